@@ -1,0 +1,56 @@
+"""What a scan is once it is read: voxels in canonical order, geometry in patient millimetres, and where each slice came from.
+
+Axes are ZYX. Canonical means permuted and flipped, never resampled, so that indices grow toward
+superior (axis 0), posterior (axis 1) and patient-left (axis 2): the DICOM LPS directions, slowest axis first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: tuple[Plane, Plane, Plane] = ("axial", "coronal", "sagittal")  # plane whose slices stack along axis 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A 3D scan in canonical orientation.
+
+    voxels: (Z, Y, X) float32; HU for CT, arbitrary units otherwise.
+    affine_lps: (4, 4) float64 taking (z, y, x, 1) voxel indices to (x, y, z, 1) in LPS millimetres; None without geometry.
+    spacing_mm: (z, y, x); None without geometry.
+    acquisition_axis: the canonical axis along which the file's third stored axis (its slices) runs.
+    slices_reversed: True where the file's slice order runs against the canonical axis.
+    slice_positions_mm: (S, 3) LPS position of each SOURCE slice's centre, in source order, from each slice's own header
+        where it has one; None without geometry.
+    sop_instance_uids: one per source slice for DICOM, else empty.
+    modality: "CT", "MR", "PT" or "unknown"; unit: "HU" or "arbitrary".
+    is_synthetic: the scan carries the phantom marker.
+    warnings: plain sentences for the receipt; source: reader facts for the receipt (no patient fields).
+    """
+
+    voxels: NDArray[np.float32]
+    affine_lps: NDArray[np.float64] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    acquisition_axis: int = 0
+    slices_reversed: bool = False
+    slice_positions_mm: NDArray[np.float64] | None = None
+    sop_instance_uids: tuple[str, ...] = ()
+    modality: str = "unknown"
+    unit: Literal["HU", "arbitrary"] = "arbitrary"
+    is_synthetic: bool = False
+    warnings: tuple[str, ...] = ()
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def plane(self) -> Plane:
+        """The acquisition plane."""
+        return PLANES[self.acquisition_axis]
+
+    @property
+    def num_source_slices(self) -> int:
+        return int(self.voxels.shape[self.acquisition_axis])
