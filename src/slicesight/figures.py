@@ -1,0 +1,206 @@
+"""How does one see what an answer rests on? Eight slices over the volume, above the scores of all of them.
+
+One block per answer: question and answer, eight slices (of each eighth of the volume its heaviest), and below them a
+bar per grid slice with the dashed line of an even spread (1/N). Each picture stands above its own eighth of the bars.
+Lengths are inches, counted from the top of the page.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slicesight.atomic import replacing
+from slicesight.evidence import Truth, pick_over_volume, sides, slices_label
+from slicesight.reader import Answer
+from slicesight.volumes.grid import GridVolume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NUM_PICTURES = 8
+SCORE_COLOUR, PICTURED_COLOUR, EVEN_COLOUR, TRUTH_COLOUR = "#a9c3e6", "#1f5fae", "#c8372d", "#0d8a6a"
+INK, FAINT, WARNING_INK, WARNING_PAPER = "#1c2430", "#66707e", "#7a2e00", "#fff1e0"
+PAGE_IN, MARGIN_IN, LEFT_IN = 13.0, 0.35, 0.75
+LINE_IN, CAPTION_IN, BARS_IN, GAP_IN = 0.25, 0.42, 0.95, 0.55
+WRAP_CHARACTERS = 150
+
+
+def draw_report(
+    grid: GridVolume,
+    answers: Sequence[Answer],
+    *,
+    title: str,
+    warnings: Sequence[str] = (),
+    footer: str = "",
+    truths: Sequence[Truth | None] = (),
+) -> Figure:
+    """Draw every answer with its evidence on one tall page.
+
+    Args:
+        truths: what is known to be right, one per answer; its slices are marked under the bars.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = list(truths) or [None] * len(answers)
+    texts = [_lines(answer, truth) for answer, truth in zip(answers, known, strict=True)]
+    picture_in = _picture_width_in() * min(height_over_width(grid), 1.5)
+    block_in = [LINE_IN * len(lines) + 0.1 + picture_in + CAPTION_IN + BARS_IN + GAP_IN for lines in texts]
+    header_in = 0.75 + 0.42 * len(warnings)
+    figure = Figure(figsize=(PAGE_IN, header_in + sum(block_in) + 0.35), facecolor="white")
+    FigureCanvasAgg(figure)
+    page = _Page(figure)
+    page.text(title, left=MARGIN_IN, top=0.2, size=13, weight="bold")
+    for number, warning in enumerate(warnings):
+        page.banner(warning, top=0.62 + 0.42 * number)
+    top = header_in
+    for answer, truth, lines, height in zip(answers, known, texts, block_in, strict=True):
+        _draw_answer(page, grid, answer, truth=truth, lines=lines, top=top, picture_in=picture_in)
+        top += height
+    page.text(footer, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
+    return figure
+
+
+def save_report(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG in one step."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def height_over_width(grid: GridVolume) -> float:
+    """The true proportions of a grid slice: the model's grid squeezes every crop into one shape, a picture should not."""
+    num_slices, height, width = grid.voxels.shape
+    corners = np.array([[num_slices // 2, 0, 0], [num_slices // 2, height - 1, 0], [num_slices // 2, 0, width - 1]])
+    places = grid.to_mm(corners)
+    if places is None:
+        places = grid.to_canonical(corners)
+    down, across = np.linalg.norm(places[1] - places[0]), np.linalg.norm(places[2] - places[0])
+    return float(down * height / max(height - 1, 1) / (across * width / max(width - 1, 1)))
+
+
+class _Page:
+    """Places text and axes by inches from the top left corner."""
+
+    def __init__(self, figure: Figure) -> None:
+        self.figure = figure
+        self.width_in, self.height_in = figure.get_size_inches()
+
+    def axes(self, *, left: float, top: float, width: float, height: float) -> Axes:
+        bottom = self.height_in - top - height
+        return self.figure.add_axes(
+            (left / self.width_in, bottom / self.height_in, width / self.width_in, height / self.height_in)
+        )
+
+    def text(self, text: str, *, left: float, top: float, size: float, weight: str = "normal", colour: str = INK) -> None:
+        self.figure.text(
+            left / self.width_in, 1 - top / self.height_in, text, fontsize=size, weight=weight, color=colour, va="top"
+        )
+
+    def banner(self, text: str, *, top: float) -> None:
+        axes = self.axes(left=MARGIN_IN, top=top, width=self.width_in - 2 * MARGIN_IN, height=0.32)
+        axes.set_facecolor(WARNING_PAPER)
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set_color(WARNING_INK)
+        axes.text(0.01, 0.48, text, color=WARNING_INK, fontsize=10, weight="bold", va="center", transform=axes.transAxes)
+
+
+def _picture_width_in() -> float:
+    return (PAGE_IN - LEFT_IN - MARGIN_IN) / NUM_PICTURES
+
+
+def _lines(answer: Answer, truth: Truth | None) -> list[tuple[str, str, str]]:
+    """(text, weight, colour) of each line above the pictures."""
+    rows = [(line, "bold", INK) for line in textwrap.wrap(answer.question, WRAP_CHARACTERS)]
+    rows += [(line, "normal", INK) for line in textwrap.wrap(answer.text, WRAP_CHARACTERS)]
+    if truth is not None:
+        verdict, colour = ("right", TRUTH_COLOUR) if truth.is_right else ("wrong", EVEN_COLOUR)
+        said = verdict if truth.is_right else f"{verdict}; the truth: {truth.answer}"
+        rows += [(line, "normal", colour) for line in textwrap.wrap(said, WRAP_CHARACTERS)]
+    return rows
+
+
+def _draw_answer(
+    page: _Page,
+    grid: GridVolume,
+    answer: Answer,
+    *,
+    truth: Truth | None,
+    lines: Sequence[tuple[str, str, str]],
+    top: float,
+    picture_in: float,
+) -> None:
+    for text, weight, colour in lines:
+        page.text(text, left=MARGIN_IN, top=top, size=11, weight=weight, colour=colour)
+        top += LINE_IN
+    top += 0.1
+    pictured = pick_over_volume(answer.scores, count=NUM_PICTURES)
+    _draw_pictures(page, grid, answer, pictured, top=top, picture_in=picture_in)
+    _draw_bars(page, answer, pictured, truth=truth, top=top + picture_in + CAPTION_IN)
+
+
+def _draw_pictures(
+    page: _Page, grid: GridVolume, answer: Answer, pictured: Sequence[int], *, top: float, picture_in: float
+) -> None:
+    heaviest = max(pictured, key=lambda index: answer.scores[index])
+    width = (PAGE_IN - LEFT_IN - MARGIN_IN) / len(pictured)
+    left_side, right_side, _, _ = sides(grid.plane)
+    for place, index in enumerate(pictured):
+        axes = page.axes(left=LEFT_IN + place * width + 0.03, top=top, width=width - 0.06, height=picture_in)
+        axes.set_facecolor("black")
+        axes.imshow(grid.voxels[index], cmap="gray", vmin=0, vmax=1, aspect=height_over_width(grid), interpolation="bilinear")
+        axes.set(xticks=[], yticks=[], anchor="C", adjustable="datalim")
+        is_heaviest = index == heaviest
+        for spine in axes.spines.values():
+            spine.set(color=PICTURED_COLOUR if is_heaviest else "#c9d0d8", linewidth=3.0 if is_heaviest else 0.8)
+        if grid.slices[index].position_mm is not None:
+            for x, side in ((0.03, left_side), (0.97, right_side)):
+                align = "left" if x < 0.5 else "right"
+                axes.text(x, 0.5, side, color="#ffd54a", fontsize=8, ha=align, va="center", transform=axes.transAxes)
+        weight = "bold" if is_heaviest else "normal"
+        axes.text(
+            0.5, -0.06, _caption(grid, index), fontsize=8, weight=weight, color=INK, ha="center", va="top",
+            transform=axes.transAxes, linespacing=1.3,
+        )  # fmt: skip
+
+
+def _caption(grid: GridVolume, index: int) -> str:
+    piece = grid.slices[index]
+    if piece.position_mm is None:
+        return slices_label(piece.source_slices)
+    axis = {"axial": 2, "coronal": 1, "sagittal": 0}[grid.plane]
+    return f"{slices_label(piece.source_slices)}\n{'xyz'[axis]} {piece.position_mm[axis]:.0f} mm"
+
+
+def _draw_bars(page: _Page, answer: Answer, pictured: Sequence[int], *, truth: Truth | None, top: float) -> None:
+    num_slices = len(answer.scores)
+    axes = page.axes(left=LEFT_IN, top=top, width=PAGE_IN - LEFT_IN - MARGIN_IN, height=BARS_IN)
+    colours = [PICTURED_COLOUR if index in pictured else SCORE_COLOUR for index in range(num_slices)]
+    axes.bar(range(num_slices), answer.scores, width=0.82, color=colours)
+    axes.axhline(1 / num_slices, color=EVEN_COLOUR, linestyle=(0, (5, 3)), linewidth=1.2)
+    ceiling = max(*answer.scores, 2 / num_slices) * 1.25
+    axes.text(num_slices - 0.35, 1 / num_slices, f"1/{num_slices}", color=EVEN_COLOUR, fontsize=8, va="center")
+    heaviest = answer.slices[0]
+    axes.annotate(
+        f"{heaviest.score:.2f}", (heaviest.grid_slice, heaviest.score), xytext=(0, 1.5), textcoords="offset points",
+        color=PICTURED_COLOUR, fontsize=8, weight="bold", ha="center", va="bottom",
+    )  # fmt: skip
+    if truth is not None and truth.grid_slices:
+        axes.bar(truth.grid_slices, [-0.09 * ceiling] * len(truth.grid_slices), width=1.0, color=TRUTH_COLOUR)
+        axes.text(-0.65, -0.055 * ceiling, "truth", color=TRUTH_COLOUR, fontsize=8, ha="right", va="center")
+    axes.set_xlim(-0.5, num_slices - 0.5)
+    axes.set_ylim(-0.1 * ceiling, ceiling)
+    axes.set_yticks([])
+    axes.set_xticks(pictured)
+    axes.tick_params(labelsize=8, colors=FAINT, length=2)
+    axes.set_ylabel("score", fontsize=8, color=FAINT)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#c9d0d8")
