@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.volumes.geometry import Geometry
+
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, Plane, Plane] = ("axial", "coronal", "sagittal")  # plane whose slices stack along axis 0, 1, 2
 
@@ -22,13 +24,14 @@ class Volume:
 
     voxels: (Z, Y, X) float32; HU for CT, arbitrary units otherwise.
     affine_lps: (4, 4) float64 taking (z, y, x, 1) voxel indices to (x, y, z, 1) in LPS millimetres; None without geometry.
-    spacing_mm: (z, y, x); None without geometry.
+    spacing_mm: (z, y, x); None when unknown (a file may state its spacing and no position).
     acquisition_axis: the canonical axis along which the file's third stored axis (its slices) runs.
     slices_reversed: True where the file's slice order runs against the canonical axis.
     slice_positions_mm: (S, 3) LPS position of each SOURCE slice's centre, in source order, from each slice's own header
         where it has one; None without geometry.
     sop_instance_uids: one per source slice for DICOM, else empty.
     modality: "CT", "MR", "PT" or "unknown"; unit: "HU" or "arbitrary".
+    display_range: the grey range of values that are pictures already (8-bit slices, M3D arrays); None for measurements.
     is_synthetic: the scan carries the phantom marker.
     warnings: plain sentences for the receipt; source: reader facts for the receipt (no patient fields).
     """
@@ -42,9 +45,26 @@ class Volume:
     sop_instance_uids: tuple[str, ...] = ()
     modality: str = "unknown"
     unit: Literal["HU", "arbitrary"] = "arbitrary"
+    display_range: tuple[float, float] | None = None
     is_synthetic: bool = False
     warnings: tuple[str, ...] = ()
     source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the voxels lie in the patient and in the file."""
+        return Geometry(
+            shape=self.shape,
+            affine_lps=self.affine_lps,
+            acquisition_axis=self.acquisition_axis,
+            slices_reversed=self.slices_reversed,
+            slice_positions_mm=self.slice_positions_mm,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        z, y, x = self.voxels.shape
+        return z, y, x
 
     @property
     def plane(self) -> Plane:

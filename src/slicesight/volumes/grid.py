@@ -1,0 +1,222 @@
+"""What does the model see of a scan, and where in the scan does each of its slices lie?
+
+to_grid: canonical volume -> crop to the foreground -> window to [0, 1] -> anti-aliased resize of each axis (aspect is not
+kept, as in M3D). Grid pixel centres map back exactly: canonical = start + (grid + 1/2) · length / size - 1/2.
+
+N slices, H rows, W columns; grid slices are upright radiological pictures:
+| plane | stack grows | rows grow | columns grow |
+| axial | superior | posterior | patient-left |
+| coronal | posterior | inferior | patient-left |
+| sagittal | patient-left | inferior | posterior |
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from slicesight.errors import InputError
+from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
+from slicesight.volumes.geometry import Geometry
+from slicesight.volumes.receipt import grid_receipt
+from slicesight.volumes.resize import resize
+from slicesight.volumes.volume import PLANES, Plane, Volume
+from slicesight.volumes.windows import checked_window, window_bounds
+
+_ROWS_AND_COLUMNS = ((1, 2), (0, 2), (0, 1))  # canonical axes of a grid slice's rows and columns, per stack axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSpec:
+    """What a model wants to be fed."""
+
+    num_slices: int = 32
+    height: int = 256
+    width: int = 256
+    plane: str = "acquired"
+    """"acquired" stacks along the scan's own slices; "axial", "coronal" and "sagittal" reformat."""
+    window: str = "auto"
+    """"auto", "percentile", "m3d", a CT window's name, "LO,HI", or names joined by "+" for one channel each."""
+    crop_foreground: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_slices", "height", "width"):
+            size = getattr(self, name)
+            if not (isinstance(size, int) and 1 <= size <= 4096):
+                raise InputError(f"grid {name} is {size!r}; it must be a whole number from 1 to 4096")
+        if self.plane not in ("acquired", *PLANES):
+            raise InputError(f"plane {self.plane!r} is unknown; use acquired, {', '.join(PLANES)}")
+        object.__setattr__(self, "window", checked_window(self.window))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> GridSpec:
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise InputError(f"grid setting {unknown[0]!r} is unknown; the settings are {', '.join(known)}")
+        return cls(**settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSlice:
+    """Where one slice of the grid lies.
+
+    source_slices: stored slices whose centres lie in this grid slice's slab, the nearest one if none does; for a
+        reformatted plane every stored slice it cuts. 0-based on the file's third stored axis (DICOM: geometric order).
+    position_mm: (x, y, z) LPS of the slice's centre; None without geometry.
+    """
+
+    index: int
+    source_slices: tuple[int, ...]
+    position_mm: tuple[float, float, float] | None
+    sop_instance_uids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridVolume:
+    """A scan as the model sees it: voxels (N, H, W) float32 in [0, 1], with the exact way back.
+
+    spec: as asked, with plane and window resolved; box: the part of the canonical volume that the grid covers.
+    """
+
+    voxels: NDArray[np.float32]
+    plane: Plane
+    spec: GridSpec
+    slices: tuple[GridSlice, ...]
+    receipt: dict[str, Any]
+    geometry: Geometry
+    box: Box
+
+    def to_canonical(self, index_nhw: ArrayLike) -> NDArray[np.float64]:
+        """Fractional canonical (z, y, x) indices of (..., 3) grid indices (n, h, w)."""
+        index = np.asarray(index_nhw, dtype=np.float64)
+        result = np.empty_like(index)
+        for grid_axis, (axis, flipped) in enumerate(_grid_axes(self.plane)):
+            start, stop = self.box[axis]
+            size = self.voxels.shape[grid_axis]
+            place = (index[..., grid_axis] + 0.5) * (stop - start) / size - 0.5
+            result[..., axis] = stop - 1 - place if flipped else start + place
+        return result
+
+    def to_grid_index(self, index_zyx: ArrayLike) -> NDArray[np.float64]:
+        """Fractional grid indices of (..., 3) canonical indices; inverse of `to_canonical`."""
+        index = np.asarray(index_zyx, dtype=np.float64)
+        result = np.empty_like(index)
+        for grid_axis, (axis, flipped) in enumerate(_grid_axes(self.plane)):
+            start, stop = self.box[axis]
+            place = stop - 1 - index[..., axis] if flipped else index[..., axis] - start
+            result[..., grid_axis] = (place + 0.5) * self.voxels.shape[grid_axis] / (stop - start) - 0.5
+        return result
+
+    def to_mm(self, index_nhw: ArrayLike) -> NDArray[np.float64] | None:
+        """LPS millimetres of (..., 3) grid indices; None without geometry."""
+        return self.geometry.to_mm(self.to_canonical(index_nhw))
+
+    def grid_slices_of(self, source_slice_indices: ArrayLike) -> tuple[int, ...]:
+        """Grid slices that show any of these source slices, in ascending order."""
+        wanted = set(np.atleast_1d(np.asarray(source_slice_indices, dtype=int)).tolist())
+        return tuple(piece.index for piece in self.slices if not wanted.isdisjoint(piece.source_slices))
+
+
+def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
+    """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it."""
+    stack_axis = volume.acquisition_axis if spec.plane == "acquired" else PLANES.index(spec.plane)  # type: ignore[arg-type]
+    plane = PLANES[stack_axis]
+    threshold = foreground_threshold(volume)
+    window, (low, high) = window_bounds(volume, spec.window, threshold=threshold)
+    box = whole_box(volume.shape)
+    if spec.crop_foreground and window == "m3d":
+        box = foreground_box(volume.voxels, low, min_share=0.0)
+    elif spec.crop_foreground:
+        box = foreground_box(volume.voxels, threshold)
+    cropped = volume.voxels[tuple(slice(start, stop) for start, stop in box)]
+    upright = _upright(cropped, plane)
+    voxels = resize(
+        upright,
+        (spec.num_slices, spec.height, spec.width),
+        to_grey=lambda block: _to_grey(block, low, high),
+        antialias=window != "m3d",
+    )
+    resolved = replace(spec, plane=plane, window=f"{low:g},{high:g}" if window == "display" else window)
+    grid = GridVolume(
+        voxels=voxels, plane=plane, spec=resolved, slices=(), receipt={}, geometry=volume.geometry, box=box
+    )
+    return replace(
+        grid,
+        slices=_grid_slices(grid, volume),
+        receipt=grid_receipt(
+            volume,
+            window=window,
+            bounds=(low, high),
+            box=box,
+            size=(spec.num_slices, spec.height, spec.width),
+            plane=plane,
+        ),
+    )
+
+
+def _to_grey(block: NDArray[np.generic], low: float, high: float) -> NDArray[np.float32]:
+    grey = np.subtract(block, np.float32(low), dtype=np.float32, order="C")
+    grey *= np.float32(1.0 / (high - low)) if high > low else np.float32(0.0)
+    return np.clip(grey, 0.0, 1.0, out=grey)
+
+
+def _grid_axes(plane: Plane) -> tuple[tuple[int, bool], ...]:
+    """Canonical axis of the grid's stack, rows and columns, and whether the grid runs against it."""
+    stack = PLANES.index(plane)
+    rows, columns = _ROWS_AND_COLUMNS[stack]
+    return (stack, False), (rows, rows == 0), (columns, False)
+
+
+def _upright(voxels_ZYX: NDArray[np.generic], plane: Plane) -> NDArray[np.generic]:
+    axes = _grid_axes(plane)
+    view = voxels_ZYX.transpose([axis for axis, _ in axes])
+    return view[tuple(slice(None, None, -1 if flipped else 1) for _, flipped in axes)]
+
+
+def _grid_slices(grid: GridVolume, volume: Volume) -> tuple[GridSlice, ...]:
+    num_slices, height, width = grid.voxels.shape
+    stack_axis = PLANES.index(grid.plane)
+    centres = np.stack(
+        [np.arange(num_slices), np.full(num_slices, (height - 1) / 2), np.full(num_slices, (width - 1) / 2)], axis=1
+    )
+    positions = grid.to_mm(centres)
+    start, stop = grid.box[volume.acquisition_axis]
+    slices = []
+    for index in range(num_slices):
+        if stack_axis == volume.acquisition_axis:
+            canonical = _slab(index, start=start, length=stop - start, num_slices=num_slices)
+        else:
+            canonical = range(start, stop)
+        source = grid.geometry.source_slices(canonical)
+        x, y, z = positions[index].tolist() if positions is not None else (0.0, 0.0, 0.0)
+        slices.append(
+            GridSlice(
+                index=index,
+                source_slices=source,
+                position_mm=(x, y, z) if positions is not None else None,
+                sop_instance_uids=tuple(volume.sop_instance_uids[i] for i in source)
+                if volume.sop_instance_uids
+                else (),
+            )
+        )
+    return tuple(slices)
+
+
+def _slab(index: int, *, start: int, length: int, num_slices: int) -> range:
+    """Canonical slices whose centres lie in [index, index + 1) · length / num_slices, or the one nearest its middle.
+
+    Whole-number arithmetic: slice i has its centre at (2 i + 1) / 2, the slab its ends at index · length / num_slices.
+    """
+    first = -(-(2 * index * length - num_slices) // (2 * num_slices))
+    last = -(-(2 * (index + 1) * length - num_slices) // (2 * num_slices))
+    if first < last:
+        return range(start + first, start + last)
+    nearest = (2 * index + 1) * length // (2 * num_slices)
+    return range(start + nearest, start + nearest + 1)

@@ -1,0 +1,30 @@
+"""What may a caller say about a scan that its file leaves open?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slicesight.errors import InputError
+
+Unit = Literal["HU", "arbitrary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """The keyword arguments of `read_volume`, checked."""
+
+    series_uid: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    time_point: int | None = None
+    unit: Unit | None = None
+
+    def __post_init__(self) -> None:
+        if self.spacing_mm is not None and (
+            len(self.spacing_mm) != 3 or not all(0 < float(size) < 1000 for size in self.spacing_mm)
+        ):
+            raise InputError(f"spacing_mm is {self.spacing_mm!r}; expected three sizes z, y, x above 0 mm")
+        if self.unit not in (None, "HU", "arbitrary"):
+            raise InputError(f"unit is {self.unit!r}; expected 'HU' or 'arbitrary'")
+        if self.time_point is not None and self.time_point < 0:
+            raise InputError(f"time point is {self.time_point}; expected 0 or more")
