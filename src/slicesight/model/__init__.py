@@ -1,0 +1,18 @@
+"""Med-2E3 in Hugging Face shape; importing this package registers it with the Auto classes."""
+
+from slicesight.model.configuration import CNN3DConfig, M3DViTConfig, Med2E3Config, Vision3DConfig
+from slicesight.model.modeling import Med2E3ForConditionalGeneration, Med2E3Output, VolumeFeatures
+from slicesight.model.processing import TEMPLATES, Med2E3Processor, PromptTemplate
+
+__all__ = [
+    "TEMPLATES",
+    "CNN3DConfig",
+    "M3DViTConfig",
+    "Med2E3Config",
+    "Med2E3ForConditionalGeneration",
+    "Med2E3Output",
+    "Med2E3Processor",
+    "PromptTemplate",
+    "Vision3DConfig",
+    "VolumeFeatures",
+]

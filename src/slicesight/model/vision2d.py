@@ -1,0 +1,107 @@
+"""How does one slice become 2D tokens? (docs/method.md, eq. 3)
+
+S slices, H x W pixels, C channels, L tokens per slice. Any Hugging Face vision model by configuration: transformers
+(tokens beside the patch grid, such as the class token, are dropped) and convolutional nets (their map is the tokens).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from slicesight.errors import ModelError
+from slicesight.model.configuration import Med2E3Config
+
+
+class Vision2D(nn.Module):
+    """A 2D encoder chosen by its configuration, shown each slice as a grey picture.
+
+    feature: "last_hidden_state", or "before_final_norm" for the last block's output. pool: side of the square of tokens
+    averaged together. mean, std: per channel or one for all, applied as (x - mean) / std.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        *,
+        feature: str = "last_hidden_state",
+        pool: int = 1,
+        mean: float | list[float] = 0.0,
+        std: float | list[float] = 1.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_config(config)
+        self.feature, self.pool, self.mean, self.std = feature, pool, mean, std
+        self.num_channels = getattr(config, "num_channels", 3)
+        self.patch_size = getattr(config, "patch_size", None)
+
+    def forward(self, slices_S1HW: Tensor) -> Tensor:
+        """Encode every slice on its own -> (S, L, C), L row-major over the token grid."""
+        pixels = self.show(slices_S1HW.to(self.encoder.dtype))
+        if self.feature == "before_final_norm":
+            features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+        else:
+            features = self.encoder(pixel_values=pixels).last_hidden_state
+        features_SChw = self.arrange_grid(features, *slices_S1HW.shape[-2:])
+        if (pool := self.pool) > 1:
+            rows, columns = features_SChw.shape[-2:]
+            if rows % pool or columns % pool:
+                raise ModelError(
+                    f"slice_pool {pool} does not divide the 2D token grid {rows} x {columns}; choose a divisor of both."
+                )
+            features_SChw = features_SChw.unflatten(-1, (-1, pool)).unflatten(-3, (-1, pool)).mean(dim=(-1, -3))
+        return features_SChw.flatten(2).transpose(1, 2)
+
+    def show(self, slices_S1HW: Tensor) -> Tensor:
+        """Grey to the encoder's number of channels, then (x - mean) / std."""
+        mean, std = (
+            torch.as_tensor(value, dtype=slices_S1HW.dtype, device=slices_S1HW.device).reshape(1, -1, 1, 1)
+            for value in (self.mean, self.std)
+        )
+        return (slices_S1HW.expand(-1, self.num_channels, -1, -1) - mean) / std
+
+    def arrange_grid(self, features: Tensor, height: int, width: int) -> Tensor:
+        """Bring tokens (S, T, C) or a map (S, C, h, w) to (S, C, h, w)."""
+        if features.ndim == 4:
+            return features
+        patch_rows, patch_columns = (self.patch_size,) * 2 if isinstance(self.patch_size, int) else self.patch_size
+        rows, columns = height // patch_rows, width // patch_columns
+        num_extra = features.shape[1] - rows * columns
+        assert num_extra >= 0, f"{features.shape[1]} tokens for a patch grid of {rows} x {columns}"
+        return features[:, num_extra:].transpose(1, 2).unflatten(-1, (rows, columns))
+
+
+def measure_slice_tokens(config: Med2E3Config) -> tuple[int, int]:
+    """(L, C) of the configured 2D encoder at the configured slice size, found by a pass without memory (device meta).
+
+    Raises:
+        ModelError: the encoder cannot read slices of this size.
+    """
+    text = json.dumps(config.vision2d_config.to_dict(), sort_keys=True, default=str)
+    height, width = config.image_size[1:]
+    return _measure(text, height, width, config.slice_pool)
+
+
+@functools.lru_cache(maxsize=64)
+def _measure(config_text: str, height: int, width: int, slice_pool: int) -> tuple[int, int]:
+    encoder_config: PreTrainedConfig = AutoConfig.for_model(**json.loads(config_text))
+    patch = getattr(encoder_config, "patch_size", None)
+    size = getattr(encoder_config, "image_size", None)
+    found = f"a 2D encoder ({encoder_config.model_type}) for slices of {height} x {width} pixels"
+    try:
+        with torch.device("meta"), torch.no_grad():
+            tokens = Vision2D(encoder_config, pool=slice_pool)(torch.empty(1, 1, height, width))
+    except ModelError:
+        raise
+    except (ValueError, RuntimeError, AssertionError, TypeError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{found} cannot work (its image_size {size}, patch_size {patch}): {reason}; change image_size or vision2d_config."
+        ) from error
+    assert math.prod(tokens.shape) > 0
+    return tokens.shape[1], tokens.shape[2]
