@@ -7,6 +7,8 @@ voxels do not widen it; a scan without such a plane is not cropped.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ def foreground_threshold(volume: Volume) -> float:
     return low + 0.05 * (float(np.percentile(values, 99.5)) - low)
 
 
-def foreground_box(voxels_ZYX: NDArray[np.generic], threshold: float, *, min_share: float = _MIN_SHARE) -> Box:
+def foreground_box(voxels_ZYX: NDArray[Any], threshold: float, *, min_share: float = _MIN_SHARE) -> Box:
     """((z0, z1), (y0, y1), (x0, x1)) of the foreground, ends exclusive."""
     num_z, num_y, num_x = voxels_ZYX.shape
     counts_Z = np.zeros(num_z, np.int64)
@@ -45,6 +47,7 @@ def foreground_box(voxels_ZYX: NDArray[np.generic], threshold: float, *, min_sha
 
 
 def whole_box(shape: tuple[int, int, int]) -> Box:
+    """The box that crops nothing."""
     return (0, shape[0]), (0, shape[1]), (0, shape[2])
 
 

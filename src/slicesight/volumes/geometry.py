@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,14 +73,14 @@ def orientation_of(affine_lps_ijk: NDArray[np.float64]) -> str:
     return "".join(_LETTERS[a][int(towards_spl[i, a] < 0)] for i, a in enumerate(axes))
 
 
-def canonical_view(stored_ijk: NDArray[np.generic], orientation: str) -> NDArray[np.generic]:
+def canonical_view(stored_ijk: NDArray[Any], orientation: str) -> NDArray[Any]:
     """A ZYX view of an array stored in `orientation`; nothing is copied."""
     axes, signs = _axes_and_signs(orientation)
     view = stored_ijk.transpose([axes.index(canonical) for canonical in range(3)])
     return view[tuple(slice(None, None, signs[axes.index(canonical)]) for canonical in range(3))]
 
 
-def stored_view(canonical_zyx: NDArray[np.generic], orientation: str) -> NDArray[np.generic]:
+def stored_view(canonical_zyx: NDArray[Any], orientation: str) -> NDArray[Any]:
     """An IJK view of a canonical array, as it would be stored in `orientation`; inverse of `canonical_view`."""
     axes, signs = _axes_and_signs(orientation)
     view = canonical_zyx.transpose(axes)

@@ -1,7 +1,7 @@
 """What does the model see of a scan, and where in the scan does each of its slices lie?
 
-to_grid: canonical volume -> crop to the foreground -> window to [0, 1] -> anti-aliased resize of each axis (aspect is not
-kept, as in M3D). Grid pixel centres map back exactly: canonical = start + (grid + 1/2) · length / size - 1/2.
+to_grid: canonical volume -> crop to the foreground -> window to [0, 1] -> anti-aliased resize of each axis (the aspect
+is not kept, as in M3D). Grid pixel centres map back exactly: canonical = start + (grid + 1/2) · length / size - 1/2.
 
 N slices, H rows, W columns; grid slices are upright radiological pictures:
 | plane | stack grows | rows grow | columns grow |
@@ -52,10 +52,12 @@ class GridSpec:
         object.__setattr__(self, "window", checked_window(self.window))
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` takes them back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> GridSpec:
+        """The spec of a saved model or recipe; an unknown setting is an error."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(settings) - set(known))
         if unknown:
@@ -126,7 +128,7 @@ class GridVolume:
 
 def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it."""
-    stack_axis = volume.acquisition_axis if spec.plane == "acquired" else PLANES.index(spec.plane)  # type: ignore[arg-type]
+    stack_axis = volume.acquisition_axis if spec.plane == "acquired" else PLANES.index(spec.plane)
     plane = PLANES[stack_axis]
     threshold = foreground_threshold(volume)
     window, (low, high) = window_bounds(volume, spec.window, threshold=threshold)
@@ -161,10 +163,11 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     )
 
 
-def _to_grey(block: NDArray[np.generic], low: float, high: float) -> NDArray[np.float32]:
-    grey = np.subtract(block, np.float32(low), dtype=np.float32, order="C")
+def _to_grey(block: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    grey: NDArray[np.float32] = np.subtract(block, np.float32(low), dtype=np.float32, order="C")
     grey *= np.float32(1.0 / (high - low)) if high > low else np.float32(0.0)
-    return np.clip(grey, 0.0, 1.0, out=grey)
+    np.clip(grey, 0.0, 1.0, out=grey)
+    return grey
 
 
 def _grid_axes(plane: Plane) -> tuple[tuple[int, bool], ...]:
@@ -174,7 +177,7 @@ def _grid_axes(plane: Plane) -> tuple[tuple[int, bool], ...]:
     return (stack, False), (rows, rows == 0), (columns, False)
 
 
-def _upright(voxels_ZYX: NDArray[np.generic], plane: Plane) -> NDArray[np.generic]:
+def _upright(voxels_ZYX: NDArray[Any], plane: Plane) -> NDArray[Any]:
     axes = _grid_axes(plane)
     view = voxels_ZYX.transpose([axis for axis, _ in axes])
     return view[tuple(slice(None, None, -1 if flipped else 1) for _, flipped in axes)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,10 @@ _BLOCK_SLICES = 16  # 16 float32 neighbours fill a cache line when the slices ru
 
 
 def resize(
-    source_SRC: NDArray[np.generic],
+    source_SRC: NDArray[Any],
     size_NHW: tuple[int, int, int],
     *,
-    to_grey: Callable[[NDArray[np.generic]], Block],
+    to_grey: Callable[[NDArray[Any]], Block],
     antialias: bool = True,
 ) -> Block:
     """Grey values of the source at the grid's size; `to_grey` turns a block of source slices into float32 in [0, 1]."""
@@ -48,7 +49,8 @@ def resize(
     for first in range(0, num_source, _BLOCK_SLICES):
         block_BRC = to_grey(source_SRC[first : first + _BLOCK_SLICES])
         small_SHW[first : first + len(block_BRC)] = _resize_slices(block_BRC, weights_HR, weights_WC)
-    return (weights_NS @ small_SHW.reshape(num_source, -1)).reshape(num_slices, height, width)
+    grid_NHW: Block = (weights_NS @ small_SHW.reshape(num_source, -1)).reshape(num_slices, height, width)
+    return grid_NHW
 
 
 @lru_cache(maxsize=256)
@@ -61,7 +63,7 @@ def resize_weights(num_in: int, num_out: int, antialias: bool = True) -> Block:
         centres = np.clip(centres, 0, num_in - 1)
     distance = np.abs(np.arange(num_in)[None, :] - centres[:, None]) / support
     weights = np.maximum(1.0 - distance, 0.0)
-    result = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    result: Block = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     result.setflags(write=False)
     return result
 

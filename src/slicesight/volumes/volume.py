@@ -1,4 +1,4 @@
-"""What a scan is once it is read: voxels in canonical order, geometry in patient millimetres, and where each slice came from.
+"""What is a scan once it is read: voxels in canonical order, patient millimetres, and where each slice came from.
 
 Axes are ZYX. Canonical means permuted and flipped, never resampled, so that indices grow toward
 superior (axis 0), posterior (axis 1) and patient-left (axis 2): the DICOM LPS directions, slowest axis first.
@@ -23,7 +23,7 @@ class Volume:
     """A 3D scan in canonical orientation.
 
     voxels: (Z, Y, X) float32; HU for CT, arbitrary units otherwise.
-    affine_lps: (4, 4) float64 taking (z, y, x, 1) voxel indices to (x, y, z, 1) in LPS millimetres; None without geometry.
+    affine_lps: (4, 4) float64 taking (z, y, x, 1) indices to (x, y, z, 1) in LPS millimetres; None without geometry.
     spacing_mm: (z, y, x); None when unknown (a file may state its spacing and no position).
     acquisition_axis: the canonical axis along which the file's third stored axis (its slices) runs.
     slices_reversed: True where the file's slice order runs against the canonical axis.
@@ -63,6 +63,7 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X)."""
         z, y, x = self.voxels.shape
         return z, y, x
 
@@ -73,4 +74,5 @@ class Volume:
 
     @property
     def num_source_slices(self) -> int:
+        """How many slices the file stores."""
         return int(self.voxels.shape[self.acquisition_axis])

@@ -6,6 +6,7 @@ A window is a word: "auto", a CT name, "LO,HI", "percentile", "m3d", or CT names
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,13 +70,13 @@ def window_bounds(volume: Volume, window: str, *, threshold: float) -> tuple[str
     return word, _range_of(word)
 
 
-def sampled(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+def sampled(voxels: NDArray[Any]) -> NDArray[Any]:
     """At most about a million voxels, evenly spread and the same whenever the volume is the same."""
     step = max(1, int(np.ceil((voxels.size / _MAX_SAMPLES) ** (1 / 3))))
     return np.ascontiguousarray(voxels[::step, ::step, ::step]).reshape(-1)
 
 
-def _percentile_bounds(voxels: NDArray[np.generic], threshold: float) -> tuple[float, float]:
+def _percentile_bounds(voxels: NDArray[Any], threshold: float) -> tuple[float, float]:
     values = sampled(voxels)
     foreground = values[values > threshold]
     low, high = np.percentile(foreground if foreground.size else values, PERCENTILES)

@@ -1,7 +1,7 @@
 """How is a Volume written so that any other program reads the same voxels at the same places?
 
-Both writers can store it in any of the 48 orientations: the word names where rows' pixels, columns' pixels and slices grow
-toward ("LPS": left, posterior, superior).
+Both writers can store it in any of the 48 orientations: the word names where columns, rows and slices grow toward
+("LPS": left, posterior, superior).
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from slicesight.atomic import replacing
 from slicesight.errors import VolumeError
@@ -23,6 +24,7 @@ from slicesight.volumes.readers.nifti import SYNTHETIC_MARKER
 from slicesight.volumes.volume import Volume
 
 _GZIP_LEVEL = 4  # twice as fast as the usual 6 and 3 % larger on a CT
+_NEW_IMAGE: Any = nib.Nifti1Image
 _OPPOSITE = dict(zip("SIPALR", "ISAPRL", strict=True))
 
 
@@ -42,7 +44,7 @@ def write_nifti(
     stored = stored_view(_storable(voxels), word)
     assert volume.affine_lps is not None
     affine_ras = LPS_FROM_RAS @ stored_affine(volume.affine_lps, stored.shape, word)
-    image = nib.Nifti1Image(np.asarray(stored), affine_ras)
+    image: Any = _NEW_IMAGE(np.asarray(stored), affine_ras)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine_ras, code=1)
     image.set_qform(affine_ras, code=1)
@@ -76,7 +78,8 @@ def write_dicom(volume: Volume, folder: str | Path, *, orientation: str | None =
     columns = (volume.affine_lps @ ijk_to_zyx)[:3, :3]
     if abs(float(columns[:, 0] @ columns[:, 1])) > 1e-4 * float(np.prod(np.linalg.norm(columns[:, :2], axis=0))):
         raise VolumeError(
-            f"{place}: rows and columns stored as {word!r} are not at right angles, which DICOM cannot say; choose slices along the tilted axis"
+            f"{place}: rows and columns stored as {word!r} are not at right angles, which DICOM cannot say; "
+            "choose an orientation whose slices run along the tilted axis"
         )
     slope, intercept = (1.0, -1024.0) if volume.unit == "HU" else _scaling(volume.voxels)
     digest = hashlib.sha256(np.ascontiguousarray(volume.voxels).tobytes() + volume.affine_lps.tobytes()).hexdigest()
@@ -85,7 +88,7 @@ def write_dicom(volume: Volume, folder: str | Path, *, orientation: str | None =
         raw = np.rint((np.asarray(stored[:, :, k]).T - intercept) / slope)
         pixels = np.clip(raw, -32768, 32767).astype("<i2")
         uid = generate_uid(entropy_srcs=[digest, word, "slice", str(k)])
-        _write_slice(place / f"slice_{k + 1:04d}.dcm", common, pixels, uid=uid, number=k + 1, corner=corners[k])
+        _write_slice(place / f"slice_{k + 1:04d}.dcm", common, pixels, uid=UID(uid), number=k + 1, corner=corners[k])
 
 
 def _checked(volume: Volume, orientation: str | None) -> str:
@@ -105,12 +108,12 @@ def natural_orientation(volume: Volume) -> str:
     return word[:2] + _OPPOSITE[word[2]] if volume.slices_reversed else word
 
 
-def _storable(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+def _storable(voxels: NDArray[Any]) -> NDArray[Any]:
     """int16 where nothing is lost, the smallest unsigned type for labels, else float32."""
     low, high = float(voxels.min()), float(voxels.max())
     if voxels.dtype.kind in "iub":
-        return voxels.astype(np.uint8 if 0 <= low and high < 256 else np.int16)
-    if -32768 <= low and high <= 32767 and bool((voxels == np.rint(voxels)).all()):
+        return voxels.astype(np.uint8 if low >= 0 and high < 256 else np.int16)
+    if low >= -32768 and high <= 32767 and bool((voxels == np.rint(voxels)).all()):
         return voxels.astype(np.int16)
     return voxels.astype(np.float32)
 
@@ -160,7 +163,7 @@ def _series_header(
 
 
 def _write_slice(
-    path: Path, common: Dataset, pixels: NDArray[np.int16], *, uid: str, number: int, corner: NDArray[np.float64]
+    path: Path, common: Dataset, pixels: NDArray[np.int16], *, uid: UID, number: int, corner: NDArray[np.float64]
 ) -> None:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = common.SOPClassUID

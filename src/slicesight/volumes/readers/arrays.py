@@ -43,7 +43,7 @@ def read_npy(path: Path, options: ReadOptions) -> Volume:
             f"{name}: found {found} bytes of voxels, expected {expected} for {shape}; copy the file again"
         )
     voxels = np.load(path, mmap_mode="r", allow_pickle=False).reshape(shape)
-    is_grey = dtype.kind == "f" and 0.0 <= float(voxels.min()) and float(voxels.max()) <= 1.0
+    is_grey = dtype.kind == "f" and float(voxels.min()) >= 0.0 and float(voxels.max()) <= 1.0
     return assemble(
         name,
         voxels.transpose(2, 1, 0),

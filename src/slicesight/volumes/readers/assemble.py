@@ -43,7 +43,7 @@ def check_shape(name: str, shape: Sequence[int]) -> None:
 
 def assemble(
     name: str,
-    stored_ijk: NDArray[np.generic],
+    stored_ijk: NDArray[Any],
     affine_lps_ijk: NDArray[np.float64] | None,
     options: ReadOptions,
     *,
@@ -100,7 +100,7 @@ def assemble(
     )
 
 
-def measured(stored: NDArray[np.generic], slope: float, intercept: float) -> NDArray[np.float32]:
+def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
     """slope · stored + intercept as contiguous float32, computed in double precision where integers are wide."""
     is_exact = stored.dtype.itemsize <= 2 or (slope, intercept) == (1.0, 0.0)
     if (slope, intercept) == (1.0, 0.0):

@@ -112,7 +112,7 @@ class _Unpacked:
                 return b""
 
 
-def _header(name: str, source: Any) -> nib.Nifti1Header:
+def _header(name: str, source: Any) -> Any:
     block = source.read(348)
     if len(block) < 348:
         raise VolumeError(f"{name}: found {len(block)} bytes, expected a NIfTI header of 348; copy the file again")
@@ -123,7 +123,7 @@ def _header(name: str, source: Any) -> nib.Nifti1Header:
             raise VolumeError(
                 f"{name}: found {len(block)} bytes, expected a NIfTI-2 header of 540; copy the file again"
             )
-    kind = nib.Nifti2Header if is_second else nib.Nifti1Header
+    kind: Any = nib.Nifti2Header if is_second else nib.Nifti1Header
     header = kind(block, check=False)
     magic = bytes(header["magic"].tobytes())[:3]
     if magic not in (b"n+1", b"n+2"):
@@ -131,7 +131,7 @@ def _header(name: str, source: Any) -> nib.Nifti1Header:
     return header
 
 
-def _shape(name: str, header: nib.Nifti1Header, options: ReadOptions) -> tuple[tuple[int, ...], str]:
+def _shape(name: str, header: Any, options: ReadOptions) -> tuple[tuple[int, ...], str]:
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
         raise VolumeError(f"{name}: the header claims {num_axes} dimensions; expected 3, fix the header")
@@ -157,9 +157,9 @@ def _shape(name: str, header: nib.Nifti1Header, options: ReadOptions) -> tuple[t
     return shape, note
 
 
-def _dtype(name: str, header: nib.Nifti1Header) -> np.dtype[Any]:
+def _dtype(name: str, header: Any) -> np.dtype[Any]:
     try:
-        dtype = header.get_data_dtype()
+        dtype: np.dtype[Any] = header.get_data_dtype()
     except HeaderDataError:
         raise VolumeError(f"{name}: NIfTI datatype {int(header['datatype'])} is unknown; fix the header") from None
     if dtype.kind not in "iuf":
@@ -173,13 +173,13 @@ def _voxels(
     name: str,
     path: Path,
     source: Any,
-    header: nib.Nifti1Header,
+    header: Any,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     *,
     is_gzip: bool,
     options: ReadOptions,
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     header_size = int(header["sizeof_hdr"])
     offset = float(header["vox_offset"])
     if not (np.isfinite(offset) and header_size <= offset <= 1 << 30) and offset != 0:
@@ -202,7 +202,7 @@ def _voxels(
             raise VolumeError(f"{name}: the file ends before vox_offset {start}; the file is truncated")
         to_skip -= skipped
     buffer = np.empty(size, np.uint8)
-    filled = source.readinto(memoryview(buffer))
+    filled = source.readinto(buffer.data)
     if filled < size:
         raise VolumeError(f"{name}: found {filled} bytes of voxels, expected {size}; the file is truncated")
     if is_gzip:
@@ -210,7 +210,7 @@ def _voxels(
     return buffer.view(dtype).reshape(shape, order="F")
 
 
-def _scale(name: str, header: nib.Nifti1Header) -> tuple[float, float]:
+def _scale(name: str, header: Any) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
@@ -219,9 +219,7 @@ def _scale(name: str, header: nib.Nifti1Header) -> tuple[float, float]:
     return slope, intercept
 
 
-def _affine(
-    name: str, header: nib.Nifti1Header, notes: list[str]
-) -> tuple[NDArray[np.float64] | None, list[float], str]:
+def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, list[float], str]:
     spacing = [abs(float(size)) for size in header["pixdim"][1:4]]
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not (has_sform or has_qform):
@@ -231,15 +229,14 @@ def _affine(
         return None, spacing, "RAS"
     sform = header.get_sform() if has_sform else None
     qform = _qform(name, header) if has_qform else None
-    if sform is not None and qform is not None and np.isfinite(sform).all():
-        if np.abs(sform[:3] - qform[:3]).max() > 0.1:
-            notes.append("sform and qform disagree; the sform is used")
+    if sform is not None and qform is not None and np.abs(sform[:3] - qform[:3]).max() > 0.1:
+        notes.append("sform and qform disagree; the sform is used")
     chosen = sform if sform is not None else qform
     assert chosen is not None
     return LPS_FROM_RAS @ chosen, spacing, "LPS"
 
 
-def _qform(name: str, header: nib.Nifti1Header) -> NDArray[np.float64]:
+def _qform(name: str, header: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(header.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
