@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slicesight.reader import Answer, SliceEvidence
+from slicesight.volumes.grid import GridVolume
 
 AXIS_NAMES = ("x", "y", "z")
 WORTH_NAMING = 0.5
@@ -57,7 +58,12 @@ class Truth:
 
 
 def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
-    """Name the heaviest slices until they hold half of the score, joined with their neighbours into ranges."""
+    """Name the heaviest slices until they hold half of the score, joined with their neighbours into ranges.
+
+    A model that does not weigh slices has no evidence: no ranges, nothing left over.
+    """
+    if not answer.slices:
+        return Evidence(ranges=(), num_other_slices=0, other_share=0.0, even_share=0.0)
     by_index = sorted(answer.slices, key=lambda found: found.grid_slice)
     even_share = 1.0 / len(by_index)
     axis = _stacking_axis(by_index)
@@ -91,6 +97,14 @@ def position_label(found: SliceRange) -> str:
         return ""
     first, last = (f"{value:.0f}" for value in found.position_mm)
     return f"{found.axis} {first} mm" if first == last else f"{found.axis} {first}…{last} mm"
+
+
+def reading_line(grid: GridVolume) -> str:
+    """How the scan was put before the model: `window soft tissue -160…240 HU · read as 32×256×256, axial`."""
+    window, size = grid.receipt["window"], "×".join(str(length) for length in grid.voxels.shape)
+    name = str(window["name"]).replace("_", " ")
+    bounds = f"{window['low']:g}…{window['high']:g}" + (" HU" if window["unit"] == "HU" else "")
+    return f"window {name + ' ' if not name[-1].isdigit() else ''}{bounds} · read as {size}, {grid.plane}"
 
 
 def sides(plane: str) -> tuple[str, str, str, str]:
