@@ -1,8 +1,9 @@
 """Med-2E3 in Hugging Face shape; importing this package registers it with the Auto classes."""
 
 from slicesight.model.configuration import CNN3DConfig, M3DViTConfig, Med2E3Config, Vision3DConfig
-from slicesight.model.modeling import Med2E3ForConditionalGeneration, Med2E3Output, VolumeFeatures
+from slicesight.model.modeling import Med2E3ForConditionalGeneration, Med2E3Output
 from slicesight.model.processing import TEMPLATES, Med2E3Processor, PromptTemplate
+from slicesight.model.scoring import VolumeFeatures
 
 __all__ = [
     "TEMPLATES",

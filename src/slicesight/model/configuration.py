@@ -44,17 +44,17 @@ class Vision3DConfig(PreTrainedConfig):
         for cells, pool, axis in zip(self.token_grid, self.pool_size, ("depth", "row", "column"), strict=True):
             if cells % pool:
                 raise ModelError(
-                    f"vision3d_config: the token grid {self.token_grid} of image_size {tuple(self.image_size)} does not "
-                    f"divide by pool_size {tuple(self.pool_size)} along the {axis} axis; change image_size or pool_size."
+                    f"vision3d_config: the token grid {self.token_grid} of image_size {tuple(self.image_size)} does "
+                    f"not divide by pool_size {tuple(self.pool_size)} along the {axis} axis; change one of them."
                 )
         depth, rows, columns = (c // p for c, p in zip(self.token_grid, self.pool_size, strict=True))
         return depth, rows, columns
 
 
 class M3DViTConfig(Vision3DConfig):
-    """The ViT of M3D: perceptron patches, learned positions, qkv without bias, a class token that is dropped at the end.
+    """The ViT of M3D: perceptron patches, learned positions, qkv without bias, a class token dropped at the end.
 
-    final_norm: False gives the last block's output before the final norm (released Med-2E3), True after it (M3D-LaMed).
+    final_norm: False gives the last block's output before the final norm (released Med-2E3), True after it (LaMed).
     """
 
     model_type = "m3d_vit"
@@ -69,12 +69,12 @@ class M3DViTConfig(Vision3DConfig):
     layer_norm_eps: float = 1e-5
 
     @property
-    def token_grid(self) -> tuple[int, int, int]:
+    def token_grid(self) -> tuple[int, int, int]:  # noqa: D102
         for size, patch, axis in zip(self.image_size, self.patch_size, ("slices", "rows", "columns"), strict=True):
             if size % patch:
                 raise ModelError(
-                    f"vision3d_config: {size} {axis} of image_size {tuple(self.image_size)} do not divide into patches of "
-                    f"{patch} (patch_size {tuple(self.patch_size)}); change one of them."
+                    f"vision3d_config: {size} {axis} of image_size {tuple(self.image_size)} do not divide into patches "
+                    f"of {patch} (patch_size {tuple(self.patch_size)}); change one of them."
                 )
         depth, rows, columns = (s // p for s, p in zip(self.image_size, self.patch_size, strict=True))
         return depth, rows, columns
@@ -97,14 +97,14 @@ class CNN3DConfig(Vision3DConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if not len(self.widths) == len(self.blocks) == len(self.strides):
             raise ModelError(
-                f"vision3d_config: {len(self.widths)} widths, {len(self.blocks)} blocks and {len(self.strides)} strides; "
+                f"vision3d_config: {len(self.widths)} widths, {len(self.blocks)} blocks, {len(self.strides)} strides; "
                 "a cnn3d needs one of each per stage."
             )
         self.hidden_size = self.widths[-1]
         super().__post_init__(**kwargs)
 
     @property
-    def token_grid(self) -> tuple[int, int, int]:
+    def token_grid(self) -> tuple[int, int, int]:  # noqa: D102
         grid = list(self.image_size)
         for stride in self.strides:
             grid = [-(-cells // step) for cells, step in zip(grid, stride, strict=True)]
@@ -118,7 +118,7 @@ class Med2E3Config(PreTrainedConfig):
     fusion: what the language model sees. aggregation: how N slices become one. scoring_inputs: what text-guided scores
         are made of; without "text" one Linear(D -> 1) makes them. None: text and every branch of the fusion.
     question_source: the language model's token embeddings (paper) or a text encoder's pooled output (released).
-    score_norm, score_scale, learn_score_scale: scores = softmax(scale * dot), the dot of L2-normalised vectors for "l2".
+    score_norm, score_scale, learn_score_scale: scores = softmax(scale * dot), for "l2" of normalised vectors.
     score_dim: project question and slices to this width before the dot; None is the paper (no projection).
     score_dropout: dropout after the softmax, in training only (released: 0.1).
     slice_mean, slice_std: normalisation before the 2D encoder; the default shows it the raw [0, 1] values.
@@ -187,6 +187,7 @@ class Med2E3Config(PreTrainedConfig):
 
     @property
     def num_slices(self) -> int:
+        """N, the slices of a volume."""
         return self.image_size[0]
 
     @property
@@ -196,6 +197,7 @@ class Med2E3Config(PreTrainedConfig):
 
     @property
     def needs_2d(self) -> bool:
+        """Whether slices are encoded on their own."""
         return "2d" in self.fusion.split("+")
 
     @property

@@ -19,10 +19,10 @@ from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedT
 
 from slicesight.errors import InputError, ModelError
 from slicesight.model.configuration import Med2E3Config
-from slicesight.model.modeling import count_visual_tokens
+from slicesight.model.loss import IGNORED
+from slicesight.model.matching import count_visual_tokens
 
-VOLUME_TOKEN = "<image3d>"
-IGNORED = -100
+VOLUME_TOKEN = "<image3d>"  # noqa: S105
 QUESTION_TOKENIZER_FOLDER = "question_tokenizer"
 MAX_QUESTION_TOKENS = 512
 
@@ -120,8 +120,8 @@ class Med2E3Processor(ProcessorMixin):
 
         Args:
             volumes: V grid volumes, each (N, H, W) or (1, N, H, W), in [0, 1].
-            volume_index: which volumes each question is about: (B,) or rows of (B, M), -1 for none. Left out: one volume
-                for all questions or one each when volumes are given, otherwise a place for one volume per question.
+            volume_index: which volumes each question is about: (B,) or rows of (B, M), -1 for none. Left out: one
+                volume for all questions or one each when volumes are given, otherwise one place per question.
             answers: gives labels and right padding (training); without them the prompt ends where the answer begins.
             history: per question, the earlier (question, answer) turns; the volume's place is in the first of them.
             supervise: "last" answer only, or "all" answers of the conversation.
@@ -225,8 +225,10 @@ class Med2E3Processor(ProcessorMixin):
                 question_mask += [False] * self.num_visual_tokens
                 labels += [IGNORED] * self.num_visual_tokens
                 offset += len(VOLUME_TOKEN)
-            tokens = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True) if piece else None
-            for token, (start, end) in zip(*(tokens["input_ids"], tokens["offset_mapping"]) if tokens else ((), ())):
+            if not piece:
+                continue
+            tokens = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
                 covered = set(roles[offset + start : offset + max(end, start + 1)])
                 input_ids.append(token)
                 question_mask.append("question" in covered)
@@ -285,24 +287,29 @@ class Med2E3Processor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        return ["tokenizer"]  # the question tokenizer is optional, so it is saved and loaded here
+        """Only the main tokenizer: the question tokenizer is optional, so it is saved and loaded here."""
+        return ["tokenizer"]
 
     @property
     def model_input_names(self) -> list[str]:
+        """What the model takes from the processor."""
         return ["input_ids", "attention_mask", "question_mask", "volume_index", "volumes"]
 
     def to_dict(self) -> dict[str, Any]:
+        """The settings that are saved in processor_config.json."""
         settings = {"num_visual_tokens": self.num_visual_tokens, "grid": self.grid, "max_length": self.max_length}
         template = self.template if isinstance(self.template, str) else asdict(self.prompt)
         return {**settings, "template": template, "processor_class": type(self).__name__}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Write the settings and both tokenizers."""
         if self.question_tokenizer is not None:
             self.question_tokenizer.save_pretrained(Path(save_directory) / QUESTION_TOKENIZER_FOLDER)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Med2E3Processor:
+        """Read the settings and both tokenizers."""
         processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
         if folder.is_dir():

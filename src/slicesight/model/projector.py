@@ -12,4 +12,5 @@ class Projector(nn.Sequential):
         super().__init__(nn.Linear(input_size, output_size), nn.GELU(), nn.Linear(output_size, output_size))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Project."""
         return super().forward(tokens)

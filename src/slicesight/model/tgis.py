@@ -11,7 +11,7 @@ import zlib
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from slicesight.errors import ModelError
 
@@ -37,18 +37,18 @@ def describe_slices(tokens_3d_VKPD: Tensor | None, tokens_2d_VNLD: Tensor | None
     total: Tensor | float = 0.0
     num_tokens = 0
     if tokens_3d_VKPD is not None:
-        bins_VK1D = tokens_3d_VKPD.float().sum(dim=2, keepdim=True)
+        bins_VK1D = tokens_3d_VKPD.sum(dim=2, keepdim=True, dtype=torch.float32)
         total = total + repeat_depth_bins(bins_VK1D, num_slices).squeeze(2)
         num_tokens += tokens_3d_VKPD.shape[2]
     if tokens_2d_VNLD is not None:
-        total = total + tokens_2d_VNLD.float().sum(dim=2)
+        total = total + tokens_2d_VNLD.sum(dim=2, dtype=torch.float32)
         num_tokens += tokens_2d_VNLD.shape[2]
     assert isinstance(total, Tensor)
     return total / num_tokens
 
 
 def average_question(text_BTD: Tensor, question_mask_BT: Tensor) -> Tensor:
-    """The question's mean token embedding, z_T pooled (eq. 5) -> (B, D) float32; a prompt without a question gives zeros."""
+    """The question's mean token embedding, eq. 5 -> (B, D) float32; zeros without a question."""
     mask_BT1 = question_mask_BT.unsqueeze(-1).to(torch.float32)
     return (text_BTD.float() * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).clamp(min=1.0)
 
@@ -60,7 +60,7 @@ def rate_slices(question_BD: Tensor, slices_VND: Tensor, volume_index_BM: Tensor
     """
     question_BD, slices_VND = question_BD.float(), slices_VND.float()
     if norm == "l2":
-        question_BD, slices_VND = F.normalize(question_BD, dim=-1), F.normalize(slices_VND, dim=-1)
+        question_BD, slices_VND = functional.normalize(question_BD, dim=-1), functional.normalize(slices_VND, dim=-1)
     slices_BMND = slices_VND[volume_index_BM.clamp(min=0)]
     return torch.einsum("bd,bmnd->bmn", question_BD, slices_BMND)
 
@@ -86,7 +86,7 @@ def weigh_slices(scores_BMN: Tensor, tokens_2d_VNLD: Tensor, volume_index_BM: Te
 def take_slice_maximum(tokens_2d_VNLD: Tensor, volume_index_BM: Tensor) -> tuple[Tensor, Tensor]:
     """Aggregation "max" of Table 4: the element-wise maximum over slices -> (B, M, L, D), and scores (B, M, N).
 
-    A maximum has no weights; the score of a slice is the share of the maxima it supplies, so that the scores sum to one.
+    A maximum has no weights: the score of a slice is the share of the maxima it supplies, so the scores sum to one.
     """
     num_slices = tokens_2d_VNLD.shape[1]
     maximum_VLD, winner_VLD = tokens_2d_VNLD.max(dim=1)
@@ -119,7 +119,7 @@ def draw_random_scores(input_ids_BT: Tensor, volume_index_BM: Tensor, num_slices
 
 
 def join_branches(tokens_3d_VKPD: Tensor | None, aggregated_BMLD: Tensor | None, volume_index_BM: Tensor) -> Tensor:
-    """z_I = [z_3D ; z_2D] for every volume of every prompt (eq. 8) -> (B, M, K * P + L, D); either branch may be None."""
+    """z_I = [z_3D ; z_2D] of every prompt's volumes (eq. 8) -> (B, M, K * P + L, D); a branch may be None."""
     branches = []
     if tokens_3d_VKPD is not None:
         branches.append(tokens_3d_VKPD.flatten(1, 2)[volume_index_BM.clamp(min=0)])

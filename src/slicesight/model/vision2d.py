@@ -101,7 +101,8 @@ def _measure(config_text: str, height: int, width: int, slice_pool: int) -> tupl
     except (ValueError, RuntimeError, AssertionError, TypeError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{found} cannot work (its image_size {size}, patch_size {patch}): {reason}; change image_size or vision2d_config."
+            f"{found} cannot work (its image_size {size}, patch_size {patch}): {reason}; "
+            "change image_size or vision2d_config."
         ) from error
     assert math.prod(tokens.shape) > 0
     return tokens.shape[1], tokens.shape[2]

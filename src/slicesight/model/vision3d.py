@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -52,7 +52,7 @@ class M3DViT(PreTrainedModel):
     base_model_prefix = "vision3d"
     main_input_name = "volumes"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ViTBlock"]
+    _no_split_modules = ("ViTBlock",)
 
     def __init__(self, config: M3DViTConfig) -> None:
         super().__init__(config)
@@ -67,6 +67,7 @@ class M3DViT(PreTrainedModel):
         self.post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
         tokens = self.patch_embedding(cut_patches(volumes, self.config.patch_size)) + self.position_embedding
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -103,7 +104,7 @@ class ViTBlock(GradientCheckpointingLayer):
         width = config.hidden_size
         if width % config.num_attention_heads:
             raise ModelError(
-                f"vision3d_config: hidden_size {width} does not divide into {config.num_attention_heads} attention heads."
+                f"vision3d_config: hidden_size {width} does not divide into {config.num_attention_heads} heads."
             )
         self.num_heads = config.num_attention_heads
         self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -114,10 +115,11 @@ class ViTBlock(GradientCheckpointingLayer):
         self.linear2 = nn.Linear(config.intermediate_size, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """One block over tokens (V, tokens, C)."""
         query, key, value = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         tokens = tokens + self.out_proj(mixed)
-        return cast(Tensor, tokens + self.linear2(F.gelu(self.linear1(self.norm2(tokens)))))
+        return cast(Tensor, tokens + self.linear2(functional.gelu(self.linear1(self.norm2(tokens)))))
 
 
 class CNN3D(PreTrainedModel):
@@ -141,6 +143,7 @@ class CNN3D(PreTrainedModel):
         self.post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
         features = volumes
         for layer in self.layers:
             features = layer(features)
@@ -162,7 +165,8 @@ class DownStep(GradientCheckpointingLayer):
         self.norm = nn.GroupNorm(num_groups, next_width)
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.gelu(self.norm(self.conv(features)))
+        """Stride and widen."""
+        return functional.gelu(self.norm(self.conv(features)))
 
 
 class ResidualBlock(GradientCheckpointingLayer):
@@ -176,8 +180,9 @@ class ResidualBlock(GradientCheckpointingLayer):
         self.norm2 = nn.GroupNorm(num_groups, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        inner = self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(features)))))
-        return F.gelu(features + inner)
+        """Add what the two convolutions find."""
+        inner = self.norm2(self.conv2(functional.gelu(self.norm1(self.conv1(features)))))
+        return functional.gelu(features + inner)
 
 
 AutoModel.register(M3DViTConfig, M3DViT)
