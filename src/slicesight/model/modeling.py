@@ -114,11 +114,15 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         return self.language_model.get_decoder()
 
     def train(self, mode: bool = True) -> Med2E3ForConditionalGeneration:
-        """As usual, but a part all of whose parameters are frozen stays in evaluation mode (no dropout)."""
+        """As usual, but a part all of whose parameters are frozen stays in evaluation mode (no dropout), and batch norm
+        always keeps its running statistics, so that training and inference see the same network."""
         super().train(mode)
         for part in self.parts.values():
             if mode and any(True for _ in part.parameters()) and is_frozen(part):
                 part.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def forward(
@@ -293,12 +297,20 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         volume_features: VolumeFeatures | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples."""
+        """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples.
+
+        The placeholder is never said: it is not a word.
+        """
         if volumes is not None and volume_features is None:
             volume_features = self.encode_volumes(volumes)
         if volume_features is not None:
             prompts = inputs if inputs is not None else kwargs["input_ids"]
             kwargs["volume_index"] = self.find_volumes(kwargs.get("volume_index"), volume_features, len(prompts))
+        placeholder = self.config.placeholder_token_id
+        if placeholder < self.config.text_config.vocab_size:
+            settings = kwargs.get("generation_config") or self.generation_config
+            silent = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
+            kwargs["suppress_tokens"] = sorted({*silent, placeholder})
         return super().generate(inputs, *args, volume_features=volume_features, **kwargs)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:

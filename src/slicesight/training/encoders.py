@@ -1,0 +1,190 @@
+"""Stage 0: teach the two encoders what a phantom shows, before any language (the stand-in for SigLIP and M3D-CLIP).
+
+Each token answers for its own cell of the picture: which organs, which abnormalities and which named places of an
+abnormality lie in it; the mean token answers for plane and phase. Binary cross-entropy for cells, cross-entropy for
+the whole. S slices or volumes, T tokens (row-major cells), C encoder channels, Y cell labels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slicesight.conversations.phantom_texts import KINDS, LOCATIONS, location_phrase
+from slicesight.volumes.anatomy import AORTA, ORGANS, PHASES
+from slicesight.volumes.volume import PLANES
+
+from .phantom_set import PhantomSet
+
+ORGAN_LABELS = (*(organ.label for organ in ORGANS), AORTA)
+PLACES = tuple(LOCATIONS)
+NUM_CELL_LABELS = len(KINDS) + len(PLACES) + len(ORGAN_LABELS)
+POSITIVE_WEIGHT = 4.0
+
+
+class Probe(nn.Module):
+    """The heads that stage 0 reads an encoder's tokens with; thrown away afterwards."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cells = nn.Linear(width, NUM_CELL_LABELS)
+        self.whole = nn.Linear(width, len(PLANES) + len(PHASES))
+        nn.init.constant_(self.cells.bias, -3.0)
+
+    def forward(self, tokens_STC: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cells(tokens_STC), self.whole(tokens_STC.mean(dim=1))
+
+
+@dataclass(frozen=True)
+class EncoderBatch:
+    """pixels (S, 1, ...) float32 in [0, 1]; cells (S, T, Y) 0/1; plane and phase (S,) class indices."""
+
+    pixels: Tensor
+    cells: Tensor
+    plane: Tensor
+    phase: Tensor
+
+
+def slice_batches(
+    phantoms: PhantomSet, indices: NDArray[np.int64], *, size: int, cells: tuple[int, int], seed: int
+) -> Iterator[EncoderBatch]:
+    """Random single slices for ever, half of them through an abnormality."""
+    rng = np.random.default_rng(seed)
+    num_slices = phantoms.voxels.shape[1]
+    while True:
+        picked = []
+        for case in rng.choice(indices, size):
+            shows = np.flatnonzero(phantoms.findings[case].any(axis=(1, 2)))
+            place = rng.choice(shows) if len(shows) and rng.random() < 0.5 else rng.integers(num_slices)
+            picked.append((int(case), slice(int(place), int(place) + 1)))
+        yield _batch(phantoms, picked, rng, cells=(1, *cells), keep_depth=False)
+
+
+def volume_batches(
+    phantoms: PhantomSet, indices: NDArray[np.int64], *, size: int, cells: tuple[int, int, int], seed: int
+) -> Iterator[EncoderBatch]:
+    """Random whole volumes for ever."""
+    rng = np.random.default_rng(seed)
+    while True:
+        picked = [(int(case), slice(None)) for case in rng.choice(indices, size, replace=False)]
+        yield _batch(phantoms, picked, rng, cells=cells, keep_depth=True)
+
+
+def train_encoder(
+    encode: Callable[[Tensor], Tensor],
+    module: nn.Module,
+    batches: Iterator[EncoderBatch],
+    *,
+    width: int,
+    steps: int,
+    learning_rate: float,
+    log: Callable[[dict[str, float]], None],
+    log_every: int = 25,
+) -> None:
+    """Train `module` so that `encode(pixels) -> tokens (S, T, C)` answers the probe's questions.
+
+    AdamW, weight decay 0.01, one-cycle learning rate with 10 % warm-up.
+    """
+    probe = Probe(width)
+    parameters = [*module.parameters(), *probe.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    module.train()
+    for step in range(1, steps + 1):
+        batch = next(batches)
+        loss, facts = probe_loss(probe, encode(batch.pixels), batch)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"stage 0 loss is {loss.item()} at step {step}; lower the learning rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % log_every == 0 or step == steps:
+            log({"step": step, "loss": loss.item(), **facts})
+    module.eval()
+
+
+def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
+    """Loss and how well the probe reads: recall and precision of abnormality cells, accuracy of plane and phase."""
+    cells, whole = probe(tokens_STC)
+    weight = torch.tensor(POSITIVE_WEIGHT)
+    by_cell = F.binary_cross_entropy_with_logits(cells, batch.cells, pos_weight=weight, reduction="none").sum(-1).mean()
+    plane, phase = whole.split([len(PLANES), len(PHASES)], dim=-1)
+    loss = by_cell + 0.3 * F.cross_entropy(plane, batch.plane) + 0.3 * F.cross_entropy(phase, batch.phase)
+    with torch.no_grad():
+        facts = {}
+        start = 0
+        for name, length in (("kind", len(KINDS)), ("place", len(PLACES)), ("organ", len(ORGAN_LABELS))):
+            said, true = cells[..., start : start + length] > 0, batch.cells[..., start : start + length] > 0.5
+            hits = (said & true).sum().item()
+            facts[f"{name}_recall"] = round(hits / max(1, true.sum().item()), 3)
+            facts[f"{name}_precision"] = round(hits / max(1, said.sum().item()), 3)
+            start += length
+        facts["plane"] = round((plane.argmax(-1) == batch.plane).float().mean().item(), 3)
+        facts["phase"] = round((phase.argmax(-1) == batch.phase).float().mean().item(), 3)
+    return loss, facts
+
+
+def _batch(
+    phantoms: PhantomSet,
+    picked: list[tuple[int, slice]],
+    rng: np.random.Generator,
+    *,
+    cells: tuple[int, int, int],
+    keep_depth: bool,
+) -> EncoderBatch:
+    pixels = np.stack([phantoms.voxels[case, part] for case, part in picked]).astype(np.float32) / 255
+    contrast = rng.uniform(0.92, 1.08, (len(picked), 1, 1, 1)).astype(np.float32)
+    brightness = rng.uniform(-0.03, 0.03, (len(picked), 1, 1, 1)).astype(np.float32)
+    pixels = np.clip((pixels - 0.5) * contrast + 0.5 + brightness, 0, 1)
+    labels = np.stack([cell_labels(phantoms, case, part, cells) for case, part in picked])
+    return EncoderBatch(
+        pixels=torch.from_numpy(pixels[:, None] if keep_depth else pixels),
+        cells=torch.from_numpy(labels),
+        plane=torch.tensor([PLANES.index(phantoms.truths[case].plane) for case, _ in picked]),
+        phase=torch.tensor([PHASES.index(phantoms.truths[case].phase) for case, _ in picked]),
+    )
+
+
+def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, int, int]) -> NDArray[np.float32]:
+    """What lies in each cell -> (T, Y) 0/1: an organ that fills 8 % of it, an abnormality with 4 pixels in it.
+
+    An abnormality too small for that anywhere counts in the cell that holds most of it.
+    """
+    organs = _count(phantoms.organs[case, part], cells)
+    findings = _count(phantoms.findings[case, part], cells)
+    columns = np.zeros((len(organs), NUM_CELL_LABELS), dtype=np.float32)
+    for number, finding in enumerate(phantoms.truths[case].findings, start=1):
+        counts = findings[:, number]
+        if counts.max() == 0:
+            continue
+        shown = counts >= min(4, counts.max())
+        columns[shown, KINDS.index(finding.abnormality)] = 1
+        columns[shown, len(KINDS) + PLACES.index(location_phrase(finding.organ, finding.part))] = 1
+    enough = 0.08 * organs[0].sum()
+    columns[:, len(KINDS) + len(PLACES) :] = organs[:, ORGAN_LABELS] >= enough
+    return columns
+
+
+def _count(labels: NDArray[np.uint8], cells: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Pixels of every label in every cell -> (T, 32)."""
+    places = _cell_numbers(labels.shape, cells)
+    flat = np.bincount((places + labels).ravel(), minlength=32 * int(np.prod(cells)))
+    return flat.reshape(-1, 32)
+
+
+@functools.lru_cache(maxsize=8)
+def _cell_numbers(shape: tuple[int, int, int], cells: tuple[int, int, int]) -> NDArray[np.int64]:
+    """32 times the row-major number of the cell that each pixel lies in."""
+    depth, row, column = (np.arange(size) * cell // size for size, cell in zip(shape, cells, strict=True))
+    numbers = (depth[:, None, None] * cells[1] + row[None, :, None]) * cells[2] + column[None, None, :]
+    return 32 * numbers.astype(np.int64)

@@ -1,0 +1,72 @@
+"""One stage of training with the Hugging Face Trainer: progress, learning rate, gradient clipping and log from the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
+
+from .batches import Collator, PhantomQuestions
+from .phantom_set import PhantomSet
+from .recipe import Recipe, Stage
+
+
+def train_stage(
+    model: Med2E3ForConditionalGeneration,
+    processor: Med2E3Processor,
+    phantoms: PhantomSet,
+    stage: Stage,
+    recipe: Recipe,
+    *,
+    log: Callable[[dict[str, Any]], None],
+    seed: int,
+) -> None:
+    """Train the model's unfrozen parts for one stage."""
+    arguments = TrainingArguments(
+        output_dir=str(Path(recipe.output_dir) / stage.name),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.volumes_per_step,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(stage.warmup_share * stage.steps)),
+        weight_decay=stage.weight_decay,
+        max_grad_norm=1.0,
+        logging_steps=10,
+        save_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        use_cpu=True,
+        seed=seed,
+        disable_tqdm=False,
+        dataloader_num_workers=0,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=PhantomQuestions(phantoms, stage, seed=seed),
+        data_collator=Collator(processor, see_volume=recipe.see_volume),
+        callbacks=[LogLines(stage.name, log)],
+    )
+    trainer.train()
+
+
+class LogLines(TrainerCallback):
+    """Hands the Trainer's log to ours, one line a time."""
+
+    def __init__(self, stage: str, log: Callable[[dict[str, Any]], None]) -> None:
+        self.stage, self.log = stage, log
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.log({"stage": self.stage, "step": state.global_step, "loss": float(logs["loss"])})
