@@ -333,10 +333,11 @@ def stack_volumes(volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) 
     if isinstance(volumes, (Tensor, np.ndarray)) and volumes.ndim == 3:
         volumes = [volumes]
     tensors = [torch.as_tensor(volume, dtype=torch.float32) for volume in volumes]
+    tensors = [tensor if tensor.ndim == 4 else tensor[None] for tensor in tensors]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:
         raise InputError(f"volumes of different shapes {sorted(shapes)} in one batch; bring them to one grid.")
-    return torch.stack([tensor if tensor.ndim == 4 else tensor[None] for tensor in tensors])
+    return torch.stack(tensors)
 
 
 def strip_volume_token(question: str) -> str:

@@ -111,8 +111,8 @@ def draw_random_scores(input_ids_BT: Tensor, volume_index_BM: Tensor, num_slices
     else:
         rows = []
         for ids in input_ids_BT.tolist():
-            key = zlib.crc32(",".join(str(token) for token in ids if token >= 0).encode())
-            generator = torch.Generator().manual_seed(seed * 2**32 + key)
+            key = ",".join(str(number) for number in (seed, *(token for token in ids if token >= 0)))
+            generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
             rows.append(torch.randn(num_volumes, num_slices, generator=generator))
         normals_BMN = torch.stack(rows).to(volume_index_BM.device)
     return normalise_scores(normals_BMN, volume_index_BM)
