@@ -17,10 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, for writers that choose a format by it.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file to write.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or write elsewhere.")
+    checked_place(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
@@ -33,6 +30,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def checked_place(path: Path) -> Path:
+    """The path itself, or an InputError where no file can be written there."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file to write.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or write elsewhere.")
+    return path
 
 
 def write_text(path: Path, *, text: str) -> None:

@@ -1,12 +1,14 @@
 """Which part of the scan does an answer rest on, said so that a person can find it again?
 
-Neighbouring grid slices that weigh above an even spread become one range of source slices with its millimetres.
+Neighbouring grid slices that weigh above an even spread become one range of source slices with its millimetres. In a
+reformatted plane every grid slice cuts all source slices, so there the cut itself is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from slicesight.reader import Answer, SliceEvidence
 from slicesight.volumes.grid import GridVolume
@@ -15,19 +17,27 @@ AXIS_NAMES = ("x", "y", "z")
 WORTH_NAMING = 0.5
 
 
+class Piece(Protocol):
+    """What a grid slice and a piece of evidence share: where they come from and where they lie."""
+
+    @property
+    def source_slices(self) -> tuple[int, ...]: ...
+
+    @property
+    def position_mm(self) -> tuple[float, float, float] | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class SliceRange:
-    """Neighbouring grid slices and the source slices they cover.
+    """Neighbouring grid slices that together hold `share` of the score.
 
-    grid_slices, source_slices: (first, last), both included; source_slices are the file's own 0-based numbers.
-    axis, position_mm: the LPS axis along which the slices differ most, and the range's (first, last) place on it.
-    share: the sum of the slices' scores.
+    grid_slices: (first, last), both included. name: `slices 71–76` in the file's own 0-based numbers.
+    place: `z -214…-202 mm`, from edge to edge along the patient axis they stack on; empty without geometry.
     """
 
     grid_slices: tuple[int, int]
-    source_slices: tuple[int, int]
-    axis: str | None
-    position_mm: tuple[float, float] | None
+    name: str
+    place: str
     share: float
 
     @property
@@ -66,7 +76,6 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
         return Evidence(ranges=(), num_other_slices=0, other_share=0.0, even_share=0.0)
     by_index = sorted(answer.slices, key=lambda found: found.grid_slice)
     even_share = 1.0 / len(by_index)
-    axis = _stacking_axis(by_index)
     named: set[int] = set()
     covered = 0.0
     for found in answer.slices:
@@ -74,9 +83,16 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
             break
         named.add(found.grid_slice)
         covered += found.score
-    ranges = [_join(group, axis=axis) for group in _neighbours([s for s in by_index if s.grid_slice in named])]
-    ranges.sort(key=lambda found: -found.share)
-    ranges = ranges[:max_ranges]
+    ranges = [
+        SliceRange(
+            grid_slices=(group[0].grid_slice, group[-1].grid_slice),
+            name=slice_name(by_index, group[0].grid_slice, group[-1].grid_slice),
+            place=place_name(by_index, group[0].grid_slice, group[-1].grid_slice),
+            share=sum(one.score for one in group),
+        )
+        for group in _neighbours([found for found in by_index if found.grid_slice in named])
+    ]
+    ranges = sorted(ranges, key=lambda found: -found.share)[:max_ranges]
     return Evidence(
         ranges=tuple(ranges),
         num_other_slices=len(by_index) - sum(found.num_slices for found in ranges),
@@ -85,18 +101,39 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
     )
 
 
-def slices_label(source_slices: Sequence[int]) -> str:
-    """`slice 7` or `slices 71–76`, in the file's own 0-based numbers."""
-    first, last = min(source_slices), max(source_slices)
-    return f"slice {first}" if first == last else f"slices {first}–{last}"
+def slice_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
+    """`slice 7`, `slices 71–76`, or `cut 5 of 32` in a reformatted plane.
+
+    Args:
+        pieces: every grid slice, in grid order; first, last: which of them, both included.
+    """
+    last = first if last is None else last
+    if _is_reformatted(pieces):
+        return f"cut {first} of {len(pieces)}" if first == last else f"cuts {first}–{last} of {len(pieces)}"
+    numbers = [number for piece in pieces[first : last + 1] for number in piece.source_slices]
+    low, high = min(numbers), max(numbers)
+    return f"slice {low}" if low == high else f"slices {low}–{high}"
 
 
-def position_label(found: SliceRange) -> str:
-    """`z -214…-202 mm`, or nothing where the file holds no geometry."""
-    if found.position_mm is None or found.axis is None:
+def place_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
+    """Where they lie, `z -208 mm` for one grid slice's centre, `z -214…-202 mm` from edge to edge for a range."""
+    axis = stacking_axis(pieces)
+    if axis is None:
         return ""
-    first, last = (f"{value:.0f}" for value in found.position_mm)
-    return f"{found.axis} {first} mm" if first == last else f"{found.axis} {first}…{last} mm"
+    along = [piece.position_mm[axis] for piece in pieces if piece.position_mm is not None]
+    if last is None:
+        return f"{AXIS_NAMES[axis]} {along[first]:.0f} mm"
+    half = abs(along[-1] - along[0]) / (len(along) - 1) / 2
+    low, high = sorted((along[first], along[last]))
+    return f"{AXIS_NAMES[axis]} {low - half:.0f}…{high + half:.0f} mm"
+
+
+def stacking_axis(pieces: Sequence[Piece]) -> int | None:
+    """The LPS axis (0, 1, 2) along which the slices differ most; None without geometry."""
+    first, last = pieces[0].position_mm, pieces[-1].position_mm
+    if first is None or last is None or len(pieces) == 1:
+        return None
+    return max(range(3), key=lambda axis: abs(last[axis] - first[axis]))
 
 
 def reading_line(grid: GridVolume) -> str:
@@ -114,10 +151,14 @@ def sides(plane: str) -> tuple[str, str, str, str]:
 
 def pick_over_volume(scores: Sequence[float], *, count: int) -> list[int]:
     """`count` grid slices spread over the volume: of each equal part its heaviest slice, so the peak is always there."""
-    num_slices = len(scores)
-    count = min(count, num_slices)
-    edges = [round(part * num_slices / count) for part in range(count + 1)]
+    count = min(count, len(scores))
+    edges = [round(part * len(scores) / count) for part in range(count + 1)]
     return [max(range(start, stop), key=lambda index: scores[index]) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+def _is_reformatted(pieces: Sequence[Piece]) -> bool:
+    every = pieces[0].source_slices
+    return len(every) > 1 and len(pieces) > 1 and all(piece.source_slices == every for piece in pieces)
 
 
 def _neighbours(found: Sequence[SliceEvidence]) -> list[list[SliceEvidence]]:
@@ -128,26 +169,3 @@ def _neighbours(found: Sequence[SliceEvidence]) -> list[list[SliceEvidence]]:
         else:
             groups.append([one])
     return groups
-
-
-def _stacking_axis(by_index: Sequence[SliceEvidence]) -> int | None:
-    first, last = by_index[0].position_mm, by_index[-1].position_mm
-    if first is None or last is None:
-        return None
-    return max(range(3), key=lambda axis: abs(last[axis] - first[axis]))
-
-
-def _join(group: Sequence[SliceEvidence], *, axis: int | None) -> SliceRange:
-    numbers = [number for one in group for number in one.source_slices]
-    ends = (group[0].position_mm, group[-1].position_mm)
-    place = None
-    if axis is not None and ends[0] is not None and ends[1] is not None:
-        low, high = sorted((ends[0][axis], ends[1][axis]))
-        place = (low, high)
-    return SliceRange(
-        grid_slices=(group[0].grid_slice, group[-1].grid_slice),
-        source_slices=(min(numbers), max(numbers)),
-        axis=None if axis is None else AXIS_NAMES[axis],
-        position_mm=place,
-        share=sum(one.score for one in group),
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slicesight.atomic import replacing
-from slicesight.evidence import Truth, pick_over_volume, sides, slices_label
+from slicesight.evidence import Truth, pick_over_volume, place_name, sides, slice_name
 from slicesight.reader import Answer
 from slicesight.volumes.grid import GridVolume
 
@@ -99,8 +99,9 @@ class _Page:
 
     def text(self, text: str, *, left: float, top: float, size: float, weight: str = "normal", colour: str = INK) -> None:
         self.figure.text(
-            left / self.width_in, 1 - top / self.height_in, text, fontsize=size, weight=weight, color=colour, va="top"
-        )
+            left / self.width_in, 1 - top / self.height_in, text, fontsize=size, weight=weight, color=colour, va="top",
+            parse_math=False,
+        )  # fmt: skip
 
     def banner(self, text: str, *, top: float) -> None:
         axes = self.axes(left=MARGIN_IN, top=top, width=self.width_in - 2 * MARGIN_IN, height=0.32)
@@ -171,11 +172,7 @@ def _draw_pictures(
 
 
 def _caption(grid: GridVolume, index: int) -> str:
-    piece = grid.slices[index]
-    if piece.position_mm is None:
-        return slices_label(piece.source_slices)
-    axis = {"axial": 2, "coronal": 1, "sagittal": 0}[grid.plane]
-    return f"{slices_label(piece.source_slices)}\n{'xyz'[axis]} {piece.position_mm[axis]:.0f} mm"
+    return f"{slice_name(grid.slices, index)}\n{place_name(grid.slices, index)}".strip()
 
 
 def _draw_bars(page: _Page, answer: Answer, pictured: Sequence[int], *, truth: Truth | None, top: float) -> None:

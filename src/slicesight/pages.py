@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
-from slicesight.evidence import Truth, pick_over_volume, position_label, sides, slices_label, summarise
+from slicesight.evidence import Truth, pick_over_volume, place_name, sides, slice_name, stacking_axis, summarise
 from slicesight.figures import NUM_PICTURES, height_over_width
 from slicesight.model_card import RESEARCH_NOTICE, ModelCard
 from slicesight.reader import Answer
-from slicesight.volumes.grid import GridSlice, GridVolume
+from slicesight.volumes.grid import GridVolume
 
 PICTURE_WIDTH = 240
 BARS_HEIGHT, TRUTH_HEIGHT = 60, 5
@@ -45,7 +45,7 @@ def render_page(
 
     known = list(truths) or [None] * len(answers)
     height = round(PICTURE_WIDTH * height_over_width(grid))
-    ends = STACK_ENDS[grid.plane] if _has_positions(grid) else ("first", "last")
+    has_positions = stacking_axis(grid.slices) is not None
     environment = Environment(
         loader=PackageLoader("slicesight"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
@@ -58,29 +58,17 @@ def render_page(
         version=__version__,
         width=PICTURE_WIDTH,
         height=height,
-        sides=sides(grid.plane) if _has_positions(grid) else None,
-        stack_ends=ends,
+        sides=sides(grid.plane) if has_positions else None,
+        stack_ends=STACK_ENDS[grid.plane] if has_positions else ("first", "last"),
         pictures=[_picture(voxels, height=height) for voxels in grid.voxels],
-        captions=[_caption(grid, piece) for piece in grid.slices],
+        captions=[_caption(grid, index) for index in range(len(grid.slices))],
         blocks=[_block(grid, answer, truth) for answer, truth in zip(answers, known, strict=True)],
         receipt=list(_rows(grid.receipt)),
     )
 
 
-def place_label(grid: GridVolume, piece: GridSlice) -> str:
-    """`z -208 mm`: where a grid slice's centre lies along the stack, or nothing without geometry."""
-    if piece.position_mm is None:
-        return ""
-    axis = {"axial": 2, "coronal": 1, "sagittal": 0}[grid.plane]
-    return f"{'xyz'[axis]} {piece.position_mm[axis]:.0f} mm"
-
-
-def _has_positions(grid: GridVolume) -> bool:
-    return grid.slices[0].position_mm is not None
-
-
-def _caption(grid: GridVolume, piece: GridSlice) -> str:
-    return " · ".join(filter(None, (slices_label(piece.source_slices), place_label(grid, piece))))
+def _caption(grid: GridVolume, index: int) -> str:
+    return " · ".join(filter(None, (slice_name(grid.slices, index), place_name(grid.slices, index))))
 
 
 def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, Any]:
@@ -98,8 +86,8 @@ def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, A
         "marks_truth": bool(shows_truth),
         "ranges": [
             {
-                "slices": slices_label(found.source_slices),
-                "place": position_label(found),
+                "slices": found.name,
+                "place": found.place,
                 "percent": round(100 * found.share / widest, 1),
                 "share": f"{found.share:.2f}",
             }
@@ -114,8 +102,8 @@ def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, A
         "tiles": [
             {
                 "index": index,
-                "label": slices_label(grid.slices[index].source_slices),
-                "place": place_label(grid, grid.slices[index]),
+                "label": slice_name(grid.slices, index),
+                "place": place_name(grid.slices, index),
                 "score": f"{answer.scores[index]:.2f}",
                 "is_peak": index == peak,
             }
@@ -128,7 +116,7 @@ def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, A
                 "height": round(drawable * score / ceiling, 2),
                 "is_pictured": index in pictured,
                 "shows_truth": index in shows_truth,
-                "title": f"{_caption(grid, grid.slices[index])} · score {score:.3f}",
+                "title": f"{_caption(grid, index)} · score {score:.3f}",
             }
             for index, score in enumerate(answer.scores)
         ],

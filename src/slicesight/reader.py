@@ -166,7 +166,7 @@ class Reader:
         return [
             Answer(
                 question=question,
-                text=text or NO_WORDS,
+                text=_printable(text) or NO_WORDS,
                 scores=tuple(scores),
                 slices=rank_slices(scores, grid=encoded.grid),
             )
@@ -191,6 +191,11 @@ def _evidence(piece: GridSlice, *, rank: int, score: float) -> SliceEvidence:
         position_mm=piece.position_mm,
         sop_instance_uids=piece.sop_instance_uids,
     )
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a terminal would obey and a font cannot draw."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text).strip()
 
 
 def load(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None, dtype: str | None = None) -> Reader:

@@ -1,0 +1,204 @@
+"""How does `slicesight ask` get from a path to answers, files and a report in the terminal?
+
+read -> grid -> encode -> ask -> write. Options and output paths are checked before the long work, and every file appears
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from slicesight.atomic import checked_place, write_text
+from slicesight.evidence import Truth, reading_line
+from slicesight.model_card import RESEARCH_NOTICE, ModelCard
+from slicesight.reader import Answer, Reader, load
+from slicesight.shell import answer_block, progress_bar, report_console, scan_header
+from slicesight.volumes.grid import GridSpec, GridVolume
+from slicesight.volumes.readers import read_volume
+from slicesight.volumes.receipt import scan_line
+from slicesight.volumes.volume import Volume
+
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskRequest:
+    """The arguments of `slicesight ask`, after parsing."""
+
+    scan: Path
+    questions: list[str] | None
+    model: str = "phantom-tiny"
+    window: str | None = None
+    plane: str | None = None
+    series_uid: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    time_point: int | None = None
+    json: Path | None = None
+    html: Path | None = None
+    png: Path | None = None
+
+    def __post_init__(self) -> None:
+        GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
+        for path in self.files:
+            checked_place(path)
+
+    @property
+    def files(self) -> list[Path]:
+        """What will be written beside the terminal's report."""
+        return [path for path in (self.json, self.html, self.png) if path is not None and path != STDOUT]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consultation:
+    """Everything a report shows: the scan, how it was read, who answered, and the answers."""
+
+    volume: Volume
+    grid: GridVolume
+    card: ModelCard
+    answers: Sequence[Answer]
+    truths: Sequence[Truth | None] = ()
+
+    @property
+    def title(self) -> str:
+        return scan_line(self.volume)
+
+    @property
+    def reading(self) -> str:
+        return reading_line(self.grid)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.card.warnings_about(self.volume)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form: {"scan", "model", "answers"}."""
+        return {
+            "scan": self.grid.receipt,
+            "model": {**self.card.to_dict(), "warnings": list(self.warnings), "use": RESEARCH_NOTICE},
+            "answers": [
+                {
+                    "question": answer.question,
+                    "answer": answer.text,
+                    "scores": list(answer.scores),
+                    "slices": [
+                        {
+                            "rank": found.rank,
+                            "grid_slice": found.grid_slice,
+                            "score": found.score,
+                            "source_slices": list(found.source_slices),
+                            "position_mm": None if found.position_mm is None else list(found.position_mm),
+                            "sop_instance_uids": list(found.sop_instance_uids),
+                        }
+                        for found in answer.slices
+                    ],
+                }
+                for answer in self.answers
+            ],
+        }
+
+    def json_text(self) -> str:
+        return json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write_html(self, path: Path) -> None:
+        from slicesight.pages import render_page
+
+        page = render_page(
+            self.grid,
+            self.answers,
+            card=self.card,
+            title=self.title,
+            reading=self.reading,
+            warnings=self.warnings,
+            truths=self.truths,
+        )
+        write_text(path, text=page)
+
+    def write_png(self, path: Path) -> None:
+        from slicesight.figures import draw_report, save_report
+
+        figure = draw_report(
+            self.grid,
+            self.answers,
+            title=f"{self.title} · answered by {self.card.name}",
+            warnings=self.warnings,
+            footer=f"{self.reading} · {RESEARCH_NOTICE}",
+            truths=self.truths,
+        )
+        save_report(figure, path)
+
+
+def run_ask(request: AskRequest) -> None:
+    """Answer, print and write; raises InputError before anything is written."""
+    stderr = Console(stderr=True)
+    json_to_stdout = request.json == STDOUT
+    with stderr.status("reading the scan"):
+        volume = read_volume(
+            request.scan,
+            series_uid=request.series_uid,
+            spacing_mm=request.spacing_mm,
+            time_point=request.time_point,
+        )
+    with stderr.status(f"loading {request.model}"):
+        reader = load_quietly(request.model)
+    with stderr.status("encoding the scan"):
+        encoded = reader.encode(reader.grid(volume, window=request.window, plane=request.plane))
+    with progress_bar(stderr, "answering") as progress:
+        answers = reader.ask(encoded, request.questions, progress=progress)
+    consultation = Consultation(volume=volume, grid=encoded.grid, card=reader.card, answers=answers)
+    if json_to_stdout:
+        sys.stdout.write(consultation.json_text())
+        print_warnings(stderr, consultation)
+    else:
+        print_report(report_console(), consultation)
+    write_files(consultation, json_path=None if json_to_stdout else request.json, html=request.html, png=request.png)
+    for path in request.files:
+        stderr.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def load_quietly(model: str) -> Reader:
+    """Load a model without the library's own progress bars and advice on the terminal."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return load(model)
+
+
+def write_files(consultation: Consultation, *, json_path: Path | None, html: Path | None, png: Path | None) -> None:
+    """Write the reports that were asked for."""
+    if json_path is not None:
+        write_text(json_path, text=consultation.json_text())
+    if html is not None:
+        consultation.write_html(html)
+    if png is not None:
+        consultation.write_png(png)
+
+
+def print_report(console: Console, consultation: Consultation) -> None:
+    """Header and one block per answer."""
+    console.print(
+        scan_header(
+            consultation.title,
+            consultation.reading,
+            notes=consultation.volume.warnings,
+            warnings=consultation.warnings,
+        )
+    )
+    for answer in consultation.answers:
+        console.print()
+        console.print(answer_block(answer))
+
+
+def print_warnings(console: Console, consultation: Consultation) -> None:
+    """What must be seen even where stdout is a file."""
+    for warning in (*consultation.volume.warnings, *consultation.warnings):
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
