@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.volumes.plausibility import sampled
 from slicesight.volumes.volume import Volume
-from slicesight.volumes.windows import sampled
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 AIR_THRESHOLD_HU = -500.0

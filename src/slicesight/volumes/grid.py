@@ -24,7 +24,7 @@ from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.receipt import grid_receipt
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import PLANES, Plane, Volume
-from slicesight.volumes.windows import checked_window, window_bounds
+from slicesight.volumes.windows import channel_windows, checked_window, window_bounds
 
 _ROWS_AND_COLUMNS = ((1, 2), (0, 2), (0, 1))  # canonical axes of a grid slice's rows and columns, per stack axis
 
@@ -39,7 +39,7 @@ class GridSpec:
     plane: str = "acquired"
     """"acquired" stacks along the scan's own slices; "axial", "coronal" and "sagittal" reformat."""
     window: str = "auto"
-    """"auto", "percentile", "m3d", a CT window's name, "LO,HI", or names joined by "+" for one channel each."""
+    """"auto", "percentile", "m3d", a CT window's name, "LO,HI", or three joined by "+" for three channels."""
     crop_foreground: bool = True
 
     def __post_init__(self) -> None:
@@ -84,6 +84,7 @@ class GridSlice:
 class GridVolume:
     """A scan as the model sees it: voxels (N, H, W) float32 in [0, 1], with the exact way back.
 
+    channels: (3, N, H, W) for a window of three parts, whose first is `voxels`; None otherwise.
     spec: as asked, with plane and window resolved; box: the part of the canonical volume that the grid covers.
     """
 
@@ -94,6 +95,7 @@ class GridVolume:
     receipt: dict[str, Any]
     geometry: Geometry
     box: Box
+    channels: NDArray[np.float32] | None = None
 
     def to_canonical(self, index_nhw: ArrayLike) -> NDArray[np.float64]:
         """Fractional canonical (z, y, x) indices of (..., 3) grid indices (n, h, w)."""
@@ -130,44 +132,28 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it."""
     stack_axis = volume.acquisition_axis if spec.plane == "acquired" else PLANES.index(spec.plane)
     plane = PLANES[stack_axis]
+    size = (spec.num_slices, spec.height, spec.width)
     threshold = foreground_threshold(volume)
-    window, (low, high) = window_bounds(volume, spec.window, threshold=threshold)
+    windows = [window_bounds(volume, word, threshold=threshold) for word in channel_windows(spec.window)]
+    is_m3d = windows[0].name == "m3d"
     box = whole_box(volume.shape)
-    if spec.crop_foreground and window == "m3d":
-        box = foreground_box(volume.voxels, low, min_share=0.0)
+    if spec.crop_foreground and is_m3d:
+        box = foreground_box(volume.voxels, windows[0].low, min_share=0.0)
     elif spec.crop_foreground:
         box = foreground_box(volume.voxels, threshold)
-    cropped = volume.voxels[tuple(slice(start, stop) for start, stop in box)]
-    upright = _upright(cropped, plane)
-    voxels = resize(
-        upright,
-        (spec.num_slices, spec.height, spec.width),
-        to_grey=lambda block: _to_grey(block, low, high),
-        antialias=window != "m3d",
-    )
-    resolved = replace(spec, plane=plane, window=f"{low:g},{high:g}" if window == "display" else window)
+    upright = _upright(volume.voxels[tuple(slice(start, stop) for start, stop in box)], plane)
+    channels = [resize(upright, size, to_grey=window.to_grey, antialias=not is_m3d) for window in windows]
     grid = GridVolume(
-        voxels=voxels, plane=plane, spec=resolved, slices=(), receipt={}, geometry=volume.geometry, box=box
+        voxels=channels[0],
+        channels=np.stack(channels) if len(channels) > 1 else None,
+        plane=plane,
+        spec=replace(spec, plane=plane, window="+".join(window.word for window in windows)),
+        slices=(),
+        receipt=grid_receipt(volume, windows=windows, box=box, size=size, plane=plane, antialias=not is_m3d),
+        geometry=volume.geometry,
+        box=box,
     )
-    return replace(
-        grid,
-        slices=_grid_slices(grid, volume),
-        receipt=grid_receipt(
-            volume,
-            window=window,
-            bounds=(low, high),
-            box=box,
-            size=(spec.num_slices, spec.height, spec.width),
-            plane=plane,
-        ),
-    )
-
-
-def _to_grey(block: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    grey: NDArray[np.float32] = np.subtract(block, np.float32(low), dtype=np.float32, order="C")
-    grey *= np.float32(1.0 / (high - low)) if high > low else np.float32(0.0)
-    np.clip(grey, 0.0, 1.0, out=grey)
-    return grey
+    return replace(grid, slices=_grid_slices(grid, volume))
 
 
 def _grid_axes(plane: Plane) -> tuple[tuple[int, bool], ...]:

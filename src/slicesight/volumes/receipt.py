@@ -5,10 +5,12 @@ JSON-able; no patient name, id or date ever enters it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from slicesight.volumes.geometry import NATURAL_ORIENTATION
 from slicesight.volumes.volume import Volume
+from slicesight.volumes.windows import Window
 
 
 def scan_receipt(volume: Volume) -> dict[str, Any]:
@@ -31,18 +33,24 @@ def scan_receipt(volume: Volume) -> dict[str, Any]:
 def grid_receipt(
     volume: Volume,
     *,
-    window: str,
-    bounds: tuple[float, float],
+    windows: Sequence[Window],
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
     size: tuple[int, int, int],
     plane: str,
+    antialias: bool,
 ) -> dict[str, Any]:
     """The scan's facts and how it became the model grid."""
     return scan_receipt(volume) | {
-        "window": {"name": window, "low": bounds[0], "high": bounds[1], "unit": volume.unit},
+        "window": _window_facts(windows[0], volume.unit),
+        **({"windows": [_window_facts(window, volume.unit) for window in windows]} if len(windows) > 1 else {}),
         "crop_zyx": [list(extent) for extent in box],
         "grid": {"plane": plane, "num_slices": size[0], "height": size[1], "width": size[2]},
+        "resize": "triangle filter, anti-aliased" if antialias else "trilinear, not anti-aliased",
     }
+
+
+def _window_facts(window: Window, unit: str) -> dict[str, Any]:
+    return {"name": window.name, "low": window.low, "high": window.high, "unit": unit}
 
 
 def scan_line(volume: Volume) -> str:

@@ -6,12 +6,14 @@ A window is a word: "auto", a CT name, "LO,HI", "percentile", "m3d", or CT names
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.errors import InputError, VolumeError
+from slicesight.volumes.plausibility import sampled
 from slicesight.volumes.volume import Volume
 
 CT_WINDOWS_HU: dict[str, tuple[float, float]] = {
@@ -24,14 +26,35 @@ CT_WINDOWS_HU: dict[str, tuple[float, float]] = {
 }
 OTHER_WINDOWS = ("auto", "percentile", "m3d")
 PERCENTILES = (0.5, 99.5)
-_MAX_SAMPLES = 1_000_000
+NUM_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Window:
+    """Grey values `low` and `high` become 0 and 1; what lies outside is clipped."""
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def word(self) -> str:
+        """The word that gives this window again."""
+        return f"{self.low:g},{self.high:g}" if self.name == "display" else self.name
+
+    def to_grey(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Values as float32 in [0, 1]."""
+        grey: NDArray[np.float32] = np.subtract(values, np.float32(self.low), dtype=np.float32, order="C")
+        grey *= np.float32(1.0 / (self.high - self.low)) if self.high > self.low else np.float32(0.0)
+        np.clip(grey, 0.0, 1.0, out=grey)
+        return grey
 
 
 def checked_window(window: str) -> str:
     """The window word in its one spelling ("Soft tissue" -> "soft_tissue"), or an InputError."""
     word = window.strip().lower().replace(" ", "_").replace("-", "_") if not _is_range(window) else window
     if "+" in word:
-        return "+".join(checked_window(part) for part in word.split("+"))
+        return _checked_channels(word)
     if word in CT_WINDOWS_HU or word in OTHER_WINDOWS:
         return word
     if _is_range(window):
@@ -45,35 +68,45 @@ def checked_window(window: str) -> str:
     raise InputError(f"window {window!r} is unknown; {hint} one of {', '.join(names)}, or LO,HI such as -160,240")
 
 
-def window_bounds(volume: Volume, window: str, *, threshold: float) -> tuple[str, tuple[float, float]]:
-    """The word that "auto" stands for here and the grey values (low, high) that become 0 and 1.
+def channel_windows(window: str) -> tuple[str, ...]:
+    """The windows of a word: one, or one per channel ("lung+soft_tissue+bone")."""
+    return tuple(checked_window(window).split("+"))
+
+
+def window_bounds(volume: Volume, window: str, *, threshold: float) -> Window:
+    """What a window word means for this scan.
 
     Args:
+        window: a single window, not a word of several channels.
         threshold: what the volume's foreground lies above; percentiles are taken there.
     """
     word = checked_window(window)
     if word == "auto":
         if volume.display_range is not None:
-            return "display", volume.display_range
+            return Window("display", *volume.display_range)
         word = "soft_tissue" if volume.unit == "HU" else "percentile"
     if word in CT_WINDOWS_HU:
         if volume.unit != "HU":
             raise VolumeError(
-                f"window {word!r} is in HU, but the scan's values are in arbitrary units ({volume.modality}); "
+                f"window {word!r} is in HU, but the scan ({volume.modality}) is in {volume.unit} units; "
                 "use 'percentile' or LO,HI, or read it with unit='HU' if it is a CT"
             )
-        return word, CT_WINDOWS_HU[word]
+        return Window(word, *CT_WINDOWS_HU[word])
     if word == "percentile":
-        return word, _percentile_bounds(volume.voxels, threshold)
+        return Window(word, *_percentile_bounds(volume.voxels, threshold))
     if word == "m3d":
-        return word, (float(volume.voxels.min()), float(volume.voxels.max()))
-    return word, _range_of(word)
+        return Window(word, float(volume.voxels.min()), float(volume.voxels.max()))
+    return Window(word, *_range_of(word))
 
 
-def sampled(voxels: NDArray[Any]) -> NDArray[Any]:
-    """At most about a million voxels, evenly spread and the same whenever the volume is the same."""
-    step = max(1, int(np.ceil((voxels.size / _MAX_SAMPLES) ** (1 / 3))))
-    return np.ascontiguousarray(voxels[::step, ::step, ::step]).reshape(-1)
+def _checked_channels(word: str) -> str:
+    parts = [checked_window(part) for part in word.split("+")]
+    if len(parts) != NUM_CHANNELS or "m3d" in parts:
+        raise InputError(
+            f"window {word!r} has {len(parts)} parts; expected {NUM_CHANNELS} windows for the three colour channels, "
+            "such as lung+soft_tissue+bone"
+        )
+    return "+".join(parts)
 
 
 def _percentile_bounds(voxels: NDArray[Any], threshold: float) -> tuple[float, float]:

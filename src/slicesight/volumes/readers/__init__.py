@@ -1,20 +1,30 @@
 """How is a file or folder, whatever its format, read into one canonical Volume?
 
-The format is told by content, never by the name.
+The format is told by content, never by the name. Every reader ends in `assemble`, where the values are checked,
+and every size a header claims is checked against the file before memory is asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from slicesight.errors import VolumeError
-from slicesight.volumes.readers.arrays import read_npy
-from slicesight.volumes.readers.dicom import is_dicom, read_dicom
+from slicesight.volumes.readers.archive import is_zip, unpacked
+from slicesight.volumes.readers.arrays import is_npy, read_npy
+from slicesight.volumes.readers.dicom import dicom_headers, is_dicom, is_dicomdir, read_dicom
+from slicesight.volumes.readers.files import files_below, head_of
+from slicesight.volumes.readers.images import is_picture, read_images
+from slicesight.volumes.readers.metaimage import is_metaimage, read_metaimage
 from slicesight.volumes.readers.nifti import is_nifti, read_nifti
+from slicesight.volumes.readers.nrrd import is_nrrd, read_nrrd
 from slicesight.volumes.readers.options import ReadOptions, Unit
 from slicesight.volumes.volume import Volume
 
 __all__ = ["read_volume"]
+
+_KNOWN = "expected NIfTI, DICOM, NRRD, MetaImage, .npy, a zip or a folder of slices"
+_Reader = Callable[[Path, ReadOptions], Volume]
 
 
 def read_volume(
@@ -28,7 +38,7 @@ def read_volume(
     """Read a scan in canonical orientation.
 
     Args:
-        path: a NIfTI or .npy file, a DICOM file or a folder of them.
+        path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, or a zip.
         series_uid: which DICOM series of a folder that holds several.
         spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
         time_point: which volume of a 4D file, from 0.
@@ -40,23 +50,98 @@ def read_volume(
     options = ReadOptions(series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit)
     place = Path(path)
     try:
-        if place.is_dir():
-            return read_dicom(place, options)
-        with place.open("rb") as stream:
-            head = stream.read(512)
+        return _read(place, options)
     except FileNotFoundError:
         raise VolumeError(f"{place}: no such file or folder; check the path") from None
-    except PermissionError:
-        raise VolumeError(f"{place}: no permission to read it; change its permissions or copy it") from None
-    if head[:6] == b"\x93NUMPY":
-        return read_npy(place, options)
-    if is_nifti(place, head):
-        return read_nifti(place, options)
+    except PermissionError as error:
+        raise VolumeError(f"{error.filename or place}: no permission to read it; change its permissions") from None
+    except OSError as error:
+        raise VolumeError(f"{place}: cannot be read ({error.strerror or error}); check the path and the disk") from None
+
+
+def _read(place: Path, options: ReadOptions) -> Volume:
+    if place.is_dir():
+        return _read_folder(place, options)
+    if place.exists() and not place.is_file():
+        raise VolumeError(f"{place}: this is a device or pipe; expected a file or a folder")
+    head = head_of(place)
+    if is_zip(head):
+        with unpacked(place) as folder:
+            return _read_folder(folder, options, name=place.name)
     if is_dicom(head):
-        return read_dicom(place, options)
-    raise VolumeError(
-        f"{place.name}: {_described(head)}; expected NIfTI (.nii, .nii.gz), a DICOM file or folder, or .npy"
-    )
+        if is_dicomdir(place, head):
+            return _read_folder(place.parent, options)
+        return read_dicom(place.name, dicom_headers([place]), options)
+    if is_picture(head):
+        raise VolumeError(
+            f"{place.name}: a single picture is 2D; expected a 3D scan, point at the folder with all slices"
+        )
+    reader = _reader_for(place, head)
+    if reader is None:
+        raise VolumeError(f"{place.name}: {_described(head)}; {_KNOWN}")
+    return reader(place, options)
+
+
+def _reader_for(place: Path, head: bytes) -> _Reader | None:
+    if is_npy(head):
+        return read_npy
+    if is_nrrd(head):
+        return read_nrrd
+    if is_metaimage(head):
+        return read_metaimage
+    if is_nifti(place, head):
+        return _read_pair if place.name.endswith((".img", ".img.gz")) and _header_beside(place) else read_nifti
+    if _header_beside(place) is not None:
+        return _read_pair
+    return None
+
+
+def _read_folder(folder: Path, options: ReadOptions, *, name: str = "") -> Volume:
+    """DICOM if there is any, else one scan file, else the pictures."""
+    name = name or folder.name or str(folder)
+    files = files_below(folder)
+    heads = [(file, head_of(file)) for file in files]
+    dicom = [file for file, head in heads if is_dicom(head)]
+    if dicom:
+        return read_dicom(name, dicom_headers(dicom), options)
+    readable = [(file, reader) for file, head in heads if (reader := _reader_for(file, head)) is not None]
+    scans = [(file, reader) for file, reader in readable if not file.name.endswith((".img", ".img.gz"))]
+    if len(scans) == 1:
+        return scans[0][1](scans[0][0], options)
+    if scans:
+        listed = ", ".join(file.name for file, _ in scans[:5])
+        raise VolumeError(
+            f"{name}: the folder holds {len(scans)} scans ({listed}…); expected one, point at the file you mean"
+        )
+    pictures = [file for file, head in heads if is_picture(head)]
+    if pictures:
+        folders = sorted({file.parent for file in pictures})
+        if len(folders) > 1:
+            listed = ", ".join(str(place.relative_to(folder)) for place in folders[:5])
+            raise VolumeError(
+                f"{name}: pictures in {len(folders)} folders ({listed}…); expected one series, point at one of them"
+            )
+        return read_images(folders[0], pictures, options)
+    found = f"{len(files)} files, none of them a scan" if files else "no files"
+    raise VolumeError(f"{name}: {found}; expected DICOM files, PNG or JPEG slices or one scan file in the folder")
+
+
+def _header_beside(image: Path) -> Path | None:
+    """The .hdr of a .img, which by itself starts with voxels."""
+    stem = image.name.removesuffix(".gz")
+    if not stem.endswith(".img"):
+        return None
+    for suffix in (".hdr", ".hdr.gz"):
+        header = image.with_name(stem.removesuffix(".img") + suffix)
+        if header.is_file():
+            return header
+    return None
+
+
+def _read_pair(image: Path, options: ReadOptions) -> Volume:
+    header = _header_beside(image)
+    assert header is not None
+    return read_nifti(header, options)
 
 
 def _described(head: bytes) -> str:
@@ -64,6 +149,6 @@ def _described(head: bytes) -> str:
         return "the file is empty"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "this is a text file"
-    if head[:2] == b"\x80\x04" or head[:2] == b"\x80\x05":
+    if head[:1] == b"\x80" and head[1] in (2, 3, 4, 5):
         return "this is a Python pickle, which is never opened because it can run code"
     return f"no known scan format starts with bytes {head[:4].hex(' ')}"

@@ -9,7 +9,17 @@ import numpy as np
 from slicesight.errors import VolumeError
 from slicesight.volumes.readers.assemble import assemble, check_shape
 from slicesight.volumes.readers.options import ReadOptions
+from slicesight.volumes.readers.packed import read_voxels
 from slicesight.volumes.volume import Volume
+
+_NPY_MAGIC = b"\x93NUMPY"
+_MAX_HEADER_BYTES = 4096
+_BROKEN = (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, RecursionError, MemoryError)
+
+
+def is_npy(head: bytes) -> bool:
+    """Whether a file starts like .npy."""
+    return head[:6] == _NPY_MAGIC
 
 
 def read_npy(path: Path, options: ReadOptions) -> Volume:
@@ -21,37 +31,41 @@ def read_npy(path: Path, options: ReadOptions) -> Volume:
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
-            shape, _, dtype = read_header(stream, max_header_size=4096)
-        except (ValueError, EOFError, SyntaxError) as error:
+            shape, is_fortran, dtype = read_header(stream, max_header_size=_MAX_HEADER_BYTES)
+        except _BROKEN as error:
             raise VolumeError(
                 f"{name}: the .npy header is broken ({_first_line(error)}); save the array again"
             ) from None
-        start = stream.tell()
-    if dtype.hasobject:
-        raise VolumeError(
-            f"{name}: holds pickled Python objects, which can run code; save a plain number array instead"
-        )
-    if dtype.kind not in "iufb":
-        raise VolumeError(f"{name}: holds {dtype} values; expected integers or floats")
-    if len(shape) == 4 and shape[0] == 1:
-        shape = shape[1:]
-    check_shape(name, shape)
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    found = path.stat().st_size - start
-    if found != expected:
-        raise VolumeError(
-            f"{name}: found {found} bytes of voxels, expected {expected} for {shape}; copy the file again"
-        )
-    voxels = np.load(path, mmap_mode="r", allow_pickle=False).reshape(shape)
+        if dtype.hasobject:
+            raise VolumeError(
+                f"{name}: holds pickled Python objects, which can run code; save a plain number array instead"
+            )
+        if dtype.kind not in "iufb":
+            raise VolumeError(f"{name}: holds {dtype} values; expected integers or floats, convert and save it again")
+        stored_shape = shape
+        while len(shape) > 3 and shape[0] == 1:
+            shape = shape[1:]
+        check_shape(name, shape)
+        expected = dtype.itemsize
+        for size in shape:
+            expected *= size
+        found = path.stat().st_size - stream.tell()
+        if found != expected:
+            raise VolumeError(
+                f"{name}: found {found} bytes of voxels, expected {expected} for {shape}; save the array again"
+            )
+        flat = shape if is_fortran else shape[::-1]
+        voxels = read_voxels(stream, flat, dtype, name)
+    stored_ijk = voxels.transpose(2, 1, 0) if is_fortran else voxels
     is_grey = dtype.kind == "f" and float(voxels.min()) >= 0.0 and float(voxels.max()) <= 1.0
     return assemble(
         name,
-        voxels.transpose(2, 1, 0),
+        stored_ijk,
         None,
         options,
         display_range=(0.0, 1.0) if is_grey else None,
-        warnings=("no geometry in the file: slice order and sides are taken as stored, positions are unknown",),
-        source={"format": "npy"},
+        warnings=["unknown side: an array carries no geometry, axes are taken as stored, positions are unknown"],
+        source={"format": "npy", "stored_type": str(dtype), "stored_shape": list(stored_shape)},
     )
 
 

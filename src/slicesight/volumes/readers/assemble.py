@@ -19,6 +19,7 @@ from slicesight.volumes.geometry import (
     orientation_of,
     slice_centres,
 )
+from slicesight.volumes.plausibility import doubts
 from slicesight.volumes.readers.options import ReadOptions
 from slicesight.volumes.volume import Volume
 
@@ -39,6 +40,18 @@ def check_shape(name: str, shape: Sequence[int]) -> None:
         raise VolumeError(
             f"{name}: the header claims {text} voxels, above the limit of 1024³; fix the header or crop the scan"
         )
+
+
+def chosen_time_point(name: str, shape: Sequence[int], count: int, options: ReadOptions) -> tuple[int, str]:
+    """Which of a 4D file's volumes is meant, and the note for the receipt."""
+    if options.time_point is None:
+        raise VolumeError(
+            f"{name}: found 4D data ({'×'.join(map(str, shape))}); expected a 3D scan, "
+            f"choose one volume with --time-point 0…{count - 1}"
+        )
+    if options.time_point >= count:
+        raise VolumeError(f"{name}: time point {options.time_point} does not exist; the file holds 0…{count - 1}")
+    return options.time_point, f"4D file of {count} volumes; read number {options.time_point} (from 0)"
 
 
 def assemble(
@@ -74,7 +87,7 @@ def assemble(
         spacing_ijk = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     axis, is_reversed = acquisition_of(orientation)
     voxels = measured(canonical_view(stored_ijk, orientation), *scale)
-    low, high = _checked_range(name, voxels)
+    low = _checked_lowest(name, voxels)
     spacing = options.spacing_mm
     if spacing is None and spacing_ijk is not None:
         spacing = _to_canonical(spacing_ijk, orientation)
@@ -82,7 +95,8 @@ def assemble(
     affine_zyx = None if affine is None else canonical_affine(affine, stored_ijk.shape, orientation)
     if affine_zyx is not None and slice_positions_mm is None:
         slice_positions_mm = slice_centres(affine_zyx, (shape[0], shape[1], shape[2]), axis=axis, reversed_=is_reversed)
-    unit, modality = _unit_and_modality(unit, modality, low, high, options, notes)
+    unit, modality = _unit_and_modality(unit, modality, low, options, notes)
+    notes.extend(doubts(voxels, spacing, unit=unit, num_slices=shape[axis]))
     return Volume(
         voxels=voxels,
         affine_lps=affine_zyx,
@@ -92,7 +106,7 @@ def assemble(
         slice_positions_mm=slice_positions_mm if affine_zyx is not None else None,
         sop_instance_uids=sop_instance_uids,
         modality=modality,
-        unit="HU" if unit == "HU" else "arbitrary",
+        unit="HU" if unit == "HU" else "SUV" if unit == "SUV" else "arbitrary",
         display_range=display_range,
         is_synthetic=is_synthetic,
         warnings=tuple(notes),
@@ -159,7 +173,7 @@ def _to_canonical(per_stored_axis: Sequence[float], orientation: str) -> tuple[f
     return by_axis[0], by_axis[1], by_axis[2]
 
 
-def _checked_range(name: str, voxels: NDArray[np.float32]) -> tuple[float, float]:
+def _checked_lowest(name: str, voxels: NDArray[np.float32]) -> float:
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         num_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
@@ -168,11 +182,11 @@ def _checked_range(name: str, voxels: NDArray[np.float32]) -> tuple[float, float
         )
     if low == high:
         raise VolumeError(f"{name}: every voxel is {low:g}; expected a scan with contrast, check the export")
-    return low, high
+    return low
 
 
 def _unit_and_modality(
-    unit: str | None, modality: str, low: float, high: float, options: ReadOptions, notes: list[str]
+    unit: str | None, modality: str, low: float, options: ReadOptions, notes: list[str]
 ) -> tuple[str, str]:
     if options.unit is not None:
         return options.unit, "CT" if options.unit == "HU" and modality == "unknown" else modality

@@ -1,4 +1,4 @@
-"""In which order do a series' frames stack, and is the stack one plain volume?"""
+"""Where does each stored slice of a DICOM series lie, be it a file of its own or a frame of an enhanced object?"""
 
 from __future__ import annotations
 
@@ -10,176 +10,132 @@ import pydicom
 from numpy.typing import NDArray
 
 from slicesight.errors import VolumeError
-from slicesight.volumes.readers.options import ReadOptions
+from slicesight.volumes.readers.dicom_values import first_item, number_of, numbers_of, value_of, whole_number
 
-_SAME_DIRECTION = 1e-3  # largest difference between direction cosines of one stack
-_SAME_PLACE_MM = 1e-3
-_UNEVEN_SHARE = 0.02  # of the usual spacing
-_GAP_SHARE = 1.5
+_MAX_FRAMES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One stored slice: its header, where it lies and how its values scale."""
+    """One stored slice: its header, where it lies and how its values scale.
+
+    number: which frame of its file; position: (3,) LPS of its first pixel; spacing: (row, column) distance in mm;
+    directions: (2, 3) along a row, down a column; slope: None where the header gives no rescale.
+    """
 
     header: pydicom.Dataset
     number: int
     shape: tuple[int, int]
-    position: NDArray[np.float64] | None
-    directions: NDArray[np.float64] | None
-    spacing: tuple[float, float] | None
-    slope: float
+    position: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    spacing: tuple[float, float]
+    slope: float | None
     intercept: float
 
     @property
     def sop_instance_uid(self) -> str:
+        """The UID of the file the frame is stored in."""
         return str(self.header.get("SOPInstanceUID", ""))
+
+    @property
+    def order_in_time(self) -> tuple[int, int, str]:
+        """What tells apart frames at one position: instance number, frame number, UID."""
+        return whole_number("", self.header, "InstanceNumber", default=0), self.number, self.sop_instance_uid
 
 
 def frames_of(name: str, headers: list[pydicom.Dataset]) -> list[Frame]:
     """Every frame of the series' headers, in file order."""
-    return [_classic_frame(name, header) for header in headers]
-
-
-def sorted_stack(name: str, frames: list[Frame], options: ReadOptions, notes: list[str]) -> list[Frame]:
-    """The frames in geometric order, checked to be one stack of one size and direction."""
-    if len(frames) < 2:
-        raise VolumeError(
-            f"{name}: found a single 2D slice; expected a folder or file with at least 2 slices of one series"
-        )
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) > 1:
-        sizes = ", ".join(f"{columns}×{rows}" for rows, columns in sorted(shapes))
-        raise VolumeError(
-            f"{name}: slices of different size in one series ({sizes}); expected one size, separate the files"
-        )
-    if any(frame.position is None or frame.directions is None for frame in frames):
-        missing = sum(frame.position is None or frame.directions is None for frame in frames)
-        raise VolumeError(
-            f"{name}: {missing} of {len(frames)} slices have no ImagePositionPatient or ImageOrientationPatient; "
-            "expected a position for every slice, export the original series"
-        )
-    directions = np.stack([frame.directions for frame in frames if frame.directions is not None])
-    if np.abs(directions - directions[0]).max() > _SAME_DIRECTION:
-        raise VolumeError(
-            f"{name}: slices of different orientation in one series; expected one stack, separate the files"
-        )
-    normal = np.cross(directions[0, 0], directions[0, 1])
-    places = np.array([float(frame.position @ normal) for frame in frames if frame.position is not None])
-    order = np.argsort(places, kind="stable")
-    frames, places = [frames[i] for i in order], places[order]
-    frames, places = _without_repeats(name, frames, places, options, notes)
-    if len(frames) < 2:
-        raise VolumeError(f"{name}: all slices lie at the same position; expected at least 2 positions")
-    _note_spacing(places, notes)
+    frames: list[Frame] = []
+    for header in headers:
+        shape = _shape(name, header)
+        count = whole_number(name, header, "NumberOfFrames", default=1)
+        per_frame = value_of(name, header, "PerFrameFunctionalGroupsSequence")
+        if per_frame is None:
+            if count > 1:
+                raise VolumeError(
+                    f"{name}: {count} frames in one file without a position each; expected an enhanced object "
+                    "or one file per slice, export it so"
+                )
+            frames.append(_frame(name, header, 0, shape, [header]))
+            continue
+        if not 1 <= count <= _MAX_FRAMES or len(per_frame) != count:
+            raise VolumeError(
+                f"{name}: {count} frames, but positions for {len(per_frame)}; the file is damaged, export it again"
+            )
+        shared = first_item(name, header, "SharedFunctionalGroupsSequence")
+        for number, groups in enumerate(per_frame):
+            frames.append(_frame(name, header, number, shape, _group_items(name, groups, shared)))
     return frames
 
 
-def _without_repeats(
-    name: str, frames: list[Frame], places: NDArray[np.float64], options: ReadOptions, notes: list[str]
-) -> tuple[list[Frame], NDArray[np.float64]]:
-    starts = np.flatnonzero(np.diff(places, prepend=-np.inf) > _SAME_PLACE_MM)
-    if len(starts) == len(frames):
-        return frames, places
-    unique: dict[str, int] = {}
-    for index, frame in enumerate(frames):
-        unique.setdefault(f"{frame.sop_instance_uid}/{frame.number}", index)
-    kept = sorted(unique.values())
-    if len(kept) < len(frames):
-        notes.append(f"left out {len(frames) - len(kept)} files that repeat another one's SOP instance UID")
-        return _without_repeats(name, [frames[i] for i in kept], places[kept], options, notes)
-    counts = np.diff(np.append(starts, len(frames)))
-    if counts.min() != counts.max():
+def _group_items(name: str, groups: Any, shared: Any) -> list[Any]:
+    """The items that may hold a frame's position, orientation, spacing and rescale, its own before the shared ones."""
+    items = []
+    for keyword in (
+        "PlanePositionSequence",
+        "PlaneOrientationSequence",
+        "PixelMeasuresSequence",
+        "PixelValueTransformationSequence",
+    ):
+        for owner in (groups, shared):
+            item = first_item(name, owner, keyword) if owner is not None else None
+            if item is not None:
+                items.append(item)
+    return items
+
+
+def _frame(name: str, header: Any, number: int, shape: tuple[int, int], items: list[Any]) -> Frame:
+    position = _first(name, items, "ImagePositionPatient", 3)
+    cosines = _first(name, items, "ImageOrientationPatient", 6)
+    spacing = _first(name, items, "PixelSpacing", 2)
+    if position is None or cosines is None:
+        missing = "ImagePositionPatient" if position is None else "ImageOrientationPatient"
+        raise VolumeError(f"{name}: a slice has no {missing}; expected one for every slice, export the original series")
+    if spacing is None:
         raise VolumeError(
-            f"{name}: {int((counts > 1).sum())} of {len(starts)} slice positions hold more than one image; "
-            "expected one each, remove the duplicates or separate the series"
+            f"{name}: a slice has no PixelSpacing; expected row and column distance in mm, export it again"
         )
-    count = int(counts[0])
-    if options.time_point is None or options.time_point >= count:
-        raise VolumeError(
-            f"{name}: found {count} images at every slice position (4D); choose one with --time-point 0…{count - 1}"
-        )
-    notes.append(f"4D series of {count} volumes; read number {options.time_point} (from 0, by instance number)")
-    chosen = []
-    for start in starts:
-        here = sorted(range(start, start + count), key=lambda i: _instance_number(frames[i]))
-        chosen.append(here[options.time_point])
-    return [frames[i] for i in chosen], places[chosen]
-
-
-def _note_spacing(places: NDArray[np.float64], notes: list[str]) -> None:
-    gaps = np.diff(places)
-    usual = float(np.median(gaps))
-    num_missing = int(sum(round(gap / usual) - 1 for gap in gaps if gap > _GAP_SHARE * usual))
-    if num_missing > 0:
-        notes.append(f"about {num_missing} slices are missing (gaps up to {gaps.max():.2f} mm, usual {usual:.2f} mm)")
-    elif np.abs(gaps - usual).max() > max(_UNEVEN_SHARE * usual, 2 * _SAME_PLACE_MM):
-        notes.append(f"uneven slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm; positions are exact per slice")
-
-
-def _classic_frame(name: str, header: Any) -> Frame:
+    slope = intercept = None
+    for item in items:
+        slope = number_of(name, item, "RescaleSlope", default=None) if slope is None else slope
+        intercept = number_of(name, item, "RescaleIntercept", default=None) if intercept is None else intercept
+    if slope == 0:
+        raise VolumeError(f"{name}: RescaleSlope is 0, which makes every voxel equal; fix the header")
+    has_rescale = slope is not None or intercept is not None
     return Frame(
         header=header,
-        number=0,
-        shape=(int(header.Rows), int(header.Columns)),
-        position=_numbers(name, header, "ImagePositionPatient", 3),
-        directions=_directions(name, header),
-        spacing=_pixel_spacing(name, header),
-        slope=_number(name, header, "RescaleSlope", 1.0),
-        intercept=_number(name, header, "RescaleIntercept", 0.0),
+        number=number,
+        shape=shape,
+        position=position,
+        directions=_directions(name, cosines),
+        spacing=(float(spacing[0]), float(spacing[1])),
+        slope=(1.0 if slope is None else slope) if has_rescale else None,
+        intercept=0.0 if intercept is None else intercept,
     )
 
 
-def _directions(name: str, header: Any) -> NDArray[np.float64] | None:
-    cosines = _numbers(name, header, "ImageOrientationPatient", 6)
-    if cosines is None:
-        return None
+def _shape(name: str, header: Any) -> tuple[int, int]:
+    rows = whole_number(name, header, "Rows", default=0)
+    columns = whole_number(name, header, "Columns", default=0)
+    samples = whole_number(name, header, "SamplesPerPixel", default=1)
+    if rows < 2 or columns < 2:
+        raise VolumeError(f"{name}: a slice is {columns}×{rows} pixels; expected at least 2×2, the header is damaged")
+    if samples != 1:
+        raise VolumeError(f"{name}: pixels have {samples} colours; expected grey values, choose the original series")
+    return rows, columns
+
+
+def _directions(name: str, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
     pair = cosines.reshape(2, 3)
     lengths = np.linalg.norm(pair, axis=1)
     if np.abs(lengths - 1).max() > 0.05 or abs(float(pair[0] @ pair[1])) > 0.05:
-        raise VolumeError(
-            f"{name}: ImageOrientationPatient {cosines.tolist()} is not a pair of right-angled unit vectors; fix the header"
-        )
+        raise VolumeError(f"{name}: ImageOrientationPatient {cosines.tolist()} is not two unit vectors at right angles")
     return np.asarray(pair / lengths[:, None])
 
 
-def _pixel_spacing(name: str, header: Any) -> tuple[float, float]:
-    spacing = _numbers(name, header, "PixelSpacing", 2)
-    if spacing is None:
-        spacing = _numbers(name, header, "ImagerPixelSpacing", 2)
-    if spacing is None:
-        raise VolumeError(
-            f"{name}: PixelSpacing is missing; expected row and column spacing in mm, export the original series"
-        )
-    return float(spacing[0]), float(spacing[1])
-
-
-def _numbers(name: str, header: Any, keyword: str, count: int) -> NDArray[np.float64] | None:
-    value = header.get(keyword)
-    if value is None or value == "":
-        return None
-    try:
-        numbers = np.asarray([float(part) for part in value], dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = np.array([np.nan])
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise VolumeError(f"{name}: {keyword} is {value!r}; expected {count} numbers, fix the header")
-    return numbers
-
-
-def _number(name: str, header: Any, keyword: str, default: float) -> float:
-    value = header.get(keyword)
-    if value is None or value == "":
-        return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not np.isfinite(number):
-        raise VolumeError(f"{name}: {keyword} is {value!r}; expected a number, fix the header")
-    return number
-
-
-def _instance_number(frame: Frame) -> tuple[int, str]:
-    number = frame.header.get("InstanceNumber")
-    return (int(number) if number is not None else 0, frame.sop_instance_uid)
+def _first(name: str, items: list[Any], keyword: str, count: int) -> NDArray[np.float64] | None:
+    for item in items:
+        numbers = numbers_of(name, item, keyword, count)
+        if numbers is not None:
+            return numbers
+    return None

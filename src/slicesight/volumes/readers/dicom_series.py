@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import pydicom
 
 from slicesight.errors import VolumeError
+from slicesight.volumes.readers.dicom_values import text_of, whole_number
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_IMAGE_MODALITIES = ("CT", "MR", "PT", "NM", "OT", "US", "XA")
+_NOT_SCANS = ("SEG", "RTDOSE", "PR", "KO", "SR", "REG", "RTSTRUCT", "RTPLAN")
+_DATE = re.compile(r"\b(19|20)\d{2}[-./]?[01]\d[-./]?[0-3]\d\b")
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -24,27 +28,39 @@ class Series:
 
     @property
     def modality(self) -> str:
-        return str(self.headers[0].get("Modality", "unknown")) or "unknown"
+        """CT, MR, PT or another DICOM modality word."""
+        return text_of(self.headers[0], "Modality") or "unknown"
+
+    @property
+    def num_images(self) -> int:
+        """Slices in all files."""
+        return sum(_num_frames(header) for header in self.headers)
 
     @property
     def safe_description(self) -> str:
-        """The series description; technologists write protocol names there, not people."""
-        return str(self.headers[0].get("SeriesDescription", ""))
+        """The series description without the patient's name, id or a date, should somebody have typed them in."""
+        header = self.headers[0]
+        description = _DATE.sub("…", text_of(header, "SeriesDescription"))
+        for secret in re.split(r"[\^=,\s]+", f"{text_of(header, 'PatientName')} {text_of(header, 'PatientID')}"):
+            if len(secret) > 2:
+                description = re.sub(re.escape(secret), "…", description, flags=re.IGNORECASE)
+        return description
 
     @property
     def summary(self) -> str:
-        first = self.headers[0]
-        count = sum(_num_frames(header) for header in self.headers)
+        """UID, modality, description and size, for choosing."""
+        first: Any = self.headers[0]
         description = self.safe_description or "no description"
-        return f"{self.uid} ({self.modality}, {description}, {first.get('Columns')}×{first.get('Rows')}×{count})"
+        size = f"{first.get('Columns')}×{first.get('Rows')}×{self.num_images}"
+        return f"{self.uid} ({self.modality}, {description}, {size})"
 
 
 def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
     """Series with at least one image, largest first; objects without pixels are left out."""
     by_uid: dict[str, list[pydicom.Dataset]] = defaultdict(list)
     for header in headers:
-        if "Rows" in header and "Columns" in header:
-            by_uid[str(header.get("SeriesInstanceUID", "no series UID"))].append(header)
+        if "Rows" in header and "Columns" in header and text_of(header, "Modality") not in _NOT_SCANS:
+            by_uid[text_of(header, "SeriesInstanceUID")].append(header)
     series = []
     for uid, members in by_uid.items():
         images = [header for header in members if not _is_side_picture(header)]
@@ -52,43 +68,45 @@ def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
         if images and len(images) < len(members):
             notes.append(f"left out {len(members) - len(images)} localizer or secondary capture images of the series")
         series.append(Series(uid, images or members, notes))
-    return sorted(series, key=lambda s: (_is_side_picture(s.headers[0]), -sum(map(_num_frames, s.headers)), s.uid))
+    return sorted(series, key=lambda s: (_is_side_picture(s.headers[0]), -s.num_images, s.uid))
 
 
 def choose_series(name: str, series: list[Series], series_uid: str | None) -> Series:
-    """The series asked for, or the only one; localizers and secondary captures do not count as a choice."""
+    """The series asked for, or the only one; localizers, secondary captures and single images are not a choice."""
     if not series:
-        raise VolumeError(f"{name}: the DICOM files hold no images; expected slices of a CT, MR or PET scan")
+        raise VolumeError(
+            f"{name}: the DICOM files hold no images; expected slices of a CT, MR or PET scan, check the export"
+        )
     if series_uid is not None:
         for candidate in series:
             if candidate.uid == series_uid:
                 return candidate
-        raise VolumeError(f"{name}: series {series_uid} is not there; found {'; '.join(s.summary for s in series)}")
-    stacks = [s for s in series if not _is_side_picture(s.headers[0])]
+        raise VolumeError(f"{name}: series {series_uid} is not there; choose one of: {_listed(series)}")
+    stacks = [candidate for candidate in series if not _is_side_picture(candidate.headers[0])]
     if not stacks:
-        raise VolumeError(f"{name}: found only localizers or secondary captures; expected a stack of slices")
-    volumes = [s for s in stacks if sum(map(_num_frames, s.headers)) > 1] or stacks
-    if len(volumes) > 1:
         raise VolumeError(
-            f"{name}: found {len(volumes)} series; choose one with --series UID: "
-            + "; ".join(s.summary for s in volumes[:20])
+            f"{name}: found only localizers or secondary captures; expected a stack of slices, export the scan"
         )
-    left_out = len(series) - 1
-    if left_out:
-        volumes[0].notes.append(f"left out {left_out} other series (localizers, secondary captures or single images)")
+    volumes = [candidate for candidate in stacks if candidate.num_images > 1] or stacks
+    if len(volumes) > 1:
+        raise VolumeError(f"{name}: found {len(volumes)} series; choose one with --series UID: {_listed(volumes)}")
+    if len(series) > 1:
+        left_out = f"left out {len(series) - 1} other series (localizers, secondary captures or single images)"
+        volumes[0].notes.append(left_out)
     return volumes[0]
 
 
-def _num_frames(header: Any) -> int:
-    try:
-        return max(1, int(header.get("NumberOfFrames", 1) or 1))
-    except (TypeError, ValueError):
-        return 1
+def _listed(series: list[Series]) -> str:
+    rest = f"; and {len(series) - _MAX_LISTED} more" if len(series) > _MAX_LISTED else ""
+    return "; ".join(candidate.summary for candidate in series[:_MAX_LISTED]) + rest
 
 
-def _is_side_picture(header: Any) -> bool:
-    image_type = [str(word).upper() for word in header.get("ImageType", None) or []]
-    is_capture = (
-        str(header.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE) and "ImagePositionPatient" not in header
-    )
-    return "LOCALIZER" in image_type or is_capture
+def _num_frames(header: pydicom.Dataset) -> int:
+    return max(1, whole_number("", header, "NumberOfFrames", default=1))
+
+
+def _is_side_picture(header: pydicom.Dataset) -> bool:
+    image_type = text_of(header, "ImageType").upper()
+    is_capture = text_of(header, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
+    has_place = "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
+    return "LOCALIZER" in image_type or (is_capture and not has_place)

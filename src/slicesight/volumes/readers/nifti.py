@@ -1,13 +1,11 @@
-"""How is a NIfTI file (.nii, .nii.gz) read without trusting its header?
-
-Sizes are checked against the file before anything is allocated; gzip is unpacked straight into the voxel array.
-"""
+"""How is a NIfTI file (.nii, .nii.gz, .hdr with .img) read without trusting its header?"""
 
 from __future__ import annotations
 
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,41 +13,50 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from slicesight.errors import VolumeError
-from slicesight.volumes.geometry import LPS_FROM_RAS
-from slicesight.volumes.readers.assemble import assemble, check_shape
+from slicesight.volumes.geometry import LPS_FROM_RAS, orientation_of
+from slicesight.volumes.readers.assemble import assemble, check_shape, chosen_time_point
 from slicesight.volumes.readers.options import ReadOptions
+from slicesight.volumes.readers.packed import GZIP_MAGIC, ByteSource, Unpacked, check_claim, read_voxels, skip
 from slicesight.volumes.volume import Volume
 
 SYNTHETIC_MARKER = "slicesight phantom"
-_CHUNK = 1 << 20
-_MAX_DEFLATE_RATIO = 1032  # no deflate stream unpacks to more
+_FIRST = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
+_SECOND = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+_MAX_HEADER_BYTES = 1 << 26
+_SAME_PLACE_MM = 0.1
 
 
 def is_nifti(path: Path, head: bytes) -> bool:
     """Whether the file, or what its gzip holds, starts like NIfTI-1 or NIfTI-2."""
-    if head[:2] == b"\x1f\x8b":
+    if head[:2] == GZIP_MAGIC:
         try:
             with path.open("rb") as stream:
                 head = zlib.decompressobj(31).decompress(stream.read(4096), 512)
         except zlib.error:
+            head = b""
+        if not head:  # damaged from the start: let the NIfTI reader say how
             return path.name.endswith((".nii.gz", ".nii"))
-        if not head:
-            return path.name.endswith((".nii.gz", ".nii"))
-    return head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    return head[:4] in _FIRST + _SECOND
 
 
 def read_nifti(path: Path, options: ReadOptions) -> Volume:
-    """A single-file NIfTI-1 or NIfTI-2 scan."""
+    """A NIfTI-1 or NIfTI-2 scan."""
     name = path.name
-    with path.open("rb") as stream:
-        is_gzip = stream.read(2) == b"\x1f\x8b"
-        stream.seek(0)
-        source = _Unpacked(stream, name) if is_gzip else stream
+    with ExitStack() as stack:
+        source, packing = _opened(stack, path, name)
         header = _header(name, source)
-        shape, time_note = _shape(name, header, options)
+        shape, notes = _shape(name, header, options)
         dtype = _dtype(name, header)
-        stored = _voxels(name, path, source, header, shape, dtype, is_gzip=is_gzip, options=options)
-    notes = [time_note] if time_note else []
+        consumed = int(header["sizeof_hdr"])
+        start = _start(name, header, shape, dtype, options)
+        if bytes(header["magic"].tobytes())[:2] == b"ni":
+            path = _image_beside(path)
+            source, packing = _opened(stack, path, path.name)
+            consumed = 0
+        num_bytes = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        check_claim(name, path, shape, num_bytes, packing)
+        skip(source, start - consumed, name)
+        stored = read_voxels(source, shape, dtype, name)
     affine, spacing, orientation = _affine(name, header, notes)
     is_synthetic = bytes(header["descrip"].tobytes()).rstrip(b"\0").decode("latin-1") == SYNTHETIC_MARKER
     return assemble(
@@ -68,146 +75,93 @@ def read_nifti(path: Path, options: ReadOptions) -> Volume:
     )
 
 
-class _Unpacked:
-    """Sequential reads from a gzip stream, straight into a buffer; checksum and end are verified by `close_checked`."""
-
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._stream = stream
-        self._name = name
-        self._inflate = zlib.decompressobj(31)
-        self._pending = b""
-
-    def read(self, size: int) -> bytes:
-        buffer = bytearray(size)
-        return bytes(buffer[: self.readinto(memoryview(buffer))])
-
-    def readinto(self, buffer: memoryview) -> int:
-        filled = 0
-        while filled < len(buffer):
-            data = self._inflated(min(len(buffer) - filled, 4 * _CHUNK))
-            if not data:
-                break
-            buffer[filled : filled + len(data)] = data
-            filled += len(data)
-        return filled
-
-    def _inflated(self, at_most: int) -> bytes:
-        while True:
-            packed = self._pending or self._stream.read(_CHUNK)
-            if not packed:
-                if self._inflate.eof:
-                    return b""
-                raise VolumeError(f"{self._name}: the gzip stream ends too early; the file is truncated, copy it again")
-            try:
-                data = self._inflate.decompress(packed, at_most)
-            except zlib.error as error:
-                raise VolumeError(f"{self._name}: the gzip stream is damaged ({error}); copy the file again") from None
-            self._pending = self._inflate.unconsumed_tail
-            if self._inflate.eof and self._inflate.unused_data[:2] == b"\x1f\x8b":
-                self._pending = self._inflate.unused_data
-                self._inflate = zlib.decompressobj(31)
-            if data:
-                return data
-            if self._inflate.eof:
-                return b""
+def _opened(stack: ExitStack, path: Path, name: str) -> tuple[ByteSource, str]:
+    stream = stack.enter_context(path.open("rb"))
+    is_gzip = stream.read(2) == GZIP_MAGIC
+    stream.seek(0)
+    return (Unpacked(stream, name), "gzip") if is_gzip else (stream, "plain")
 
 
-def _header(name: str, source: Any) -> Any:
+def _image_beside(header_path: Path) -> Path:
+    stem = header_path.name.removesuffix(".gz").removesuffix(".hdr")
+    for suffix in (".img", ".img.gz"):
+        image = header_path.with_name(stem + suffix)
+        if image.is_file():
+            return image
+    raise VolumeError(
+        f"{header_path.name}: the voxels should be in {stem}.img beside it; put both files into one folder"
+    )
+
+
+def _header(name: str, source: ByteSource) -> Any:
     block = source.read(348)
-    if len(block) < 348:
-        raise VolumeError(f"{name}: found {len(block)} bytes, expected a NIfTI header of 348; copy the file again")
-    is_second = block[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    is_second = block[:4] in _SECOND
     if is_second:
         block += source.read(540 - 348)
-        if len(block) < 540:
-            raise VolumeError(
-                f"{name}: found {len(block)} bytes, expected a NIfTI-2 header of 540; copy the file again"
-            )
+    expected = 540 if is_second else 348
+    if len(block) < expected:
+        raise VolumeError(
+            f"{name}: found {len(block)} bytes, expected a NIfTI header of {expected}; copy the file again"
+        )
+    if block[:4] not in _FIRST + _SECOND:
+        raise VolumeError(f"{name}: the gzip does not hold a NIfTI header; expected .nii.gz, check what was packed")
     kind: Any = nib.Nifti2Header if is_second else nib.Nifti1Header
     header = kind(block, check=False)
     magic = bytes(header["magic"].tobytes())[:3]
-    if magic not in (b"n+1", b"n+2"):
-        raise VolumeError(f"{name}: NIfTI magic is {magic!r}, expected 'n+1'; export the scan as a single .nii file")
+    if magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        raise VolumeError(
+            f"{name}: header magic is {magic!r} (Analyze 7.5 or damaged), expected 'n+1' or 'ni1'; export it as NIfTI"
+        )
     return header
 
 
-def _shape(name: str, header: Any, options: ReadOptions) -> tuple[tuple[int, ...], str]:
+def _shape(name: str, header: Any, options: ReadOptions) -> tuple[tuple[int, ...], list[str]]:
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
         raise VolumeError(f"{name}: the header claims {num_axes} dimensions; expected 3, fix the header")
     shape = tuple(int(size) for size in header["dim"][1 : num_axes + 1])
     if min(shape) < 1:
         raise VolumeError(f"{name}: the header's shape is {shape}; expected sizes of 1 or more, fix the header")
-    note = ""
+    notes: list[str] = []
     if len(shape) > 3 and set(shape[3:]) == {1}:
-        note = f"stored as {len(shape)}D with single extra axes; read as 3D"
+        notes.append(f"stored as {len(shape)}D with single extra axes; read as 3D")
         shape = shape[:3]
     if len(shape) == 4:
-        count = shape[3]
-        if options.time_point is None:
-            raise VolumeError(
-                f"{name}: found 4D data ({'×'.join(map(str, shape))}); expected a 3D scan, "
-                f"choose one volume with --time-point 0…{count - 1}"
-            )
-        if options.time_point >= count:
-            raise VolumeError(f"{name}: time point {options.time_point} does not exist; the file holds 0…{count - 1}")
-        note = f"4D file of {count} volumes; read number {options.time_point} (from 0)"
+        _, note = chosen_time_point(name, shape, shape[3], options)
+        notes.append(note)
         shape = shape[:3]
     check_shape(name, shape)
-    return shape, note
+    return shape, notes
 
 
 def _dtype(name: str, header: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         raise VolumeError(f"{name}: NIfTI datatype {int(header['datatype'])} is unknown; fix the header") from None
-    if dtype.kind not in "iuf":
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise VolumeError(
             f"{name}: voxels are {dtype} (colour or complex); expected integers or floats, convert them first"
+        )
+    if int(header["bitpix"]) not in (0, dtype.itemsize * 8):
+        raise VolumeError(
+            f"{name}: datatype {dtype} has {dtype.itemsize * 8} bits, not {int(header['bitpix'])}; fix the header"
         )
     return dtype
 
 
-def _voxels(
-    name: str,
-    path: Path,
-    source: Any,
-    header: Any,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    *,
-    is_gzip: bool,
-    options: ReadOptions,
-) -> NDArray[Any]:
-    header_size = int(header["sizeof_hdr"])
+def _start(name: str, header: Any, shape: tuple[int, ...], dtype: np.dtype[Any], options: ReadOptions) -> int:
+    """Byte offset of the wanted volume in the file that holds the voxels."""
     offset = float(header["vox_offset"])
-    if not (np.isfinite(offset) and header_size <= offset <= 1 << 30) and offset != 0:
-        raise VolumeError(
-            f"{name}: vox_offset is {offset:g}; expected {header_size + 4} or a little more, fix the header"
-        )
-    start = int(offset) or header_size + 4
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    start += size * (options.time_point or 0)
-    packed = path.stat().st_size
-    if packed * (_MAX_DEFLATE_RATIO if is_gzip else 1) < start + size:
-        raise VolumeError(
-            f"{name}: the header claims {'×'.join(map(str, shape))} voxels ({start + size} bytes), "
-            f"more than its {packed} bytes can hold; the file is truncated or its header is wrong"
-        )
-    to_skip = start - header_size
-    while to_skip > 0:
-        skipped = len(source.read(min(to_skip, _CHUNK)))
-        if not skipped:
-            raise VolumeError(f"{name}: the file ends before vox_offset {start}; the file is truncated")
-        to_skip -= skipped
-    buffer = np.empty(size, np.uint8)
-    filled = source.readinto(buffer.data)
-    if filled < size:
-        raise VolumeError(f"{name}: found {filled} bytes of voxels, expected {size}; the file is truncated")
-    if is_gzip:
-        source.read(16)
-    return buffer.view(dtype).reshape(shape, order="F")
+    is_pair = bytes(header["magic"].tobytes())[:2] == b"ni"
+    least = 0 if is_pair else int(header["sizeof_hdr"])
+    if offset == 0 and not is_pair:
+        offset = least + 4
+    if not (np.isfinite(offset) and least <= offset <= _MAX_HEADER_BYTES and offset == int(offset)):
+        raise VolumeError(f"{name}: vox_offset is {offset:g}; expected {least + 4} or a little more, fix the header")
+    has_time = int(header["dim"][0]) == 4 and int(header["dim"][4]) > 1
+    skipped = (options.time_point or 0) if has_time else 0
+    return int(offset) + skipped * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 def _scale(name: str, header: Any) -> tuple[float, float]:
@@ -224,20 +178,36 @@ def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float6
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not (has_sform or has_qform):
         notes.append(
-            "neither sform nor qform is set: which side is left is unknown, axes are taken as right, anterior, superior"
+            "unknown side: neither sform nor qform is set; axes are taken as right, anterior, superior; no positions"
         )
         return None, spacing, "RAS"
-    sform = header.get_sform() if has_sform else None
+    sform = LPS_FROM_RAS @ header.get_sform() if has_sform else None
     qform = _qform(name, header) if has_qform else None
-    if sform is not None and qform is not None and np.abs(sform[:3] - qform[:3]).max() > 0.1:
-        notes.append("sform and qform disagree; the sform is used")
+    if sform is not None and qform is not None:
+        _note_conflict(sform, qform, notes)
     chosen = sform if sform is not None else qform
     assert chosen is not None
-    return LPS_FROM_RAS @ chosen, spacing, "LPS"
+    unit = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, micrometres
+    if unit != 1.0:
+        notes.append(f"lengths in the header are converted to mm (factor {unit:g})")
+        chosen = np.diag([unit, unit, unit, 1.0]) @ chosen
+    return chosen, [size * unit for size in spacing], "LPS"
+
+
+def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes: list[str]) -> None:
+    if not (np.isfinite(sform).all() and np.isfinite(qform).all()):
+        return
+    if np.linalg.det(sform[:3, :3]) == 0 or np.linalg.det(qform[:3, :3]) == 0:
+        return
+    words = orientation_of(sform), orientation_of(qform)
+    if words[0] != words[1]:
+        notes.append(f"unknown side: sform says {words[0]}, qform says {words[1]}; the sform is used")
+    elif np.abs(sform[:3] - qform[:3]).max() > _SAME_PLACE_MM:
+        notes.append("sform and qform give different positions; the sform is used")
 
 
 def _qform(name: str, header: Any) -> NDArray[np.float64]:
     try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
+        return np.asarray(LPS_FROM_RAS @ header.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"{name}: the qform is broken ({error}); fix the header") from None
