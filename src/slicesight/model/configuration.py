@@ -69,7 +69,7 @@ class M3DViTConfig(Vision3DConfig):
     layer_norm_eps: float = 1e-5
 
     @property
-    def token_grid(self) -> tuple[int, int, int]:  # noqa: D102
+    def token_grid(self) -> tuple[int, int, int]:
         for size, patch, axis in zip(self.image_size, self.patch_size, ("slices", "rows", "columns"), strict=True):
             if size % patch:
                 raise ModelError(
@@ -104,7 +104,7 @@ class CNN3DConfig(Vision3DConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def token_grid(self) -> tuple[int, int, int]:  # noqa: D102
+    def token_grid(self) -> tuple[int, int, int]:
         grid = list(self.image_size)
         for stride in self.strides:
             grid = [-(-cells // step) for cells, step in zip(grid, stride, strict=True)]

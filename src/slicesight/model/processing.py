@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers.pre_tokenizers import Metaspace
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -32,6 +33,7 @@ class PromptTemplate:
     """The words around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
 
     system opens the conversation, user is each question, cue asks for an answer, answer is a finished one.
+    is_opened: whether the tokenizer's opening token (if it has one) comes first.
     """
 
     system: str = (
@@ -41,12 +43,15 @@ class PromptTemplate:
     user: str = "USER: {question} "
     cue: str = "ASSISTANT:"
     answer: str = "ASSISTANT: {answer}{eos}"
+    is_opened: bool = True
 
 
 TEMPLATES = {
     "phi": PromptTemplate(),
     "short": PromptTemplate(system="", user="{question} ", cue="Answer:", answer="Answer: {answer}{eos}"),
-    "pretrain_vision3d": PromptTemplate(system="", user=VOLUME_TOKEN, cue="ASSISTANT:", answer="{answer}"),
+    "pretrain_vision3d": PromptTemplate(
+        system="", user=VOLUME_TOKEN, cue="ASSISTANT:", answer="{answer}", is_opened=False
+    ),
 }
 
 
@@ -94,7 +99,8 @@ class Med2E3Processor(ProcessorMixin):
         if VOLUME_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_special_tokens({"additional_special_tokens": [VOLUME_TOKEN]})
         self.placeholder_token_id = int(tokenizer.convert_tokens_to_ids(VOLUME_TOKEN))
-        self.opening_ids = find_opening_ids(tokenizer)
+        self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
+        self.adds_space = adds_prefix_space(tokenizer)
         super().__init__(tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -227,8 +233,10 @@ class Med2E3Processor(ProcessorMixin):
                 offset += len(VOLUME_TOKEN)
             if not piece:
                 continue
-            tokens = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            extra = " " if self.adds_space and piece.startswith(" ") else ""
+            tokens = self.tokenizer(extra + piece, add_special_tokens=False, return_offsets_mapping=True)
             for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+                start, end = max(start - len(extra), 0), max(end - len(extra), 1)
                 covered = set(roles[offset + start : offset + max(end, start + 1)])
                 input_ids.append(token)
                 question_mask.append("question" in covered)
@@ -324,6 +332,15 @@ def find_opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if with_special[start : start + len(without)] == without:
             return list(with_special[:start])
     return []
+
+
+def adds_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether this tokenizer puts a space before a text that has none, as SentencePiece does before any text.
+
+    SentencePiece adds one to a text that begins with a space too, the fast version does not: the processor adds it.
+    """
+    scheme = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
+    return isinstance(scheme, Metaspace) and scheme.prepend_scheme != "never"
 
 
 def stack_volumes(volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) -> Tensor:
