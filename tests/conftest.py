@@ -87,7 +87,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
             "vision_use_head": False,
         },
         vision3d_config={"model_type": "cnn3d", "widths": (8, 16, 16), "num_groups": 4},
-        score_scale=4.0,
+        score_scale=30.0,
         score_norm="l2",
     )
     processor = Med2E3Processor.for_model(

@@ -117,7 +117,11 @@ def test_every_report_file_is_written_and_named(ask, phantom_file, tmp_path):
     code, out, err = ask(phantom_file, "Which phase?", "--json", "a.json", "--html", "a.html", "--png", "a.png")
     assert code == 0
     assert "Which phase?" in out
-    assert [line for line in err.splitlines() if line.startswith("wrote ")] == ["wrote a.json", "wrote a.html", "wrote a.png"]
+    assert [line for line in err.splitlines() if line.startswith("wrote ")] == [
+        "wrote a.json",
+        "wrote a.html",
+        "wrote a.png",
+    ]
     assert set(json.loads((tmp_path / "a.json").read_text())) == {"scan", "model", "answers"}
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -218,7 +222,9 @@ def test_a_wrong_option_value_is_one_line_and_exit_2(ask, phantom_file, argument
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["ask"], ["ask", "x", "--colour", "red"], ["sing"], ["ask", "x", "--plane", "tilted"]])
+@pytest.mark.parametrize(
+    "arguments", [["ask"], ["ask", "x", "--colour", "red"], ["sing"], ["ask", "x", "--plane", "tilted"]]
+)
 def test_a_command_line_that_does_not_parse_exits_2(run, arguments):
     code, out, err = run(*arguments)
     assert code == 2

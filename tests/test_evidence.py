@@ -24,9 +24,9 @@ def answer_with(scores, grid) -> Answer:
 
 def test_neighbouring_heavy_slices_become_one_range(grid):
     scores = np.full(16, 0.01)
-    scores[[4, 5, 9]] = 0.3, 0.25, 0.28
+    scores[[4, 5, 9]] = 0.3, 0.25, 0.08
     evidence = summarise(answer_with(scores, grid))
-    assert [found.grid_slices for found in evidence.ranges] == [(4, 5)]
+    assert [found.grid_slices for found in evidence.ranges] == [(4, 5)]  # slice 9 weighs less than twice 1/16
     low, high = min(grid.slices[4].source_slices), max(grid.slices[5].source_slices)
     assert evidence.ranges[0].name == f"slices {low}–{high}"
     assert evidence.ranges[0].share == pytest.approx(0.55 / scores.sum())
@@ -37,7 +37,7 @@ def test_neighbouring_heavy_slices_become_one_range(grid):
 
 def test_ranges_are_listed_heaviest_first_and_never_more_than_asked(grid):
     scores = np.full(16, 0.001)
-    scores[[1, 4, 7, 10, 13]] = 0.1, 0.14, 0.11, 0.13, 0.12
+    scores[[1, 4, 7, 10, 13]] = 0.15, 0.19, 0.16, 0.18, 0.17
     evidence = summarise(answer_with(scores, grid), max_ranges=2)
     assert [found.grid_slices for found in evidence.ranges] == [(4, 4), (10, 10)]
     assert evidence.num_other_slices == 14
@@ -76,14 +76,19 @@ def test_in_a_reformatted_plane_the_cut_is_named_not_all_source_slices(phantom):
     assert stacking_axis(grid.slices) == 1
 
 
-def test_pictures_are_spread_over_the_volume_and_hold_the_peak():
-    scores = np.linspace(1, 2, 32)
-    scores[21] = 9
-    picked = pick_over_volume(scores.tolist(), count=8)
-    assert len(picked) == 8
-    assert 21 in picked
-    assert [index // 4 for index in picked] == list(range(8))
-    assert pick_over_volume([0.2, 0.8], count=8) == [0, 1]
+def test_pictures_are_spread_over_the_volume_and_hold_the_peak(grid):
+    scores = np.linspace(1, 2, 16)
+    scores[10] = 9
+    picked = pick_over_volume(answer_with(scores, grid), num_slices=16, count=8)
+    assert [index // 2 for index in picked] == list(range(8))
+    assert 10 in picked
+    assert picked[:5] == [1, 3, 5, 7, 9]
+    assert pick_over_volume(answer_with(scores, grid), num_slices=16, count=40) == list(range(16))
+
+
+def test_without_scores_pictures_are_evenly_spread():
+    silent = Answer(question="q", text="a", scores=(), slices=())
+    assert pick_over_volume(silent, num_slices=32, count=8) == [0, 4, 8, 12, 16, 20, 24, 28]
 
 
 def test_reading_line_names_window_and_grid(grid):

@@ -1,7 +1,7 @@
 """How does `slicesight ask` get from a path to answers, files and a report in the terminal?
 
-read -> grid -> encode -> ask -> write. Options and output paths are checked before the long work, and every file appears
-whole or not at all.
+read -> grid -> encode -> ask -> write. Options and output paths are checked before the long work, and every file
+appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from slicesight.atomic import checked_place, write_text
+from slicesight.errors import InputError
 from slicesight.evidence import Truth, reading_line
 from slicesight.model_card import RESEARCH_NOTICE, ModelCard
 from slicesight.reader import Answer, Reader, load
@@ -145,6 +146,11 @@ def run_ask(request: AskRequest) -> None:
             spacing_mm=request.spacing_mm,
             time_point=request.time_point,
         )
+    scan_format = volume.source.get("format", "no DICOM")
+    if request.series_uid is not None and "DICOM" not in scan_format:
+        raise InputError(
+            f"{request.scan}: --series chooses among DICOM series, but this is {scan_format}; leave it out."
+        )
     with stderr.status(f"loading {request.model}"):
         reader = load_quietly(request.model)
     with stderr.status("encoding the scan"):
@@ -167,9 +173,9 @@ def load_quietly(model: str) -> Reader:
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    hub_logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load(model)
 
 

@@ -48,7 +48,10 @@ class ScanFormat(StrEnum):
 
 @app.command(epilog='Example: slicesight ask scan.nii.gz "Which phase is this?" --html scan.html')
 def ask(
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="NIfTI file, DICOM folder or file, or .npy array.", show_default=False)],
+    scan: Annotated[
+        Path,
+        typer.Argument(metavar="SCAN", help="NIfTI file, DICOM folder or file, or .npy array.", show_default=False),
+    ],
     questions: Annotated[
         list[str] | None,
         typer.Argument(metavar="QUESTION", help="Left out, the model describes the findings.", show_default=False),

@@ -1,8 +1,7 @@
-"""What can this do? Two synthetic scans, one as NIfTI and one as DICOM, asked and compared with what is known about them."""
+"""What can this do? Two synthetic scans, as NIfTI and as DICOM, are asked and compared with the known truth."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from slicesight.conversations.phantom_folder import ScanFormat, write_phantom
 from slicesight.conversations.phantom_texts import read_findings
 from slicesight.conversations.schema import Case, Conversation
 from slicesight.errors import InputError
+from slicesight.evaluation.phantom_scores import Asked, is_right
 from slicesight.evidence import Truth, summarise
 from slicesight.reader import Answer, Reader
 from slicesight.shell import progress_bar, scan_header
@@ -61,7 +61,11 @@ def run_demo(folder: Path, *, model: str, seed: int) -> None:
         )
     console.print(f"{num_right} of {num_asked} answers are right.\n", style="bold", highlight=False)
     console.print("Open:", style="bold")
-    for name, what in (("html", "the report, in a browser"), ("png", "the same as a picture"), ("json", "for programs")):
+    for name, what in (
+        ("html", "the report, in a browser"),
+        ("png", "the same as a picture"),
+        ("json", "for programs"),
+    ):
         files = ", ".join(str(folder / f"{scan_format}.{name}") for scan_format in SCANS)
         console.print(f"  {files}  ({what})", highlight=False, soft_wrap=True)
 
@@ -76,20 +80,18 @@ def consult(reader: Reader, case: Case, *, folder: Path) -> Consultation:
         Truth(
             answer=pair.target,
             grid_slices=shown_slices(pair, encoded.grid),
-            is_right=is_right(answer.text, pair),
+            is_right=_agrees(answer.text, pair),
         )
         for pair, answer in zip(case.conversations, answers, strict=True)
     ]
     return Consultation(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
 
 
-def is_right(said: str, pair: Conversation) -> bool:
-    """A choice by its letter, an open answer word for word, a report by the findings it claims."""
-    if pair.task == "closed":
-        return said[:1] == pair.answer_choice and not said[1:2].isalnum()
+def _agrees(said: str, pair: Conversation) -> bool:
+    """A report is right if it claims the true findings and no other; the rest as in the evaluation."""
     if pair.task == "report":
         return read_findings(said) == read_findings(pair.answer)
-    return _plain(said) == _plain(pair.answer)
+    return is_right(Asked(case=0, conversation=pair, prediction=said))
 
 
 def shown_slices(pair: Conversation, grid: GridVolume) -> tuple[int, ...]:
@@ -98,10 +100,6 @@ def shown_slices(pair: Conversation, grid: GridVolume) -> tuple[int, ...]:
         return ()
     slices = grid.grid_slices_of(pair.source_slices)
     return () if len(slices) == len(grid.slices) else slices
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[\w-]+", text.lower()))
 
 
 def _comparison(pairs: Sequence[Conversation], consultation: Consultation) -> RenderableType:
@@ -127,7 +125,7 @@ def _comparison(pairs: Sequence[Conversation], consultation: Consultation) -> Re
 
 def _rests_on(answer: Answer) -> str:
     ranges = summarise(answer).ranges
-    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "all slices alike"
+    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "all slices about alike"
 
 
 def _clear(folder: Path) -> None:

@@ -1,20 +1,22 @@
 """Which part of the scan does an answer rest on, said so that a person can find it again?
 
-Neighbouring grid slices that weigh above an even spread become one range of source slices with its millimetres. In a
-reformatted plane every grid slice cuts all source slices, so there the cut itself is named.
+Neighbouring grid slices that weigh more than twice an even spread become one range of source slices with its
+millimetres. In a reformatted plane every grid slice cuts all source slices, so there the cut itself is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from slicesight.reader import Answer, SliceEvidence
 from slicesight.volumes.grid import GridVolume
 
 AXIS_NAMES = ("x", "y", "z")
-WORTH_NAMING = 0.5
+WORTH_NAMING = 2.0
+"""A slice is named where it weighs this many times an even spread."""
 
 
 class Piece(Protocol):
@@ -68,7 +70,7 @@ class Truth:
 
 
 def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
-    """Name the heaviest slices until they hold half of the score, joined with their neighbours into ranges.
+    """Name the slices that weigh more than twice an even spread, neighbours joined into ranges.
 
     A model that does not weigh slices has no evidence: no ranges, nothing left over.
     """
@@ -76,13 +78,6 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
         return Evidence(ranges=(), num_other_slices=0, other_share=0.0, even_share=0.0)
     by_index = sorted(answer.slices, key=lambda found: found.grid_slice)
     even_share = 1.0 / len(by_index)
-    named: set[int] = set()
-    covered = 0.0
-    for found in answer.slices:
-        if found.score <= even_share or covered >= WORTH_NAMING:
-            break
-        named.add(found.grid_slice)
-        covered += found.score
     ranges = [
         SliceRange(
             grid_slices=(group[0].grid_slice, group[-1].grid_slice),
@@ -90,7 +85,7 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
             place=place_name(by_index, group[0].grid_slice, group[-1].grid_slice),
             share=sum(one.score for one in group),
         )
-        for group in _neighbours([found for found in by_index if found.grid_slice in named])
+        for group in _neighbours([found for found in by_index if found.score > WORTH_NAMING * even_share])
     ]
     ranges = sorted(ranges, key=lambda found: -found.share)[:max_ranges]
     return Evidence(
@@ -149,11 +144,12 @@ def sides(plane: str) -> tuple[str, str, str, str]:
     return {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}[plane]
 
 
-def pick_over_volume(scores: Sequence[float], *, count: int) -> list[int]:
-    """`count` grid slices spread over the volume: of each equal part its heaviest slice, so the peak is always there."""
-    count = min(count, len(scores))
-    edges = [round(part * len(scores) / count) for part in range(count + 1)]
-    return [max(range(start, stop), key=lambda index: scores[index]) for start, stop in zip(edges, edges[1:], strict=False)]
+def pick_over_volume(answer: Answer, *, num_slices: int, count: int) -> list[int]:
+    """`count` slices spread over the volume: of each equal part its heaviest, so the peak is always there."""
+    scores = answer.scores or (1.0 / num_slices,) * num_slices
+    count = min(count, num_slices)
+    edges = [round(part * num_slices / count) for part in range(count + 1)]
+    return [max(range(start, stop), key=lambda index: scores[index]) for start, stop in pairwise(edges)]
 
 
 def _is_reformatted(pieces: Sequence[Piece]) -> bool:

@@ -74,7 +74,7 @@ def save_report(figure: Figure, path: Path) -> None:
 
 
 def height_over_width(grid: GridVolume) -> float:
-    """The true proportions of a grid slice: the model's grid squeezes every crop into one shape, a picture should not."""
+    """The true proportions of a grid slice: the grid squeezes every crop into one shape, a picture should not."""
     num_slices, height, width = grid.voxels.shape
     corners = np.array([[num_slices // 2, 0, 0], [num_slices // 2, height - 1, 0], [num_slices // 2, 0, width - 1]])
     places = grid.to_mm(corners)
@@ -97,7 +97,9 @@ class _Page:
             (left / self.width_in, bottom / self.height_in, width / self.width_in, height / self.height_in)
         )
 
-    def text(self, text: str, *, left: float, top: float, size: float, weight: str = "normal", colour: str = INK) -> None:
+    def text(
+        self, text: str, *, left: float, top: float, size: float, weight: str = "normal", colour: str = INK
+    ) -> None:
         self.figure.text(
             left / self.width_in, 1 - top / self.height_in, text, fontsize=size, weight=weight, color=colour, va="top",
             parse_math=False,
@@ -109,7 +111,9 @@ class _Page:
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_color(WARNING_INK)
-        axes.text(0.01, 0.48, text, color=WARNING_INK, fontsize=10, weight="bold", va="center", transform=axes.transAxes)
+        axes.text(
+            0.01, 0.48, text, color=WARNING_INK, fontsize=10, weight="bold", va="center", transform=axes.transAxes
+        )
 
 
 def _picture_width_in() -> float:
@@ -141,21 +145,24 @@ def _draw_answer(
         page.text(text, left=MARGIN_IN, top=top, size=11, weight=weight, colour=colour)
         top += LINE_IN
     top += 0.1
-    pictured = pick_over_volume(answer.scores, count=NUM_PICTURES)
+    pictured = pick_over_volume(answer, num_slices=len(grid.slices), count=NUM_PICTURES)
     _draw_pictures(page, grid, answer, pictured, top=top, picture_in=picture_in)
-    _draw_bars(page, answer, pictured, truth=truth, top=top + picture_in + CAPTION_IN)
+    if answer.scores:
+        _draw_bars(page, answer, pictured, truth=truth, top=top + picture_in + CAPTION_IN)
 
 
 def _draw_pictures(
     page: _Page, grid: GridVolume, answer: Answer, pictured: Sequence[int], *, top: float, picture_in: float
 ) -> None:
-    heaviest = max(pictured, key=lambda index: answer.scores[index])
+    heaviest = answer.slices[0].grid_slice if answer.slices else None
     width = (PAGE_IN - LEFT_IN - MARGIN_IN) / len(pictured)
     left_side, right_side, _, _ = sides(grid.plane)
     for place, index in enumerate(pictured):
         axes = page.axes(left=LEFT_IN + place * width + 0.03, top=top, width=width - 0.06, height=picture_in)
         axes.set_facecolor("black")
-        axes.imshow(grid.voxels[index], cmap="gray", vmin=0, vmax=1, aspect=height_over_width(grid), interpolation="bilinear")
+        axes.imshow(
+            grid.voxels[index], cmap="gray", vmin=0, vmax=1, aspect=height_over_width(grid), interpolation="bilinear"
+        )
         axes.set(xticks=[], yticks=[], anchor="C", adjustable="datalim")
         is_heaviest = index == heaviest
         for spine in axes.spines.values():

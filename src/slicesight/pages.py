@@ -72,46 +72,50 @@ def _caption(grid: GridVolume, index: int) -> str:
 
 
 def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, Any]:
-    evidence = summarise(answer)
-    pictured = pick_over_volume(answer.scores, count=NUM_PICTURES)
-    peak = max(pictured, key=lambda index: answer.scores[index])
-    widest = max([*(found.share for found in evidence.ranges), evidence.other_share])
-    shows_truth = set(truth.grid_slices) if truth else set()
-    drawable = BARS_HEIGHT - (TRUTH_HEIGHT + 1 if shows_truth else 0)
-    ceiling = max(*answer.scores, 2 / len(answer.scores))
+    pictured = pick_over_volume(answer, num_slices=len(grid.slices), count=NUM_PICTURES)
     return {
         "question": answer.question,
         "text": answer.text,
         "truth": truth,
-        "marks_truth": bool(shows_truth),
-        "ranges": [
-            {
-                "slices": found.name,
-                "place": found.place,
-                "percent": round(100 * found.share / widest, 1),
-                "share": f"{found.share:.2f}",
-            }
-            for found in evidence.ranges
-        ],
-        "rest": evidence.num_other_slices
-        and {
-            "label": f"the other {evidence.num_other_slices} of {len(answer.scores)} grid slices",
-            "percent": round(100 * evidence.other_share / widest, 1),
-            "share": f"{evidence.other_share:.2f}",
-        },
+        "marks_truth": bool(truth and truth.grid_slices),
+        "ranges": list(_ranges(answer)),
         "tiles": [
             {
                 "index": index,
                 "label": slice_name(grid.slices, index),
                 "place": place_name(grid.slices, index),
-                "score": f"{answer.scores[index]:.2f}",
-                "is_peak": index == peak,
+                "score": f"{answer.scores[index]:.2f}" if answer.scores else "",
+                "is_peak": bool(answer.slices) and index == answer.slices[0].grid_slice,
             }
             for index in pictured
         ],
+        "chart": _chart(grid, answer, pictured, truth) if answer.scores else None,
+    }
+
+
+def _ranges(answer: Answer) -> Iterator[dict[str, Any]]:
+    """Rows of the evidence table, the last one for all slices that are not named."""
+    evidence = summarise(answer)
+    shares = [found.share for found in evidence.ranges]
+    widest = max([*shares, evidence.other_share], default=1.0) or 1.0
+    rows = [(found.name, found.place, found.share, False) for found in evidence.ranges]
+    if evidence.num_other_slices:
+        others = f"the other {evidence.num_other_slices}" if rows else f"all {evidence.num_other_slices} about alike"
+        rows.append((others, "", evidence.other_share, True))
+    for name, place, share, is_rest in rows:
+        percent = round(100 * share / widest, 1)
+        yield {"name": name, "place": place, "percent": percent, "share": f"{share:.2f}", "is_rest": is_rest}
+
+
+def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: Truth | None) -> dict[str, Any]:
+    """Bars in a box of BARS_HEIGHT, the truth's marks along its bottom."""
+    shows_truth = set(truth.grid_slices) if truth else set()
+    drawable = BARS_HEIGHT - (TRUTH_HEIGHT + 1 if shows_truth else 0)
+    ceiling = max(*answer.scores, 2 / len(answer.scores))
+    return {
+        "even_y": round(drawable * (1 - 1 / len(answer.scores) / ceiling), 2),
         "bars": [
             {
-                "x": index * 10 + 1,
                 "y": round(drawable * (1 - score / ceiling), 2),
                 "height": round(drawable * score / ceiling, 2),
                 "is_pictured": index in pictured,
@@ -120,7 +124,6 @@ def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, A
             }
             for index, score in enumerate(answer.scores)
         ],
-        "even_y": round(drawable * (1 - 1 / len(answer.scores) / ceiling), 2),
     }
 
 

@@ -90,14 +90,16 @@ class Reader:
                 f"{card.name}: the processor's grid is {settings} but the model reads {num_slices}×{height}×{width}; "
                 "save the processor that belongs to the model."
             )
-        self.model = model.to(device).eval()
+        model.to(device)  # type: ignore[arg-type]  # the library's wrapper hides the parameter's type
+        self.model = model
+        self.model.train(False)
         self.processor = processor
         self.card = card
 
     def grid(self, volume: Volume, *, window: str | None = None, plane: str | None = None) -> GridVolume:
         """The scan as the model sees it, with another window or plane than the model's own on wish."""
-        changes = {name: value for name, value in (("window", window), ("plane", plane)) if value is not None}
-        return to_grid(volume, replace(self.grid_spec, **changes))
+        spec = replace(self.grid_spec, window=window or self.grid_spec.window, plane=plane or self.grid_spec.plane)
+        return to_grid(volume, spec)
 
     def encode(self, scan: Volume | GridVolume) -> EncodedScan:
         """Run both encoders once, for as many questions as will be asked."""
@@ -211,7 +213,7 @@ def load(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None,
     source, name = _find(name_or_dir)
 
     import torch
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 
@@ -221,7 +223,10 @@ def load(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None,
         model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
         processor = Med2E3Processor.from_pretrained(source)
         card_path = cached_file(
-            source, CARD_FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            source,
+            CARD_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
     except OSError as error:
         raise ModelError(_why_not_loaded(source, error)) from error
@@ -251,14 +256,16 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
     is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if folder.exists() or not is_hub_name:
         shipped = ", ".join(shipped_models()) or "none"
-        raise ModelError(f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model.")
+        raise ModelError(
+            f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model."
+        )
     return name, name
 
 
 def _why_not_loaded(source: str, error: OSError) -> str:
     if Path(source).is_dir():
         first_line = str(error).strip().splitlines()[0]
-        return f"{source}: the model cannot be loaded ({first_line}); its folder needs config, safetensors and tokenizer files."
+        return f"{source}: cannot be loaded ({first_line}); the folder needs config, safetensors and tokenizer files."
     return (
         f"{source}: neither a folder here nor reachable on the Hugging Face hub; "
         "check the name, the connection and HF_HUB_OFFLINE, or give a folder."

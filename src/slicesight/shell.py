@@ -1,6 +1,6 @@
 """What does a person see in the terminal? The answer first, then the slices it rests on, with bars.
 
-Reports go to stdout; progress, warnings about files written and errors go to stderr, so that a pipe gets the report only.
+Reports go to stdout; progress, names of files written and errors go to stderr, so that a pipe gets the report only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def scan_header(title: str, reading: str, *, notes: Sequence[str] = (), warnings
 def answer_block(answer: Answer) -> RenderableType:
     """Question, answer and evidence of one answer."""
     evidence = summarise(answer)
-    parts: list[RenderableType] = [Text(answer.question, style="bold cyan"), Padding(Text(answer.text), (0, 2), expand=False)]
+    parts: list[RenderableType] = [
+        Text(answer.question, style="bold cyan"),
+        Padding(Text(answer.text), (0, 2), expand=False),
+    ]
     if answer.slices:
         parts.append(Padding(_evidence_table(evidence), (0, 2), expand=False))
     else:
@@ -53,7 +56,7 @@ def _evidence_table(evidence: Evidence) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     even = Text(f"(even: {evidence.even_share:.2f} each)", style="dim")
     if not evidence.ranges:
-        table.add_row(Text("rests on", style="dim"), f"all {evidence.num_other_slices} slices alike", even)
+        table.add_row(Text("rests on", style="dim"), f"all {evidence.num_other_slices} slices about alike", even)
         return table
     widest = max([*(found.share for found in evidence.ranges), evidence.other_share])
     for number, found in enumerate(evidence.ranges):
