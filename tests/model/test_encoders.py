@@ -114,6 +114,7 @@ ENCODERS = {
     "dinov2": {**TINY, "image_size": 56, "patch_size": 8},
     "dinov2_with_registers": {**TINY, "image_size": 32, "patch_size": 8},
     "vit": {**TINY, "image_size": 32, "patch_size": 8},
+    "siglip2_vision_model": {**TINY, "num_patches": 16, "patch_size": 8},
     "resnet": {
         "embedding_size": 8,
         "hidden_sizes": [8, 16],
@@ -134,7 +135,8 @@ def test_2d_encoders_give_a_grid_of_tokens_without_class_or_register_tokens(mode
     side = int(tokens.shape[1] ** 0.5)
     assert tokens.shape == (3, side * side, 16)
     assert side == 4
-    features = encoder.encoder(pixel_values=slices.expand(-1, encoder.num_channels, -1, -1)).last_hidden_state
+    inputs = encoder.arrange_pixels(slices.expand(-1, encoder.num_channels, -1, -1))
+    features = encoder.encoder(**inputs).last_hidden_state
     expected = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features[:, -16:]
     torch.testing.assert_close(tokens, expected)
 
@@ -172,3 +174,66 @@ def test_pooled_slice_tokens_are_means_of_neighbouring_squares():
 
 def test_3d_encoders_are_known_to_the_auto_classes():
     assert AutoModel.from_config(AutoConfig.for_model("cnn3d")).config.model_type == "cnn3d"
+
+
+MONAI_ENCODERS = {
+    "monai_vit": {
+        "patch_size": (2, 8, 8),
+        "hidden_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+    },
+    "swin_unetr": {
+        "feature_size": 6,
+        "num_heads": (1, 2, 2, 2),
+        "depths": (1, 1, 1, 1),
+        "window_size": 2,
+        "output_stage": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("model_type", MONAI_ENCODERS)
+def test_monai_encoders_give_their_grid_and_survive_saving(model_type, tmp_path):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, image_size=(8, 32, 32), **MONAI_ENCODERS[model_type])
+    vision = Vision3D(config).eval()
+    volume = torch.rand(2, 1, 8, 32, 32)
+    depth, rows, columns = config.pooled_grid
+    found = vision(volume)
+    assert found.shape == (2, depth, rows * columns, config.hidden_size)
+    assert float(found.detach().std()) > 0.01
+    vision.encoder.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(pool_grid(again(volume), config.pool_size).flatten(2, 3), found)
+
+
+def test_monai_and_own_vit_agree_on_the_same_weights():
+    torch.manual_seed(0)
+    monai = AutoModel.from_config(
+        AutoConfig.for_model(
+            "monai_vit", image_size=(4, 16, 16), **{**MONAI_ENCODERS["monai_vit"], "num_hidden_layers": 2}
+        )
+    ).eval()
+    own = make_vit(num_attention_heads=2, use_cls_token=False, final_norm=True).encoder
+    renamed = {}
+    for name, tensor in monai.vit.state_dict().items():
+        for old, new in (
+            ("patch_embedding.position_embeddings", "position_embedding"),
+            ("patch_embedding.patch_embeddings.1", "patch_embedding"),
+            (".attn.", "."),
+            (".mlp.", "."),
+        ):
+            name = name.replace(old, new)
+        if "norm_cross" not in name:  # MONAI keeps a norm it does not use
+            renamed[name] = tensor
+    own.load_state_dict(renamed)
+    volume = torch.rand(1, 1, 4, 16, 16)
+    torch.testing.assert_close(own(volume), monai(volume), rtol=1e-4, atol=1e-5)
+
+
+def test_a_swin_stage_that_does_not_divide_the_volume_is_refused():
+    config = AutoConfig.for_model("swin_unetr", image_size=(8, 32, 32), output_stage=3)
+    with pytest.raises(ModelError, match=r"8 slices .* do not divide by 16"):
+        _ = config.token_grid

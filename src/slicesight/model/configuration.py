@@ -111,6 +111,53 @@ class CNN3DConfig(Vision3DConfig):
         return grid[0], grid[1], grid[2]
 
 
+class MonaiViTConfig(M3DViTConfig):
+    """MONAI's ViT (its own weights and names); patch_projection is its proj_type, "perceptron" or "conv"."""
+
+    model_type = "monai_vit"
+
+    patch_projection: str = "perceptron"
+    use_cls_token: bool = False
+    final_norm: bool = True
+
+
+class SwinUNETRConfig(Vision3DConfig):
+    """The Swin encoder of MONAI's SwinUNETR; tokens are its features at output_stage (0 the finest, 4 the coarsest).
+
+    Every stage halves the grid along all three axes, the patch embedding by patch_size; hidden_size follows.
+    """
+
+    model_type = "swin_unetr"
+
+    feature_size: int = 24
+    patch_size: int = 2
+    window_size: int = 7
+    depths: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    num_heads: list[int] | tuple[int, ...] = (3, 6, 12, 24)
+    output_stage: int = 3
+    pool_size: list[int] | tuple[int, ...] = (1, 1, 1)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not 0 <= self.output_stage <= len(self.depths):
+            raise ModelError(
+                f"vision3d_config: output_stage is {self.output_stage}; expected 0 to {len(self.depths)}, the stages."
+            )
+        self.hidden_size = self.feature_size * 2**self.output_stage
+        super().__post_init__(**kwargs)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        step = self.patch_size * 2**self.output_stage
+        for size, axis in zip(self.image_size, ("slices", "rows", "columns"), strict=True):
+            if size % step:
+                raise ModelError(
+                    f"vision3d_config: {size} {axis} of image_size {tuple(self.image_size)} do not divide by {step}, "
+                    f"the stride of output_stage {self.output_stage}; change image_size or output_stage."
+                )
+        depth, rows, columns = (size // step for size in self.image_size)
+        return depth, rows, columns
+
+
 class Med2E3Config(PreTrainedConfig):
     """Configuration of Med-2E3; the defaults are the paper's (Phi-3-mini, SigLIP-L/16-256, M3D ViT-B, TG-IS).
 
@@ -191,6 +238,11 @@ class Med2E3Config(PreTrainedConfig):
         return self.image_size[0]
 
     @property
+    def text_width(self) -> int:
+        """D, the width of the language model's token embeddings."""
+        return int(self.text_config.get_text_config().hidden_size)
+
+    @property
     def needs_3d(self) -> bool:
         """Whether any part of the answer or of the scores looks at 3D tokens."""
         return "3d" in self.fusion.split("+") or (self.uses_scores and "3d" in self.scoring_inputs)
@@ -232,5 +284,6 @@ def check_words(config: Med2E3Config) -> None:
         raise ModelError("question_source is text_encoder but text_encoder_config is missing; add it (a BERT, say).")
 
 
-for own_config in (M3DViTConfig, CNN3DConfig, Med2E3Config):
+VISION3D_CONFIGS = (M3DViTConfig, CNN3DConfig, MonaiViTConfig, SwinUNETRConfig)
+for own_config in (*VISION3D_CONFIGS, Med2E3Config):
     AutoConfig.register(own_config.model_type, own_config)

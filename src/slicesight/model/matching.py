@@ -7,10 +7,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from slicesight.errors import ModelError
-from slicesight.model.configuration import Med2E3Config
+from slicesight.model.configuration import VISION3D_CONFIGS, Med2E3Config, Vision3DConfig
 from slicesight.model.vision2d import measure_slice_tokens
+
+
+def check_parts(config: Med2E3Config) -> None:
+    """Each part is of a kind that can take its place.
+
+    Raises:
+        ModelError: a part that is no language model, or no 3D encoder.
+    """
+    kind = config.text_config.model_type
+    if type(config.text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"text_config is a {kind}, which writes no text; expected a causal language model (llama, say)."
+        )
+    if config.needs_3d and not isinstance(config.vision3d_config, Vision3DConfig):
+        known = ", ".join(sorted(own.model_type for own in VISION3D_CONFIGS))
+        raise ModelError(f"vision3d_config is a {config.vision3d_config.model_type}; expected one of {known}.")
 
 
 def count_visual_tokens(config: Med2E3Config) -> int:
@@ -19,6 +36,7 @@ def count_visual_tokens(config: Med2E3Config) -> int:
     Raises:
         ModelError: the parts do not fit one another or the volume.
     """
+    check_parts(config)
     num_tokens = 0
     if config.needs_3d:
         found, expected = tuple(config.vision3d_config.image_size), tuple(config.image_size)

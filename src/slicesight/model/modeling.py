@@ -60,7 +60,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     def __init__(self, config: Med2E3Config) -> None:
         super().__init__(config)
         self.num_visual_tokens = count_visual_tokens(config)
-        width = config.text_config.hidden_size
+        width = config.text_width
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.vision3d = Vision3D(config.vision3d_config) if config.needs_3d else None
         self.projector_3d = Projector(config.vision3d_config.hidden_size, width) if config.needs_3d else None
@@ -307,7 +307,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             prompts = inputs if inputs is not None else kwargs["input_ids"]
             kwargs["volume_index"] = self.find_volumes(kwargs.get("volume_index"), volume_features, len(prompts))
         placeholder = self.config.placeholder_token_id
-        if placeholder < self.config.text_config.vocab_size:
+        if placeholder < self.config.text_config.get_text_config().vocab_size:
             settings = kwargs.get("generation_config") or self.generation_config
             silent = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
             kwargs["suppress_tokens"] = sorted({*silent, placeholder})

@@ -50,7 +50,7 @@ class SliceScorer(nn.Module):
     def __init__(self, config: Med2E3Config) -> None:
         super().__init__()
         self.config = config
-        width = config.text_config.hidden_size
+        width = config.text_width
         uses_text = config.uses_scores and "text" in config.scoring_inputs
         has_encoder = uses_text and config.question_source == "text_encoder"
         self.text_encoder = AutoModel.from_config(config.text_encoder_config) if has_encoder else None

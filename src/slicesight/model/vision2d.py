@@ -44,9 +44,9 @@ class Vision2D(nn.Module):
         """Encode every slice on its own -> (S, L, C), L row-major over the token grid."""
         pixels = self.show(slices_S1HW.to(self.encoder.dtype))
         if self.feature == "before_final_norm":
-            features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+            features = self.encoder(**self.arrange_pixels(pixels), output_hidden_states=True).hidden_states[-1]
         else:
-            features = self.encoder(pixel_values=pixels).last_hidden_state
+            features = self.encoder(**self.arrange_pixels(pixels)).last_hidden_state
         features_SChw = self.arrange_grid(features, *slices_S1HW.shape[-2:])
         if (pool := self.pool) > 1:
             rows, columns = features_SChw.shape[-2:]
@@ -64,6 +64,20 @@ class Vision2D(nn.Module):
             for value in (self.mean, self.std)
         )
         return (slices_S1HW.expand(-1, self.num_channels, -1, -1) - mean) / std
+
+    def arrange_pixels(self, pixels: Tensor) -> dict[str, Tensor | None]:
+        """The pictures as the encoder wants them: SigLIP 2 (NaFlex) takes patch vectors (row, column, channel)."""
+        if self.encoder.config.model_type != "siglip2_vision_model":
+            return {"pixel_values": pixels}
+        patch = int(self.patch_size)
+        rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+        cells = pixels.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch)).permute(0, 2, 4, 3, 5, 1)
+        shape = torch.tensor([[rows, columns]] * len(pixels), device="cpu")
+        return {
+            "pixel_values": cells.reshape(len(pixels), rows * columns, -1),
+            "pixel_attention_mask": None,  # every patch is seen
+            "spatial_shapes": shape,
+        }
 
     def arrange_grid(self, features: Tensor, height: int, width: int) -> Tensor:
         """Bring tokens (S, T, C) or a map (S, C, h, w) to (S, C, h, w)."""

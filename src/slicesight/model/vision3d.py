@@ -16,7 +16,8 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from slicesight.errors import ModelError
-from slicesight.model.configuration import CNN3DConfig, M3DViTConfig, Vision3DConfig
+from slicesight.model.configuration import CNN3DConfig, M3DViTConfig, MonaiViTConfig, SwinUNETRConfig, Vision3DConfig
+from slicesight.model.vision3d_monai import MonaiViT, SwinUNETREncoder
 
 
 class Vision3D(nn.Module):
@@ -187,3 +188,5 @@ class ResidualBlock(GradientCheckpointingLayer):
 
 AutoModel.register(M3DViTConfig, M3DViT)
 AutoModel.register(CNN3DConfig, CNN3D)
+AutoModel.register(MonaiViTConfig, MonaiViT)
+AutoModel.register(SwinUNETRConfig, SwinUNETREncoder)
