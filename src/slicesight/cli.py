@@ -107,6 +107,30 @@ def phantom(
     _stderr().print(f"wrote {count} scans and {manifest}", highlight=False, soft_wrap=True)
 
 
+@app.command(epilog="Example: slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP")
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="OFFICIAL_DIR", help="The released folder, as downloaded.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    question_tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="M3D-CLIP's tokenizer (vocab.txt), which the release does not hold."),
+    ] = None,
+) -> None:
+    """Turn the released Med-2E3 weights into a model folder for --model."""
+    from slicesight.model.released import convert_released
+
+    report = convert_released(
+        source,
+        out,
+        question_tokenizer=question_tokenizer,
+        on_progress=lambda part: _stderr().print(f"converting {part}", highlight=False),
+    )
+    typer.echo(str(report))
+    typer.echo(f"wrote {out}")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the scans and reports.")] = Path("demo"),
