@@ -22,25 +22,26 @@ _SIDES: dict[Plane, tuple[str, str, str, str]] = {  # left, right, top, bottom o
 _COLUMNS, _ROWS = 6, 4
 _TILE_INCHES = 1.7
 _PIXELS = 192
+_MIDDLE_SLICES = 64
 _DPI = 110
 
 
 def write_contact_sheet(volume: Volume, path: str | Path, *, window: str = "auto") -> None:
     """Write a PNG: 18 slices in the acquired plane, then the middle of each plane, in patient proportions."""
     acquired = _grid(volume, volume.plane, window, num_slices=_COLUMNS * (_ROWS - 1))
-    figure = Figure(figsize=(_COLUMNS * _TILE_INCHES, _ROWS * _TILE_INCHES + 0.9), dpi=_DPI, facecolor="black")
+    figure = Figure(figsize=(_COLUMNS * _TILE_INCHES, (_ROWS + 0.6) * _TILE_INCHES + 0.9), dpi=_DPI, facecolor="black")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(_ROWS, _COLUMNS, gridspec_kw={"wspace": 0.04, "hspace": 0.16})
+    places = figure.add_gridspec(_ROWS, _COLUMNS, wspace=0.04, hspace=0.16, height_ratios=[1] * (_ROWS - 1) + [1.6])
     for place, piece in enumerate(acquired.slices):
         where = f"slice {_span(piece.source_slices)}"
         if piece.position_mm is not None:
             where += f" · {'zyx'[volume.acquisition_axis]} {piece.position_mm[2 - volume.acquisition_axis]:.0f} mm"
-        _show(axes.flat[place], volume, acquired, piece.index, title=where, with_sides=place == 0)
-    for column in range(_COLUMNS):
-        axes[_ROWS - 1, column].set_axis_off()
+        axes = figure.add_subplot(places[divmod(place, _COLUMNS)])
+        _show(axes, volume, acquired, piece.index, title=where, with_sides=place == 0)
     for column, plane in enumerate(PLANES):
-        middle = _grid(volume, plane, window, num_slices=3)
-        _show(axes[_ROWS - 1, 2 * column], volume, middle, 1, title=f"middle, {plane}", with_sides=True)
+        axes = figure.add_subplot(places[_ROWS - 1, 2 * column : 2 * column + 2])
+        thin = _grid(volume, plane, window, num_slices=min(volume.shape[PLANES.index(plane)], _MIDDLE_SLICES))
+        _show(axes, volume, thin, thin.spec.num_slices // 2, title=f"middle, {plane}", with_sides=True)
     facts = acquired.receipt["window"]
     heading = f"{scan_line(volume)}\nwindow {facts['name']} {facts['low']:g}…{facts['high']:g} · radiological view"
     warnings = "\n".join(f"! {text[:150]}" for text in volume.warnings[:4])

@@ -17,6 +17,7 @@ _SAME_DIRECTION = 1e-3  # largest difference between direction cosines of one st
 _SAME_PLACE_MM = 1e-3
 _UNEVEN_SHARE = 0.02  # of the usual spacing
 _GAP_SHARE = 1.5
+_GAP_TOLERANCE = 0.1
 
 
 def sorted_stack(name: str, frames: list[Frame], options: ReadOptions, notes: list[str]) -> list[Frame]:
@@ -105,8 +106,10 @@ def _at_time_point(
 def _note_spacing(places: NDArray[np.float64], notes: list[str]) -> None:
     gaps = np.diff(places)
     usual = float(np.median(gaps))
-    num_missing = int(sum(round(gap / usual) - 1 for gap in gaps if gap > _GAP_SHARE * usual))
-    if num_missing > 0:
+    steps = np.rint(gaps / usual)
+    num_missing = int((steps - 1)[gaps > _GAP_SHARE * usual].sum())
+    is_gap_pattern = np.abs(gaps - steps * usual).max() <= _GAP_TOLERANCE * usual
+    if num_missing > 0 and is_gap_pattern:
         notes.append(f"about {num_missing} slices are missing (gaps up to {gaps.max():.2f} mm, usual {usual:.2f} mm)")
     elif np.abs(gaps - usual).max() > max(_UNEVEN_SHARE * usual, 2 * _SAME_PLACE_MM):
         notes.append(f"uneven slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm; positions follow each header")
