@@ -45,7 +45,10 @@ def test_at_least_twelve_organs_lie_in_sane_positions(family: list[Phantom]) -> 
     for phantom in family:
         seen = set(np.unique(phantom.organ_labels)) - {0}
         assert len(seen) >= 12
-        at = {name: centre_mm(phantom, phantom.organ_labels == LABELS[name]) for name in (*HOSTS, "heart", "bladder", "spine")}
+        at = {
+            name: centre_mm(phantom, phantom.organ_labels == LABELS[name])
+            for name in (*HOSTS, "heart", "bladder", "spine")
+        }
         assert at["liver"][0] < at["spine"][0] < at["spleen"][0], "liver right, spleen left (LPS x grows to the left)"
         assert at["right kidney"][0] < at["spine"][0] < at["left kidney"][0]
         assert at["right lung"][0] < at["heart"][0] < at["left lung"][0]
