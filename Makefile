@@ -38,9 +38,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e .
+	@echo "installing into $(VENV), once; this takes some minutes"
+	@$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e ".[$*]"
+	@echo "installing what '$*' needs into $(VENV), once; this takes some minutes"
+	@$(PIP) install -q -c constraints.txt -e ".[$*]"
 	@touch $@

@@ -13,3 +13,4 @@ html_title = f"slicesight {__version__}"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build"]
+suppress_warnings = ["myst.xref_missing"]  # the README links to files that the manual includes under other names
