@@ -91,6 +91,45 @@ def ask(
     )
 
 
+@app.command(epilog="Example: slicesight inspect dicom_folder --png sheet.png")
+def inspect(
+    scan: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SCAN",
+            help="NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM, PNG or JPEG slices, or a zip.",
+            show_default=False,
+        ),
+    ],
+    window: Annotated[
+        str, typer.Option(metavar="NAME|LO,HI", help="Grey window: soft_tissue, lung, bone, ..., percentile, m3d.")
+    ] = "auto",
+    plane: Annotated[Plane, typer.Option(help="Stack the slices as acquired or reformatted.")] = Plane.acquired,
+    series: Annotated[str | None, typer.Option(metavar="UID", help="Which series of a DICOM folder.")] = None,
+    spacing_mm: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Voxel size in mm where the header is wrong or has none.")
+    ] = None,
+    time_point: Annotated[int | None, typer.Option(help="Which volume of a 4D file, from 0.")] = None,
+    unit: Annotated[str | None, typer.Option(metavar="HU|arbitrary", help="For files that do not say.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")] = False,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet.")] = None,
+) -> None:
+    """Say how a scan is read: geometry, window, crop, and what about it is doubtful."""
+    from slicesight.volumes.inspection import print_receipt
+
+    print_receipt(
+        scan,
+        window=window,
+        plane=plane.value,
+        series_uid=series,
+        spacing_mm=_three_numbers(spacing_mm, "--spacing-mm"),
+        time_point=time_point,
+        unit=unit,
+        png=png,
+        as_json=json,
+    )
+
+
 @app.command(epilog="Example: slicesight phantom --count 20 --seed 1 --out phantoms")
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write; made if it does not exist.", show_default=False)],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from slicesight.volumes.contact_sheet import write_contact_sheet
 from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.readers import read_volume
-from slicesight.volumes.readers.options import Unit
+from slicesight.volumes.readers.options import Unit, checked_unit
 
 
 def inspect(
@@ -35,6 +37,34 @@ def inspect(
     if png is not None:
         write_contact_sheet(volume, png, window=grid.spec.window)
     return grid.receipt
+
+
+def print_receipt(
+    path: Path,
+    *,
+    window: str,
+    plane: str,
+    series_uid: str | None,
+    spacing_mm: tuple[float, float, float] | None,
+    time_point: int | None,
+    unit: str | None,
+    png: Path | None,
+    as_json: bool,
+) -> None:
+    """Print a scan's receipt, as lines or JSON; the name of a contact sheet written goes to stderr."""
+    receipt = inspect(
+        path,
+        spec=GridSpec(window=window, plane=plane),
+        png=png,
+        series_uid=series_uid,
+        spacing_mm=spacing_mm,
+        time_point=time_point,
+        unit=checked_unit(unit),
+    )
+    text = json.dumps(receipt, indent=2, ensure_ascii=False) if as_json else "\n".join(receipt_lines(receipt))
+    sys.stdout.write(text + "\n")
+    if png is not None:
+        sys.stderr.write(f"wrote {png}\n")
 
 
 def receipt_lines(receipt: dict[str, Any]) -> list[str]:

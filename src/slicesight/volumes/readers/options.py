@@ -10,6 +10,13 @@ from slicesight.errors import InputError
 Unit = Literal["HU", "arbitrary"]
 
 
+def checked_unit(word: str | None) -> Unit | None:
+    """The unit a caller names, or an InputError."""
+    if word not in (None, "HU", "arbitrary"):
+        raise InputError(f"unit is {word!r}; expected 'HU' or 'arbitrary'")
+    return "HU" if word == "HU" else "arbitrary" if word == "arbitrary" else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """The keyword arguments of `read_volume`, checked."""
@@ -24,7 +31,6 @@ class ReadOptions:
             len(self.spacing_mm) != 3 or not all(0 < float(size) < 1000 for size in self.spacing_mm)
         ):
             raise InputError(f"spacing_mm is {self.spacing_mm!r}; expected three sizes z, y, x above 0 mm")
-        if self.unit not in (None, "HU", "arbitrary"):
-            raise InputError(f"unit is {self.unit!r}; expected 'HU' or 'arbitrary'")
+        checked_unit(self.unit)
         if self.time_point is not None and self.time_point < 0:
             raise InputError(f"time point is {self.time_point}; expected 0 or more")
