@@ -28,6 +28,8 @@ ORGAN_LABELS = (*(organ.label for organ in ORGANS), AORTA)
 PLACES = tuple(LOCATIONS)
 NUM_CELL_LABELS = len(KINDS) + len(PLACES) + len(ORGAN_LABELS)
 POSITIVE_WEIGHT = 4.0
+KIND_WEIGHT = 4.0
+LESION_SLICE_SHARE = 0.7
 
 
 class Probe(nn.Module):
@@ -56,14 +58,15 @@ class EncoderBatch:
 def slice_batches(
     phantoms: PhantomSet, indices: NDArray[np.int64], *, size: int, cells: tuple[int, int], seed: int
 ) -> Iterator[EncoderBatch]:
-    """Random single slices for ever, half of them through an abnormality."""
+    """Random single slices for ever, most of them through an abnormality, the more of it the likelier."""
     rng = np.random.default_rng(seed)
     num_slices = phantoms.voxels.shape[1]
     while True:
         picked = []
         for case in rng.choice(indices, size):
-            shows = np.flatnonzero(phantoms.findings[case].any(axis=(1, 2)))
-            place = rng.choice(shows) if len(shows) and rng.random() < 0.5 else rng.integers(num_slices)
+            pixels = np.count_nonzero(phantoms.findings[case], axis=(1, 2))
+            shows_one = pixels.any() and rng.random() < LESION_SLICE_SHARE
+            place = rng.choice(num_slices, p=pixels / pixels.sum()) if shows_one else rng.integers(num_slices)
             picked.append((int(case), slice(int(place), int(place) + 1)))
         yield _batch(phantoms, picked, rng, cells=(1, *cells), keep_depth=False)
 
@@ -116,8 +119,10 @@ def train_encoder(
 def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
     """Loss and how well the probe reads: recall and precision of abnormality cells, accuracy of plane and phase."""
     cells, whole = probe(tokens_STC)
-    weight = torch.tensor(POSITIVE_WEIGHT)
-    by_cell = F.binary_cross_entropy_with_logits(cells, batch.cells, pos_weight=weight, reduction="none").sum(-1).mean()
+    positive = torch.tensor(POSITIVE_WEIGHT)
+    by_label = F.binary_cross_entropy_with_logits(cells, batch.cells, pos_weight=positive, reduction="none")
+    by_label = by_label.mean(dim=(0, 1))
+    by_cell = KIND_WEIGHT * by_label[: len(KINDS)].sum() + by_label[len(KINDS) :].sum()
     plane, phase = whole.split([len(PLANES), len(PHASES)], dim=-1)
     loss = by_cell + 0.3 * F.cross_entropy(plane, batch.plane) + 0.3 * F.cross_entropy(phase, batch.phase)
     with torch.no_grad():
@@ -156,23 +161,29 @@ def _batch(
 
 
 def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, int, int]) -> NDArray[np.float32]:
-    """What lies in each cell -> (T, Y) 0/1: an organ that fills 8 % of it, an abnormality with 4 pixels in it.
+    """What lies in each cell -> (T, Y) 0/1: an organ that fills 8 % of it, a good part of an abnormality.
 
-    An abnormality too small for that anywhere counts in the cell that holds most of it.
+    A good part: 4 pixels and 30 % of what the abnormality's fullest cell holds anywhere in the volume.
     """
     organs = _count(phantoms.organs[case, part], cells)
     findings = _count(phantoms.findings[case, part], cells)
+    one_slice = part != slice(None)
+    fullest = _fullest_cell(phantoms, case, (phantoms.findings.shape[1], *cells[1:]) if one_slice else cells)
     columns = np.zeros((len(organs), NUM_CELL_LABELS), dtype=np.float32)
     for number, finding in enumerate(phantoms.truths[case].findings, start=1):
         counts = findings[:, number]
-        if counts.max() == 0:
-            continue
-        shown = counts >= min(4, counts.max())
+        shown = counts >= max(4, 0.3 * fullest[number])
         columns[shown, KINDS.index(finding.abnormality)] = 1
         columns[shown, len(KINDS) + PLACES.index(location_phrase(finding.organ, finding.part))] = 1
     enough = 0.08 * organs[0].sum()
     columns[:, len(KINDS) + len(PLACES) :] = organs[:, ORGAN_LABELS] >= enough
     return columns
+
+
+@functools.lru_cache(maxsize=None)
+def _fullest_cell(phantoms: PhantomSet, case: int, cells: tuple[int, int, int]) -> NDArray[np.int64]:
+    """For every finding number, the pixels in the cell that holds most of it -> (32,)."""
+    return _count(phantoms.findings[case], cells).max(axis=0)
 
 
 def _count(labels: NDArray[np.uint8], cells: tuple[int, int, int]) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PhantomSet:
     """Phantoms on one grid; arrays are memory maps."""
 

@@ -23,6 +23,7 @@ from slicesight.errors import InputError
 from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.model.vision2d import measure_slice_tokens
 
+from .curve import draw_losses
 from .encoders import slice_batches, train_encoder, volume_batches
 from .language import train_language
 from .phantom_set import PhantomSet, open_phantom_set
@@ -55,6 +56,7 @@ def run_recipe(recipe: Recipe, *, console: Console | None = None) -> Path:
     for number, stage in enumerate(recipe.stages):
         set_trainable(model, stage.trainable)
         train_stage(model, processor, phantoms, stage, recipe, log=log, seed=recipe.seed + number)
+    draw_losses(folder / "log.jsonl", folder / "loss.png")
     set_trainable(model, ())
     save(model, processor, recipe, folder / "model", minutes=(time.time() - started) / 60)
     return folder / "model"

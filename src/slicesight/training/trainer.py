@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 
@@ -41,7 +42,7 @@ def train_stage(
         remove_unused_columns=False,
         use_cpu=True,
         seed=seed,
-        disable_tqdm=False,
+        disable_tqdm=True,
         dataloader_num_workers=0,
     )
     trainer = Trainer(
@@ -51,14 +52,15 @@ def train_stage(
         data_collator=Collator(processor, see_volume=recipe.see_volume),
         callbacks=[LogLines(stage.name, log)],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
 
 
 class LogLines(TrainerCallback):
-    """Hands the Trainer's log to ours, one line a time."""
+    """Hands the Trainer's log to ours, one line a time, with the minutes still to go."""
 
     def __init__(self, stage: str, log: Callable[[dict[str, Any]], None]) -> None:
-        self.stage, self.log = stage, log
+        self.stage, self.log, self.started = stage, log, time.monotonic()
 
     def on_log(
         self,
@@ -68,5 +70,9 @@ class LogLines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs and "loss" in logs:
-            self.log({"stage": self.stage, "step": state.global_step, "loss": float(logs["loss"])})
+        if not logs or "loss" not in logs:
+            return
+        spent = time.monotonic() - self.started
+        left = spent / state.global_step * (state.max_steps - state.global_step) / 60
+        facts = {"stage": self.stage, "step": state.global_step, "of": state.max_steps}
+        self.log({**facts, "loss": float(logs["loss"]), "minutes_left": round(left, 1)})
