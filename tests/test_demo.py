@@ -77,6 +77,7 @@ REPORT = Conversation(
         (CLOSED, "B. late", True),
         (CLOSED, "B", True),
         (CLOSED, "A. late", False),
+        (CLOSED, "B. early", False),
         (CLOSED, "Both are possible", False),
         (OPEN, "Left kidney.", True),
         (OPEN, "kidney", False),

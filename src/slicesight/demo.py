@@ -88,10 +88,15 @@ def consult(reader: Reader, case: Case, *, folder: Path) -> Consultation:
 
 
 def _agrees(said: str, pair: Conversation) -> bool:
-    """A report is right if it claims the true findings and no other; the rest as in the evaluation."""
+    """Whether a person would call it right.
+
+    A closed answer needs the evaluation's letter, and words after it that do not contradict it; a report is right if it
+    claims the true findings and no other.
+    """
     if pair.task == "report":
         return read_findings(said) == read_findings(pair.answer)
-    return is_right(Asked(case=0, conversation=pair, prediction=said))
+    words = said[1:].strip(" .)").lower() if pair.task == "closed" else ""
+    return is_right(Asked(case=0, conversation=pair, prediction=said)) and words in ("", pair.answer.lower())
 
 
 def shown_slices(pair: Conversation, grid: GridVolume) -> tuple[int, ...]:
@@ -120,7 +125,7 @@ def _comparison(pairs: Sequence[Conversation], consultation: Consultation) -> Re
         else:
             truly = Text(pair.target, style="dim" if truth.is_right else "")
             table.add_row(mark, Text(pair.question), Text(answer.text), truly, _rests_on(answer))
-    return Group(*parts, Padding(table, (1, 0)))
+    return Group(*parts, table)
 
 
 def _rests_on(answer: Answer) -> str:

@@ -170,7 +170,7 @@ def _draw_pictures(
         if grid.slices[index].position_mm is not None:
             for x, side in ((0.03, left_side), (0.97, right_side)):
                 align = "left" if x < 0.5 else "right"
-                axes.text(x, 0.5, side, color="#ffd54a", fontsize=8, ha=align, va="center", transform=axes.transAxes)
+                axes.text(x, 0.97, side, color="#ffd54a", fontsize=8, ha=align, va="top", transform=axes.transAxes)
         weight = "bold" if is_heaviest else "normal"
         axes.text(
             0.5, -0.06, _caption(grid, index), fontsize=8, weight=weight, color=INK, ha="center", va="top",
