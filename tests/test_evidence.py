@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slicesight.evidence import pick_over_volume, place_name, reading_line, sides, slice_name, stacking_axis, summarise
+from slicesight.evidence import (
+    peak_slice,
+    pick_over_volume,
+    place_name,
+    reading_line,
+    sides,
+    slice_name,
+    stacking_axis,
+    summarise,
+)
 from slicesight.reader import Answer, rank_slices
 from slicesight.volumes.grid import GridSpec, to_grid
 
@@ -47,6 +56,7 @@ def test_an_even_spread_names_no_slice(grid):
     evidence = summarise(answer_with(np.ones(16), grid))
     assert evidence.ranges == ()
     assert evidence.num_other_slices == 16
+    assert peak_slice(answer_with(np.ones(16), grid)) is None
 
 
 def test_a_model_without_slice_scores_has_no_evidence(grid):

@@ -32,7 +32,7 @@ def consultation(phantom) -> Consultation:
         question=QUESTION, text="In the liver.", scores=tuple(scores), slices=rank_slices(scores, grid=grid)
     )
     return Consultation(
-        volume=replace(phantom.volume, is_synthetic=False),
+        volume=replace(phantom.volume, is_synthetic=False, warnings=("the table was not removed",)),
         grid=grid,
         card=ModelCard(name="phantom-tiny", trained_on="synthetic", summary="small"),
         answers=[answer, replace(answer, question="Which phase is this?")],
@@ -91,6 +91,7 @@ def test_page_says_question_answer_truth_evidence_warning_and_notice(page, consu
         QUESTION,
         "In the liver.",
         "wrong; the truth: In the spleen.",
+        "note: the table was not removed",
         f"slices {min(numbers)}–{max(numbers)}",
         "phantom-tiny was trained on synthetic CT only",
         RESEARCH_NOTICE,

@@ -116,6 +116,7 @@ class Consultation:
             card=self.card,
             title=self.title,
             reading=self.reading,
+            notes=self.volume.warnings,
             warnings=self.warnings,
             truths=self.truths,
         )
@@ -128,6 +129,7 @@ class Consultation:
             self.grid,
             self.answers,
             title=f"{self.title} · answered by {self.card.name}",
+            notes=self.volume.warnings,
             warnings=self.warnings,
             footer=f"{self.reading} · {RESEARCH_NOTICE}",
             truths=self.truths,

@@ -96,6 +96,11 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
     )
 
 
+def peak_slice(answer: Answer) -> int | None:
+    """The heaviest grid slice, where any is worth naming."""
+    return answer.slices[0].grid_slice if summarise(answer).ranges else None
+
+
 def slice_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
     """`slice 7`, `slices 71–76`, or `cut 5 of 32` in a reformatted plane.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slicesight.atomic import replacing
-from slicesight.evidence import Truth, pick_over_volume, place_name, sides, slice_name
+from slicesight.evidence import Truth, peak_slice, pick_over_volume, place_name, sides, slice_name
 from slicesight.reader import Answer
 from slicesight.volumes.grid import GridVolume
 
@@ -36,6 +36,7 @@ def draw_report(
     answers: Sequence[Answer],
     *,
     title: str,
+    notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
     footer: str = "",
     truths: Sequence[Truth | None] = (),
@@ -43,6 +44,7 @@ def draw_report(
     """Draw every answer with its evidence on one tall page.
 
     Args:
+        notes: what the file left open; warnings: what must stand beside any answer.
         truths: what is known to be right, one per answer; its slices are marked under the bars.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,13 +54,16 @@ def draw_report(
     texts = [_lines(answer, truth) for answer, truth in zip(answers, known, strict=True)]
     picture_in = _picture_width_in() * min(height_over_width(grid), 1.5)
     block_in = [LINE_IN * len(lines) + 0.1 + picture_in + CAPTION_IN + BARS_IN + GAP_IN for lines in texts]
-    header_in = 0.75 + 0.42 * len(warnings)
+    notes_in = 0.24 * len(notes)
+    header_in = 0.75 + notes_in + 0.42 * len(warnings)
     figure = Figure(figsize=(PAGE_IN, header_in + sum(block_in) + 0.35), facecolor="white")
     FigureCanvasAgg(figure)
     page = _Page(figure)
     page.text(title, left=MARGIN_IN, top=0.2, size=13, weight="bold")
+    for number, note in enumerate(notes):
+        page.text(f"note: {note}", left=MARGIN_IN, top=0.55 + 0.24 * number, size=9.5, colour=FAINT)
     for number, warning in enumerate(warnings):
-        page.banner(warning, top=0.62 + 0.42 * number)
+        page.banner(warning, top=0.62 + notes_in + 0.42 * number)
     top = header_in
     for answer, truth, lines, height in zip(answers, known, texts, block_in, strict=True):
         _draw_answer(page, grid, answer, truth=truth, lines=lines, top=top, picture_in=picture_in)
@@ -154,7 +159,9 @@ def _draw_answer(
 def _draw_pictures(
     page: _Page, grid: GridVolume, answer: Answer, pictured: Sequence[int], *, top: float, picture_in: float
 ) -> None:
-    heaviest = answer.slices[0].grid_slice if answer.slices else None
+    from matplotlib.patheffects import withStroke
+
+    heaviest = peak_slice(answer)
     width = (PAGE_IN - LEFT_IN - MARGIN_IN) / len(pictured)
     left_side, right_side, _, _ = sides(grid.plane)
     for place, index in enumerate(pictured):
@@ -170,7 +177,10 @@ def _draw_pictures(
         if grid.slices[index].position_mm is not None:
             for x, side in ((0.03, left_side), (0.97, right_side)):
                 align = "left" if x < 0.5 else "right"
-                axes.text(x, 0.97, side, color="#ffd54a", fontsize=8, ha=align, va="top", transform=axes.transAxes)
+                mark = axes.text(
+                    x, 0.97, side, color="#ffd54a", fontsize=8, ha=align, va="top", transform=axes.transAxes
+                )
+                mark.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
         weight = "bold" if is_heaviest else "normal"
         axes.text(
             0.5, -0.06, _caption(grid, index), fontsize=8, weight=weight, color=INK, ha="center", va="top",

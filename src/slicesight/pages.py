@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
-from slicesight.evidence import Truth, pick_over_volume, place_name, sides, slice_name, stacking_axis, summarise
+from slicesight.evidence import (
+    Truth,
+    peak_slice,
+    pick_over_volume,
+    place_name,
+    sides,
+    slice_name,
+    stacking_axis,
+    summarise,
+)
 from slicesight.figures import NUM_PICTURES, height_over_width
 from slicesight.model_card import RESEARCH_NOTICE, ModelCard
 from slicesight.reader import Answer
@@ -32,6 +41,7 @@ def render_page(
     card: ModelCard,
     title: str,
     reading: str,
+    notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
     truths: Sequence[Truth | None] = (),
 ) -> str:
@@ -39,6 +49,7 @@ def render_page(
 
     Args:
         title: the scan in one line; reading: how it was put on the model's grid, in one line.
+        notes: what the file left open; warnings: what must stand beside any answer.
         truths: what is known to be right, one per answer.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -53,6 +64,7 @@ def render_page(
         title=title,
         reading=reading,
         notice=RESEARCH_NOTICE,
+        notes=notes,
         warnings=warnings,
         model=card,
         version=__version__,
@@ -73,6 +85,7 @@ def _caption(grid: GridVolume, index: int) -> str:
 
 def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, Any]:
     pictured = pick_over_volume(answer, num_slices=len(grid.slices), count=NUM_PICTURES)
+    peak = peak_slice(answer)
     return {
         "question": answer.question,
         "text": answer.text,
@@ -85,7 +98,7 @@ def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, A
                 "label": slice_name(grid.slices, index),
                 "place": place_name(grid.slices, index),
                 "score": f"{answer.scores[index]:.2f}" if answer.scores else "",
-                "is_peak": bool(answer.slices) and index == answer.slices[0].grid_slice,
+                "is_peak": index == peak,
             }
             for index in pictured
         ],
