@@ -23,6 +23,7 @@ from slicesight.reader import Answer, Reader, load
 from slicesight.shell import answer_block, progress_bar, report_console, scan_header
 from slicesight.volumes.grid import GridSpec, GridVolume
 from slicesight.volumes.readers import read_volume
+from slicesight.volumes.readers.options import checked_unit
 from slicesight.volumes.receipt import scan_line
 from slicesight.volumes.volume import Volume
 
@@ -41,6 +42,7 @@ class AskRequest:
     series_uid: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
     time_point: int | None = None
+    unit: str | None = None
     json: Path | None = None
     html: Path | None = None
     png: Path | None = None
@@ -147,6 +149,7 @@ def run_ask(request: AskRequest) -> None:
             series_uid=request.series_uid,
             spacing_mm=request.spacing_mm,
             time_point=request.time_point,
+            unit=checked_unit(request.unit),
         )
     scan_format = volume.source.get("format", "no DICOM")
     if request.series_uid is not None and "DICOM" not in scan_format:

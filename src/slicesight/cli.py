@@ -50,7 +50,11 @@ class ScanFormat(StrEnum):
 def ask(
     scan: Annotated[
         Path,
-        typer.Argument(metavar="SCAN", help="NIfTI file, DICOM folder or file, or .npy array.", show_default=False),
+        typer.Argument(
+            metavar="SCAN",
+            help="NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM, PNG or JPEG slices, or a zip.",
+            show_default=False,
+        ),
     ],
     questions: Annotated[
         list[str] | None,
@@ -67,6 +71,7 @@ def ask(
         str | None, typer.Option(metavar="Z,Y,X", help="Voxel size in mm where the header is wrong or has none.")
     ] = None,
     time_point: Annotated[int | None, typer.Option(help="Which volume of a 4D file, from 0.")] = None,
+    unit: Annotated[str | None, typer.Option(metavar="HU|arbitrary", help="For files that do not say.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None,
@@ -84,6 +89,7 @@ def ask(
             series_uid=series,
             spacing_mm=_three_numbers(spacing_mm, "--spacing-mm"),
             time_point=time_point,
+            unit=unit,
             json=json,
             html=html,
             png=png,
@@ -168,6 +174,28 @@ def convert(
     )
     typer.echo(str(report))
     typer.echo(f"wrote {out}")
+
+
+@app.command(epilog="Example: slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB")
+def plan(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A model folder, its config.json, or med2e3-phi3.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or a size such as 24GiB.")] = "cpu",
+    questions: Annotated[int, typer.Option(min=1, help="Asked together about one volume.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence, visual ones included.")] = 768,
+    train: Annotated[bool, typer.Option("--train", help="Also the paper's two training stages.")] = False,
+) -> None:
+    """What a model needs before it is loaded: parameters, memory, work, and whether it fits."""
+    from slicesight import planning
+
+    model_config = planning.read_config(config)
+    found = planning.plan(model_config, dtype=dtype, num_questions=questions, length=length)
+    speed = planning.measure_speed(dtype=dtype, device=device) if device in ("cpu", "cuda") else None
+    free_bytes = planning.find_free_bytes(device)
+    typer.echo(planning.describe_plan(found, free_bytes=free_bytes, device=device, speed=speed))
+    for stage in planning.TRAINED_PARTS if train else ():
+        step = planning.plan_training(model_config, stage, dtype=dtype, num_questions=questions, length=length)
+        typer.echo(planning.describe_training(step))
 
 
 @app.command()
