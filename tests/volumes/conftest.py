@@ -48,3 +48,58 @@ def dicom_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def refused() -> Callable[..., str]:
+    """Checks that a scan is refused as promised and returns the line that says so.
+
+    One line with what was found and, after a semicolon, what to do; nothing written; with
+    `watch_memory` (which is slow) less than 1 GiB asked for.
+    """
+    import tracemalloc
+
+    from slicesight.errors import InputError
+    from slicesight.volumes.inspection import inspect
+
+    def check(path: Path, *, watch_memory: bool = False) -> str:
+        folder = path.parent
+        before = sorted(str(file) for file in folder.rglob("*"))
+        if watch_memory:
+            tracemalloc.start()
+        try:
+            with pytest.raises(InputError) as caught:
+                inspect(path, png=folder / "sheet.png")
+            assert tracemalloc.get_traced_memory()[1] < 1 << 30
+        finally:
+            tracemalloc.stop()
+        line = str(caught.value)
+        assert "\n" not in line
+        assert ";" in line, line
+        assert len(line) < 300 + len(str(path)), line
+        assert sorted(str(file) for file in folder.rglob("*")) == before
+        return line
+
+    return check
+
+
+@pytest.fixture
+def refused_by_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], None]:
+    """Checks that the command line ends with code 2, one line on stderr and nothing on stdout."""
+    import sys
+
+    from slicesight.cli import main
+
+    def check(path: Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["slicesight", "inspect", str(path)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert printed.out == ""
+        assert printed.err.startswith("slicesight: ")
+        assert printed.err.count("\n") == 1
+
+    return check

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -14,7 +16,17 @@ from slicesight.volumes.volume import Volume
 
 _NPY_MAGIC = b"\x93NUMPY"
 _MAX_HEADER_BYTES = 4096
-_BROKEN = (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, RecursionError, MemoryError)
+_BROKEN = (
+    tokenize.TokenError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def is_npy(head: bytes) -> bool:
@@ -27,11 +39,7 @@ def read_npy(path: Path, options: ReadOptions) -> Volume:
     name = path.name
     with path.open("rb") as stream:
         try:
-            version = np.lib.format.read_magic(stream)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, is_fortran, dtype = read_header(stream, max_header_size=_MAX_HEADER_BYTES)
+            shape, is_fortran, dtype = _header(stream)
         except _BROKEN as error:
             raise VolumeError(
                 f"{name}: the .npy header is broken ({_first_line(error)}); save the array again"
@@ -67,6 +75,19 @@ def read_npy(path: Path, options: ReadOptions) -> Volume:
         warnings=["unknown side: an array carries no geometry, axes are taken as stored, positions are unknown"],
         source={"format": "npy", "stored_type": str(dtype), "stored_shape": list(stored_shape)},
     )
+
+
+def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} is unknown")
+    start = stream.tell()
+    num_bytes = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+    if num_bytes > _MAX_HEADER_BYTES:
+        raise ValueError(f"{num_bytes} bytes long")
+    stream.seek(start)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream, max_header_size=_MAX_HEADER_BYTES)
 
 
 def _first_line(error: Exception) -> str:

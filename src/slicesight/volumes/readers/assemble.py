@@ -122,8 +122,9 @@ def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np
     voxels = np.empty(stored.shape, np.float32)
     for index, plane in enumerate(stored):
         if is_exact:
-            np.multiply(plane, np.float32(slope), out=voxels[index], casting="unsafe")
-            voxels[index] += np.float32(intercept)
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by the value check
+                np.multiply(plane, np.float32(slope), out=voxels[index], casting="unsafe")
+                voxels[index] += np.float32(intercept)
         else:
             voxels[index] = plane.astype(np.float64) * slope + intercept
     return voxels

@@ -95,6 +95,8 @@ def _frame(name: str, header: Any, number: int, shape: tuple[int, int], items: l
         raise VolumeError(
             f"{name}: a slice has no PixelSpacing; expected row and column distance in mm, export it again"
         )
+    if min(spacing) <= 0:
+        raise VolumeError(f"{name}: PixelSpacing is {spacing.tolist()} mm; fix the header or pass --spacing-mm")
     slope = intercept = None
     for item in items:
         slope = number_of(name, item, "RescaleSlope", default=None) if slope is None else slope
@@ -129,7 +131,9 @@ def _directions(name: str, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
     pair = cosines.reshape(2, 3)
     lengths = np.linalg.norm(pair, axis=1)
     if np.abs(lengths - 1).max() > 0.05 or abs(float(pair[0] @ pair[1])) > 0.05:
-        raise VolumeError(f"{name}: ImageOrientationPatient {cosines.tolist()} is not two unit vectors at right angles")
+        raise VolumeError(
+            f"{name}: ImageOrientationPatient {cosines.tolist()} is not two unit vectors at right angles; fix it"
+        )
     return np.asarray(pair / lengths[:, None])
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.uid import UID
 
 from slicesight.errors import VolumeError
 from slicesight.volumes.readers.dicom_values import text_of, whole_number
@@ -15,6 +17,7 @@ from slicesight.volumes.readers.dicom_values import text_of, whole_number
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _NOT_SCANS = ("SEG", "RTDOSE", "PR", "KO", "SR", "REG", "RTSTRUCT", "RTPLAN")
 _DATE = re.compile(r"\b(19|20)\d{2}[-./]?[01]\d[-./]?[0-3]\d\b")
+_IMAGE_MODALITIES = ("CT", "MR", "PT")
 _MAX_LISTED = 20
 
 
@@ -59,8 +62,15 @@ def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
     """Series with at least one image, largest first; objects without pixels are left out."""
     by_uid: dict[str, list[pydicom.Dataset]] = defaultdict(list)
     for header in headers:
-        if "Rows" in header and "Columns" in header and text_of(header, "Modality") not in _NOT_SCANS:
+        if text_of(header, "Modality") in _NOT_SCANS:
+            continue
+        if "Rows" in header and "Columns" in header:
             by_uid[text_of(header, "SeriesInstanceUID")].append(header)
+        elif _is_image_class(header):
+            name = Path(str(header.filename)).name
+            raise VolumeError(
+                f"{name}: an image without Rows or Columns; the file is damaged, copy it again or remove it"
+            )
     series = []
     for uid, members in by_uid.items():
         images = [header for header in members if not _is_side_picture(header)]
@@ -103,6 +113,12 @@ def _listed(series: list[Series]) -> str:
 
 def _num_frames(header: pydicom.Dataset) -> int:
     return max(1, whole_number("", header, "NumberOfFrames", default=1))
+
+
+def _is_image_class(header: pydicom.Dataset) -> bool:
+    """Whether the header promises pixels; without an object class its modality has to tell."""
+    uid = text_of(header, "SOPClassUID")
+    return UID(uid).name.endswith("Image Storage") if uid else text_of(header, "Modality") in _IMAGE_MODALITIES
 
 
 def _is_side_picture(header: pydicom.Dataset) -> bool:

@@ -132,6 +132,8 @@ def _affine(
         raise VolumeError(
             f"{name}: TransformMatrix, Offset or ElementSpacing do not fit {num_axes} axes; fix the header"
         )
+    if min(spacing) <= 0:
+        raise VolumeError(f"{name}: ElementSpacing is {spacing} mm; fix the header or pass --spacing-mm")
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(matrix, (num_axes, num_axes))[:3, :3].T * np.asarray(spacing[:3])
     affine[:3, 3] = offset[:3]

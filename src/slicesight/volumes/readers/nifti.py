@@ -181,7 +181,7 @@ def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float6
             "unknown side: neither sform nor qform is set; axes are taken as right, anterior, superior; no positions"
         )
         return None, spacing, "RAS"
-    sform = LPS_FROM_RAS @ header.get_sform() if has_sform else None
+    sform = _sform(name, header) if has_sform else None
     qform = _qform(name, header) if has_qform else None
     if sform is not None and qform is not None:
         _note_conflict(sform, qform, notes)
@@ -204,6 +204,13 @@ def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes
         notes.append(f"unknown side: sform says {words[0]}, qform says {words[1]}; the sform is used")
     elif np.abs(sform[:3] - qform[:3]).max() > _SAME_PLACE_MM:
         notes.append("sform and qform give different positions; the sform is used")
+
+
+def _sform(name: str, header: Any) -> NDArray[np.float64]:
+    sform = np.asarray(header.get_sform(), dtype=np.float64)
+    if not np.isfinite(sform).all():
+        raise VolumeError(f"{name}: the sform holds NaN or infinity; fix the header")
+    return LPS_FROM_RAS @ sform
 
 
 def _qform(name: str, header: Any) -> NDArray[np.float64]:

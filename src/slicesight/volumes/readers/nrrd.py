@@ -148,9 +148,13 @@ def _byte_skip(name: str, fields: dict[str, str]) -> int:
 def _affine(
     name: str, fields: dict[str, str], axes: list[int], notes: list[str]
 ) -> tuple[NDArray[np.float64] | None, list[float] | None]:
-    signs = _LPS_SIGNS.get(fields.get("space", "").lower())
     vectors = _vectors(fields.get("space directions", ""))
-    if signs is None or len(vectors) <= max(axes):
+    if vectors and len(vectors) != len(whole_numbers(name, fields, "sizes")):
+        raise VolumeError(
+            f"{name}: NRRD space directions are {fields['space directions'][:60]!r}; expected one per axis"
+        )
+    signs = _LPS_SIGNS.get(fields.get("space", "").lower())
+    if signs is None or not vectors:
         notes.append("unknown side: the file names no patient space; axes are taken as left, posterior, superior")
         if "spacings" not in fields:
             return None, None
