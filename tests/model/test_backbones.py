@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from slicesight.errors import ModelError
@@ -124,8 +124,13 @@ def test_other_causal_language_models_construct_on_meta(make_model, model_type):
         config = AutoConfig.for_model(model_type)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         pytest.skip(f"{model_type} has no default configuration: {error}")
-    if not hasattr(config.get_text_config(), "hidden_size"):
-        pytest.skip(f"{model_type} is not a plain language model")
+    try:
+        with torch.device("meta"):
+            width = AutoModelForCausalLM.from_config(config).get_input_embeddings().weight.shape[1]
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        pytest.skip(f"the library does not build its own default {model_type}: {error}")
+    if config.is_encoder_decoder or getattr(config, "hidden_size", width) != width:
+        pytest.skip(f"{model_type} is no decoder of its own embeddings")
     with torch.device("meta"):
         model = make_model(text_config=config)
-    assert model.projector_2d[2].out_features == config.get_text_config().hidden_size
+    assert model.projector_2d[2].out_features == width

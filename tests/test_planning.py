@@ -1,0 +1,148 @@
+import pytest
+import torch
+
+from slicesight.errors import ModelError
+from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
+from slicesight.model.accounting import AllocationCounter
+from slicesight.model.presets import make_preset
+from slicesight.planning import (
+    GIB,
+    Speed,
+    describe_plan,
+    describe_training,
+    fake_inputs,
+    find_free_bytes,
+    plan,
+    plan_training,
+    read_config,
+)
+
+TINY = {
+    "image_size": [8, 32, 32],
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    "vision2d_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+        "vision_use_head": False,
+    },
+    "vision3d_config": {
+        "model_type": "m3d_vit",
+        "patch_size": [2, 8, 8],
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    },
+}
+
+
+def transformer_block(width, inner, *, key_width=None, gate=False, qkv_bias=True, bias=True, norms=2):
+    """Parameters of one block, counted by hand."""
+    key_width = width if key_width is None else key_width
+    attention = width * (2 * width + 2 * key_width)
+    mlp = (3 if gate else 2) * width * inner
+    biases = (inner + 2 * width) * bias + (width + 2 * key_width) * qkv_bias
+    return attention + mlp + biases + norms * width
+
+
+def test_the_full_size_models_parts_have_the_parameters_of_the_published_parts():
+    with torch.device("meta"):
+        model = Med2E3ForConditionalGeneration(make_preset("med2e3-phi3"))
+    found = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts.items()}
+    phi3 = 2 * 32064 * 3072 + 32 * transformer_block(3072, 8192, gate=True, qkv_bias=False, bias=False) + 3072
+    siglip = (3 * 256 + 1 + 256) * 1024 + 24 * (transformer_block(1024, 4096) + 2 * 1024) + 2 * 1024
+    vit = (1024 + 1) * 768 + 2048 * 768 + 768 + 12 * (transformer_block(768, 3072, qkv_bias=False) + 2 * 768)
+    assert found == {
+        "language_model": phi3,
+        "vision2d": siglip,
+        "vision3d": vit,
+        "projector_2d": 1024 * 3072 + 3072 + 3072 * 3072 + 3072,
+        "projector_3d": 768 * 3072 + 3072 + 3072 * 3072 + 3072,
+        "scorer": 0,
+    }
+    assert phi3 == 3_821_079_552
+    assert model.num_visual_tokens == 512
+
+
+def test_the_full_size_plan_is_made_in_seconds_and_fits_eleven_gib():
+    found = plan(make_preset("med2e3-phi3"))
+    assert found.weight_bytes == 2 * sum(found.parameters.values())
+    assert found.cache_bytes == 2 * 32 * 3072 * 769 * 2  # after one decoded token
+    assert found.weight_bytes < found.peak_bytes < 11 * GIB
+    text = describe_plan(found, free_bytes=8 * GIB, device="8GiB", speed=Speed(flops_per_s=1e12, bytes_per_s=1e10))
+    assert "4,236,219,904   weights 7.89 GiB" in text
+    assert "DOES NOT FIT" in text
+    assert "fits" in describe_plan(found, free_bytes=12 * GIB, device="12GiB").splitlines()[-1]
+    prefill = next(stage for stage in found.stages if stage.name == "prefill")
+    assert prefill.flops == pytest.approx(2 * 768 * found.parameters["language_model"], rel=0.15)
+
+
+def test_memory_and_work_grow_with_questions_length_and_dtype():
+    config = Med2E3Config(**TINY)
+    one, many = plan(config, length=64), plan(config, length=64, num_questions=4)
+    assert many.cache_bytes == 4 * one.cache_bytes
+    assert many.stages[0] == one.stages[0]
+    assert plan(config, length=64, dtype="float32").weight_bytes == 2 * one.weight_bytes
+    assert plan(config, length=128).stages[-2].flops > 1.9 * one.stages[-2].flops
+
+
+def test_a_models_actual_allocations_equal_the_plan():
+    config = Med2E3Config(**TINY)
+    model = Med2E3ForConditionalGeneration(config).eval()
+    volumes, _, _ = fake_inputs(config, num_questions=1, length=64)
+    kept = []
+    with torch.no_grad():
+        counter = AllocationCounter([*model.parameters(), volumes])
+        real = counter.watch("real", lambda: kept.append(model.projector_3d(model.vision3d(volumes))))
+    planned = plan(config, dtype="float32", length=64).stages[0]
+    assert real.flops == planned.flops
+    assert real.kept_bytes == planned.kept_bytes == 4 * kept[0].numel()
+    assert real.peak_bytes == pytest.approx(planned.peak_bytes, rel=0.05)
+
+
+def test_stage_two_trains_more_and_checkpointing_saves_activations():
+    config = Med2E3Config(**{**TINY, "text_config": {**TINY["text_config"], "num_hidden_layers": 6}})
+    first, second = (plan_training(config, stage, dtype="float32", length=200) for stage in ("stage 1", "stage 2"))
+    saving = plan_training(config, "stage 2", dtype="float32", length=200, checkpointing=True)
+    assert "stage 2: trains" in describe_training(second)
+    assert first.trained < second.trained
+    assert first.state_bytes < second.state_bytes
+    assert saving.activation_bytes < 0.8 * second.activation_bytes
+    assert saving.flops > second.flops
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: plan(Med2E3Config(**TINY), length=20), "20 leaves no room beside 24 visual tokens"),
+        (lambda: plan(Med2E3Config(**TINY), dtype="int3"), "dtype is 'int3'"),
+        (lambda: read_config("med2e3-gpt5"), "no configuration is called 'med2e3-gpt5'; known names: med2e3-phi3"),
+        (lambda: find_free_bytes("tpu"), "a size such as 24GiB"),
+        (lambda: plan_training(Med2E3Config(**TINY), "stage 9"), "stage is 'stage 9'"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_line(call, words):
+    with pytest.raises(ModelError, match=words):
+        call()
+
+
+def test_a_saved_folder_and_its_config_file_are_both_read(tmp_path):
+    Med2E3Config(**TINY).save_pretrained(tmp_path)
+    assert read_config(tmp_path).image_size == read_config(tmp_path / "config.json").image_size == [8, 32, 32]
+
+
+def test_a_size_is_read_as_memory():
+    assert find_free_bytes("24GiB") == 24 * GIB
