@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -124,14 +126,36 @@ def test_bars_of_the_page_are_as_high_as_the_scores(page, consultation):
     np.testing.assert_allclose(heights / heights.max(), scores / scores.max(), atol=2e-3)
 
 
+@pytest.mark.browser
+def test_a_click_on_a_slice_enlarges_it(page, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium here: install the package chromium")
+    click = "<script>document.querySelectorAll('.tile')[2].click()</script></body>"
+    (tmp_path / "clicked.html").write_text(page.replace("</body>", click), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    command = [
+        chromium,
+        *flags,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        f"file://{tmp_path}/clicked.html",
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    dialog = dom[dom.index("<dialog") : dom.index("</dialog>")]
+    assert re.match(r"<dialog[^>]* open", dialog)
+    assert 'href="#slice4"' in dialog  # the heaviest of the third pair of slices
+    assert "slices " in dialog
+
+
 def test_picture_is_a_png_that_shows_slices_and_the_even_line(consultation, tmp_path):
     consultation.write_png(tmp_path / "report.png")
     with Image.open(tmp_path / "report.png") as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB")).astype(int)
     even, truth = np.array([0xC8, 0x37, 0x2D]), np.array([0x0D, 0x8A, 0x6A])
-    for colour in (even, truth):
-        assert (np.abs(pixels - colour).sum(axis=2) < 12).sum() > 200
+    for colour, length in ((even, 500), (truth, 150)):  # a dashed line across the bars; a mark three bars wide
+        assert (np.abs(pixels - colour).sum(axis=2) < 150).sum(axis=1).max() > length
     assert (pixels.sum(axis=2) < 30).mean() > 0.02  # the air around the patient
 
 
