@@ -21,7 +21,7 @@ from slicesight.reader import Answer, rank_slices
 from slicesight.shell import answer_block, bar
 from slicesight.volumes.grid import GridSpec, to_grid
 
-QUESTION = "Where is the <cyst> & what does it cost in $x_1$?"
+QUESTION = r"Where is the <cyst> & what does it cost in $\nosuchmacro$?"
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_picture_is_a_png_that_shows_slices_and_the_even_line(consultation, tmp_
         pixels = np.asarray(image.convert("RGB")).astype(int)
     even, truth = np.array([0xC8, 0x37, 0x2D]), np.array([0x0D, 0x8A, 0x6A])
     for colour, length in ((even, 500), (truth, 150)):  # a dashed line across the bars; a mark three bars wide
-        assert (np.abs(pixels - colour).sum(axis=2) < 150).sum(axis=1).max() > length
+        assert (np.abs(pixels - colour).sum(axis=2) < 100).sum(axis=1).max() > length
     assert (pixels.sum(axis=2) < 30).mean() > 0.02  # the air around the patient
 
 
