@@ -124,6 +124,9 @@ def test_bars_of_the_page_are_as_high_as_the_scores(page, consultation):
     heights = np.array([float(attributes["height"]) for attributes in bars])
     scores = np.array(consultation.answers[0].scores)
     np.testing.assert_allclose(heights / heights.max(), scores / scores.max(), atol=2e-3)
+    tops = np.array([float(attributes["y"]) for attributes in bars])
+    assert tops.min() == 0
+    np.testing.assert_allclose(tops + heights, 54, atol=0.02)
 
 
 @pytest.mark.browser
