@@ -113,6 +113,11 @@ def test_window_and_plane_change_the_grid_and_nothing_else(tiny_reader, phantom)
     assert tiny_reader.grid(phantom.volume).plane == "axial"
 
 
+def test_several_windows_are_refused_not_silently_cut_to_one(tiny_reader, phantom):
+    with pytest.raises(InputError, match="3 channels"):
+        tiny_reader.encode(tiny_reader.grid(phantom.volume, window="lung+bone+soft_tissue"))
+
+
 def test_a_synthetic_model_warns_about_a_real_scan_only(tiny_reader, phantom):
     assert tiny_reader.card.warnings_about(phantom.volume) == ()
     (warning,) = tiny_reader.card.warnings_about(replace(phantom.volume, is_synthetic=False))

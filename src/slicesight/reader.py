@@ -102,10 +102,19 @@ class Reader:
         return to_grid(volume, spec)
 
     def encode(self, scan: Volume | GridVolume) -> EncodedScan:
-        """Run both encoders once, for as many questions as will be asked."""
+        """Run both encoders once, for as many questions as will be asked.
+
+        Raises:
+            InputError: the grid has several windows, one channel each, and the model reads one channel.
+        """
         import torch
 
         grid = self.grid(scan) if isinstance(scan, Volume) else scan
+        if grid.channels is not None:
+            raise InputError(
+                f"window {grid.spec.window!r} gives {len(grid.channels)} channels but {self.card.name} reads one; "
+                "name a single window."
+            )
         volumes_V1NHW = torch.from_numpy(grid.voxels)[None, None].to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             return EncodedScan(grid=grid, features=self.model.encode_volumes(volumes_V1NHW))
