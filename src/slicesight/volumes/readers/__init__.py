@@ -12,7 +12,7 @@ from pathlib import Path
 from slicesight.errors import VolumeError
 from slicesight.volumes.readers.archive import is_zip, unpacked
 from slicesight.volumes.readers.arrays import is_npy, read_npy
-from slicesight.volumes.readers.dicom import dicom_headers, is_dicom, is_dicomdir, read_dicom
+from slicesight.volumes.readers.dicom import is_dicom, is_dicomdir, read_dicom
 from slicesight.volumes.readers.files import files_below, head_of
 from slicesight.volumes.readers.images import is_picture, read_images
 from slicesight.volumes.readers.metaimage import is_metaimage, read_metaimage
@@ -71,7 +71,7 @@ def _read(place: Path, options: ReadOptions) -> Volume:
     if is_dicom(head):
         if is_dicomdir(place, head):
             return _read_folder(place.parent, options)
-        return read_dicom(place.name, dicom_headers([place]), options)
+        return read_dicom(place.name, [place], options)
     if is_picture(head):
         raise VolumeError(
             f"{place.name}: a single picture is 2D; expected a 3D scan, point at the folder with all slices"
@@ -103,7 +103,7 @@ def _read_folder(folder: Path, options: ReadOptions, *, name: str = "") -> Volum
     heads = [(file, head_of(file)) for file in files]
     dicom = [file for file, head in heads if is_dicom(head)]
     if dicom:
-        return read_dicom(name, dicom_headers(dicom), options)
+        return read_dicom(name, dicom, options)
     readable = [(file, reader) for file, head in heads if (reader := _reader_for(file, head)) is not None]
     scans = [(file, reader) for file, reader in readable if not file.name.endswith((".img", ".img.gz"))]
     if len(scans) == 1:

@@ -24,6 +24,7 @@ from slicesight.volumes.readers.options import ReadOptions
 from slicesight.volumes.volume import Volume
 
 MAX_VOXELS = 2**30
+MAX_MM = 1e6
 _LOWEST_AIR_HU = -200.0  # a scan with values below this holds air or fat measured in HU
 
 
@@ -133,8 +134,8 @@ def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np
 def checked_affine(name: str, affine_lps_ijk: NDArray[np.float64], options: ReadOptions) -> NDArray[np.float64]:
     """The affine, with the caller's spacing where one is given; an error when it is singular or absurd."""
     affine = np.asarray(affine_lps_ijk, dtype=np.float64)
-    if not np.isfinite(affine).all():
-        raise VolumeError(f"{name}: the header's position matrix holds NaN or infinity; fix the header")
+    if not np.abs(affine).max() < MAX_MM:
+        raise VolumeError(f"{name}: the header's position matrix holds NaN, infinity or more than 1 km; fix the header")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if options.spacing_mm is not None:
         affine = _with_spacing(name, affine, options.spacing_mm)

@@ -6,10 +6,8 @@ along their normal (GDCM's order) -> decode -> rescale -> assemble.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -21,7 +19,7 @@ from slicesight.volumes.readers.dicom_frames import Frame, frames_of
 from slicesight.volumes.readers.dicom_pixels import decoded_stack
 from slicesight.volumes.readers.dicom_series import choose_series, grouped
 from slicesight.volumes.readers.dicom_stack import sorted_stack
-from slicesight.volumes.readers.dicom_values import DAMAGED
+from slicesight.volumes.readers.dicom_values import DAMAGED, quiet_pydicom, text_of
 from slicesight.volumes.readers.options import ReadOptions
 from slicesight.volumes.volume import Volume
 
@@ -43,18 +41,17 @@ def is_dicomdir(file: Path, head: bytes) -> bool:
     return file.name.upper() == "DICOMDIR" or _DICOMDIR_CLASS in head
 
 
-def dicom_headers(files: Sequence[Path]) -> list[pydicom.Dataset]:
-    """The headers, with large values left on disk."""
-    return [_header(file) for file in files]
+def read_dicom(name: str, files: Sequence[Path], options: ReadOptions) -> Volume:
+    """The one series that is meant among the files, as a volume."""
+    with quiet_pydicom():
+        return _read_series(name, [_header(file) for file in files], options)
 
 
-def read_dicom(name: str, headers: list[pydicom.Dataset], options: ReadOptions) -> Volume:
-    """The one series that is meant, as a volume."""
+def _read_series(name: str, headers: list[pydicom.Dataset], options: ReadOptions) -> Volume:
     series = choose_series(name, grouped(headers), options.series_uid)
     notes = list(series.notes)
     frames = sorted_stack(name, frames_of(name, series.headers), options, notes)
     pixels = decoded_stack(name, frames, notes)
-    first: Any = frames[0].header
     affine, positions = _geometry(name, frames, notes)
     uids = tuple(frame.sop_instance_uid for frame in frames)
     return assemble(
@@ -67,7 +64,7 @@ def read_dicom(name: str, headers: list[pydicom.Dataset], options: ReadOptions) 
         unit=pixels.unit,
         warnings=notes,
         sop_instance_uids=uids if all(uids) else (),
-        is_synthetic=str(first.get("Manufacturer", "")) == SYNTHETIC_MARKER,
+        is_synthetic=text_of(frames[0].header, "Manufacturer") == SYNTHETIC_MARKER,
         source={
             "format": "DICOM",
             "series_uid": series.uid,
@@ -103,14 +100,12 @@ def _geometry(name: str, frames: list[Frame], notes: list[str]) -> tuple[NDArray
 
 def _header(file: Path) -> pydicom.Dataset:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(file, force=True, defer_size=_DEFERRED_BYTES)
-            if "SOPClassUID" not in header and "Modality" not in header:
-                raise VolumeError(
-                    f"{file.name}: the DICOM header names no object class; the file is damaged, copy it again"
-                )
-            return header
+        header = pydicom.dcmread(file, force=True, defer_size=_DEFERRED_BYTES)
+        if "SOPClassUID" not in header and "Modality" not in header:
+            raise VolumeError(
+                f"{file.name}: the DICOM header names no object class; the file is damaged, copy it again"
+            )
+        return header
     except (VolumeError, PermissionError):
         raise
     except DAMAGED as error:

@@ -10,7 +10,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from slicesight.errors import VolumeError
-from slicesight.volumes.readers.dicom_values import first_item, number_of, numbers_of, value_of, whole_number
+from slicesight.volumes.readers.dicom_values import first_item, number_of, numbers_of, text_of, value_of, whole_number
 
 _MAX_FRAMES = 100_000
 
@@ -35,7 +35,7 @@ class Frame:
     @property
     def sop_instance_uid(self) -> str:
         """The UID of the file the frame is stored in."""
-        return str(self.header.get("SOPInstanceUID", ""))
+        return text_of(self.header, "SOPInstanceUID")
 
     @property
     def order_in_time(self) -> tuple[int, int, str]:

@@ -5,13 +5,13 @@ S slices, R rows, C columns. Oracle: SimpleITK for decoding and rescale; PS3.3 C
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_modality_lut
+from pydicom.uid import RLELossless
 
 from slicesight.errors import VolumeError
 from slicesight.volumes.readers.assemble import check_shape
@@ -21,6 +21,7 @@ from slicesight.volumes.readers.dicom_values import DAMAGED, text_of, value_of, 
 
 _LARGE_FRAME_BYTES = 64 << 20
 _MAX_FRAME_RATIO = 1000
+_SAFE_DECODER = {RLELossless: "pydicom"}  # pylibjpeg-rle panics on damaged data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def decoded_stack(name: str, frames: list[Frame], notes: list[str]) -> Pixels:
 
 def raw_pixels(frame: Frame) -> bytes:
     """A frame's stored bytes, to tell copies from different images; unique for frames of one file."""
-    data = frame.header.get("PixelData", b"")
+    data = value_of("", frame.header, "PixelData") or b""
     return bytes(data) if frame.number == 0 else bytes(data) + str(frame.number).encode()
 
 
@@ -120,9 +121,9 @@ def _is_padding(name: str, frame: Frame, stored: NDArray[Any]) -> NDArray[np.boo
 
 def _decoded(name: str, frame: Frame) -> NDArray[Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pixels: NDArray[Any] = frame.header.pixel_array
+        plugin = _SAFE_DECODER.get(frame.header.file_meta.TransferSyntaxUID, "")
+        frame.header.pixel_array_options(decoding_plugin=plugin)
+        pixels: NDArray[Any] = frame.header.pixel_array
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise VolumeError(

@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.uid import UID
@@ -52,9 +51,9 @@ class Series:
     @property
     def summary(self) -> str:
         """UID, modality, description and size, for choosing."""
-        first: Any = self.headers[0]
+        first = self.headers[0]
         description = self.safe_description or "no description"
-        size = f"{first.get('Columns')}×{first.get('Rows')}×{self.num_images}"
+        size = f"{text_of(first, 'Columns')}×{text_of(first, 'Rows')}×{self.num_images}"
         return f"{self.uid} ({self.modality}, {description}, {size})"
 
 

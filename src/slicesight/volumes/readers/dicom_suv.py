@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydicom.tag import Tag
+
 from slicesight.volumes.readers.dicom_values import first_item, number_of, text_of, value_of
 
 _DAY_S = 86_400.0
-_PHILIPS_SUV_FACTOR = (0x7053, 0x1000)
+_PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)
 
 
 def suv_factor(name: str, header: Any) -> tuple[float | None, str]:
@@ -20,8 +22,7 @@ def suv_factor(name: str, header: Any) -> tuple[float | None, str]:
     if units == "GML":
         return 1.0, ""
     if units == "CNTS":
-        element = header.get(_PHILIPS_SUV_FACTOR)
-        factor = _float(getattr(element, "value", None))
+        factor = _float(getattr(value_of(name, header, _PHILIPS_SUV_FACTOR), "value", None))
         return (factor, "") if factor else (None, "counts without a scale factor")
     if units != "BQML":
         return None, f"its units are {units or 'not stated'}, expected BQML"

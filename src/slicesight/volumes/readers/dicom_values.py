@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag
 
 from slicesight.errors import VolumeError
 
@@ -16,6 +21,7 @@ DAMAGED = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     LookupError,
     MemoryError,
@@ -29,12 +35,24 @@ DAMAGED = (
 )  # what pydicom and its codecs raise on damaged bytes, found by fuzzing (benchmarks/fuzz_readers.py)
 
 
-def value_of(name: str, dataset: Any, keyword: str) -> Any:
-    """The element's value, None when it is absent or empty."""
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Without pydicom's remarks on stderr: what is wrong with a header is said in our one line."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = dataset.get(keyword)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def value_of(name: str, dataset: Any, keyword: str | BaseTag) -> Any:
+    """The element's value, None when it is absent or empty."""
+    try:
+        value = dataset.get(keyword)
     except DAMAGED as error:
         raise VolumeError(f"{name}: {keyword} is damaged ({type(error).__name__}); copy the file again") from None
     return None if value is None or (isinstance(value, str) and value == "") else value

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from slicesight.errors import VolumeError
 from slicesight.volumes.geometry import LPS_FROM_RAS, orientation_of
-from slicesight.volumes.readers.assemble import assemble, check_shape, chosen_time_point
+from slicesight.volumes.readers.assemble import MAX_MM, assemble, check_shape, chosen_time_point
 from slicesight.volumes.readers.options import ReadOptions
 from slicesight.volumes.readers.packed import GZIP_MAGIC, ByteSource, Unpacked, check_claim, read_voxels, skip
 from slicesight.volumes.volume import Volume
@@ -195,7 +195,7 @@ def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float6
 
 
 def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes: list[str]) -> None:
-    if not (np.isfinite(sform).all() and np.isfinite(qform).all()):
+    if not (np.abs(sform).max() < MAX_MM and np.abs(qform).max() < MAX_MM):
         return
     if np.linalg.det(sform[:3, :3]) == 0 or np.linalg.det(qform[:3, :3]) == 0:
         return
