@@ -170,6 +170,12 @@ def test_pictures_keep_the_scans_true_proportions(phantom):
     assert (z0, z1) != (y0, y1)
 
 
+def test_json_never_holds_what_other_programs_cannot_read(consultation):
+    broken = replace(consultation.answers[0], scores=(float("nan"),) * 16)
+    with pytest.raises(ValueError, match="JSON"):
+        replace(consultation, answers=[broken]).json_text()
+
+
 def test_terminal_report_fits_eighty_columns(consultation):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(answer_block(consultation.answers[0]))
