@@ -163,10 +163,10 @@ def convert(
         typer.Option(metavar="FOLDER", help="M3D-CLIP's tokenizer (vocab.txt), which the release does not hold."),
     ] = None,
 ) -> None:
-    """Turn the released Med-2E3 weights into a model folder for --model."""
-    from slicesight.model.released import convert_released
+    """Turn released weights (Med-2E3, M3D-CLIP, M3D-LaMed) into a model folder."""
+    from slicesight.model.m3d import convert_folder
 
-    report = convert_released(
+    report = convert_folder(
         source,
         out,
         question_tokenizer=question_tokenizer,

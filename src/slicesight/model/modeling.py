@@ -174,7 +174,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if position_ids is not None and self.takes_position_ids:
             kwargs["position_ids"] = position_ids
-        if labels is not None and self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
+        wants_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if labels is not None and self.training and wants_all and not torch.compiler.is_compiling():
             logits_to_keep = find_supervised(labels)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,

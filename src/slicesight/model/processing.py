@@ -33,7 +33,9 @@ class PromptTemplate:
     """The words around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
 
     system opens the conversation, user is each question, cue asks for an answer, answer is a finished one.
-    is_opened: whether the tokenizer's opening token (if it has one) comes first.
+    place: what stands before the question for each volume. is_opened: whether the tokenizer's opening token (if it has
+    one) comes first. stand_in: a token of the tokenizer that is written S times for a volume, and the text is then
+    tokenised in one piece (M3D-LaMed); without one the pieces around "<image3d>" are tokenised on their own.
     """
 
     system: str = (
@@ -43,12 +45,17 @@ class PromptTemplate:
     user: str = "USER: {question} "
     cue: str = "ASSISTANT:"
     answer: str = "ASSISTANT: {answer}{eos}"
+    place: str = VOLUME_TOKEN + "\n"
     is_opened: bool = True
+    stand_in: str | None = None
 
 
 TEMPLATES = {
     "phi": PromptTemplate(),
     "short": PromptTemplate(system="", user="{question} ", cue="Answer:", answer="Answer: {answer}{eos}"),
+    "lamed": PromptTemplate(
+        system="", user="{question}", cue="", answer=" {answer}{eos}", place=VOLUME_TOKEN, stand_in="<im_patch>"
+    ),
     "pretrain_vision3d": PromptTemplate(
         system="", user=VOLUME_TOKEN, cue="ASSISTANT:", answer="{answer}", is_opened=False
     ),
@@ -96,9 +103,10 @@ class Med2E3Processor(ProcessorMixin):
         self.max_length = max_length
         self.prompt = TEMPLATES[template] if isinstance(template, str) else PromptTemplate(**template)
         self.question_tokenizer = question_tokenizer
-        if VOLUME_TOKEN not in tokenizer.get_vocab():
-            tokenizer.add_special_tokens({"additional_special_tokens": [VOLUME_TOKEN]})
-        self.placeholder_token_id = int(tokenizer.convert_tokens_to_ids(VOLUME_TOKEN))
+        word = self.prompt.stand_in or VOLUME_TOKEN
+        if word not in tokenizer.get_vocab():
+            tokenizer.add_special_tokens({"additional_special_tokens": [word]})
+        self.placeholder_token_id = int(tokenizer.convert_tokens_to_ids(word))
         self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
         self.adds_space = adds_prefix_space(tokenizer)
         super().__init__(tokenizer, chat_template=chat_template)
@@ -177,7 +185,7 @@ class Med2E3Processor(ProcessorMixin):
         for number, (asked, answered) in enumerate(turns):
             is_last = number == len(turns) - 1
             if number == 0 and not has_place and "{question}" in self.prompt.user:
-                asked = (VOLUME_TOKEN + "\n") * num_volumes + asked
+                asked = self.prompt.place * num_volumes + asked
             before, _, after = self.prompt.user.partition("{question}")
             parts.append((before, ""))
             if "{question}" in self.prompt.user:
@@ -220,12 +228,17 @@ class Med2E3Processor(ProcessorMixin):
                 f"the prompt has {found} {VOLUME_TOKEN} for {num_volumes} volumes; "
                 f"write one per volume, or none to have them placed before the question."
             )
+        pieces = text.split(VOLUME_TOKEN)
+        if self.prompt.stand_in:
+            written = self.prompt.stand_in * self.num_visual_tokens
+            parts = [(part.replace(VOLUME_TOKEN, written), role) for part, role in parts]
+            pieces = ["".join(part for part, _ in parts)]
         roles = [role for part, role in parts for _ in part]
         input_ids, question_mask = list(self.opening_ids), [False] * len(self.opening_ids)
         labels = [IGNORED] * len(self.opening_ids)
         learnt = {"last_answer", "answer"} if supervise == "all" else {"last_answer"}
         offset = 0
-        for number, piece in enumerate(text.split(VOLUME_TOKEN)):
+        for number, piece in enumerate(pieces):
             if number:
                 input_ids += [self.placeholder_token_id] * self.num_visual_tokens
                 question_mask += [False] * self.num_visual_tokens

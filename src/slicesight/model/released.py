@@ -8,45 +8,35 @@ Weights are renamed and rewritten piece by piece, never all in memory; the model
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from slicesight.errors import ModelError
 from slicesight.model.adapters import read_adapter
 from slicesight.model.configuration import Med2E3Config
+from slicesight.model.conversion import (
+    ConversionReport,
+    build_on_meta,
+    copy_weights,
+    find_file,
+    list_files,
+    load_tokenizer,
+    plan_names,
+    read_bert_shape,
+    read_shapes,
+    rename_m3d_vit,
+)
 from slicesight.model.modeling import Med2E3ForConditionalGeneration
 from slicesight.model.processing import Med2E3Processor
-from slicesight.model.shards import ShardWriter, open_weights
 
 PARTS = ("llm", "vision2d_model", "vision2d_connector", "vision3d_model", "vision3d_connector")
 TEXT_GUIDED_CONNECTOR = "spatial_pooling_score15_mlp2x_gelu"
 MLP_CONNECTOR = "mlp2x_gelu"
 QUESTION_TOKENIZER_FOLDERS = ("m3d_clip_tokenizer", "vision3d_model", "question_tokenizer")
-BERT_HEAD_WIDTH = 64  # of every BERT; the official folder does not say how many heads there are
 TRAINED_LENGTH = 768
-
-
-@dataclass(kw_only=True)
-class ConversionReport:
-    """What became of every tensor: loaded per part (tensors, numbers), left over by name with the reason."""
-
-    loaded: dict[str, tuple[int, int]] = field(default_factory=dict)
-    merged_adapters: int = 0
-    left_over: dict[str, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{part}: {tensors} tensors, {numbers:,} numbers" for part, (tensors, numbers) in self.loaded.items()]
-        if self.merged_adapters:
-            lines.append(f"LoRA: {self.merged_adapters} adapters merged")
-        lines += [f"left over: {name} ({reason})" for name, reason in sorted(self.left_over.items())]
-        return "\n".join(lines)
 
 
 def convert_released(
@@ -68,82 +58,37 @@ def convert_released(
     """
     source, out = Path(source), Path(out)
     official = read_official_config(source)
-    shapes = {
-        part: {name: tuple(t.shape) for name, t in open_weights(find_weights(source, part)).items()} for part in PARTS
-    }
+    files = {part: find_weights(source, part) for part in PARTS}
+    shapes = {part: read_shapes(path) for part, path in files.items()}
     config = translate_config(official, shapes["vision3d_model"])
-    tokenizer = load_tokenizer(source, "the language model's tokenizer", source)
+    num_slices, height, width = config.image_size
     processor = Med2E3Processor.for_model(
         config,
-        tokenizer,
+        load_tokenizer(source, "the language model's tokenizer"),
         template="phi",
         max_length=official.get("llm_max_length") or TRAINED_LENGTH,
         question_tokenizer=find_question_tokenizer(source, question_tokenizer),
-        grid=grid
-        or {
-            "num_slices": config.image_size[0],
-            "height": config.image_size[1],
-            "width": config.image_size[2],
-            "window": "m3d",
-        },
+        grid=grid or {"num_slices": num_slices, "height": height, "width": width, "window": "m3d"},
     )
     report = ConversionReport()
-    plan = plan_names(source, shapes, config, report)
+    model = build_on_meta(Med2E3ForConditionalGeneration, config)
+    plan = plan_names(shapes, lambda part, name: rename(part, strip_base_layer(name), config), model, report)
     adapters = read_adapter(source)
-    writer = ShardWriter(out)
-    for part in PARTS:
-        on_progress(part)
-        weights = open_weights(find_weights(source, part))
-        for name, target in plan[part].items():
-            tensor = adapters.merge(part, strip_base_layer(name), weights.pop(name))
-            writer.add(target, tensor)
-            if part == "llm":
-                config.dtype = tensor.dtype
-    writer.finish()
+    config.dtype = copy_weights(
+        files,
+        plan,
+        out,
+        change=lambda part, name, tensor: adapters.merge(part, strip_base_layer(name), tensor),
+        on_progress=on_progress,
+    )
     report.merged_adapters = adapters.count_merged()
     report.left_over.update({f"adapter/{name}": "no such weight" for name in adapters.unused()})
     config.architectures = [Med2E3ForConditionalGeneration.__name__]
     config.save_pretrained(out)
     GenerationConfig.from_model_config(config).save_pretrained(out)
     processor.save_pretrained(out)
-    report.files = sorted(path.name for path in out.iterdir())
+    report.files = list_files(out)
     return report
-
-
-def plan_names(
-    source: Path, shapes: dict[str, dict[str, tuple[int, ...]]], config: Med2E3Config, report: ConversionReport
-) -> dict[str, dict[str, str]]:
-    """Per part, official tensor name -> name in the converted model; fills the report. Nothing is written yet.
-
-    Raises:
-        ModelError: a shape differs from the configuration's, or a tensor of the model is nowhere.
-    """
-    with torch.device("meta"):
-        model = Med2E3ForConditionalGeneration(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing = set(expected) - set(model.all_tied_weights_keys)
-    plan: dict[str, dict[str, str]] = {part: {} for part in PARTS}
-    for part in PARTS:
-        for name, found in shapes[part].items():
-            target, reason = rename(part, strip_base_layer(name), config)
-            if target is None or target not in expected:
-                report.left_over[f"{part}/{name}"] = reason or "the converted model has no such tensor"
-                continue
-            if found != expected[target]:
-                raise ModelError(
-                    f"{part}/{name}: shape {found} but the configuration asks for {expected[target]}; "
-                    "the weights and args/config.json are of different models."
-                )
-            plan[part][name] = target
-            missing.discard(target)
-        numbers = sum(math.prod(shapes[part][name]) for name in plan[part])
-        report.loaded[part] = (len(plan[part]), numbers)
-    if missing:
-        raise ModelError(
-            f"{source}: {len(missing)} tensors of the model are nowhere in the official folder, first "
-            f"{sorted(missing)[:3]}; the folder is incomplete or of another version."
-        )
-    return plan
 
 
 def strip_base_layer(name: str) -> str:
@@ -222,28 +167,6 @@ def translate_config(official: dict[str, Any], vision3d_shapes: dict[str, tuple[
     )
 
 
-def read_bert_shape(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The question encoder's configuration, which the official folder holds only in its tensors' shapes."""
-    prefix = "language_encoder."
-    try:
-        vocabulary, width = shapes[prefix + "embeddings.word_embeddings.weight"]
-        layers = {name.split(".")[3] for name in shapes if name.startswith(prefix + "encoder.layer.")}
-        return {
-            "model_type": "bert",
-            "vocab_size": vocabulary,
-            "hidden_size": width,
-            "num_hidden_layers": len(layers),
-            "num_attention_heads": max(1, width // BERT_HEAD_WIDTH),
-            "intermediate_size": shapes[prefix + "encoder.layer.0.intermediate.dense.weight"][0],
-            "max_position_embeddings": shapes[prefix + "embeddings.position_embeddings.weight"][0],
-            "type_vocab_size": shapes[prefix + "embeddings.token_type_embeddings.weight"][0],
-        }
-    except KeyError as error:
-        raise ModelError(
-            f"vision3d_model/pytorch_model.bin: no {error.args[0]}; the text encoder of M3D-CLIP is missing."
-        ) from error
-
-
 def keep_model_settings(section: dict[str, Any]) -> dict[str, Any]:
     """A part's configuration without what an old library wrote beside it (generation defaults, private fields)."""
     if "model_type" not in section:
@@ -279,41 +202,16 @@ def rename(part: str, name: str, config: Med2E3Config) -> tuple[str | None, str]
     if name.startswith("language_encoder."):
         return f"scorer.text_encoder.{name.removeprefix('language_encoder.')}", ""
     if name.startswith("vision_encoder."):
-        return rename_m3d_vit(name.removeprefix("vision_encoder."), final_norm=config.vision3d_config.final_norm)
+        own, reason = rename_m3d_vit(name.removeprefix("vision_encoder."), final_norm=False)
+        return (None if own is None else f"vision3d.encoder.{own}"), reason
     return None, "contrastive head of M3D-CLIP; Med-2E3 does not use it"
-
-
-def rename_m3d_vit(name: str, *, final_norm: bool) -> tuple[str | None, str]:
-    """A tensor of M3D's ViT (MONAI names) in this package's ViT."""
-    if name.startswith("norm.") and not final_norm:
-        return None, "the ViT's final norm; Med-2E3 takes the output before it"
-    if "norm_cross_attn" in name or "cross_attn" in name:
-        return None, "MONAI's cross attention, which M3D does not use"
-    for old, new in (
-        ("patch_embedding.position_embeddings", "position_embedding"),
-        ("patch_embedding.patch_embeddings.1.", "patch_embedding."),
-        (".attn.", "."),
-        (".mlp.", "."),
-    ):
-        name = name.replace(old, new)
-    return f"vision3d.encoder.{name}", ""
 
 
 def find_weights(source: Path, part: str) -> Path:
     """A part's weight file."""
-    for file_name in ("model.safetensors", "pytorch_model.bin"):
-        if (path := source / part / file_name).is_file():
-            return path
+    if path := find_file(source / part, ("model.safetensors", "pytorch_model.bin")):
+        return path
     raise ModelError(f"{source}: {part}/pytorch_model.bin is missing; download that part of the released folder too.")
-
-
-def load_tokenizer(folder: Path, what: str, source: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from files on this machine only."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(f"{source}: {what} cannot be read from {folder} ({reason}); add its files there.") from error
 
 
 def find_question_tokenizer(source: Path, given: str | Path | None) -> PreTrainedTokenizerBase:
@@ -321,7 +219,7 @@ def find_question_tokenizer(source: Path, given: str | Path | None) -> PreTraine
     folders = [Path(given)] if given is not None else [source / name for name in QUESTION_TOKENIZER_FOLDERS]
     for folder in folders:
         if (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
-            return load_tokenizer(folder, "the question tokenizer", source)
+            return load_tokenizer(folder, "the question tokenizer")
     raise ModelError(
         f"{source}: the question's tokenizer (vocab.txt of GoodBaiBai88/M3D-CLIP) is not in {folders[0]}; the released "
         "folder does not hold it: download it and pass --question-tokenizer FOLDER."

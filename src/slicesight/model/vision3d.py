@@ -69,16 +69,19 @@ class M3DViT(PreTrainedModel):
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
+        tokens = self.encode_tokens(volumes)
+        if self.cls_token is not None:
+            tokens = tokens[:, 1:]
+        return tokens.unflatten(1, self.config.token_grid)
+
+    def encode_tokens(self, volumes: Tensor) -> Tensor:
+        """All tokens (V, 1 + patches, C) with the class token first, if there is one."""
         tokens = self.patch_embedding(cut_patches(volumes, self.config.patch_size)) + self.position_embedding
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        if self.norm is not None:
-            tokens = self.norm(tokens)
-        if self.cls_token is not None:
-            tokens = tokens[:, 1:]
-        return tokens.unflatten(1, self.config.token_grid)
+        return tokens if self.norm is None else self.norm(tokens)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
