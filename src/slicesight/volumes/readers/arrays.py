@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tokenize
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,7 +88,9 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"{num_bytes} bytes long")
     stream.seek(start)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream, max_header_size=_MAX_HEADER_BYTES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy remarks on headers written by Python 2
+        return read(stream, max_header_size=_MAX_HEADER_BYTES)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,6 +25,8 @@ from slicesight.volumes.volume import Volume
 
 MAX_VOXELS = 2**30
 MAX_MM = 1e6
+_MAX_VALUE = 1e30
+_MIN_CONTRAST = 1e-30
 _LOWEST_AIR_HU = -200.0  # a scan with values below this holds air or fat measured in HU
 
 
@@ -116,19 +118,18 @@ def assemble(
 
 
 def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
-    """slope · stored + intercept as contiguous float32, computed in double precision where integers are wide."""
-    is_exact = stored.dtype.itemsize <= 2 or (slope, intercept) == (1.0, 0.0)
-    if (slope, intercept) == (1.0, 0.0):
-        return np.ascontiguousarray(stored, dtype=np.float32)
-    voxels = np.empty(stored.shape, np.float32)
-    for index, plane in enumerate(stored):
-        if is_exact:
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by the value check
+    """slope · stored + intercept as contiguous float32, computed in double precision where stored values are wide."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by the value check
+        if (slope, intercept) == (1.0, 0.0):
+            return np.ascontiguousarray(stored, dtype=np.float32)
+        voxels = np.empty(stored.shape, np.float32)
+        for index, plane in enumerate(stored):
+            if stored.dtype.itemsize <= 2:
                 np.multiply(plane, np.float32(slope), out=voxels[index], casting="unsafe")
                 voxels[index] += np.float32(intercept)
-        else:
-            voxels[index] = plane.astype(np.float64) * slope + intercept
-    return voxels
+            else:
+                voxels[index] = plane.astype(np.float64) * slope + intercept
+        return voxels
 
 
 def checked_affine(name: str, affine_lps_ijk: NDArray[np.float64], options: ReadOptions) -> NDArray[np.float64]:
@@ -182,7 +183,9 @@ def _checked_lowest(name: str, voxels: NDArray[np.float32]) -> float:
         raise VolumeError(
             f"{name}: {num_bad} voxels are NaN or infinite; expected numbers, replace them before reading"
         )
-    if low == high:
+    if max(-low, high) > _MAX_VALUE:
+        raise VolumeError(f"{name}: values from {low:g} to {high:g}; no scan has such values, check type and scaling")
+    if high - low < _MIN_CONTRAST:
         raise VolumeError(f"{name}: every voxel is {low:g}; expected a scan with contrast, check the export")
     return low
 

@@ -15,11 +15,12 @@ from pydicom.uid import RLELossless
 
 from slicesight.errors import VolumeError
 from slicesight.volumes.readers.assemble import check_shape
+from slicesight.volumes.readers.dicom_codestream import frame_sizes
 from slicesight.volumes.readers.dicom_frames import Frame
 from slicesight.volumes.readers.dicom_suv import suv_factor
 from slicesight.volumes.readers.dicom_values import DAMAGED, text_of, value_of, whole_number
 
-_LARGE_FRAME_BYTES = 64 << 20
+_LARGE_FRAME_BYTES = 16 << 20
 _MAX_FRAME_RATIO = 1000
 _SAFE_DECODER = {RLELossless: "pydicom"}  # pylibjpeg-rle panics on damaged data
 
@@ -121,6 +122,7 @@ def _is_padding(name: str, frame: Frame, stored: NDArray[Any]) -> NDArray[np.boo
 
 def _decoded(name: str, frame: Frame) -> NDArray[Any]:
     try:
+        _check_codestreams(frame)
         plugin = _SAFE_DECODER.get(frame.header.file_meta.TransferSyntaxUID, "")
         frame.header.pixel_array_options(decoding_plugin=plugin)
         pixels: NDArray[Any] = frame.header.pixel_array
@@ -145,6 +147,17 @@ def _check_claim(name: str, frame: Frame) -> None:
         )
 
 
+def _check_codestreams(frame: Frame) -> None:
+    syntax = frame.header.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or syntax == RLELossless:
+        return
+    num_frames = whole_number("", frame.header, "NumberOfFrames", default=1)
+    for size in frame_sizes(frame.header, num_frames):
+        if size != (*frame.shape, 1):
+            claimed = "no size" if size is None else f"{size[1]}×{size[0]} pixels of {size[2]} colours"
+            raise ValueError(f"the compressed frame claims {claimed}, the header {frame.shape[1]}×{frame.shape[0]}")
+
+
 def _transfer_syntax(header: Any) -> str:
     uid = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-    return str(uid.name) if uid is not None else "unnamed transfer syntax"
+    return str(getattr(uid, "name", uid)) if uid is not None else "unnamed transfer syntax"

@@ -59,10 +59,10 @@ def value_of(name: str, dataset: Any, keyword: str | BaseTag) -> Any:
 
 
 def text_of(dataset: Any, keyword: str) -> str:
-    """The element as text, "" when it is absent or damaged."""
+    """The element as one printable line, "" when it is absent or damaged."""
     try:
         value = value_of("", dataset, keyword)
-        return "" if value is None else str(value)
+        return "" if value is None else "".join(c if c.isprintable() else "?" for c in str(value))
     except (VolumeError, ValueError, TypeError):
         return ""
 

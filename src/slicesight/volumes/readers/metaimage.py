@@ -67,8 +67,9 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
             sizes = sizes[:3]
         check_shape(name, sizes)
         data_path = path
-        if fields["ElementDataFile"] != "LOCAL":
-            data_path = data_file_beside(path, fields["ElementDataFile"])
+        data_name = fields.get("ElementDataFile", "")
+        if data_name != "LOCAL":
+            data_path = data_file_beside(path, data_name)
             stream = stack.enter_context(data_path.open("rb"))
         packing = "zlib" if fields.get("CompressedData", "False").lower() == "true" else "plain"
         num_bytes = int(np.prod(sizes, dtype=np.int64)) * dtype.itemsize
@@ -135,7 +136,8 @@ def _affine(
     if min(spacing) <= 0:
         raise VolumeError(f"{name}: ElementSpacing is {spacing} mm; fix the header or pass --spacing-mm")
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(matrix, (num_axes, num_axes))[:3, :3].T * np.asarray(spacing[:3])
+    with np.errstate(over="ignore", invalid="ignore"):  # `assemble` refuses what overflows
+        affine[:3, :3] = np.reshape(matrix, (num_axes, num_axes))[:3, :3].T * np.asarray(spacing[:3])
     affine[:3, 3] = offset[:3]
     return affine, None
 

@@ -181,8 +181,8 @@ def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float6
             "unknown side: neither sform nor qform is set; axes are taken as right, anterior, superior; no positions"
         )
         return None, spacing, "RAS"
-    sform = _sform(name, header) if has_sform else None
-    qform = _qform(name, header) if has_qform else None
+    sform = _form(name, header, "sform") if has_sform else None
+    qform = _form(name, header, "qform") if has_qform else None
     if sform is not None and qform is not None:
         _note_conflict(sform, qform, notes)
     chosen = sform if sform is not None else qform
@@ -195,10 +195,9 @@ def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float6
 
 
 def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes: list[str]) -> None:
-    if not (np.abs(sform).max() < MAX_MM and np.abs(qform).max() < MAX_MM):
-        return
-    if np.linalg.det(sform[:3, :3]) == 0 or np.linalg.det(qform[:3, :3]) == 0:
-        return
+    for matrix in (sform, qform):
+        if np.abs(matrix).max() > MAX_MM or np.linalg.norm(matrix[:3, :3], axis=0).min() < 1e-6:
+            return  # `assemble` says what is wrong with the one that is used
     words = orientation_of(sform), orientation_of(qform)
     if words[0] != words[1]:
         notes.append(f"unknown side: sform says {words[0]}, qform says {words[1]}; the sform is used")
@@ -206,15 +205,12 @@ def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes
         notes.append("sform and qform give different positions; the sform is used")
 
 
-def _sform(name: str, header: Any) -> NDArray[np.float64]:
-    sform = np.asarray(header.get_sform(), dtype=np.float64)
-    if not np.isfinite(sform).all():
-        raise VolumeError(f"{name}: the sform holds NaN or infinity; fix the header")
-    return LPS_FROM_RAS @ sform
-
-
-def _qform(name: str, header: Any) -> NDArray[np.float64]:
+def _form(name: str, header: Any, word: str) -> NDArray[np.float64]:
+    """The sform or qform in LPS."""
     try:
-        return np.asarray(LPS_FROM_RAS @ header.get_qform(), dtype=np.float64)
+        matrix = np.asarray(getattr(header, f"get_{word}")(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise VolumeError(f"{name}: the qform is broken ({error}); fix the header") from None
+        raise VolumeError(f"{name}: the {word} is broken ({error}); fix the header") from None
+    if not np.isfinite(matrix).all():
+        raise VolumeError(f"{name}: the {word} holds NaN or infinity; fix the header")
+    return LPS_FROM_RAS @ matrix

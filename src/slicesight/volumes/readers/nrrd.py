@@ -167,7 +167,8 @@ def _affine(
         affine[:3, 3] = _triple(name, fields["space origin"])
     else:
         notes.append("the file gives directions without an origin; positions are counted from the first voxel")
-    return np.diag([*map(float, signs), 1.0]) @ affine, None
+    affine[:3] *= np.array(signs)[:, None]
+    return affine, None
 
 
 def _vectors(text: str) -> list[str]:
@@ -179,6 +180,6 @@ def _triple(name: str, text: str) -> list[float]:
         values = [float(part) for part in text.strip().strip("()").split(",")]
     except ValueError:
         values = []
-    if len(values) != 3:
-        raise VolumeError(f"{name}: NRRD vector {text!r} is not of the form (x,y,z); fix the header")
+    if len(values) != 3 or not np.isfinite(values).all():
+        raise VolumeError(f"{name}: NRRD vector {text!r} is not three numbers (x,y,z); fix the header")
     return values

@@ -56,7 +56,7 @@ def whole_numbers(name: str, fields: dict[str, str], key: str) -> list[int]:
 
 def data_file_beside(header_path: Path, data_name: str) -> Path:
     """The data file a header names, which must lie in the header's own folder."""
-    if Path(data_name).name != data_name or data_name in (".", ".."):
+    if Path(data_name).name != data_name or data_name in ("", ".", ".."):
         raise VolumeError(
             f"{header_path.name}: the header points to {data_name[:60]!r}; expected a file in its own folder"
         )
