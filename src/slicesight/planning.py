@@ -23,6 +23,7 @@ from slicesight.errors import ModelError
 from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, VolumeFeatures
 from slicesight.model.accounting import AllocationCounter, Stage
 from slicesight.model.matching import count_visual_tokens
+from slicesight.model.planes import cut_planes
 from slicesight.model.presets import make_preset
 from slicesight.model.scoring import Question
 
@@ -108,8 +109,10 @@ def plan(config: Med2E3Config, *, dtype: str = "bfloat16", num_questions: int = 
             made["tokens_3d"] = model.projector_3d(model.vision3d(volumes))
 
         def encode_2d() -> None:
-            features = model.vision2d(volumes.transpose(1, 2).flatten(0, 1))
-            made["tokens_2d"] = model.projector_2d(features).unflatten(0, (1, config.num_slices))
+            planes = config.planes
+            slices = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
+            features = model.vision2d(slices.flatten(0, 1).unsqueeze(1))
+            made["tokens_2d"] = model.projector_2d(features).unflatten(0, (1, config.num_scored_slices))
 
         def score() -> None:
             features = VolumeFeatures(tokens_3d_VKPD=made["tokens_3d"], tokens_2d_VNLD=made["tokens_2d"])

@@ -90,6 +90,11 @@ class Reader:
                 f"{card.name}: the processor's grid is {settings} but the model reads {num_slices}×{height}×{width}; "
                 "save the processor that belongs to the model."
             )
+        if model.config.planes is not None:
+            raise ModelError(
+                f"{card.name} weighs slices of several planes, which cannot be shown yet; "
+                "use its generate and score_slices in Python (benchmarks/planes.py does)."
+            )
         model.to(device)  # type: ignore[arg-type]  # the library's wrapper hides the parameter's type
         self.model = model
         self.model.train(False)

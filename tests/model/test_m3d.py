@@ -183,7 +183,9 @@ def test_lamed_folders_of_another_make_or_with_a_missing_shard_are_refused(lamed
         convert_folder(lamed_folder, tmp_path / "out")
     path.write_text(json.dumps(settings))
     (lamed_folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"model-00002-of-00002.safetensors of model.safetensors.index.json is missing"):
+    with pytest.raises(
+        ModelError, match=r"model-00002-of-00002.safetensors of model.safetensors.index.json is missing"
+    ):
         convert_folder(lamed_folder, tmp_path / "out")
 
 

@@ -18,6 +18,7 @@ AGGREGATIONS = ("random", "max", "mean", "text_guided")
 SCORING_INPUTS = ("text", "3d", "2d")
 QUESTION_SOURCES = ("lm_embeddings", "text_encoder")
 SCORE_NORMS = ("none", "l2")
+PLANES = ("axial", "coronal", "sagittal")
 VISION2D_FEATURES = ("last_hidden_state", "before_final_norm")
 
 
@@ -171,6 +172,7 @@ class Med2E3Config(PreTrainedConfig):
     slice_mean, slice_std: normalisation before the 2D encoder; the default shows it the raw [0, 1] values.
     slice_pool: side of the square of 2D tokens averaged together (paper: 1, all are kept).
     vision2d_feature: the 2D encoder's last_hidden_state, or the last block's output before the final norm (released).
+    planes: slices of these planes, scored together, from a volume stacked axially; None is the volume's own stacking.
     random_seed: of the "random" aggregation in evaluation. placeholder_token_id: stands for visual tokens in input_ids.
     """
 
@@ -212,6 +214,7 @@ class Med2E3Config(PreTrainedConfig):
     slice_std: float | list[float] = 1.0
     slice_pool: int = 1
     vision2d_feature: str = "last_hidden_state"
+    planes: list[str] | tuple[str, ...] | None = None
     random_seed: int = 0
     placeholder_token_id: int = 32063
     initializer_range: float = 0.02
@@ -236,6 +239,11 @@ class Med2E3Config(PreTrainedConfig):
     def num_slices(self) -> int:
         """N, the slices of a volume."""
         return self.image_size[0]
+
+    @property
+    def num_scored_slices(self) -> int:
+        """Slices that share one softmax: N, or N of every plane, plane after plane."""
+        return self.num_slices * len(self.planes or (None,))
 
     @property
     def text_width(self) -> int:
@@ -278,6 +286,12 @@ def check_words(config: Med2E3Config) -> None:
         )
     if len(config.image_size) != 3 or min(config.image_size) < 1:
         raise ModelError(f"image_size is {config.image_size}; expected three positive numbers: slices, rows, columns.")
+    if config.planes is not None:
+        unknown = [plane for plane in config.planes if plane not in PLANES]
+        if unknown or not config.planes or len(set(config.planes)) != len(config.planes):
+            raise ModelError(
+                f"planes is {list(config.planes)}; expected different ones of {', '.join(PLANES)}, or null."
+            )
     if not config.score_scale > 0:
         raise ModelError(f"score_scale is {config.score_scale}; expected a positive number.")
     if config.question_source == "text_encoder" and config.text_encoder_config is None:

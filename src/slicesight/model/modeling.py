@@ -23,13 +23,23 @@ from slicesight.model import tgis
 from slicesight.model.configuration import Med2E3Config
 from slicesight.model.loss import find_supervised, next_token_loss
 from slicesight.model.matching import check_volumes, count_visual_tokens, resolve_volume_index
+from slicesight.model.planes import PlaneEmbedding, cut_planes
 from slicesight.model.projector import Projector
 from slicesight.model.scoring import Question, SliceScorer, VolumeFeatures, is_frozen
 from slicesight.model.vision2d import Vision2D, measure_slice_tokens
 from slicesight.model.vision3d import Vision3D
 
 VOLUME_INPUTS = ("volumes", "volume_features", "volume_index", "question_mask", "question_ids", "question_ids_mask")
-PART_NAMES = ("vision3d", "projector_3d", "vision2d", "projector_2d", "text_encoder", "scorer", "language_model")
+PART_NAMES = (
+    "vision3d",
+    "projector_3d",
+    "vision2d",
+    "projector_2d",
+    "plane_embedding",
+    "text_encoder",
+    "scorer",
+    "language_model",
+)
 
 
 @dataclass
@@ -74,6 +84,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 std=config.slice_std,
             )
             self.projector_2d = Projector(measure_slice_tokens(config)[1], width)
+        has_planes = config.needs_2d and config.planes is not None
+        self.plane_embedding = PlaneEmbedding(len(config.planes), config.num_slices, width) if has_planes else None
         self.scorer = SliceScorer(config) if config.needs_2d else None
         self.post_init()
 
@@ -85,6 +97,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 init.normal_(layer.weight, std=layer.in_features**-0.5)
         elif isinstance(module, SliceScorer):
             module.reset_parameters()
+        elif isinstance(module, PlaneEmbedding):
+            module.reset_parameters(self.config.initializer_range)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -207,9 +221,13 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 features_VKPC = self.vision3d(volumes)
             tokens_3d_VKPD = self.projector_3d(features_VKPC)
         if self.vision2d is not None:
+            planes = self.config.planes
+            slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
-                features_SLC = self.vision2d(volumes.transpose(1, 2).flatten(0, 1))
-            tokens_2d_VNLD = self.projector_2d(features_SLC).unflatten(0, volumes.shape[:1] + volumes.shape[2:3])
+                features_SLC = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
+            tokens_2d_VNLD = self.projector_2d(features_SLC).unflatten(0, slices_VNHW.shape[:2])
+            if self.plane_embedding is not None:
+                tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)
 
     def see(self, features: VolumeFeatures, volume_index: Tensor, question: Question) -> tuple[Tensor, Tensor | None]:

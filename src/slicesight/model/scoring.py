@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from slicesight.errors import ModelError
 from slicesight.model import tgis
 from slicesight.model.configuration import Med2E3Config
+from slicesight.model.planes import describe_planes
 
 
 @dataclass
@@ -103,11 +104,18 @@ class SliceScorer(nn.Module):
                 asked_BT = asked_BT.masked_fill(~question.mask.bool(), -1)
             seed = None if self.training else config.random_seed
             return tgis.draw_random_scores(asked_BT, volume_index, num_slices, seed=seed)
-        slices_VND = tgis.describe_slices(
-            features.tokens_3d_VKPD if "3d" in config.scoring_inputs else None,
-            features.tokens_2d_VNLD if "2d" in config.scoring_inputs else None,
-            num_slices=num_slices,
-        )
+        tokens_3d_VKPD = features.tokens_3d_VKPD if "3d" in config.scoring_inputs else None
+        tokens_2d_VNLD = features.tokens_2d_VNLD if "2d" in config.scoring_inputs else None
+        if config.planes is None:
+            slices_VND = tgis.describe_slices(tokens_3d_VKPD, tokens_2d_VNLD, num_slices=num_slices)
+        else:
+            slices_VND = describe_planes(
+                tokens_3d_VKPD,
+                tokens_2d_VNLD,
+                planes=config.planes,
+                grid=None if tokens_3d_VKPD is None else config.vision3d_config.pooled_grid,
+                num_slices=config.num_slices,
+            )
         scale = config.score_scale if self.log_scale is None else self.log_scale.float().exp()
         if self.slice_linear is not None:
             relevance_VN = self.slice_linear(slices_VND.to(self.slice_linear.weight.dtype)).squeeze(-1)
