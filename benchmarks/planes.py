@@ -9,6 +9,7 @@ and for the three planes the share of score each plane gets. With the shipped re
 import argparse
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,16 @@ from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.phantoms import make_phantom
 
 UNSEEN_SEED = 90_000
-FORMS = {"three planes": (), "one plane": ("model.planes=null",)}
+FORMS = ("three planes", "one plane")
+
+
+def without_planes(recipe):
+    """The same recipe for the volume's own stacking."""
+    stages = tuple(
+        replace(stage, trainable=tuple(part for part in stage.trainable if part != "plane_embedding"))
+        for stage in recipe.stages
+    )
+    return replace(recipe, model={**recipe.model, "planes": None}, stages=stages)
 
 
 @torch.inference_mode()
@@ -60,10 +70,12 @@ def main():
     args = parser.parse_args()
     results = {form: defaultdict(list) for form in FORMS}
     for seed in args.seeds:
-        for form, own in FORMS.items():
+        for form in FORMS:
             place = args.out / f"{form.replace(' ', '-')}-{seed}"
-            changes = (*args.changes, f"seed={seed}", f"output_dir={place}", *own)
-            right, shares = answer_closed(run_recipe(read_recipe(args.recipe, changes)), args.count)
+            recipe = read_recipe(args.recipe, (*args.changes, f"seed={seed}", f"output_dir={place}"))
+            if form == "one plane":
+                recipe = without_planes(recipe)
+            right, shares = answer_closed(run_recipe(recipe), args.count)
             for topic, rows in right.items():
                 results[form][topic].append(statistics.mean(rows))
             results[form]["all"].append(statistics.mean([row for rows in right.values() for row in rows]))
