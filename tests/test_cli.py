@@ -266,6 +266,19 @@ def test_phantom_writes_scans_labels_and_a_manifest_that_reads_back(run, tmp_pat
         assert {100 + number for number in range(1, len(case.truth["findings"]) + 1)} <= set(np.unique(labels.voxels))
 
 
+def test_a_phantom_asked_with_its_manifest_is_compared_with_the_truth(run, ask, tmp_path):
+    run("phantom", "--count", 1, "--seed", 5, "--out", "made")
+    scan, manifest = "made/volumes/phantom_00000.nii.gz", "made/manifest.jsonl"
+    code, out, _ = ask(scan, "--truth", manifest, "--html", "a.html", "--json", "a.json")
+    assert code == 0
+    assert len(json.loads((tmp_path / "a.json").read_text())["answers"]) == 11
+    assert out.count("✓ right") + out.count("✗ wrong; the truth: ") == 11
+    assert 'class="t"' in (tmp_path / "a.html").read_text()
+    code, _, err = ask(scan, "--truth", "nowhere.jsonl")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
 def test_phantom_refuses_to_overwrite_an_earlier_manifest(run, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "manifest.jsonl").write_text("precious\n")

@@ -6,10 +6,8 @@ import json
 
 import pytest
 
-from slicesight.conversations.schema import Conversation
-from slicesight.demo import _agrees, run_demo, shown_slices
+from slicesight.demo import run_demo
 from slicesight.errors import InputError
-from slicesight.volumes.grid import GridSpec, to_grid
 
 
 @pytest.fixture(scope="module")
@@ -57,42 +55,3 @@ def test_demo_runs_again_into_its_own_folder_but_spares_a_strangers(finished, tm
     with pytest.raises(InputError, match="no demo made"):
         run_demo(tmp_path, model=str(tiny_model_folder), seed=3)
     assert (tmp_path / "letters.txt").exists()
-
-
-CLOSED = Conversation(
-    task="closed", topic="phase", question="Which?", choices=("early", "late"), answer="late", answer_choice="B"
-)
-OPEN = Conversation(task="open", topic="organ", question="Where?", answer="left kidney")
-REPORT = Conversation(
-    task="report",
-    topic="report",
-    question="Report.",
-    answer="There is a large cyst in the upper pole of the left kidney.",
-)
-
-
-@pytest.mark.parametrize(
-    ("pair", "said", "agrees"),
-    [
-        (CLOSED, "B. late", True),
-        (CLOSED, "B", True),
-        (CLOSED, "A. late", False),
-        (CLOSED, "B. early", False),
-        (CLOSED, "Both are possible", False),
-        (OPEN, "Left kidney.", True),
-        (OPEN, "kidney", False),
-        (REPORT, "The upper pole of the left kidney contains a small cyst.", True),
-        (REPORT, "The lower pole of the left kidney contains a small cyst.", False),
-        (REPORT, "No abnormality is seen.", False),
-    ],
-)
-def test_an_answer_is_right_by_its_letter_its_words_or_its_findings(pair, said, agrees):
-    assert _agrees(said, pair) is agrees
-
-
-def test_truth_seen_in_every_slice_points_nowhere(phantom):
-    grid = to_grid(phantom.volume, GridSpec(num_slices=8, height=16, width=16))
-    everywhere = OPEN.model_copy(update={"source_slices": tuple(range(phantom.volume.num_source_slices))})
-    somewhere = OPEN.model_copy(update={"source_slices": phantom.truth.findings[0].source_slices})
-    assert shown_slices(everywhere, grid) == ()
-    assert 0 < len(shown_slices(somewhere, grid)) < 8

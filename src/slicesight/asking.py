@@ -21,6 +21,7 @@ from slicesight.evidence import Truth, reading_line
 from slicesight.model_card import RESEARCH_NOTICE, ModelCard
 from slicesight.reader import Answer, Reader, load
 from slicesight.shell import answer_block, progress_bar, report_console, scan_header
+from slicesight.truths import find_case, judge
 from slicesight.volumes.grid import GridSpec, GridVolume
 from slicesight.volumes.readers import read_volume
 from slicesight.volumes.readers.options import checked_unit
@@ -43,6 +44,7 @@ class AskRequest:
     spacing_mm: tuple[float, float, float] | None = None
     time_point: int | None = None
     unit: str | None = None
+    truth: Path | None = None
     json: Path | None = None
     html: Path | None = None
     png: Path | None = None
@@ -143,6 +145,10 @@ def run_ask(request: AskRequest) -> None:
     """Answer, print and write; raises InputError before anything is written."""
     stderr = Console(stderr=True)
     json_to_stdout = request.json == STDOUT
+    case = find_case(request.truth, scan=request.scan) if request.truth is not None else None
+    questions = request.questions
+    if case is not None and questions is None:
+        questions = [pair.prompt for pair in case.conversations]
     with stderr.status("reading the scan"):
         volume = read_volume(
             request.scan,
@@ -161,8 +167,9 @@ def run_ask(request: AskRequest) -> None:
     with stderr.status("encoding the scan"):
         encoded = reader.encode(reader.grid(volume, window=request.window, plane=request.plane))
     with progress_bar(stderr, "answering") as progress:
-        answers = reader.ask(encoded, request.questions, progress=progress)
-    consultation = Consultation(volume=volume, grid=encoded.grid, card=reader.card, answers=answers)
+        answers = reader.ask(encoded, questions, progress=progress)
+    truths = judge(answers, case, grid=encoded.grid) if case is not None else ()
+    consultation = Consultation(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
     if json_to_stdout:
         sys.stdout.write(consultation.json_text())
         print_warnings(stderr, consultation)
@@ -204,9 +211,10 @@ def print_report(console: Console, consultation: Consultation) -> None:
             warnings=consultation.warnings,
         )
     )
-    for answer in consultation.answers:
+    truths = consultation.truths or [None] * len(consultation.answers)
+    for answer, truth in zip(consultation.answers, truths, strict=True):
         console.print()
-        console.print(answer_block(answer))
+        console.print(answer_block(answer, truth=truth))
 
 
 def print_warnings(console: Console, consultation: Consultation) -> None:

@@ -72,6 +72,10 @@ def ask(
     ] = None,
     time_point: Annotated[int | None, typer.Option(help="Which volume of a 4D file, from 0.")] = None,
     unit: Annotated[str | None, typer.Option(metavar="HU|arbitrary", help="For files that do not say.")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None,
@@ -90,6 +94,7 @@ def ask(
             spacing_mm=_three_numbers(spacing_mm, "--spacing-mm"),
             time_point=time_point,
             unit=unit,
+            truth=truth,
             json=json,
             html=html,
             png=png,

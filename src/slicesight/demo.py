@@ -14,14 +14,12 @@ from rich.text import Text
 
 from slicesight.asking import Consultation, load_quietly, write_files
 from slicesight.conversations.phantom_folder import ScanFormat, write_phantom
-from slicesight.conversations.phantom_texts import read_findings
 from slicesight.conversations.schema import Case, Conversation
 from slicesight.errors import InputError
-from slicesight.evaluation.phantom_scores import Asked, is_right
-from slicesight.evidence import Truth, summarise
+from slicesight.evidence import summarise
 from slicesight.reader import Answer, Reader
 from slicesight.shell import progress_bar, scan_header
-from slicesight.volumes.grid import GridVolume
+from slicesight.truths import judge
 from slicesight.volumes.readers import read_volume
 
 SCANS: tuple[ScanFormat, ...] = ("nifti", "dicom")
@@ -76,35 +74,8 @@ def consult(reader: Reader, case: Case, *, folder: Path) -> Consultation:
     encoded = reader.encode(volume)
     with progress_bar(Console(stderr=True), "answering") as progress:
         answers = reader.ask(encoded, [pair.prompt for pair in case.conversations], progress=progress)
-    truths = [
-        Truth(
-            answer=pair.target,
-            grid_slices=shown_slices(pair, encoded.grid),
-            is_right=_agrees(answer.text, pair),
-        )
-        for pair, answer in zip(case.conversations, answers, strict=True)
-    ]
+    truths = judge(answers, case, grid=encoded.grid)
     return Consultation(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
-
-
-def _agrees(said: str, pair: Conversation) -> bool:
-    """Whether a person would call it right.
-
-    A closed answer needs the evaluation's letter, and words after it that do not contradict it; a report is right if it
-    claims the true findings and no other.
-    """
-    if pair.task == "report":
-        return read_findings(said) == read_findings(pair.answer)
-    words = said[1:].strip(" .)").lower() if pair.task == "closed" else ""
-    return is_right(Asked(case=0, conversation=pair, prediction=said)) and words in ("", pair.answer.lower())
-
-
-def shown_slices(pair: Conversation, grid: GridVolume) -> tuple[int, ...]:
-    """Grid slices that show what is asked; none where every slice does, which is no place to point at."""
-    if pair.source_slices is None:
-        return ()
-    slices = grid.grid_slices_of(pair.source_slices)
-    return () if len(slices) == len(grid.slices) else slices
 
 
 def _comparison(pairs: Sequence[Conversation], consultation: Consultation) -> RenderableType:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from slicesight.evidence import Evidence, summarise
+from slicesight.evidence import Evidence, Truth, summarise
 from slicesight.reader import Answer
 from slicesight.reader import Progress as ProgressCallback
 
@@ -38,13 +38,16 @@ def scan_header(title: str, reading: str, *, notes: Sequence[str] = (), warnings
     return Group(*lines)
 
 
-def answer_block(answer: Answer) -> RenderableType:
-    """Question, answer and evidence of one answer."""
+def answer_block(answer: Answer, *, truth: Truth | None = None) -> RenderableType:
+    """Question, answer, what is known to be right, and the evidence of one answer."""
     evidence = summarise(answer)
     parts: list[RenderableType] = [
         Text(answer.question, style="bold cyan"),
         Padding(Text(answer.text), (0, 2), expand=False),
     ]
+    if truth is not None:
+        verdict = "✓ right" if truth.is_right else f"✗ wrong; the truth: {truth.answer}"
+        parts.append(Padding(Text(verdict, style="green" if truth.is_right else "red"), (0, 2), expand=False))
     if answer.slices:
         parts.append(Padding(_evidence_table(evidence), (0, 2), expand=False))
     else:
