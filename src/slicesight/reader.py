@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slicesight.choices import with_letter
 from slicesight.errors import InputError, ModelError
 from slicesight.model_card import CARD_FILE, ModelCard, read_card
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
@@ -182,7 +183,7 @@ class Reader:
         return [
             Answer(
                 question=question,
-                text=_printable(text) or NO_WORDS,
+                text=with_letter(question, _printable(text)) or NO_WORDS,
                 scores=tuple(scores),
                 slices=rank_slices(scores, grid=encoded.grid),
             )

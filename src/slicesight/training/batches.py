@@ -5,6 +5,8 @@ V volumes a step, B = V x (questions per volume) prompts. Texts are drawn anew e
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,13 +58,19 @@ class PhantomQuestions(Dataset[dict[str, Any]]):
 class Collator:
     """Items -> the model's inputs; `see_volume=False` makes the blind baseline's."""
 
-    def __init__(self, processor: Med2E3Processor, *, see_volume: bool = True) -> None:
-        self.processor, self.see_volume = processor, see_volume
+    def __init__(
+        self,
+        processor: Med2E3Processor,
+        *,
+        see_volume: bool = True,
+        target: Callable[[Conversation], str] = operator.attrgetter("target"),
+    ) -> None:
+        self.processor, self.see_volume, self.target = processor, see_volume, target
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         pairs = [(row, conversation) for row, item in enumerate(items) for conversation in item["conversations"]]
         questions = [conversation.prompt for _, conversation in pairs]
-        answers = [conversation.target for _, conversation in pairs]
+        answers = [self.target(conversation) for _, conversation in pairs]
         rows = [[row if self.see_volume else -1] for row, _ in pairs]
         volumes = torch.from_numpy(to_float(np.stack([item["voxels"] for item in items])))[:, None]
         batch = self.processor(

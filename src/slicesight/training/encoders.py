@@ -2,7 +2,8 @@
 
 Each token answers for its own cell of the picture: which organs, which abnormalities and which named places of an
 abnormality lie in it; the mean token answers for plane and phase. Binary cross-entropy for cells, cross-entropy for
-the whole. S slices or volumes, T tokens (row-major cells), C encoder channels, Y cell labels.
+the whole. The projected tokens must also point along the words for it (words.py), so that the connectors start aligned.
+S slices or volumes, T tokens (row-major cells), C encoder channels, Y cell labels, D language-model width.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slicesight.conversations.phantom_texts import KINDS, LOCATIONS, location_phrase
-from slicesight.volumes.anatomy import AORTA, ORGANS, PHASES
+from slicesight.conversations.phantom_texts import KINDS, location_phrase
+from slicesight.volumes.anatomy import PHASES
 from slicesight.volumes.volume import PLANES
 
 from .phantom_set import PhantomSet
+from .words import CELL_LABELS, ORGAN_LABELS, PLACES, WordMatch
 
-ORGAN_LABELS = (*(organ.label for organ in ORGANS), AORTA)
-PLACES = tuple(LOCATIONS)
-NUM_CELL_LABELS = len(KINDS) + len(PLACES) + len(ORGAN_LABELS)
+NUM_CELL_LABELS = len(CELL_LABELS)
 POSITIVE_WEIGHT = 4.0
 KIND_WEIGHT = 4.0
 LESION_SLICE_SHARE = 0.7
@@ -83,7 +83,9 @@ def volume_batches(
 
 def train_encoder(
     encode: Callable[[Tensor], Tensor],
-    module: nn.Module,
+    encoder: nn.Module,
+    projector: nn.Module,
+    match: WordMatch,
     batches: Iterator[EncoderBatch],
     *,
     width: int,
@@ -92,18 +94,21 @@ def train_encoder(
     log: Callable[[dict[str, float]], None],
     log_every: int = 25,
 ) -> None:
-    """Train `module` so that `encode(pixels) -> tokens (S, T, C)` answers the probe's questions.
+    """Train `encoder` and `projector` so that `encode(pixels) -> tokens (S, T, C)` answers the probe and matches words.
 
     AdamW, weight decay 0.01, one-cycle learning rate with 10 % warm-up.
     """
     probe = Probe(width)
-    parameters = [*module.parameters(), *probe.parameters()]
+    parameters = [p for part in (encoder, projector, probe, match) for p in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    module.train()
+    encoder.train()
     for step in range(1, steps + 1):
         batch = next(batches)
-        loss, facts = probe_loss(probe, encode(batch.pixels), batch)
+        tokens = encode(batch.pixels)
+        loss, facts = probe_loss(probe, tokens, batch)
+        by_words = match(projector(tokens), match.words.shown(batch.cells, batch.plane, batch.phase))
+        loss = loss + by_words
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"stage 0 loss is {loss.item()} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
@@ -112,8 +117,8 @@ def train_encoder(
         optimizer.step()
         schedule.step()
         if step % log_every == 0 or step == steps:
-            log({"step": step, "loss": loss.item(), **facts})
-    module.eval()
+            log({"step": step, "loss": loss.item(), "words": round(by_words.item(), 4), **facts})
+    encoder.eval()
 
 
 def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:

@@ -7,6 +7,7 @@ whose settings differ is refused, never silently reused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -104,9 +105,13 @@ def _make(folder: Path, settings: dict, grid: GridSpec, workers: int, progress: 
         for name in ("voxels", "organs", "findings")
     ]
     jobs = [(settings["seed"], index, grid) for index in range(count)]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool, (folder / "truths.jsonl").open("w") as truths:
-        for index, (row, truth, num_slices) in enumerate(pool.imap(_make_one, jobs, chunksize=4)):
+    with contextlib.ExitStack() as stack:
+        made = map(_make_one, jobs)
+        if workers > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+            made = pool.imap(_make_one, jobs, chunksize=4)
+        truths = stack.enter_context((folder / "truths.jsonl").open("w"))
+        for index, (row, truth, num_slices) in enumerate(made):
             for array, values in zip(arrays, row, strict=True):
                 array[index] = values
             truths.write(json.dumps({"truth": asdict(truth), "num_source_slices": num_slices}) + "\n")

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from slicesight.conversations.schema import Conversation
 from slicesight.errors import InputError
 from slicesight.volumes.grid import GridSpec
 
@@ -38,10 +39,10 @@ class EncoderRun:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRun:
-    """Stage 0 of the language model: it reads reports as text and answers questions about them, without any volume."""
+    """Stage 0 of the language model: it answers questions about imagined scans (language.py)."""
 
     steps: int
-    batch_size: int = 64
+    batch_size: int = 32
     learning_rate: float = 2e-3
 
 
@@ -77,6 +78,7 @@ class Recipe:
 
     model: fields of `Med2E3Config`. init: a model folder to start from instead of random weights.
     see_volume: False trains the blind baseline, whose prompts hold no volume.
+    closed_target: how a closed answer is written: "letter" is M3D's "B. spleen", "text" the words of the choice alone.
     """
 
     name: str
@@ -90,10 +92,24 @@ class Recipe:
     template: str = "short"
     init: str | None = None
     see_volume: bool = True
+    closed_target: str = "letter"
     pretrain_slices: EncoderRun | None = None
     pretrain_volumes: EncoderRun | None = None
     pretrain_language: LanguageRun | None = None
     card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.closed_target not in ("letter", "text"):
+            raise InputError(f"closed_target is {self.closed_target!r}; expected letter or text")
+
+    def target(self, conversation: Conversation) -> str:
+        """The words the model should answer with."""
+        return conversation.target if self.closed_target == "letter" else conversation.answer
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether there is a stage 0."""
+        return any((self.pretrain_slices, self.pretrain_volumes, self.pretrain_language))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,12 +139,12 @@ def _apply(settings: Any, change: str) -> None:
         raise InputError(f"--set {change}: expected key=value, for instance --set seed=3")
     *parents, last = key.split(".")
     place = settings
-    for part in parents:
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-    if isinstance(place, list):
-        place[int(last)] = yaml.safe_load(value)
-    else:
-        place[last] = yaml.safe_load(value)
+    try:
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise InputError(f"--set {change}: the recipe has no place {key!r}") from None
 
 
 def _build(kind: type, settings: Any, *, where: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from .phantom_set import PhantomSet, open_phantom_set
 from .recipe import Recipe
 from .tokenizer import train_tokenizer
 from .trainer import train_stage
+from .words import WordMatch, Words
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -52,13 +54,15 @@ def run_recipe(recipe: Recipe, *, console: Console | None = None) -> Path:
     )
     model, processor = load_start(recipe) if recipe.init else build(recipe, phantoms)
     log({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
-    pretrain(recipe, model, processor, phantoms, log)
+    if recipe.pretrains:
+        pretrain(recipe, model, processor, phantoms, log)
+        save(model, processor, recipe, folder / "stage0", dtype=torch.float32)
     for number, stage in enumerate(recipe.stages):
         set_trainable(model, stage.trainable)
         train_stage(model, processor, phantoms, stage, recipe, log=log, seed=recipe.seed + number)
     draw_losses(folder / "log.jsonl", folder / "loss.png")
     set_trainable(model, ())
-    save(model, processor, recipe, folder / "model", minutes=(time.time() - started) / 60)
+    save(model, processor, recipe, folder / "model", dtype=torch.bfloat16, minutes=(time.time() - started) / 60)
     return folder / "model"
 
 
@@ -105,7 +109,18 @@ def pretrain(
     log: Log,
 ) -> None:
     """Stage 0: whichever of the three parts the recipe names."""
+    if recipe.pretrain_language:
+        train_language(
+            model.language_model,
+            processor,
+            phantoms,
+            recipe.pretrain_language,
+            seed=recipe.seed,
+            target=recipe.target,
+            log=lambda facts: log({"stage": "language", **facts}),
+        )
     everyone = np.arange(len(phantoms))
+    words, embeddings = Words(processor.tokenizer), model.get_input_embeddings().weight
     if recipe.pretrain_slices and model.vision2d is not None:
         run, vision2d = recipe.pretrain_slices, model.vision2d
         num_tokens, width = measure_slice_tokens(model.config)
@@ -114,6 +129,8 @@ def pretrain(
         train_encoder(
             vision2d,
             vision2d,
+            model.projector_2d,
+            WordMatch(words, embeddings),
             slice_batches(phantoms, everyone, size=run.batch_size, cells=(side, side), seed=recipe.seed),
             width=width,
             steps=run.steps,
@@ -122,29 +139,17 @@ def pretrain(
         )
     if recipe.pretrain_volumes and model.vision3d is not None:
         run, vision3d = recipe.pretrain_volumes, model.vision3d
+        cells = model.config.vision3d_config.pooled_grid
         train_encoder(
             lambda volumes: vision3d(volumes).flatten(1, 2),
             vision3d,
-            volume_batches(
-                phantoms,
-                everyone,
-                size=run.batch_size,
-                cells=model.config.vision3d_config.pooled_grid,
-                seed=recipe.seed,
-            ),
+            model.projector_3d,
+            WordMatch(words, embeddings),
+            volume_batches(phantoms, everyone, size=run.batch_size, cells=cells, seed=recipe.seed),
             width=model.config.vision3d_config.hidden_size,
             steps=run.steps,
             learning_rate=run.learning_rate,
             log=lambda facts: log({"stage": "volumes", **facts}),
-        )
-    if recipe.pretrain_language:
-        train_language(
-            model.language_model,
-            processor,
-            phantoms,
-            recipe.pretrain_language,
-            seed=recipe.seed,
-            log=lambda facts: log({"stage": "language", **facts}),
         )
 
 
@@ -165,16 +170,22 @@ def set_trainable(model: Med2E3ForConditionalGeneration, parts: tuple[str, ...])
 
 
 def save(
-    model: Med2E3ForConditionalGeneration, processor: Med2E3Processor, recipe: Recipe, folder: Path, *, minutes: float
+    model: Med2E3ForConditionalGeneration,
+    processor: Med2E3Processor,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    minutes: float | None = None,
 ) -> None:
-    """The model in bfloat16 with its processor and card, under a temporary name until complete."""
-    import shutil
-
+    """The model with its processor and card, under a temporary name until complete."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(partial)
+    model.to(dtype).save_pretrained(partial)
     processor.save_pretrained(partial)
-    card = {"name": recipe.name, **recipe.card, "seed": recipe.seed, "training_minutes": round(minutes, 1)}
+    card = {"name": recipe.name, **recipe.card, "seed": recipe.seed}
+    if minutes is not None:
+        card["training_minutes"] = round(minutes, 1)
     write_json(partial / "card.json", card)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

@@ -36,7 +36,7 @@ def train_stage(
         warmup_steps=max(1, round(stage.warmup_share * stage.steps)),
         weight_decay=stage.weight_decay,
         max_grad_norm=1.0,
-        logging_steps=10,
+        logging_steps=min(10, stage.steps),
         save_strategy="no",
         report_to=[],
         remove_unused_columns=False,
@@ -49,7 +49,7 @@ def train_stage(
         model=model,
         args=arguments,
         train_dataset=PhantomQuestions(phantoms, stage, seed=seed),
-        data_collator=Collator(processor, see_volume=recipe.see_volume),
+        data_collator=Collator(processor, see_volume=recipe.see_volume, target=recipe.target),
         callbacks=[LogLines(stage.name, log)],
     )
     trainer.remove_callback(PrinterCallback)

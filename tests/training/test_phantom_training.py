@@ -1,0 +1,136 @@
+"""Training on phantoms at the smallest size: labels are where they belong, every stage runs, only its parts move."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slicesight.conversations.phantom_texts import KINDS
+from slicesight.errors import InputError
+from slicesight.model import Med2E3ForConditionalGeneration
+from slicesight.training.batches import Collator, PhantomQuestions
+from slicesight.training.encoders import NUM_CELL_LABELS, cell_labels, slice_batches, volume_batches
+from slicesight.training.phantom_set import PhantomSet, open_phantom_set
+from slicesight.training.recipe import Recipe, Stage, read_recipe
+from slicesight.training.stages import build, run_recipe, set_trainable
+from slicesight.volumes.grid import GridSpec
+
+GRID = GridSpec(num_slices=8, height=32, width=32)
+RECIPE = """
+name: tiny
+output_dir: {out}
+vocab_size: 400
+data: {{folder: {phantoms}, seed: 5, count: 6}}
+grid: {{num_slices: 8, height: 32, width: 32}}
+model:
+  text_config: {{model_type: llama, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1,
+                num_attention_heads: 2, num_key_value_heads: 2, tie_word_embeddings: true}}
+  vision2d_config: {{model_type: resnet, num_channels: 1, embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1],
+                    layer_type: basic}}
+  vision3d_config: {{model_type: cnn3d, widths: [8, 8], blocks: [0, 0], strides: [[2, 4, 4], [2, 2, 2]]}}
+pretrain_slices: {{steps: 2, batch_size: 4}}
+pretrain_volumes: {{steps: 2, batch_size: 2}}
+pretrain_language: {{steps: 2, batch_size: 8}}
+stages:
+  - {{name: align, trainable: [projector_2d, projector_3d], tasks: [report], steps: 2, learning_rate: 1.0e-3,
+     volumes_per_step: 2}}
+  - {{name: instruct, trainable: [projector_2d, projector_3d, language_model], steps: 2, learning_rate: 1.0e-3,
+     volumes_per_step: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def phantoms(folder: Path) -> PhantomSet:
+    return open_phantom_set(folder / "phantoms", seed=5, count=6, grid=GRID, workers=1)
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path, phantoms: PhantomSet) -> Recipe:
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.format(out=folder / "run", phantoms=folder / "phantoms"))
+    return read_recipe(path)
+
+
+def test_a_set_made_with_other_settings_is_refused(folder: Path, phantoms: PhantomSet) -> None:
+    with pytest.raises(InputError, match="name another folder"):
+        open_phantom_set(folder / "phantoms", seed=6, count=6, grid=GRID)
+
+
+def test_findings_on_the_grid_are_those_of_the_truth(phantoms: PhantomSet) -> None:
+    for case, truth in enumerate(phantoms.truths):
+        assert set(np.unique(phantoms.findings[case])) - {0} == set(range(1, len(truth.findings) + 1))
+
+
+def test_a_cell_is_labelled_with_the_kind_that_lies_in_it(phantoms: PhantomSet) -> None:
+    case = next(i for i, truth in enumerate(phantoms.truths) if truth.findings)
+    column = KINDS.index(phantoms.truths[case].findings[0].abnormality)
+    depth, row, _ = (int(c) for c in np.argwhere(phantoms.findings[case] == 1).mean(axis=0).round())
+    labels = cell_labels(phantoms, case, slice(None), (2, 2, 1))
+    fullest = labels.reshape(2, 2, 1, NUM_CELL_LABELS)[..., column]
+    assert fullest.any()
+    assert fullest[depth // 4, row // 16, 0] == 1
+
+
+def test_batches_for_both_encoders_have_a_label_per_token(phantoms: PhantomSet) -> None:
+    flat = next(slice_batches(phantoms, np.arange(6), size=3, cells=(2, 2), seed=0))
+    deep = next(volume_batches(phantoms, np.arange(6), size=2, cells=(2, 4, 4), seed=0))
+    assert flat.pixels.shape == (3, 1, 32, 32)
+    assert flat.cells.shape == (3, 4, NUM_CELL_LABELS)
+    assert deep.pixels.shape == (2, 1, 8, 32, 32)
+    assert deep.cells.shape == (2, 32, NUM_CELL_LABELS)
+
+
+def test_a_volume_comes_with_all_its_questions_and_others_on_the_next_pass(phantoms: PhantomSet) -> None:
+    stage = Stage(name="s", trainable=(), steps=12, learning_rate=1e-3, volumes_per_step=1)
+    questions = PhantomQuestions(phantoms, stage, seed=0)
+    assert len(questions[0]["conversations"]) == 11
+    assert questions.draw(2, 0) == questions.draw(2, 0) != questions.draw(2, 1)
+    few = PhantomQuestions(phantoms, Stage(name="s", trainable=(), steps=1, learning_rate=1, questions_per_volume=4), seed=0)
+    assert len(few[0]["conversations"]) == 4
+
+
+def test_blind_batches_hold_no_volume(recipe: Recipe, phantoms: PhantomSet) -> None:
+    model, processor = build(recipe, phantoms)
+    items = [PhantomQuestions(phantoms, recipe.stages[0], seed=0)[i] for i in range(2)]
+    seen, blind = Collator(processor)(items), Collator(processor, see_volume=False)(items)
+    assert (seen["input_ids"] == processor.placeholder_token_id).sum() == 2 * processor.num_visual_tokens
+    assert "volumes" not in blind
+    assert not (blind["input_ids"] == processor.placeholder_token_id).any()
+    assert torch.isfinite(model(**blind).loss)
+
+
+def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> None:
+    model, _ = build(recipe, phantoms)
+    set_trainable(model, ("projector_2d",))
+    learning = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == {"projector_2d"}
+    with pytest.raises(InputError, match="'projecter' is no part"):
+        set_trainable(model, ("projecter",))
+
+
+def test_a_recipe_runs_from_nothing_to_a_folder_that_loads(recipe: Recipe, folder: Path) -> None:
+    path = run_recipe(recipe)
+    model = Med2E3ForConditionalGeneration.from_pretrained(path)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert json.loads((path / "card.json").read_text())["name"] == "tiny"
+    stages = [json.loads(line)["stage"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert [name for name in dict.fromkeys(stages)] == ["build", "slices", "volumes", "language", "align", "instruct"]
+    assert (folder / "run" / "loss.png").stat().st_size > 1000
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_the_same_recipe_and_seed_give_the_same_model(recipe: Recipe, folder: Path) -> None:
+    from dataclasses import replace
+
+    weights = []
+    for name in ("once", "again"):
+        path = run_recipe(replace(recipe, output_dir=str(folder / name)))
+        weights.append(Med2E3ForConditionalGeneration.from_pretrained(path).state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

@@ -1,0 +1,66 @@
+"""Recipes: checked key by key before anything is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from slicesight.errors import InputError
+from slicesight.training.recipe import Recipe, read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+TINY = """
+name: tiny
+output_dir: out
+data: {folder: phantoms, count: 4}
+grid: {num_slices: 8, height: 32, width: 32}
+model: {}
+stages:
+  - {name: align, trainable: [projector_2d], steps: 2, learning_rate: 1.0e-3}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_parses(path: Path) -> None:
+    assert isinstance(read_recipe(path), Recipe)
+
+
+def test_values_are_changed_by_dotted_keys(tiny: Path) -> None:
+    recipe = read_recipe(tiny, ("stages.0.learning_rate=1e-5", "data.count=9", "seed=3"))
+    assert (recipe.stages[0].learning_rate, recipe.data.count, recipe.seed) == (1e-5, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("sedd=3", "did you mean 'seed'"),
+        ("stages.0.learning_rat=1", "did you mean 'learning_rate'"),
+        ("data.count=many", "expected int"),
+        ("stages.0.tasks=[reports]", "'reports' is unknown"),
+        ("stages.0.steps=0", "at least 1"),
+        ("grid.plane=oblique", "oblique"),
+        ("seed", "key=value"),
+        ("stages=7", "expected a list"),
+        ("stages.3.steps=1", "stages.3.steps"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_says_what_to_change(tiny: Path, change: str, expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_recipe(tiny, (change,))
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match="no such recipe"):
+        read_recipe(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_recipe(broken)
