@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slicesight.choices import with_letter
 from slicesight.conversations.phantom_texts import (
     Triple,
     conversation_rng,
@@ -70,7 +71,8 @@ def ask_phantoms(
             shown = _blank(grid)
         prompts = [conversation.prompt for conversation in conversations]
         if control == "text":
-            answers = [(text, ()) for text in _answer_text(reader, prompts)]
+            texts = _answer_text(reader, prompts)
+            answers = [(with_letter(prompt, text), ()) for prompt, text in zip(prompts, texts, strict=True)]
         else:
             answers = [(answer.text, answer.scores) for answer in reader.ask(shown, prompts)]
         for conversation, (text, scores) in zip(conversations, answers, strict=True):
@@ -121,6 +123,20 @@ def score(asked: Sequence[Asked]) -> dict[str, Any]:
         "evidence": evidence([r for r in asked if r.conversation.topic in LESION_TOPICS]),
         "num_phantoms": len({row.case for row in asked}),
     }
+
+
+def interval(asked: Sequence[Asked], task: str, *, draws: int = 2000) -> tuple[float, float]:
+    """Bootstrap 95 % confidence interval of the share of right answers; phantoms are drawn, not questions."""
+    by_case: dict[int, list[bool]] = defaultdict(list)
+    for row in asked:
+        if row.conversation.task == task:
+            by_case[row.case].append(is_right(row))
+    right = np.array([sum(values) for values in by_case.values()])
+    count = np.array([len(values) for values in by_case.values()])
+    picked = np.random.default_rng(0).integers(len(right), size=(draws, len(right)))
+    shares = right[picked].sum(axis=1) / count[picked].sum(axis=1)
+    low, high = np.percentile(shares, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def is_right(row: Asked) -> bool:

@@ -30,6 +30,7 @@ NUM_CELL_LABELS = len(CELL_LABELS)
 POSITIVE_WEIGHT = 4.0
 KIND_WEIGHT = 4.0
 LESION_SLICE_SHARE = 0.7
+WORD_WEIGHT = 0.25
 
 
 class Probe(nn.Module):
@@ -108,7 +109,7 @@ def train_encoder(
         tokens = encode(batch.pixels)
         loss, facts = probe_loss(probe, tokens, batch)
         by_words = match(projector(tokens), match.words.shown(batch.cells, batch.plane, batch.phase))
-        loss = loss + by_words
+        loss = loss + WORD_WEIGHT * by_words
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"stage 0 loss is {loss.item()} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
