@@ -3,6 +3,7 @@
     python benchmarks/read.py [--slices 300] [--rows 512] [--repeats 5] [--json FILE|-]
 
 Runs are interleaved, so that a busy machine slows all of them alike; ratios are of medians over the same rounds.
+CPU seconds are given beside wall seconds, since only they mean something on a machine that does other work too.
 grid: an int16 scan in memory, ours against MONAI CropForeground + Resize(anti_aliasing=True).
 nii.gz, dicom: reading alone and reading with the grid, ours against SimpleITK's and nibabel's reading.
 """
@@ -44,19 +45,22 @@ def body(num_slices: int, rows: int) -> Volume:
     return Volume(voxels=voxels, affine_lps=affine, spacing_mm=(1.25, 0.75, 0.75), modality="CT", unit="HU")
 
 
-def timed(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn; the first round warms up and does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+def timed(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
+    """Median wall and CPU seconds of each, taken in turn; the first round warms up and does not count."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for round_number in range(repeats + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = time.perf_counter(), time.process_time()
             run()
             if round_number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                seconds[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    return {
+        name: {kind: statistics.median(pair[k] for pair in pairs) for k, kind in enumerate(("wall_s", "cpu_s"))}
+        for name, pairs in seconds.items()
+    }
 
 
-def grid_figures(scan: Volume, repeats: int) -> dict[str, float]:
+def grid_figures(scan: Volume, repeats: int) -> dict[str, object]:
     import monai.transforms as mt
     import torch
 
@@ -71,16 +75,22 @@ def grid_figures(scan: Volume, repeats: int) -> dict[str, float]:
     figures = timed(runs, repeats)
     tracemalloc.start()
     to_grid(whole, GridSpec())
-    figures["extra_gib"] = tracemalloc.get_traced_memory()[1] / 2**30
+    extra_gib = tracemalloc.get_traced_memory()[1] / 2**30
     tracemalloc.stop()
-    return figures | {"monai_over_slicesight": figures["monai"] / figures["slicesight"]}
+    ratios = {kind: figures["monai"][kind] / figures["slicesight"][kind] for kind in ("wall_s", "cpu_s")}
+    return {**figures, "monai_over_slicesight": ratios, "extra_gib": extra_gib}
 
 
-def file_figures(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def file_figures(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, object]:
     figures = timed(runs, repeats)
-    fastest = min(value for name, value in figures.items() if not name.startswith("slicesight"))
-    ratios = {f"{name}_over_fastest_other": figures[name] / fastest for name in runs if name.startswith("slicesight")}
-    return figures | ratios
+    result: dict[str, object] = dict(figures)
+    for name in runs:
+        if name.startswith("slicesight"):
+            result[f"{name}_over_fastest_other"] = {
+                kind: figures[name][kind] / min(v[kind] for n, v in figures.items() if not n.startswith("slicesight"))
+                for kind in ("wall_s", "cpu_s")
+            }
+    return result
 
 
 def read_series(folder: Path) -> sitk.Image:

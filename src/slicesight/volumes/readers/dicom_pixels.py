@@ -18,7 +18,7 @@ from slicesight.volumes.readers.assemble import check_shape
 from slicesight.volumes.readers.dicom_codestream import frame_sizes
 from slicesight.volumes.readers.dicom_frames import Frame
 from slicesight.volumes.readers.dicom_suv import suv_factor
-from slicesight.volumes.readers.dicom_values import DAMAGED, text_of, value_of, whole_number
+from slicesight.volumes.readers.dicom_values import DAMAGED, one_line, text_of, value_of, whole_number
 
 _LARGE_FRAME_BYTES = 16 << 20
 _MAX_FRAME_RATIO = 1000
@@ -129,7 +129,7 @@ def _decoded(name: str, frame: Frame) -> NDArray[Any]:
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise VolumeError(
-            f"{name}: the pixels ({_transfer_syntax(frame.header)}) cannot be decoded ({reason}); "
+            f"{name}: the pixels ({_transfer_syntax(frame.header)}) cannot be decoded ({one_line(reason)}); "
             "copy the files again or export them uncompressed"
         ) from None
     frame.header._pixel_array = None  # pydicom keeps what it decoded; the stack is the only copy needed
@@ -160,4 +160,4 @@ def _check_codestreams(frame: Frame) -> None:
 
 def _transfer_syntax(header: Any) -> str:
     uid = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-    return str(getattr(uid, "name", uid)) if uid is not None else "unnamed transfer syntax"
+    return one_line(str(getattr(uid, "name", uid))) if uid is not None else "unnamed transfer syntax"

@@ -58,11 +58,16 @@ def value_of(name: str, dataset: Any, keyword: str | BaseTag) -> Any:
     return None if value is None or (isinstance(value, str) and value == "") else value
 
 
+def one_line(text: str) -> str:
+    """The text with every control character and line break shown as a question mark."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def text_of(dataset: Any, keyword: str) -> str:
     """The element as one printable line, "" when it is absent or damaged."""
     try:
         value = value_of("", dataset, keyword)
-        return "" if value is None else "".join(c if c.isprintable() else "?" for c in str(value))
+        return "" if value is None else one_line(str(value))
     except (VolumeError, ValueError, TypeError):
         return ""
 
