@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from slicesight.errors import ModelError
-from slicesight.model.shards import ShardWriter, open_weights
+from slicesight.model.shards import SHARD_BYTES, SMALLEST_SHARD, ShardWriter, open_weights
 
 BERT_HEAD_WIDTH = 64  # of every BERT; the folders of the M3D family do not say how many heads there are
 Rename = Callable[[str, str], tuple[str | None, str]]
@@ -97,7 +97,8 @@ def copy_weights(
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> torch.dtype | None:
     """Copy every planned tensor into shards in `out`; returns the dtype most numbers have."""
-    writer = ShardWriter(out)
+    total = sum(path.stat().st_size for path in files.values())
+    writer = ShardWriter(out, shard_bytes=min(SHARD_BYTES, max(SMALLEST_SHARD, total // 16)))
     numbers: dict[torch.dtype, int] = {}
     for part, path in files.items():
         on_progress(part)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from slicesight.errors import ModelError
 
-SHARD_BYTES = 400 * 2**20
+SHARD_BYTES = 400 * 2**20  # a shard waits in memory beside the mapped weights
+SMALLEST_SHARD = 32 * 2**20
 
 
 def open_weights(path: Path) -> dict[str, Tensor]:
