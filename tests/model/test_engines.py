@@ -63,6 +63,7 @@ def test_checkpointed_activations_give_the_same_loss_and_gradients(make_model, b
         torch.testing.assert_close(same[name], gradient, msg=name)
 
 
+@pytest.mark.slow
 def test_the_compiled_model_is_one_graph_with_the_same_logits_and_scores(model, batch):
     torch.compiler.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
