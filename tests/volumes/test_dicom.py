@@ -349,3 +349,21 @@ def test_no_patient_name_id_or_date_reaches_the_receipt(dicom_folder) -> None:
 def test_one_file_of_a_series_is_called_a_2d_slice(dicom_folder) -> None:
     with pytest.raises(VolumeError, match="single 2D slice"):
         read_volume(dicom_folder() / "slice_0001.dcm")
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    "place", ["totalsegmentator/example_ct_dicom", "sts_dicom/STS_002/CT", "sts_dicom/STS_002/MR_T1"]
+)
+def test_real_series_agree_with_simpleitk(shared_folder: Path, place: str) -> None:
+    folder = shared_folder / "data" / place
+    read = read_volume(folder)
+    images = folder / "image" if (folder / "image").is_dir() else folder
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(images)))
+    image = reader.Execute()
+    assert not read.slices_reversed
+    np.testing.assert_array_equal(read.voxels, sitk.GetArrayFromImage(image))  # both are stored as L, P, S
+    for index in ((0, 0, 0), (5, 40, 30)):
+        expected = image.TransformIndexToPhysicalPoint(index[::-1])
+        np.testing.assert_allclose(read.geometry.to_mm(index), expected, atol=1e-3)

@@ -43,7 +43,8 @@ def write_contact_sheet(volume: Volume, path: str | Path, *, window: str = "auto
         thin = _grid(volume, plane, window, num_slices=min(volume.shape[PLANES.index(plane)], _MIDDLE_SLICES))
         _show(axes, volume, thin, thin.spec.num_slices // 2, title=f"middle, {plane}", with_sides=True)
     facts = acquired.receipt["window"]
-    heading = f"{scan_line(volume)}\nwindow {facts['name']} {facts['low']:g}…{facts['high']:g} · radiological view"
+    view = "radiological view" if volume.affine_lps is not None else "sides unknown"
+    heading = f"{scan_line(volume)}\nwindow {facts['name']} {facts['low']:g}…{facts['high']:g} · {view}"
     warnings = "\n".join(f"! {text[:150]}" for text in volume.warnings[:4])
     figure.suptitle(heading, color="white", fontsize=10, y=0.985)
     figure.text(0.01, 0.005, warnings, color="#ffb347", fontsize=6.5, va="bottom")
