@@ -153,8 +153,12 @@ def test_the_improved_scores_are_the_formula_with_their_one_change(make_model, m
 def test_score_dropout_drops_weights_in_training_only_and_leaves_the_reported_scores(
     make_model, make_processor, volumes, monkeypatch
 ):
-    model, batch, _, _ = encode(make_model, make_processor, volumes, score_dropout=0.5, fusion="2d")
+    model, batch, features, _ = encode(make_model, make_processor, volumes, score_dropout=0.5, fusion="2d")
     calm, scores = read_visual(model, batch, monkeypatch, volumes)
+    for row in range(2):
+        tokens_2d = features.tokens_2d_VNLD[row]
+        weighted = sum(weight * tokens for weight, tokens in zip(scores[row, 0], tokens_2d, strict=True))
+        torch.testing.assert_close(calm[row], weighted, rtol=1e-4, atol=1e-5)
     model.train()
     torch.manual_seed(0)
     shaken, same_scores = read_visual(model, batch, monkeypatch, volumes)

@@ -73,7 +73,13 @@ def test_beams_and_a_missing_cache_see_the_volumes_encoded_once(model, processor
     assert torch.equal(found, given)
 
 
-def test_padding_side_and_batch_size_change_nothing(model, processor, volumes):
+ABSOLUTE = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 320}
+
+
+@pytest.mark.parametrize("overrides", [{}, {"text_config": ABSOLUTE}], ids=["rotary positions", "absolute positions"])
+def test_padding_side_and_batch_size_change_nothing(make_model, make_processor, volumes, overrides):
+    model = make_model(**overrides)
+    processor = make_processor(model)
     features = model.encode_volumes(volumes)
     outputs = {}
     for side in ("left", "right"):

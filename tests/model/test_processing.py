@@ -2,7 +2,8 @@ import copy
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from slicesight.errors import InputError, ModelError
 from slicesight.model import Med2E3Processor
@@ -138,6 +139,19 @@ def test_a_tokenizer_that_opens_with_a_token_opens_every_prompt_once(tokenizer):
         1,
         *plain,
     ]
+
+
+def test_a_piece_that_begins_with_a_space_gets_sentencepieces_own_space_too():
+    words = {"<unk>": 0, "<eos>": 1, "\u2581": 2, "\u2581\u2581": 3, "A": 4, "Q": 5, "?": 6}
+    sentencepiece = Tokenizer(models.BPE(vocab=words, merges=[("\u2581", "\u2581")], unk_token="<unk>"))
+    sentencepiece.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentencepiece, eos_token="<eos>", pad_token="<eos>")
+    template = {"system": "", "user": "{question} ", "cue": "A", "answer": "A{answer}{eos}", "place": "<image3d>"}
+    processor = Med2E3Processor(tokenizer, num_visual_tokens=1, template=template)
+    batch = processor("Q? <image3d>")
+    place = processor.placeholder_token_id
+    assert batch["input_ids"][0].tolist() == [2, 5, 6, 2, place, 3, 4]
+    assert batch["question_mask"][0].tolist() == [True, True, True, False, False, False, False]
 
 
 def test_the_bare_question_has_no_image_token():
