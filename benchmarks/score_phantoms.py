@@ -81,7 +81,7 @@ def majority(count: int) -> list:
 
 def table(folder: Path) -> str:
     lines = [
-        "| system | closed (95 % CI) | plane | phase | organ | abnormality | location | open | triples F1 | evidence excess |",
+        "| system | closed (95 % CI) | plane | phase | organ | abnormality | location | open | triples F1 | excess |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in (*CONTROLS, "majority"):
@@ -90,7 +90,9 @@ def table(folder: Path) -> str:
             continue
         n = json.loads(path.read_text())
         low, high = n["closed_interval"]
-        topics = " | ".join(f"{n['closed_by_topic'][t]:.2f}" for t in ("plane", "phase", "organ", "abnormality", "location"))
+        topics = " | ".join(
+            f"{n['closed_by_topic'][t]:.2f}" for t in ("plane", "phase", "organ", "abnormality", "location")
+        )
         excess = "–" if n["evidence"] is None else f"{n['evidence']['excess']:.2f}"
         lines.append(
             f"| {name} (n = {n['num_phantoms']}) | {n['closed']:.3f} ({low:.3f}–{high:.3f}) | {topics} "

@@ -46,7 +46,7 @@ def draw_truth(rng: np.random.Generator) -> Truth:
         plane=PLANES[rng.integers(3)],
         phase=PHASES[rng.integers(4)],
         findings=tuple(findings),
-        organ_slices={name: (3, 4) for name in (*HOSTS, "aorta")},
+        organ_slices=dict.fromkeys((*HOSTS, "aorta"), (3, 4)),
     )
 
 
@@ -91,14 +91,19 @@ def test_choices_are_four_different_ones_and_letters_are_balanced(drawn) -> None
     letters: Counter[str] = Counter()
     for _, pairs in drawn:
         for pair in pairs[6:]:
-            assert pair.choices is not None and len(set(pair.choices)) == 4
+            assert pair.choices is not None
+            assert len(set(pair.choices)) == 4
             letters[pair.answer_choice] += 1
     shares = np.array([letters[letter] for letter in "ABCD"]) / sum(letters.values())
     assert np.abs(shares - 0.25).max() < 0.04
 
 
 def test_the_presence_of_a_none_choice_says_little_about_the_answer(drawn) -> None:
-    for topic, none in (("organ", "none of the organs"), ("abnormality", NO_ABNORMALITY), ("location", "nowhere in this scan")):
+    for topic, none in (
+        ("organ", "none of the organs"),
+        ("abnormality", NO_ABNORMALITY),
+        ("location", "nowhere in this scan"),
+    ):
         offered = [p for _, pairs in drawn for p in pairs[6:] if p.topic == topic and none in p.choices]
         right = sum(p.answer == none for p in offered) / len(offered)
         assert right < 0.45, (topic, right)

@@ -6,7 +6,12 @@ from slicesight.conversations.schema import Case, Conversation, read_manifest, w
 from slicesight.errors import ManifestError
 
 CLOSED = Conversation(
-    task="closed", topic="organ", question="Which organ?", choices=("liver", "spleen"), answer="spleen", answer_choice="B"
+    task="closed",
+    topic="organ",
+    question="Which organ?",
+    choices=("liver", "spleen"),
+    answer="spleen",
+    answer_choice="B",
 )
 
 
@@ -16,7 +21,10 @@ def test_closed_prompt_and_target_follow_m3d() -> None:
 
 
 def test_a_manifest_survives_writing_and_reading(tmp_path) -> None:
-    cases = [Case(id="a", volume="a.nii.gz", conversations=(CLOSED,)), Case(id="b", volume="b.nii.gz", conversations=())]
+    cases = [
+        Case(id="a", volume="a.nii.gz", conversations=(CLOSED,)),
+        Case(id="b", volume="b.nii.gz", conversations=()),
+    ]
     write_manifest(cases, tmp_path / "manifest.jsonl")
     assert read_manifest(tmp_path / "manifest.jsonl") == cases
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
@@ -29,8 +37,10 @@ def test_a_manifest_survives_writing_and_reading(tmp_path) -> None:
         ("{not json", "line 2"),
         ('{"id": "a", "volume": "a.nii", "conversations": [], "colour": 1}', "colour"),
         (
-            '{"id": "a", "volume": "v", "conversations": [{"task": "closed", "topic": "t", "question": "q", '
-            '"choices": ["x", "y"], "answer": "y", "answer_choice": "A"}]}',
+            (
+                '{"id": "a", "volume": "v", "conversations": [{"task": "closed", "topic": "t", "question": "q", '
+                '"choices": ["x", "y"], "answer": "y", "answer_choice": "A"}]}'
+            ),
             "does not point at the answer",
         ),
     ],

@@ -3,11 +3,24 @@
 import pytest
 
 from slicesight.conversations.schema import Conversation
-from slicesight.evaluation.phantom_scores import Asked, evidence, interval, is_right, majority_answers, score, triple_scores
+from slicesight.evaluation.phantom_scores import (
+    Asked,
+    evidence,
+    interval,
+    is_right,
+    majority_answers,
+    score,
+    triple_scores,
+)
 from slicesight.volumes.phantoms import Finding, Truth
 
 CLOSED = Conversation(
-    task="closed", topic="organ", question="Which organ?", choices=("liver", "spleen"), answer="spleen", answer_choice="B"
+    task="closed",
+    topic="organ",
+    question="Which organ?",
+    choices=("liver", "spleen"),
+    answer="spleen",
+    answer_choice="B",
 )
 OPEN = Conversation(task="open", topic="organ", question="Which organ?", answer="right lung")
 
@@ -18,7 +31,15 @@ def asked(conversation: Conversation, prediction: str, case: int = 0, **fields) 
 
 @pytest.mark.parametrize(
     ("prediction", "expected"),
-    [("B. spleen", True), ("(B)", True), ("B", True), ("A. spleen", False), ("spleen", False), ("Both", False), ("", False)],
+    [
+        ("B. spleen", True),
+        ("(B)", True),
+        ("B", True),
+        ("A. spleen", False),
+        ("spleen", False),
+        ("Both", False),
+        ("", False),
+    ],
 )
 def test_a_closed_answer_is_right_by_its_letter(prediction: str, expected: bool) -> None:
     assert is_right(asked(CLOSED, prediction)) is expected
@@ -46,7 +67,9 @@ def test_evidence_is_one_on_the_true_slices_and_zero_for_an_even_spread() -> Non
     assert evidence([pointed])["excess"] == pytest.approx(1.0)
     assert evidence([even])["excess"] == pytest.approx(0.0)
     assert evidence([away])["excess"] < 0
-    assert evidence([asked(OPEN, "", scores=(0.25,) * 4, true_grid_slices=(0, 1, 2))]) is None, "shown nearly everywhere"
+    assert evidence([asked(OPEN, "", scores=(0.25,) * 4, true_grid_slices=(0, 1, 2))]) is None, (
+        "shown nearly everywhere"
+    )
     assert evidence([asked(OPEN, "")]) is None
 
 
@@ -68,7 +91,12 @@ def test_the_interval_draws_phantoms_and_not_questions() -> None:
 
 def test_the_majority_answer_looks_at_training_texts_only() -> None:
     finding = Finding(
-        abnormality="cyst", organ="spleen", part="anterior part", diameter_mm=30.0, centre_mm=(0, 0, 0), source_slices=(3,)
+        abnormality="cyst",
+        organ="spleen",
+        part="anterior part",
+        diameter_mm=30.0,
+        centre_mm=(0, 0, 0),
+        source_slices=(3,),
     )
     truth = Truth(plane="axial", phase="arterial phase", findings=(finding,), organ_slices={"aorta": (1,)})
     rows = majority_answers([(truth, 40)], [asked(CLOSED, ""), asked(OPEN, "")], seed=0)

@@ -92,7 +92,9 @@ def test_a_volume_comes_with_all_its_questions_and_others_on_the_next_pass(phant
     questions = PhantomQuestions(phantoms, stage, seed=0)
     assert len(questions[0]["conversations"]) == 11
     assert questions.draw(2, 0) == questions.draw(2, 0) != questions.draw(2, 1)
-    few = PhantomQuestions(phantoms, Stage(name="s", trainable=(), steps=1, learning_rate=1, questions_per_volume=4), seed=0)
+    few = PhantomQuestions(
+        phantoms, Stage(name="s", trainable=(), steps=1, learning_rate=1, questions_per_volume=4), seed=0
+    )
     assert len(few[0]["conversations"]) == 4
 
 
@@ -121,7 +123,7 @@ def test_a_recipe_runs_from_nothing_to_a_folder_that_loads(recipe: Recipe, folde
     assert next(model.parameters()).dtype == torch.bfloat16
     assert json.loads((path / "card.json").read_text())["name"] == "tiny"
     stages = [json.loads(line)["stage"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    assert [name for name in dict.fromkeys(stages)] == ["build", "slices", "volumes", "language", "align", "instruct"]
+    assert list(dict.fromkeys(stages)) == ["build", "slices", "volumes", "language", "align", "instruct"]
     assert (folder / "run" / "loss.png").stat().st_size > 1000
     assert not list(path.parent.glob("*.partial"))
 

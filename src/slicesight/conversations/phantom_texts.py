@@ -1,7 +1,7 @@
 """What can be said and asked about a phantom: a report in varied English and M3D's eleven question-answer pairs.
 
-Every text follows from `Truth`; `read_findings` reads (organ, abnormality, part) triples back out of a report, ours or a
-model's, so that reports can be scored by what they claim and not by how they sound.
+Every text follows from `Truth`; `read_findings` reads (organ, abnormality, part) triples back out of a report, ours
+or a model's, so that reports can be scored by what they claim and not by how they sound.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ class _Writer:
             )
         if topic == "phase":
             return pick(
-                "Which contrast phase is this?", "What is the contrast phase of this CT?", "Which phase does the scan show?"
+                "Which contrast phase is this?",
+                "What is the contrast phase of this CT?",
+                "Which phase does the scan show?",
             )
         if topic == "organ":
             return pick(
@@ -187,7 +189,9 @@ class _Writer:
                 f"What is seen in the {subject}?",
                 f"What kind of lesion does the {subject} contain?",
             )
-        return pick(f"Where is the {subject}?", f"Where is the {subject} located?", f"What is the location of the {subject}?")
+        return pick(
+            f"Where is the {subject}?", f"Where is the {subject} located?", f"What is the location of the {subject}?"
+        )
 
     def _distractors(self, topic: str, subject: str, answer: str) -> list[str]:
         rng = self.rng
@@ -199,9 +203,9 @@ class _Writer:
             pool = [kind for kind in KINDS if kind != answer]
             return self._with_none(NO_ABNORMALITY, answer, pool, probability=0.4)
         if topic == "organ":
-            hosts = [kind.hosts for kind in ABNORMALITIES if kind.name == subject][0]
+            hosts = next(kind.hosts for kind in ABNORMALITIES if kind.name == subject)
             return self._with_none(NO_ORGAN, answer, [host for host in hosts if host != answer], probability=0.35)
-        hosts = [kind.hosts for kind in ABNORMALITIES if kind.name == subject][0]
+        hosts = next(kind.hosts for kind in ABNORMALITIES if kind.name == subject)
         pool = [place for place, (organ, _) in LOCATIONS.items() if place != answer and organ in hosts]
         wrong = self._with_none(NO_LOCATION, answer, pool, probability=0.35)
         if answer in LOCATIONS and rng.random() < 0.6:  # the other part of the same organ is the hardest distractor

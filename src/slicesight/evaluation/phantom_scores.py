@@ -1,7 +1,7 @@
 """What does a model get right about phantoms it has never seen, and how much of that needs the volume?
 
-Closed questions by letter, open ones by the exact text, reports by the (organ, abnormality, part) triples they claim, each
-beside its controls. Evidence: how much score lies on the slices that truly show what is asked. N slices, E of them true.
+Closed questions by letter, open ones by the exact text, reports by the (organ, abnormality, part) triples they claim,
+each beside its controls. Evidence: how much score lies on the slices that truly show what is asked. N slices.
 """
 
 from __future__ import annotations

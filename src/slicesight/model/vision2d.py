@@ -41,13 +41,8 @@ class Vision2D(nn.Module):
         self.patch_size = getattr(config, "patch_size", None)
 
     def forward(self, slices_S1HW: Tensor) -> Tensor:
-        """Encode every slice on its own -> (S, L, C), L row-major over the token grid."""
-        pixels = self.show(slices_S1HW.to(self.encoder.dtype))
-        if self.feature == "before_final_norm":
-            features = self.encoder(**self.arrange_pixels(pixels), output_hidden_states=True).hidden_states[-1]
-        else:
-            features = self.encoder(**self.arrange_pixels(pixels)).last_hidden_state
-        features_SChw = self.arrange_grid(features, *slices_S1HW.shape[-2:])
+        """Encode every slice on its own -> (S, L, C), L row-major over the pooled token grid."""
+        features_SChw = self.encode_map(slices_S1HW)
         if (pool := self.pool) > 1:
             rows, columns = features_SChw.shape[-2:]
             if rows % pool or columns % pool:
@@ -56,6 +51,19 @@ class Vision2D(nn.Module):
                 )
             features_SChw = features_SChw.unflatten(-1, (-1, pool)).unflatten(-3, (-1, pool)).mean(dim=(-1, -3))
         return features_SChw.flatten(2).transpose(1, 2)
+
+    def encode_grid(self, slices_S1HW: Tensor) -> Tensor:
+        """The encoder's own tokens before any pooling -> (S, h * w, C), row-major."""
+        return self.encode_map(slices_S1HW).flatten(2).transpose(1, 2)
+
+    def encode_map(self, slices_S1HW: Tensor) -> Tensor:
+        """The encoder's tokens as a map -> (S, C, h, w)."""
+        pixels = self.show(slices_S1HW.to(self.encoder.dtype))
+        if self.feature == "before_final_norm":
+            features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+        else:
+            features = self.encoder(pixel_values=pixels).last_hidden_state
+        return self.arrange_grid(features, *slices_S1HW.shape[-2:])
 
     def show(self, slices_S1HW: Tensor) -> Tensor:
         """Grey to the encoder's number of channels, then (x - mean) / std."""

@@ -45,9 +45,7 @@ class PhantomQuestions(Dataset[dict[str, Any]]):
     def draw(self, case: int, epoch: int) -> list[Conversation]:
         """The questions of one phantom in one pass."""
         rng = conversation_rng(self.phantoms.seed, case, 1 + epoch + 1000 * self.seed)
-        drawn = phantom_conversations(
-            self.phantoms.truths[case], rng, num_slices=self.phantoms.num_source_slices[case]
-        )
+        drawn = phantom_conversations(self.phantoms.truths[case], rng, num_slices=self.phantoms.num_source_slices[case])
         wanted = [conversation for conversation in drawn if conversation.task in self.stage.tasks]
         count = self.stage.questions_per_volume
         if count is None or count >= len(wanted):

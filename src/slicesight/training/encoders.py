@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from slicesight.conversations.phantom_texts import KINDS, location_phrase
+from slicesight.model.vision3d import pool_grid
 from slicesight.volumes.anatomy import PHASES
 from slicesight.volumes.volume import PLANES
 
@@ -31,6 +32,7 @@ POSITIVE_WEIGHT = 4.0
 KIND_WEIGHT = 4.0
 LESION_SLICE_SHARE = 0.7
 WORD_WEIGHT = 0.25
+ORGAN_SHARE = 0.05
 
 
 class Probe(nn.Module):
@@ -48,16 +50,27 @@ class Probe(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderBatch:
-    """pixels (S, 1, ...) float32 in [0, 1]; cells (S, T, Y) 0/1; plane and phase (S,) class indices."""
+    """One step's pictures and what they show.
+
+    pixels: (S, 1, ...) float32 in [0, 1]. cells, coarse: (S, T, Y) 0/1 labels of the encoder's own cells and of the
+    larger ones that the model's tokens average. plane, phase: (S,) class indices.
+    """
 
     pixels: Tensor
     cells: Tensor
+    coarse: Tensor
     plane: Tensor
     phase: Tensor
 
 
 def slice_batches(
-    phantoms: PhantomSet, indices: NDArray[np.int64], *, size: int, cells: tuple[int, int], seed: int
+    phantoms: PhantomSet,
+    indices: NDArray[np.int64],
+    *,
+    size: int,
+    cells: tuple[int, int],
+    coarse: tuple[int, int],
+    seed: int,
 ) -> Iterator[EncoderBatch]:
     """Random single slices for ever, most of them through an abnormality, the more of it the likelier."""
     rng = np.random.default_rng(seed)
@@ -69,21 +82,27 @@ def slice_batches(
             shows_one = pixels.any() and rng.random() < LESION_SLICE_SHARE
             place = rng.choice(num_slices, p=pixels / pixels.sum()) if shows_one else rng.integers(num_slices)
             picked.append((int(case), slice(int(place), int(place) + 1)))
-        yield _batch(phantoms, picked, rng, cells=(1, *cells), keep_depth=False)
+        yield _batch(phantoms, picked, rng, cells=(1, *cells), coarse=(1, *coarse), keep_depth=False)
 
 
 def volume_batches(
-    phantoms: PhantomSet, indices: NDArray[np.int64], *, size: int, cells: tuple[int, int, int], seed: int
+    phantoms: PhantomSet,
+    indices: NDArray[np.int64],
+    *,
+    size: int,
+    cells: tuple[int, int, int],
+    coarse: tuple[int, int, int],
+    seed: int,
 ) -> Iterator[EncoderBatch]:
     """Random whole volumes for ever."""
     rng = np.random.default_rng(seed)
     while True:
         picked = [(int(case), slice(None)) for case in rng.choice(indices, size, replace=False)]
-        yield _batch(phantoms, picked, rng, cells=cells, keep_depth=True)
+        yield _batch(phantoms, picked, rng, cells=cells, coarse=coarse, keep_depth=True)
 
 
 def train_encoder(
-    encode: Callable[[Tensor], Tensor],
+    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     encoder: nn.Module,
     projector: nn.Module,
     match: WordMatch,
@@ -95,8 +114,9 @@ def train_encoder(
     log: Callable[[dict[str, float]], None],
     log_every: int = 25,
 ) -> None:
-    """Train `encoder` and `projector` so that `encode(pixels) -> tokens (S, T, C)` answers the probe and matches words.
+    """Train `encoder` and `projector` until tokens answer the probe and, averaged as the model will, match words.
 
+    encode: pixels -> tokens (S, T, C) of the encoder's own cells, and the tokens that the model is to see.
     AdamW, weight decay 0.01, one-cycle learning rate with 10 % warm-up.
     """
     probe = Probe(width)
@@ -106,9 +126,9 @@ def train_encoder(
     encoder.train()
     for step in range(1, steps + 1):
         batch = next(batches)
-        tokens = encode(batch.pixels)
+        tokens, averaged = encode(batch.pixels)
         loss, facts = probe_loss(probe, tokens, batch)
-        by_words = match(projector(tokens), match.words.shown(batch.cells, batch.plane, batch.phase))
+        by_words = match(projector(averaged), match.words.shown(batch.coarse, batch.plane, batch.phase))
         loss = loss + WORD_WEIGHT * by_words
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"stage 0 loss is {loss.item()} at step {step}; lower the learning rate")
@@ -120,6 +140,14 @@ def train_encoder(
         if step % log_every == 0 or step == steps:
             log({"step": step, "loss": loss.item(), "words": round(by_words.item(), 4), **facts})
     encoder.eval()
+
+
+def with_average(
+    tokens_STC: Tensor, cells: tuple[int, int, int], coarse: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """The encoder's tokens and their averages over blocks of cells, both row-major."""
+    blocks = [cell // kept for cell, kept in zip(cells, coarse, strict=True)]
+    return tokens_STC, pool_grid(tokens_STC.unflatten(1, cells), blocks).flatten(1, 3)
 
 
 def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
@@ -151,23 +179,27 @@ def _batch(
     rng: np.random.Generator,
     *,
     cells: tuple[int, int, int],
+    coarse: tuple[int, int, int],
     keep_depth: bool,
 ) -> EncoderBatch:
     pixels = np.stack([phantoms.voxels[case, part] for case, part in picked]).astype(np.float32) / 255
     contrast = rng.uniform(0.92, 1.08, (len(picked), 1, 1, 1)).astype(np.float32)
     brightness = rng.uniform(-0.03, 0.03, (len(picked), 1, 1, 1)).astype(np.float32)
     pixels = np.clip((pixels - 0.5) * contrast + 0.5 + brightness, 0, 1)
-    labels = np.stack([cell_labels(phantoms, case, part, cells) for case, part in picked])
+    labels, coarse_labels = (
+        np.stack([cell_labels(phantoms, case, part, size) for case, part in picked]) for size in (cells, coarse)
+    )
     return EncoderBatch(
         pixels=torch.from_numpy(pixels[:, None] if keep_depth else pixels),
         cells=torch.from_numpy(labels),
+        coarse=torch.from_numpy(coarse_labels),
         plane=torch.tensor([PLANES.index(phantoms.truths[case].plane) for case, _ in picked]),
         phase=torch.tensor([PHASES.index(phantoms.truths[case].phase) for case, _ in picked]),
     )
 
 
 def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, int, int]) -> NDArray[np.float32]:
-    """What lies in each cell -> (T, Y) 0/1: an organ that fills 8 % of it, a good part of an abnormality.
+    """What lies in each cell -> (T, Y) 0/1: an organ that fills ORGAN_SHARE of it, a good part of an abnormality.
 
     A good part: 4 pixels and 30 % of what the abnormality's fullest cell holds anywhere in the volume.
     """
@@ -181,12 +213,12 @@ def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, 
         shown = counts >= max(4, 0.3 * fullest[number])
         columns[shown, KINDS.index(finding.abnormality)] = 1
         columns[shown, len(KINDS) + PLACES.index(location_phrase(finding.organ, finding.part))] = 1
-    enough = 0.08 * organs[0].sum()
+    enough = ORGAN_SHARE * organs[0].sum()
     columns[:, len(KINDS) + len(PLACES) :] = organs[:, ORGAN_LABELS] >= enough
     return columns
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _fullest_cell(phantoms: PhantomSet, case: int, cells: tuple[int, int, int]) -> NDArray[np.int64]:
     """For every finding number, the pixels in the cell that holds most of it -> (32,)."""
     return _count(phantoms.findings[case], cells).max(axis=0)

@@ -1,8 +1,9 @@
 """Stage 0 of the language model: answer questions about imagined scans (the stand-in for a trained Phi-3).
 
 No picture is shown. In the volume's place stand bags of words: tokens that are sums of the embeddings of the words for
-what a cell would show, weak or strong, with noise. So the language model learns to read and to answer, and what is left
-for later is that real tokens come to look like such bags (words.py). B prompts, S visual tokens, D its width.
+what a cell would show, weak or strong, with noise, and the words of what is asked stronger than the rest, as slices
+chosen by the question would show them. So the language model learns to read and to answer, and what is left for later
+is that real tokens come to look like such bags (words.py). B prompts, S visual tokens, D its width, W words.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from slicesight.conversations.phantom_texts import conversation_rng, location_ph
 from slicesight.conversations.schema import Conversation
 from slicesight.model import Med2E3Processor
 from slicesight.model.loss import next_token_loss
-from slicesight.model.processing import EncodedPrompt
-
 from slicesight.volumes.anatomy import ORGANS
 from slicesight.volumes.phantoms import Truth
 
@@ -27,13 +26,16 @@ from .phantom_set import PhantomSet
 from .recipe import LanguageRun
 from .words import Words
 
-TURNS = 4
-NOISE = 0.5
+NOISE = 0.3
+REPORT_EVERY = 4
+QUESTION_ORDER = (1, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 8, 9, 9, 10, 10)  # plane and phase are learnt at once: fewer of them
+
 
 def sample_texts(phantoms: PhantomSet, *, count: int, seed: int) -> Iterator[str]:
     """Prompts and answers in the order the model reads them, for the tokenizer."""
-    for _, conversations in _draw(phantoms, np.random.default_rng([seed, 11]), count // 11 + 1):
-        for conversation in conversations:
+    rng = np.random.default_rng([seed, 11])
+    for report in (True, False):
+        for _, conversation in _draw(phantoms, rng, count, report=report):
             yield f"{conversation.prompt} Answer: {conversation.target}"
 
 
@@ -44,21 +46,30 @@ def train_language(
     run: LanguageRun,
     *,
     seed: int,
+    shape: tuple[int, int],
     target: Callable[[Conversation], str],
     log: Callable[[dict[str, float]], None],
 ) -> None:
-    """Train with AdamW and a one-cycle learning rate; the answers count."""
+    """Train with AdamW and a one-cycle learning rate; the answers count.
+
+    shape: visual tokens of the 3D branch and of the 2D branch.
+    """
     rng = np.random.default_rng([seed, 12])
     words = Words(processor.tokenizer)
-    optimizer = torch.optim.AdamW(language_model.parameters(), lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        language_model.parameters(), lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.learning_rate, total_steps=run.steps, pct_start=0.1)
     embed = language_model.get_input_embeddings()
     language_model.train()
     for step in range(1, run.steps + 1):
-        drawn = list(_draw(phantoms, rng, run.batch_size))
-        rows = [imagined_interview(processor, conversations, rng, target) for _, conversations in drawn]
+        asked = list(_draw(phantoms, rng, run.batch_size, report=step % REPORT_EVERY == 0))
+        rows = [
+            processor.encode_prompt(conversation.prompt, answer=target(conversation), num_volumes=1)
+            for _, conversation in asked
+        ]
         batch = processor.pad_prompts(rows, "right")
-        bags = np.stack([imagine(truth, words, processor.num_visual_tokens, rng) for truth, _ in drawn])
+        bags = np.stack([imagine(truth, question, words, shape, rng) for truth, question in asked])
         visual_BSD = torch.from_numpy(bags) @ embed.weight.detach()[words.ids]
         visual_BSD = visual_BSD + NOISE * embed.weight.detach().std() * torch.randn_like(visual_BSD)
         is_visual = batch["input_ids"] == processor.placeholder_token_id
@@ -76,39 +87,49 @@ def train_language(
     language_model.eval()
 
 
-def imagined_interview(
-    processor: Med2E3Processor,
-    conversations: tuple[Conversation, ...],
-    rng: np.random.Generator,
-    target: Callable[[Conversation], str],
-) -> EncodedPrompt:
-    """A few of a scan's questions as the turns of one conversation, all answers to be learnt."""
-    chosen = [conversations[i] for i in rng.permutation(len(conversations))[:TURNS]]
-    turns = [(conversation.prompt, target(conversation)) for conversation in chosen]
-    *history, (question, answer) = turns
-    return processor.encode_prompt(question, answer=answer, history=history, num_volumes=1, supervise="all")
+def imagine(
+    truth: Truth, conversation: Conversation, words: Words, shape: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """How much of each word S imagined tokens hold -> (S, W).
 
-
-def imagine(truth: Truth, words: Words, num_tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """How much of each word S imagined tokens hold -> (S, W): a finding in one to three of them, healthy organs all over."""
-    bags = np.zeros((num_tokens, len(words)), dtype=np.float32)
+    3D tokens show everything faintly; 2D tokens show what is asked, and the rest of the scan by accident.
+    """
+    num_3d, num_2d = shape
+    bags = np.zeros((num_3d + num_2d, len(words)), dtype=np.float32)
+    in_3d, in_2d = np.arange(num_3d), np.arange(num_3d, num_3d + num_2d)
     for name in (truth.plane, truth.phase):
-        bags[:, words.of_label[name]] += rng.uniform(0.2, 1.0) * (rng.random((num_tokens, 1)) < 0.6)
+        bags[:, words.of_label[name]] += rng.uniform(0.2, 0.9)
     for organ in ORGANS:
-        near = rng.permutation(num_tokens)[: rng.integers(1, 8)]
-        bags[np.ix_(near, words.of_label[organ.name])] += rng.uniform(0.2, 1.0)
+        _add(bags, words, rng.permutation(in_3d)[:1], (organ.name,), rng.uniform(0.1, 0.7))
+        if rng.random() < 0.4:
+            _add(bags, words, rng.permutation(in_2d)[: rng.integers(1, 3)], (organ.name,), rng.uniform(0.1, 0.8))
     for finding in truth.findings:
-        near = rng.permutation(num_tokens)[: rng.integers(1, 4)]
-        strength = rng.uniform(0.15, 1.2)
-        for name in (finding.abnormality, location_phrase(finding.organ, finding.part)):
-            bags[np.ix_(near, words.of_label[name])] += strength * rng.uniform(0.7, 1.3)
+        names = (finding.abnormality, location_phrase(finding.organ, finding.part))
+        _add(bags, words, rng.permutation(in_3d)[:1], names, rng.uniform(0.0, 0.5))
+        is_asked = finding.abnormality in conversation.question or finding.organ in conversation.question
+        if is_asked:
+            strength = rng.uniform(0.4, 1.4)
+        elif conversation.task == "report":
+            strength = rng.uniform(0.3, 1.0)
+        else:
+            strength = rng.uniform(0.0, 0.6) * (rng.random() < 0.6)
+        _add(bags, words, rng.permutation(in_2d)[: rng.integers(1, 3)], names, strength)
     return bags
 
 
+def _add(
+    bags: NDArray[np.float32], words: Words, near: NDArray[np.int64], names: tuple[str, ...], strength: float
+) -> None:
+    for name in names:
+        bags[np.ix_(near, words.of_label[name])] += strength
+
+
 def _draw(
-    phantoms: PhantomSet, rng: np.random.Generator, count: int
-) -> Iterator[tuple[Truth, tuple[Conversation, ...]]]:
-    for case in rng.integers(len(phantoms), size=count):
+    phantoms: PhantomSet, rng: np.random.Generator, count: int, *, report: bool
+) -> Iterator[tuple[Truth, Conversation]]:
+    """Questions about random scans, or the report of a fifth as many."""
+    for case in rng.integers(len(phantoms), size=count // 5 if report else count):
         wording = conversation_rng(phantoms.seed, int(case), int(rng.integers(1, 2**31)))
         truth = phantoms.truths[case]
-        yield truth, phantom_conversations(truth, wording, num_slices=phantoms.num_source_slices[case])
+        pairs = phantom_conversations(truth, wording, num_slices=phantoms.num_source_slices[case])
+        yield truth, pairs[0] if report else pairs[QUESTION_ORDER[rng.integers(len(QUESTION_ORDER))]]

@@ -25,7 +25,7 @@ from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E
 from slicesight.model.vision2d import measure_slice_tokens
 
 from .curve import draw_losses
-from .encoders import slice_batches, train_encoder, volume_batches
+from .encoders import slice_batches, train_encoder, volume_batches, with_average
 from .language import train_language
 from .phantom_set import PhantomSet, open_phantom_set
 from .recipe import Recipe
@@ -110,12 +110,14 @@ def pretrain(
 ) -> None:
     """Stage 0: whichever of the three parts the recipe names."""
     if recipe.pretrain_language:
+        num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
         train_language(
             model.language_model,
             processor,
             phantoms,
             recipe.pretrain_language,
             seed=recipe.seed,
+            shape=(model.num_visual_tokens - num_2d, num_2d),
             target=recipe.target,
             log=lambda facts: log({"stage": "language", **facts}),
         )
@@ -124,29 +126,42 @@ def pretrain(
     if recipe.pretrain_slices and model.vision2d is not None:
         run, vision2d = recipe.pretrain_slices, model.vision2d
         num_tokens, width = measure_slice_tokens(model.config)
-        side = math.isqrt(num_tokens)
+        side, pool = math.isqrt(num_tokens), model.config.slice_pool
         vision2d.to(memory_format=torch.channels_last)
         train_encoder(
-            vision2d,
+            lambda slices: with_average(vision2d.encode_grid(slices), (1, side * pool, side * pool), (1, side, side)),
             vision2d,
             model.projector_2d,
             WordMatch(words, embeddings),
-            slice_batches(phantoms, everyone, size=run.batch_size, cells=(side, side), seed=recipe.seed),
+            slice_batches(
+                phantoms,
+                everyone,
+                size=run.batch_size,
+                cells=(side * pool, side * pool),
+                coarse=(side, side),
+                seed=recipe.seed,
+            ),
             width=width,
             steps=run.steps,
             learning_rate=run.learning_rate,
             log=lambda facts: log({"stage": "slices", **facts}),
         )
     if recipe.pretrain_volumes and model.vision3d is not None:
-        run, vision3d = recipe.pretrain_volumes, model.vision3d
-        cells = model.config.vision3d_config.pooled_grid
+        run, encoder, config = recipe.pretrain_volumes, model.vision3d.encoder, model.config.vision3d_config
         train_encoder(
-            lambda volumes: vision3d(volumes).flatten(1, 2),
-            vision3d,
+            lambda volumes: with_average(encoder(volumes).flatten(1, 3), config.token_grid, config.pooled_grid),
+            encoder,
             model.projector_3d,
             WordMatch(words, embeddings),
-            volume_batches(phantoms, everyone, size=run.batch_size, cells=cells, seed=recipe.seed),
-            width=model.config.vision3d_config.hidden_size,
+            volume_batches(
+                phantoms,
+                everyone,
+                size=run.batch_size,
+                cells=config.token_grid,
+                coarse=config.pooled_grid,
+                seed=recipe.seed,
+            ),
+            width=config.hidden_size,
             steps=run.steps,
             learning_rate=run.learning_rate,
             log=lambda facts: log({"stage": "volumes", **facts}),
@@ -206,6 +221,7 @@ def open_log(path: Path, console: Console) -> Log:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write under a temporary name, then rename."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)

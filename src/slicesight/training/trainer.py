@@ -1,4 +1,4 @@
-"""One stage of training with the Hugging Face Trainer: progress, learning rate, gradient clipping and log from the library."""
+"""One stage of training with the Hugging Face Trainer: learning rate, gradient clipping and log from the library."""
 
 from __future__ import annotations
 

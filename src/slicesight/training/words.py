@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedTokenizerBase
 
 from slicesight.conversations.phantom_texts import KINDS, LOCATIONS
@@ -50,7 +50,7 @@ class Words:
 
 
 class WordMatch(nn.Module):
-    """Sigmoid loss between projected tokens and word embeddings, by direction only (as SigLIP: scale and bias learnt)."""
+    """Sigmoid loss between projected tokens and word embeddings, by direction (as SigLIP: scale and bias learnt)."""
 
     def __init__(self, words: Words, embeddings: Tensor) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Phantom:
-    """The scan, its organ labels (values: `anatomy.LABEL_NAMES`) and lesion labels (1-based index into the findings)."""
+    """The scan, its organ labels (values of `anatomy.LABEL_NAMES`) and lesion labels (1-based index of the finding)."""
 
     volume: Volume
     organ_labels: NDArray[np.uint8]
@@ -312,10 +312,14 @@ class _Canvas:
                 organ=organ.name,
                 part=part,
                 diameter_mm=round(float(diameter), 1),
-                centre_mm=tuple(float(c) for c in centre * self.stretch + self.patient_offset_mm[::-1]),
+                centre_mm=self._to_patient(centre),
                 source_slices=tuple(int(first + i) for i in np.flatnonzero(along)),
             )
         return None
+
+    def _to_patient(self, centre_mm: NDArray[np.float64]) -> tuple[float, float, float]:
+        x, y, z = (centre_mm * self.stretch + self.patient_offset_mm[::-1]).tolist()
+        return x, y, z
 
     # --- shapes ------------------------------------------------------------------------------------------------
 
