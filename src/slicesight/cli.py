@@ -203,6 +203,30 @@ def plan(
         typer.echo(planning.describe_training(step))
 
 
+@app.command(epilog="Example: slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3")
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file of recipes/.", show_default=False)],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+    ] = None,
+) -> None:
+    """Train a model from a recipe; its folder ends with the model, its log and its loss curves."""
+    from importlib.util import find_spec
+
+    from slicesight.training.recipe import read_recipe
+
+    plan_of_run = read_recipe(recipe, tuple(changes or ()))
+
+    if find_spec("accelerate") is None:
+        raise InputError(
+            "training needs the package accelerate, which is not installed: pip install 'slicesight[train]'"
+        )
+    from slicesight.training.stages import run_recipe
+
+    folder = run_recipe(plan_of_run, console=_stderr())
+    _stderr().print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the scans and reports.")] = Path("demo"),

@@ -38,6 +38,8 @@ Log = Callable[[dict[str, Any]], None]
 
 def run_recipe(recipe: Recipe, *, console: Console | None = None) -> Path:
     """Train everything the recipe asks for; returns the folder with the model, log.jsonl and the resolved recipe."""
+    if recipe.init and not Path(recipe.init).is_dir():
+        raise InputError(f"init: {recipe.init} is no folder; name a model folder, or leave init out to start anew")
     console = console or Console(stderr=True)
     started = time.time()
     set_seed(recipe.seed)
@@ -91,8 +93,6 @@ def build(recipe: Recipe, phantoms: PhantomSet) -> tuple[Med2E3ForConditionalGen
 def load_start(recipe: Recipe) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
     """The model folder named by `init`, with the recipe's model words laid over its configuration."""
     assert recipe.init is not None
-    if not Path(recipe.init).is_dir():
-        raise InputError(f"init: {recipe.init} is no folder; name a model folder, or leave init out to start anew")
     config = Med2E3Config.from_pretrained(recipe.init)
     for key, value in recipe.model.items():
         if not key.endswith("_config"):
