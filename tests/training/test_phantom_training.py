@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from slicesight.conversations.phantom_texts import KINDS
+from slicesight.conversations.schema import Conversation
 from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration
 from slicesight.training.batches import Collator, PhantomQuestions
@@ -15,6 +16,7 @@ from slicesight.training.encoders import NUM_CELL_LABELS, cell_labels, slice_bat
 from slicesight.training.phantom_set import PhantomSet, open_phantom_set
 from slicesight.training.recipe import Recipe, Stage, read_recipe
 from slicesight.training.stages import build, run_recipe, set_trainable
+from slicesight.training.trainer import score_loss
 from slicesight.volumes.grid import GridSpec
 
 GRID = GridSpec(num_slices=8, height=32, width=32)
@@ -79,12 +81,14 @@ def test_a_cell_is_labelled_with_the_kind_that_lies_in_it(phantoms: PhantomSet) 
 
 
 def test_batches_for_both_encoders_have_a_label_per_token(phantoms: PhantomSet) -> None:
-    flat = next(slice_batches(phantoms, np.arange(6), size=3, cells=(2, 2), seed=0))
-    deep = next(volume_batches(phantoms, np.arange(6), size=2, cells=(2, 4, 4), seed=0))
+    flat = next(slice_batches(phantoms, np.arange(6), size=3, cells=(4, 4), coarse=(2, 2), seed=0))
+    deep = next(volume_batches(phantoms, np.arange(6), size=2, cells=(2, 4, 4), coarse=(2, 2, 1), seed=0))
     assert flat.pixels.shape == (3, 1, 32, 32)
-    assert flat.cells.shape == (3, 4, NUM_CELL_LABELS)
+    assert flat.cells.shape == (3, 16, NUM_CELL_LABELS)
+    assert flat.coarse.shape == (3, 4, NUM_CELL_LABELS)
     assert deep.pixels.shape == (2, 1, 8, 32, 32)
     assert deep.cells.shape == (2, 32, NUM_CELL_LABELS)
+    assert deep.coarse.shape == (2, 4, NUM_CELL_LABELS)
 
 
 def test_a_volume_comes_with_all_its_questions_and_others_on_the_next_pass(phantoms: PhantomSet) -> None:
@@ -108,6 +112,27 @@ def test_blind_batches_hold_no_volume(recipe: Recipe, phantoms: PhantomSet) -> N
     assert torch.isfinite(model(**blind).loss)
 
 
+def test_true_slices_are_those_of_the_finding_asked_about(phantoms: PhantomSet) -> None:
+    stage = Stage(name="s", trainable=(), steps=6, learning_rate=1e-3, volumes_per_step=1)
+    questions = PhantomQuestions(phantoms, stage, seed=0)
+    case = next(i for i, truth in enumerate(phantoms.truths) if len(truth.findings) > 1)
+    for finding_number, finding in enumerate(phantoms.truths[case].findings, start=1):
+        asked = Conversation(task="open", topic="location", question=f"Where is the {finding.abnormality}?", answer="x")
+        shown = questions.true_slices(case, asked)
+        pixels = np.count_nonzero(phantoms.findings[case] == finding_number, axis=(1, 2))
+        assert shown[pixels.argmax()]
+        assert not shown[pixels == 0].any()
+    plane = Conversation(task="open", topic="plane", question="Which plane?", answer="axial")
+    assert not questions.true_slices(case, plane).any()
+
+
+def test_score_loss_is_minus_log_of_the_mass_and_skips_questions_without_slices() -> None:
+    scores = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+    true = torch.tensor([[True, True, False], [False, False, False]])
+    assert torch.isclose(score_loss(scores, true), -torch.tensor(0.75).log())
+    assert score_loss(scores, torch.zeros_like(true)) == 0
+
+
 def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> None:
     model, _ = build(recipe, phantoms)
     set_trainable(model, ("projector_2d",))
@@ -123,7 +148,7 @@ def test_a_recipe_runs_from_nothing_to_a_folder_that_loads(recipe: Recipe, folde
     assert next(model.parameters()).dtype == torch.bfloat16
     assert json.loads((path / "card.json").read_text())["name"] == "tiny"
     stages = [json.loads(line)["stage"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    assert list(dict.fromkeys(stages)) == ["build", "slices", "volumes", "language", "align", "instruct"]
+    assert list(dict.fromkeys(stages)) == ["build", "language", "slices", "volumes", "align", "instruct"]
     assert (folder / "run" / "loss.png").stat().st_size > 1000
     assert not list(path.parent.glob("*.partial"))
 

@@ -60,9 +60,9 @@ class Vision2D(nn.Module):
         """The encoder's tokens as a map -> (S, C, h, w)."""
         pixels = self.show(slices_S1HW.to(self.encoder.dtype))
         if self.feature == "before_final_norm":
-            features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+            features = self.encoder(**self.arrange_pixels(pixels), output_hidden_states=True).hidden_states[-1]
         else:
-            features = self.encoder(pixel_values=pixels).last_hidden_state
+            features = self.encoder(**self.arrange_pixels(pixels)).last_hidden_state
         return self.arrange_grid(features, *slices_S1HW.shape[-2:])
 
     def show(self, slices_S1HW: Tensor) -> Tensor:

@@ -37,10 +37,23 @@ class PhantomQuestions(Dataset[dict[str, Any]]):
         epoch, place = divmod(item, len(self.phantoms))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.phantoms))
         case = int(order[place])
+        conversations = self.draw(case, epoch)
         return {
             "voxels": self.phantoms.voxels[case],
-            "conversations": self.draw(case, epoch),
+            "conversations": conversations,
+            "true_slices": [self.true_slices(case, conversation) for conversation in conversations],
         }
+
+    def true_slices(self, case: int, conversation: Conversation) -> NDArray[np.bool_]:
+        """Grid slices that show the abnormality a question is about -> (N,); none where it is about no single one."""
+        findings = self.phantoms.findings[case]
+        shown = np.zeros(findings.shape[0], dtype=bool)
+        if conversation.topic in ("organ", "abnormality", "location"):
+            for number, finding in enumerate(self.phantoms.truths[case].findings, start=1):
+                if finding.abnormality in conversation.question or finding.organ in conversation.question:
+                    pixels = np.count_nonzero(findings == number, axis=(1, 2))
+                    shown |= pixels > 0.3 * pixels.max()
+        return shown
 
     def draw(self, case: int, epoch: int) -> list[Conversation]:
         """The questions of one phantom in one pass."""
@@ -74,6 +87,8 @@ class Collator:
         batch = self.processor(
             questions, answers=answers, volumes=volumes if self.see_volume else None, volume_index=rows
         )
+        if self.see_volume:
+            batch["true_slices"] = torch.from_numpy(np.stack([true for item in items for true in item["true_slices"]]))
         return dict(batch) if self.see_volume else {k: v for k, v in batch.items() if k != "volume_index"}
 
 

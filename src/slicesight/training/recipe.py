@@ -52,6 +52,8 @@ class Stage:
 
     trainable: the model's parts that learn (names of its children); everything else is frozen.
     questions_per_volume: drawn anew each time a volume comes up; None asks all of the chosen tasks.
+    score_weight: of a second loss that wants the slice scores on the slices that show the abnormality asked about, from
+        the label maps; 0 (the paper) leaves the scores to the answers' loss alone.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Stage:
     tasks: tuple[str, ...] = TASKS
     volumes_per_step: int = 8
     questions_per_volume: int | None = None
+    score_weight: float = 0.0
     warmup_share: float = 0.03
     weight_decay: float = 0.0
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
@@ -45,7 +46,8 @@ def train_stage(
         disable_tqdm=True,
         dataloader_num_workers=0,
     )
-    trainer = Trainer(
+    trainer = StageTrainer(
+        score_weight=stage.score_weight,
         model=model,
         args=arguments,
         train_dataset=PhantomQuestions(phantoms, stage, seed=seed),
@@ -54,6 +56,31 @@ def train_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+
+
+class StageTrainer(Trainer):
+    """The library's Trainer with the loss on slice scores beside the model's own."""
+
+    def __init__(self, *, score_weight: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.score_weight = score_weight
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **arguments: Any
+    ) -> Any:
+        """As the library's, plus score_weight times the cross-entropy of the scores."""
+        true_BN = inputs.pop("true_slices", None)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **arguments)
+        if self.score_weight and true_BN is not None and outputs.slice_scores is not None:
+            loss = loss + self.score_weight * score_loss(outputs.slice_scores[:, 0], true_BN)
+        return (loss, outputs) if return_outputs else loss
+
+
+def score_loss(scores_BN: Tensor, true_BN: Tensor) -> Tensor:
+    """Mean of -log(score mass on the true slices) over the questions that have any."""
+    asked = true_BN.any(dim=-1)
+    mass_B = (scores_BN * true_BN).sum(dim=-1)[asked]
+    return -mass_B.clamp(min=1e-6).log().mean() if len(mass_B) else scores_BN.sum() * 0.0
 
 
 class LogLines(TrainerCallback):
