@@ -122,10 +122,9 @@ def code_blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
 
 
-def shell_commands(*, training: bool) -> list[str]:
-    lines = [line.strip() for block in code_blocks("sh") for line in block.splitlines()]
+def shell_commands() -> list[str]:
     return [
-        line for line in lines if line.startswith("slicesight ") and line.startswith("slicesight train ") is training
+        line.strip() for block in code_blocks("sh") for line in block.splitlines() if line.startswith("slicesight ")
     ]
 
 
@@ -165,7 +164,7 @@ def test_the_shell_commands_of_the_readme_run_one_after_the_other(desk, monkeypa
 
     from slicesight import cli
 
-    commands = shell_commands(training=False)
+    commands = shell_commands()
     assert len(commands) >= 4
     for command in commands:
         arguments = shlex.split(command, comments=True)
@@ -176,14 +175,6 @@ def test_the_shell_commands_of_the_readme_run_one_after_the_other(desk, monkeypa
         for option in ("--html", "--png", "--json"):
             if option in arguments and (name := arguments[arguments.index(option) + 1]) != "-":
                 assert (desk / name).stat().st_size > 0
-
-
-def test_the_readme_trains_from_a_recipe_that_parses():
-    """Training takes the better part of an hour; a run at the smallest size is in tests/training."""
-    from slicesight.training.recipe import read_recipe
-
-    (command,) = shell_commands(training=True)
-    assert read_recipe(REPOSITORY / command.split()[2]).stages
 
 
 def test_the_python_of_the_readme_runs(desk, capsys):
