@@ -1,0 +1,59 @@
+"""The map of the command line: which verb calls which function.
+
+Every verb imports what it needs when it runs, so that `slicesight --help` stays quick. A user's mistake (`InputError`)
+is one line on stderr and exit code 2; anything else is our own fault and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from slicesight import __version__
+from slicesight.errors import InputError
+
+from . import data, models, scans, training
+
+EXAMPLES = {
+    scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
+    scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
+    scans.demo: "slicesight demo --out demo",
+    data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
+    training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
+    models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
+    models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
+}
+"""Every verb with a line to try, in the order `--help` lists them."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Ask questions of a 3D medical scan and see which slices each answer rests on. "
+    "For research use only; not a medical device.",
+)
+for verb, example in EXAMPLES.items():
+    app.command(epilog=f"Example: {example}")(verb)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Options before the verb."""
+    if version:
+        typer.echo(f"slicesight {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: run the verb and turn a user's mistake into one line."""
+    try:
+        app(prog_name="slicesight")
+    except InputError as error:
+        sys.stderr.write(f"slicesight: {' '.join(str(error).split())}\n")
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""`python -m slicesight.cli` is `slicesight`."""
+
+from slicesight.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""Verbs about a model as such: convert a released one, plan what one needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import stderr
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="OFFICIAL_DIR", help="The released folder, as downloaded.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    question_tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="M3D-CLIP's tokenizer (vocab.txt), which the release does not hold."),
+    ] = None,
+) -> None:
+    """Turn released weights (Med-2E3, M3D-CLIP, M3D-LaMed) into a model folder."""
+    from slicesight.model.m3d import convert_folder
+
+    report = convert_folder(
+        source,
+        out,
+        question_tokenizer=question_tokenizer,
+        on_progress=lambda part: stderr().print(f"converting {part}", highlight=False),
+    )
+    typer.echo(str(report))
+    typer.echo(f"wrote {out}")
+
+
+def plan(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A model folder, its config.json, or med2e3-phi3.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or a size such as 24GiB.")] = "cpu",
+    questions: Annotated[int, typer.Option(min=1, help="Asked together about one volume.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence, visual ones included.")] = 768,
+    train: Annotated[bool, typer.Option("--train", help="Also the paper's two training stages.")] = False,
+) -> None:
+    """What a model needs before it is loaded: parameters, memory, work, and whether it fits."""
+    from slicesight import planning
+
+    model_config = planning.read_config(config)
+    found = planning.plan(model_config, dtype=dtype, num_questions=questions, length=length)
+    speed = planning.measure_speed(dtype=dtype, device=device) if device in ("cpu", "cuda") else None
+    free_bytes = planning.find_free_bytes(device)
+    typer.echo(planning.describe_plan(found, free_bytes=free_bytes, device=device, speed=speed))
+    for stage in planning.TRAINED_PARTS if train else ():
+        step = planning.plan_training(model_config, stage, dtype=dtype, num_questions=questions, length=length)
+        typer.echo(planning.describe_training(step))

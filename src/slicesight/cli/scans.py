@@ -1,0 +1,101 @@
+"""Verbs about one scan: ask it, inspect it, see the demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    ModelOption,
+    PlaneOption,
+    ScanArgument,
+    SeriesOption,
+    SpacingOption,
+    TimePointOption,
+    UnitOption,
+    WindowOption,
+    three_numbers,
+)
+
+
+def ask(
+    scan: ScanArgument,
+    questions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="QUESTION", help="Left out, the model describes the findings.", show_default=False),
+    ] = None,
+    model: ModelOption = "phantom-tiny",
+    window: WindowOption = None,
+    plane: PlaneOption = None,
+    series: SeriesOption = None,
+    spacing_mm: SpacingOption = None,
+    time_point: TimePointOption = None,
+    unit: UnitOption = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None,
+) -> None:
+    """Answer questions about a scan, with the slices each answer rests on."""
+    from slicesight.asking import AskRequest, run_ask
+
+    run_ask(
+        AskRequest(
+            scan=scan,
+            questions=questions or None,
+            model=model,
+            window=window,
+            plane=plane.value if plane else None,
+            series_uid=series,
+            spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
+            time_point=time_point,
+            unit=unit,
+            truth=truth,
+            json=json,
+            html=html,
+            png=png,
+        )
+    )
+
+
+def inspect(
+    scan: ScanArgument,
+    window: WindowOption = None,
+    plane: PlaneOption = None,
+    series: SeriesOption = None,
+    spacing_mm: SpacingOption = None,
+    time_point: TimePointOption = None,
+    unit: UnitOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")] = False,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet.")] = None,
+) -> None:
+    """Say how a scan is read: geometry, window, crop, and what about it is doubtful."""
+    from slicesight.volumes.inspection import print_receipt
+
+    print_receipt(
+        scan,
+        window=window or "auto",
+        plane=plane.value if plane else "acquired",
+        series_uid=series,
+        spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
+        time_point=time_point,
+        unit=unit,
+        png=png,
+        as_json=json,
+    )
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the scans and reports.")] = Path("demo"),
+    model: ModelOption = "phantom-tiny",
+    seed: Annotated[int, typer.Option(min=0, help="Which synthetic scans to make.")] = 20_000,
+) -> None:
+    """Make two synthetic scans, ask each its eleven questions and compare with the truth."""
+    from slicesight.demo import run_demo
+
+    run_demo(out, model=model, seed=seed)

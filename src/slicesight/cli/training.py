@@ -1,0 +1,33 @@
+"""The verb that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slicesight.errors import InputError
+
+from .options import ChangesOption, stderr
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file of recipes/.", show_default=False)],
+    changes: ChangesOption = None,
+) -> None:
+    """Train a model from a recipe; its folder ends with the model, its log and its loss curves."""
+    from importlib.util import find_spec
+
+    from slicesight.training.recipe import read_recipe
+
+    plan_of_run = read_recipe(recipe, tuple(changes or ()))
+
+    if find_spec("accelerate") is None:
+        raise InputError(
+            "training needs the package accelerate, which is not installed: pip install 'slicesight[train]'"
+        )
+    from slicesight.training.stages import run_recipe
+
+    folder = run_recipe(plan_of_run, console=stderr())
+    stderr().print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)
