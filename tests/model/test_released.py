@@ -10,31 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, BertTokenizerFast
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from official_layout import official_parts, write_settings
 from slicesight.errors import ModelError
 from slicesight.model.released import convert_released
 from slicesight.model.shards import ShardWriter, open_weights
 
-WIDTHS = {"llm": 32, "siglip": 16, "m3d": 16, "bert": 64}
-OFFICIAL_NAMES = {
-    "language_model.": ("llm", ""),
-    "vision2d.encoder.": ("vision2d_model", "vision_model."),
-    "projector_2d.": ("vision2d_connector", "_connector."),
-    "projector_3d.": ("vision3d_connector", "_connector."),
-    "scorer.question_projection.": ("vision3d_connector", "text_mlp."),
-    "scorer.text_encoder.": ("vision3d_model", "language_encoder."),
-    "vision3d.encoder.": ("vision3d_model", "vision_encoder."),
-}
-M3D_NAMES = {
-    "position_embedding": "patch_embedding.position_embeddings",
-    "patch_embedding.weight": "patch_embedding.patch_embeddings.1.weight",
-    "patch_embedding.bias": "patch_embedding.patch_embeddings.1.bias",
-    "qkv": "attn.qkv",
-    "out_proj": "attn.out_proj",
-    "linear1": "mlp.linear1",
-    "linear2": "mlp.linear2",
-}
 BERT = {
     "model_type": "bert",
     "vocab_size": 40,
@@ -53,19 +35,6 @@ RELEASED = {
 }
 
 
-def to_official(name):
-    """(part, official name) of a tensor of the converted model."""
-    prefix = next(prefix for prefix in OFFICIAL_NAMES if name.startswith(prefix))
-    part, official = OFFICIAL_NAMES[prefix]
-    inner = name.removeprefix(prefix)
-    if part == "vision3d_model" and official == "vision_encoder.":
-        for ours, theirs in M3D_NAMES.items():
-            if inner == ours or f".{ours}." in inner:
-                inner = inner.replace(ours, theirs)
-                break
-    return part, official + inner
-
-
 @pytest.fixture
 def model(make_model):
     return make_model(**RELEASED)
@@ -75,10 +44,7 @@ def model(make_model):
 def official(model, tokenizer, tmp_path):
     """A folder as the official code saves it, with the tensors Med-2E3 does not use as well."""
     folder = tmp_path / "official"
-    parts = {}
-    for name, tensor in model.state_dict().items():
-        part, theirs = to_official(name)
-        parts.setdefault(part, {})[theirs] = tensor
+    parts = official_parts(model.state_dict().items())
     parts["vision3d_model"]["logit_scale"] = torch.tensor(2.0)
     parts["vision3d_model"]["vision_encoder.norm.weight"] = torch.ones(16)
     parts["vision3d_model"]["vision_encoder.blocks.0.norm_cross_attn.weight"] = torch.ones(16)
@@ -86,38 +52,7 @@ def official(model, tokenizer, tmp_path):
     for part, weights in parts.items():
         (folder / part).mkdir(parents=True)
         torch.save(weights, folder / part / "pytorch_model.bin")
-    settings = {
-        "exp_id": 4,
-        "llm_config": {**model.config.text_config.to_dict(), "top_k": 50, "_name_or_path": "some/hub-name"},
-        "vision2d_model_config": model.config.vision2d_config.to_dict(),
-        "vision3d_model_config": {
-            "model_type": "m3d_clip",
-            "img_size": [8, 32, 32],
-            "patch_size": [2, 8, 8],
-            "hidden_size": 16,
-            "mlp_dim": 32,
-            "num_layers": 2,
-            "num_heads": 2,
-            "in_channels": 1,
-        },
-        "vision2d_connector_type": "mlp2x_gelu",
-        "vision3d_connector_type": "spatial_pooling_score15_mlp2x_gelu",
-        "vision2d_model_select_layer": -1,
-        "vision3d_model_select_layer": -1,
-        "vision2d_model_select_feature": "cls_patch",
-        "vision3d_model_select_feature": "patch",
-        "vision3d_model_type": "m3d",
-        "llm_max_length": 768,
-    }
-    (folder / "args").mkdir()
-    (folder / "args" / "config.json").write_text(json.dumps(settings, default=str))
-    tokenizer.save_pretrained(folder)
-    (folder / "m3d_clip_tokenizer").mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "shown", "liver", "?"]
-    (folder / "m3d_clip_tokenizer" / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab=str(folder / "m3d_clip_tokenizer" / "vocab.txt")).save_pretrained(
-        folder / "m3d_clip_tokenizer"
-    )
+    write_settings(folder, model.config, tokenizer)
     return folder
 
 
