@@ -6,17 +6,19 @@ prompts `{question} Choices: A. {} B. {} C. {} D. {}`, closed targets `{letter}.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from slicesight.atomic import replacing
 from slicesight.errors import ManifestError
 
 LETTERS = "ABCD"
 Task = Literal["report", "open", "closed"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Conversation(BaseModel):
@@ -24,6 +26,8 @@ class Conversation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    id: str | None = None
+    """Names the question in predictions; unique in a manifest where it is given."""
     task: Task
     topic: str
     question: str
@@ -64,6 +68,12 @@ class Case(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
+    """Unique in its manifest; a name such as "ct_case/000017/Axial", not a file."""
+    split: Split | None = None
+    patient: str | None = None
+    """Who was scanned, by the source's pseudonym: no patient may be in two splits."""
+    source: str | None = None
+    """The data set the case was converted from, such as "m3d-cap"."""
     volume: str
     labels: str | None = None
     conversations: tuple[Conversation, ...]
@@ -71,20 +81,27 @@ class Case(BaseModel):
 
 
 def read_manifest(path: str | Path) -> list[Case]:
-    """Read a manifest; raises `ManifestError` naming the first bad line."""
+    """Read a manifest; raises `ManifestError` naming the first bad line (a case id must not come twice)."""
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path.name}: no such manifest; expected a JSONL file with one volume a line")
     cases = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            cases.append(Case.model_validate_json(line))
+            case = Case.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "line"
             raise ManifestError(f"{path.name} line {number}: {where}: {first['msg']}") from None
+        if case.id in line_of:
+            raise ManifestError(
+                f"{path.name} line {number}: id {case.id!r} is on line {line_of[case.id]} ; give each case its own"
+            )
+        line_of[case.id] = number
+        cases.append(case)
     if not cases:
         raise ManifestError(f"{path.name}: no cases found; expected one JSON object a line")
     return cases
@@ -92,12 +109,9 @@ def read_manifest(path: str | Path) -> list[Case]:
 
 def write_manifest(cases: Iterable[Case], path: str | Path) -> None:
     """Write a manifest under a temporary name, then rename."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         for line in _lines(cases):
             file.write(line)
-    os.replace(partial, path)
 
 
 def _lines(cases: Iterable[Case]) -> Iterator[str]:
