@@ -82,29 +82,33 @@ class Case(BaseModel):
 
 def read_manifest(path: str | Path) -> list[Case]:
     """Read a manifest; raises `ManifestError` naming the first bad line (a case id must not come twice)."""
+    return list(iter_manifest(path))
+
+
+def iter_manifest(path: str | Path) -> Iterator[Case]:
+    """The cases of a manifest one after the other, for manifests too long to hold; errors as `read_manifest`."""
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path.name}: no such manifest; expected a JSONL file with one volume a line")
-    cases = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            case = Case.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "line"
-            raise ManifestError(f"{path.name} line {number}: {where}: {first['msg']}") from None
-        if case.id in line_of:
-            raise ManifestError(
-                f"{path.name} line {number}: id {case.id!r} is on line {line_of[case.id]} ; give each case its own"
-            )
-        line_of[case.id] = number
-        cases.append(case)
-    if not cases:
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                case = Case.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"]) or "line"
+                raise ManifestError(f"{path.name} line {number}: {where}: {first['msg']}") from None
+            if case.id in line_of:
+                raise ManifestError(
+                    f"{path.name} line {number}: id {case.id!r} is on line {line_of[case.id]}; give each case its own"
+                )
+            line_of[case.id] = number
+            yield case
+    if not line_of:
         raise ManifestError(f"{path.name}: no cases found; expected one JSON object a line")
-    return cases
 
 
 def write_manifest(cases: Iterable[Case], path: str | Path) -> None:
