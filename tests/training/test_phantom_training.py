@@ -15,7 +15,8 @@ from slicesight.training.batches import Collator, PhantomQuestions
 from slicesight.training.encoders import NUM_CELL_LABELS, cell_labels, slice_batches, volume_batches
 from slicesight.training.phantom_set import PhantomSet, open_phantom_set
 from slicesight.training.recipe import Recipe, Stage, read_recipe
-from slicesight.training.stages import build, run_recipe, set_trainable
+from slicesight.training.stages import run_recipe, set_trainable
+from slicesight.training.starts import build
 from slicesight.training.trainer import score_loss
 from slicesight.volumes.grid import GridSpec
 

@@ -7,7 +7,6 @@ stage 2 trains on all eleven pairs. What each stage trains is a list of part nam
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import time
@@ -15,23 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from transformers import AutoProcessor, set_seed
+from transformers import set_seed
 
 from slicesight.errors import InputError
-from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.model.vision2d import measure_slice_tokens
+from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 
 from .curve import draw_losses
-from .encoders import slice_batches, train_encoder, volume_batches, with_average
-from .language import train_language
-from .phantom_set import PhantomSet, open_phantom_set
+from .phantom_set import open_phantom_set
 from .recipe import Recipe
-from .tokenizer import train_tokenizer
+from .stage0 import pretrain
+from .starts import build, load_start
 from .trainer import train_stage
-from .words import WordMatch, Words
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -66,106 +61,6 @@ def run_recipe(recipe: Recipe, *, console: Console | None = None) -> Path:
     set_trainable(model, ())
     save(model, processor, recipe, folder / "model", dtype=torch.bfloat16, minutes=(time.time() - started) / 60)
     return folder / "model"
-
-
-def build(recipe: Recipe, phantoms: PhantomSet) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
-    """A random model and the processor whose tokenizer was learnt from the training texts."""
-    from .language import sample_texts
-
-    tokenizer = train_tokenizer(sample_texts(phantoms, count=4000, seed=recipe.seed), vocab_size=recipe.vocab_size)
-    grid = recipe.grid
-    settings = dict(recipe.model)
-    settings["text_config"] = {
-        **settings["text_config"],
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-    }
-    config = Med2E3Config(image_size=[grid.num_slices, grid.height, grid.width], **settings)
-    processor = Med2E3Processor.for_model(config, tokenizer, grid=grid.to_dict(), template=recipe.template)
-    model = Med2E3ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model, processor
-
-
-def load_start(recipe: Recipe) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
-    """The model folder named by `init`, with the recipe's model words laid over its configuration."""
-    assert recipe.init is not None
-    config = Med2E3Config.from_pretrained(recipe.init)
-    for key, value in recipe.model.items():
-        if not key.endswith("_config"):
-            setattr(config, key, value)
-    model = Med2E3ForConditionalGeneration.from_pretrained(recipe.init, config=config, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(recipe.init)
-
-
-def pretrain(
-    recipe: Recipe,
-    model: Med2E3ForConditionalGeneration,
-    processor: Med2E3Processor,
-    phantoms: PhantomSet,
-    log: Log,
-) -> None:
-    """Stage 0: whichever of the three parts the recipe names."""
-    if recipe.pretrain_language:
-        num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
-        train_language(
-            model.language_model,
-            processor,
-            phantoms,
-            recipe.pretrain_language,
-            seed=recipe.seed,
-            shape=(model.num_visual_tokens - num_2d, num_2d),
-            target=recipe.target,
-            log=lambda facts: log({"stage": "language", **facts}),
-        )
-    everyone = np.arange(len(phantoms))
-    words, embeddings = Words(processor.tokenizer), model.get_input_embeddings().weight
-    if recipe.pretrain_slices and model.vision2d is not None:
-        run, vision2d = recipe.pretrain_slices, model.vision2d
-        num_tokens, width = measure_slice_tokens(model.config)
-        side, pool = math.isqrt(num_tokens), model.config.slice_pool
-        vision2d.to(memory_format=torch.channels_last)
-        train_encoder(
-            lambda slices: with_average(vision2d.encode_grid(slices), (1, side * pool, side * pool), (1, side, side)),
-            vision2d,
-            model.projector_2d,
-            WordMatch(words, embeddings),
-            slice_batches(
-                phantoms,
-                everyone,
-                size=run.batch_size,
-                cells=(side * pool, side * pool),
-                coarse=(side, side),
-                seed=recipe.seed,
-            ),
-            width=width,
-            steps=run.steps,
-            learning_rate=run.learning_rate,
-            log=lambda facts: log({"stage": "slices", **facts}),
-        )
-    if recipe.pretrain_volumes and model.vision3d is not None:
-        run, encoder, config = recipe.pretrain_volumes, model.vision3d.encoder, model.config.vision3d_config
-        train_encoder(
-            lambda volumes: with_average(encoder(volumes).flatten(1, 3), config.token_grid, config.pooled_grid),
-            encoder,
-            model.projector_3d,
-            WordMatch(words, embeddings),
-            volume_batches(
-                phantoms,
-                everyone,
-                size=run.batch_size,
-                cells=config.token_grid,
-                coarse=config.pooled_grid,
-                seed=recipe.seed,
-            ),
-            width=config.hidden_size,
-            steps=run.steps,
-            learning_rate=run.learning_rate,
-            log=lambda facts: log({"stage": "volumes", **facts}),
-        )
 
 
 def set_trainable(model: Med2E3ForConditionalGeneration, parts: tuple[str, ...]) -> None:

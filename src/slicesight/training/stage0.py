@@ -1,0 +1,89 @@
+"""Stage 0 of a run: teach the language model and both encoders before any question about a scan.
+
+It stands in for what the paper downloads (SigLIP, M3D-CLIP, Phi-3): language.py and encoders.py, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.model.vision2d import measure_slice_tokens
+
+from .encoders import slice_batches, train_encoder, volume_batches, with_average
+from .language import train_language
+from .phantom_set import PhantomSet
+from .recipe import Recipe
+from .words import WordMatch, Words
+
+
+def pretrain(
+    recipe: Recipe,
+    model: Med2E3ForConditionalGeneration,
+    processor: Med2E3Processor,
+    phantoms: PhantomSet,
+    log: Callable[[dict[str, Any]], None],
+) -> None:
+    """Stage 0: whichever of the three parts the recipe names."""
+    if recipe.pretrain_language:
+        num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
+        train_language(
+            model.language_model,
+            processor,
+            phantoms,
+            recipe.pretrain_language,
+            seed=recipe.seed,
+            shape=(model.num_visual_tokens - num_2d, num_2d),
+            target=recipe.target,
+            log=lambda facts: log({"stage": "language", **facts}),
+        )
+    everyone = np.arange(len(phantoms))
+    words, embeddings = Words(processor.tokenizer), model.get_input_embeddings().weight
+    if recipe.pretrain_slices and model.vision2d is not None:
+        run, vision2d = recipe.pretrain_slices, model.vision2d
+        num_tokens, width = measure_slice_tokens(model.config)
+        side, pool = math.isqrt(num_tokens), model.config.slice_pool
+        vision2d.to(memory_format=torch.channels_last)
+        train_encoder(
+            lambda slices: with_average(vision2d.encode_grid(slices), (1, side * pool, side * pool), (1, side, side)),
+            vision2d,
+            model.projector_2d,
+            WordMatch(words, embeddings),
+            slice_batches(
+                phantoms,
+                everyone,
+                size=run.batch_size,
+                cells=(side * pool, side * pool),
+                coarse=(side, side),
+                seed=recipe.seed,
+            ),
+            width=width,
+            steps=run.steps,
+            learning_rate=run.learning_rate,
+            log=lambda facts: log({"stage": "slices", **facts}),
+        )
+    if recipe.pretrain_volumes and model.vision3d is not None:
+        run, encoder, config = recipe.pretrain_volumes, model.vision3d.encoder, model.config.vision3d_config
+        train_encoder(
+            lambda volumes: with_average(encoder(volumes).flatten(1, 3), config.token_grid, config.pooled_grid),
+            encoder,
+            model.projector_3d,
+            WordMatch(words, embeddings),
+            volume_batches(
+                phantoms,
+                everyone,
+                size=run.batch_size,
+                cells=config.token_grid,
+                coarse=config.pooled_grid,
+                seed=recipe.seed,
+            ),
+            width=config.hidden_size,
+            steps=run.steps,
+            learning_rate=run.learning_rate,
+            log=lambda facts: log({"stage": "volumes", **facts}),
+        )
