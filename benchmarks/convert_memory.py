@@ -36,11 +36,16 @@ RELEASED = {
     "score_dropout": 0.1,
 }
 CONVERT = """
-import resource, sys
+import sys
+from pathlib import Path
 from slicesight.model.released import convert_released
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def highest():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+before = highest()
 convert_released(sys.argv[1], sys.argv[2])
-print(before * 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(before * 1024, highest() * 1024)
 """
 
 
