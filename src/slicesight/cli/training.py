@@ -15,6 +15,12 @@ from .options import ChangesOption, stderr
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file of recipes/.", show_default=False)],
     changes: ChangesOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last complete checkpoint of this recipe's output_dir.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run or a model that is already in output_dir.")
+    ] = False,
 ) -> None:
     """Train a model from a recipe; its folder ends with the model, its log and its loss curves."""
     from importlib.util import find_spec
@@ -29,5 +35,5 @@ def train(
         )
     from slicesight.training.stages import run_recipe
 
-    folder = run_recipe(plan_of_run, console=stderr())
+    folder = run_recipe(plan_of_run, console=stderr(), resume=resume, overwrite=overwrite)
     stderr().print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)

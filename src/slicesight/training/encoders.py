@@ -24,6 +24,7 @@ from slicesight.model.vision3d import pool_grid
 from slicesight.volumes.anatomy import PHASES
 from slicesight.volumes.volume import PLANES
 
+from .keeping import Keeper
 from .phantom_set import PhantomSet
 from .words import CELL_LABELS, ORGAN_LABELS, PLACES, WordMatch
 
@@ -70,7 +71,7 @@ def slice_batches(
     size: int,
     cells: tuple[int, int],
     coarse: tuple[int, int],
-    seed: int,
+    seed: int | np.random.Generator,
 ) -> Iterator[EncoderBatch]:
     """Random single slices for ever, most of them through an abnormality, the more of it the likelier."""
     rng = np.random.default_rng(seed)
@@ -92,7 +93,7 @@ def volume_batches(
     size: int,
     cells: tuple[int, int, int],
     coarse: tuple[int, int, int],
-    seed: int,
+    seed: int | np.random.Generator,
 ) -> Iterator[EncoderBatch]:
     """Random whole volumes for ever."""
     rng = np.random.default_rng(seed)
@@ -108,6 +109,8 @@ def train_encoder(
     match: WordMatch,
     batches: Iterator[EncoderBatch],
     *,
+    rng: np.random.Generator,
+    keeper: Keeper,
     width: int,
     steps: int,
     learning_rate: float,
@@ -115,6 +118,8 @@ def train_encoder(
     log_every: int = 25,
 ) -> None:
     """Train `encoder` and `projector` until tokens answer the probe and, averaged as the model will, match words.
+
+    rng: what `batches` draws from, so that a resumed run draws on.
 
     encode: pixels -> tokens (S, T, C) of the encoder's own cells, and the tokens that the model is to see.
     AdamW, weight decay 0.01, one-cycle learning rate with 10 % warm-up.
@@ -124,7 +129,10 @@ def train_encoder(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     encoder.train()
-    for step in range(1, steps + 1):
+    done = keeper.begin_loop(
+        optimizer=optimizer, schedule=schedule, modules={"probe": probe, "match": match}, rng=rng, steps=steps
+    )
+    for step in range(done + 1, steps + 1):
         batch = next(batches)
         tokens, averaged = encode(batch.pixels)
         loss, facts = probe_loss(probe, tokens, batch)
@@ -139,6 +147,7 @@ def train_encoder(
         schedule.step()
         if step % log_every == 0 or step == steps:
             log({"step": step, "loss": loss.item(), "words": round(by_words.item(), 4), **facts})
+        keeper.after_loop_step(step)
     encoder.eval()
 
 

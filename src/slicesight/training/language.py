@@ -22,6 +22,7 @@ from slicesight.model.loss import next_token_loss
 from slicesight.volumes.anatomy import ORGANS
 from slicesight.volumes.phantoms import Truth
 
+from .keeping import Keeper
 from .phantom_set import PhantomSet
 from .recipe import LanguageRun
 from .words import Words
@@ -45,6 +46,7 @@ def train_language(
     phantoms: PhantomSet,
     run: LanguageRun,
     *,
+    keeper: Keeper,
     seed: int,
     shape: tuple[int, int],
     target: Callable[[Conversation], str],
@@ -62,7 +64,8 @@ def train_language(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.learning_rate, total_steps=run.steps, pct_start=0.1)
     embed = language_model.get_input_embeddings()
     language_model.train()
-    for step in range(1, run.steps + 1):
+    done = keeper.begin_loop(optimizer=optimizer, schedule=schedule, modules={}, rng=rng, steps=run.steps)
+    for step in range(done + 1, run.steps + 1):
         asked = list(_draw(phantoms, rng, run.batch_size, report=step % REPORT_EVERY == 0))
         rows = [
             processor.encode_prompt(conversation.prompt, answer=target(conversation), num_volumes=1)
@@ -84,6 +87,7 @@ def train_language(
         schedule.step()
         if step % 25 == 0 or step == run.steps:
             log({"step": step, "loss": round(loss.item(), 4)})
+        keeper.after_loop_step(step)
     language_model.eval()
 
 

@@ -82,6 +82,7 @@ class Recipe:
     model: fields of `Med2E3Config`. init: a model folder to start from instead of random weights.
     see_volume: False trains the blind baseline, whose prompts hold no volume.
     closed_target: how a closed answer is written: "letter" is M3D's "B. spleen", "text" the words of the choice alone.
+    save_every: steps between two checkpoints, of which the last two are kept until the run is done; null writes none.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Recipe:
     init: str | None = None
     see_volume: bool = True
     closed_target: str = "letter"
+    save_every: int | None = 200
     pretrain_slices: EncoderRun | None = None
     pretrain_volumes: EncoderRun | None = None
     pretrain_language: LanguageRun | None = None
@@ -104,6 +106,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.closed_target not in ("letter", "text"):
             raise InputError(f"closed_target is {self.closed_target!r}; expected letter or text")
+        if self.save_every is not None and self.save_every < 1:
+            raise InputError(f"save_every is {self.save_every}; expected at least 1 step, or null for no checkpoints")
 
     def target(self, conversation: Conversation) -> str:
         """The words the model should answer with."""

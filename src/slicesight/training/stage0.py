@@ -16,10 +16,14 @@ from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.model.vision2d import measure_slice_tokens
 
 from .encoders import slice_batches, train_encoder, volume_batches, with_average
+from .keeping import Keeper
 from .language import train_language
 from .phantom_set import PhantomSet
 from .recipe import Recipe
+from .resume import Run
 from .words import WordMatch, Words
+
+SECTIONS = ("language", "slices", "volumes")
 
 
 def pretrain(
@@ -28,15 +32,21 @@ def pretrain(
     processor: Med2E3Processor,
     phantoms: PhantomSet,
     log: Callable[[dict[str, Any]], None],
+    *,
+    run: Run,
+    keep: Callable[..., Keeper],
 ) -> None:
-    """Stage 0: whichever of the three parts the recipe names."""
-    if recipe.pretrain_language:
+    """Stage 0: whichever of the three parts the recipe names, without those that a resumed run has behind it."""
+    if recipe.pretrain_slices and model.vision2d is not None:
+        model.vision2d.to(memory_format=torch.channels_last)
+    if recipe.pretrain_language and not run.is_behind(0):
         num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
         train_language(
             model.language_model,
             processor,
             phantoms,
             recipe.pretrain_language,
+            keeper=keep(section=0, name=SECTIONS[0], model=model),
             seed=recipe.seed,
             shape=(model.num_visual_tokens - num_2d, num_2d),
             target=recipe.target,
@@ -44,11 +54,10 @@ def pretrain(
         )
     everyone = np.arange(len(phantoms))
     words, embeddings = Words(processor.tokenizer), model.get_input_embeddings().weight
-    if recipe.pretrain_slices and model.vision2d is not None:
-        run, vision2d = recipe.pretrain_slices, model.vision2d
+    if recipe.pretrain_slices and model.vision2d is not None and not run.is_behind(1):
+        settings, vision2d, rng = recipe.pretrain_slices, model.vision2d, np.random.default_rng(recipe.seed)
         num_tokens, width = measure_slice_tokens(model.config)
         side, pool = math.isqrt(num_tokens), model.config.slice_pool
-        vision2d.to(memory_format=torch.channels_last)
         train_encoder(
             lambda slices: with_average(vision2d.encode_grid(slices), (1, side * pool, side * pool), (1, side, side)),
             vision2d,
@@ -57,18 +66,21 @@ def pretrain(
             slice_batches(
                 phantoms,
                 everyone,
-                size=run.batch_size,
+                size=settings.batch_size,
                 cells=(side * pool, side * pool),
                 coarse=(side, side),
-                seed=recipe.seed,
+                seed=rng,
             ),
+            rng=rng,
+            keeper=keep(section=1, name=SECTIONS[1], model=model),
             width=width,
-            steps=run.steps,
-            learning_rate=run.learning_rate,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
             log=lambda facts: log({"stage": "slices", **facts}),
         )
-    if recipe.pretrain_volumes and model.vision3d is not None:
-        run, encoder, config = recipe.pretrain_volumes, model.vision3d.encoder, model.config.vision3d_config
+    if recipe.pretrain_volumes and model.vision3d is not None and not run.is_behind(2):
+        settings, rng = recipe.pretrain_volumes, np.random.default_rng(recipe.seed)
+        encoder, config = model.vision3d.encoder, model.config.vision3d_config
         train_encoder(
             lambda volumes: with_average(encoder(volumes).flatten(1, 3), config.token_grid, config.pooled_grid),
             encoder,
@@ -77,13 +89,15 @@ def pretrain(
             volume_batches(
                 phantoms,
                 everyone,
-                size=run.batch_size,
+                size=settings.batch_size,
                 cells=config.token_grid,
                 coarse=config.pooled_grid,
-                seed=recipe.seed,
+                seed=rng,
             ),
+            rng=rng,
+            keeper=keep(section=2, name=SECTIONS[2], model=model),
             width=config.hidden_size,
-            steps=run.steps,
-            learning_rate=run.learning_rate,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
             log=lambda facts: log({"stage": "volumes", **facts}),
         )

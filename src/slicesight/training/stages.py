@@ -6,10 +6,10 @@ stage 2 trains on all eleven pairs. What each stage trains is a list of part nam
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,45 +22,102 @@ from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 
 from .curve import draw_losses
+from .engines import Engine, find_engine, join, leave
+from .keeping import Keeper
 from .phantom_set import open_phantom_set
 from .recipe import Recipe
-from .stage0 import pretrain
+from .resume import Run, disk_errors
+from .stage0 import SECTIONS, pretrain
 from .starts import build, load_start
 from .trainer import train_stage
+from .weights import read_weights
 
 Log = Callable[[dict[str, Any]], None]
 
 
-def run_recipe(recipe: Recipe, *, console: Console | None = None) -> Path:
-    """Train everything the recipe asks for; returns the folder with the model, log.jsonl and the resolved recipe."""
+def run_recipe(
+    recipe: Recipe, *, console: Console | None = None, resume: bool = False, overwrite: bool = False
+) -> Path:
+    """Train everything the recipe asks for; returns the folder with the model, log.jsonl and the resolved recipe.
+
+    resume: go on from the last complete checkpoint in the recipe's output_dir. overwrite: replace a run that is there.
+
+    Raises:
+        InputError: the recipe, its folder, the disk or the processes do not allow it.
+    """
     if recipe.init and not Path(recipe.init).is_dir():
         raise InputError(f"init: {recipe.init} is no folder; name a model folder, or leave init out to start anew")
-    console = console or Console(stderr=True)
-    started = time.time()
-    set_seed(recipe.seed)
+    engine = find_engine()
+    if recipe.pretrains and engine.num_processes > 1:
+        raise InputError("stage 0 trains in one process; run it alone, then start the stages from its folder with init")
+    if engine.is_sharded and recipe.save_every is None:
+        raise InputError(f"save_every is null; {engine.kind} needs checkpoints, whose weights start the next stage")
+    if console is None or not engine.is_main:
+        console = Console(stderr=True, quiet=not engine.is_main)
+    join(engine)
+    try:
+        with disk_errors(Path(recipe.output_dir)):
+            return run_in_folder(recipe, engine, console, resume=resume, overwrite=overwrite)
+    finally:
+        leave(engine)
+
+
+def run_in_folder(recipe: Recipe, engine: Engine, console: Console, *, resume: bool, overwrite: bool) -> Path:
+    """The run itself, section after section, without those that a resumed run has behind it."""
     folder = Path(recipe.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "recipe.json", recipe.to_dict())
-    log = open_log(folder / "log.jsonl", console)
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    run = Run(folder, recipe.to_dict(), resume=resume, overwrite=overwrite, is_main=engine.is_main, say=say)
+    if run.is_finished:
+        say(f"{folder} is finished already")
+        return folder / "model"
+    set_seed(recipe.seed)
+    if engine.is_main:
+        write_json(folder / "recipe.json", recipe.to_dict())
+    log = show_lines(run, console)
+    once = log if run.start is None else lambda facts: None
+    if not engine.is_main:
+        engine.wait()  # until the main process has made the phantoms
     phantoms = open_phantom_set(
         recipe.data.folder,
         seed=recipe.data.seed,
         count=recipe.data.count,
         grid=recipe.grid,
-        progress=lambda done, count: log({"stage": "phantoms", "step": done}) if done % 200 == 0 else None,
+        progress=lambda done, count: once({"stage": "phantoms", "step": done}) if done % 200 == 0 else None,
     )
+    if engine.is_main:
+        engine.wait()
     model, processor = load_start(recipe) if recipe.init else build(recipe, phantoms)
-    log({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
+    once({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
+    keep = functools.partial(Keeper, run, processor=processor, save_every=recipe.save_every, engine=engine)
+    first = len(SECTIONS)
     if recipe.pretrains:
-        pretrain(recipe, model, processor, phantoms, log)
-        save(model, processor, recipe, folder / "stage0", dtype=torch.float32)
+        pretrain(recipe, model, processor, phantoms, log, run=run, keep=keep)
+        if not run.is_behind(first - 1):
+            save(model, processor, recipe, folder / "stage0", dtype=torch.float32)
     for number, stage in enumerate(recipe.stages):
+        if run.is_behind(first + number):
+            continue
         set_trainable(model, stage.trainable)
-        train_stage(model, processor, phantoms, stage, recipe, log=log, seed=recipe.seed + number)
-    draw_losses(folder / "log.jsonl", folder / "loss.png")
+        keeper = keep(section=first + number, name=stage.name, model=model)
+        seed = recipe.seed + number
+        train_stage(model, processor, phantoms, stage, recipe, log=log, seed=seed, keeper=keeper, engine=engine)
+        if engine.is_sharded:
+            model = whole_model(model, keeper.last.path)
     set_trainable(model, ())
-    save(model, processor, recipe, folder / "model", dtype=torch.bfloat16, minutes=(time.time() - started) / 60)
+    if engine.is_main:
+        draw_losses(folder / "log.jsonl", folder / "loss.png")
+        save(model, processor, recipe, folder / "model", dtype=torch.bfloat16, minutes=run.seconds / 60)
+    engine.wait()
+    run.finish()
     return folder / "model"
+
+
+def whole_model(model: Med2E3ForConditionalGeneration, checkpoint: Path) -> Med2E3ForConditionalGeneration:
+    """A model of the same shape with all weights of a checkpoint, in place of one that holds only a share of them."""
+    whole = Med2E3ForConditionalGeneration(model.config)
+    whole.generation_config = model.generation_config
+    read_weights(whole, checkpoint)
+    return whole
 
 
 def set_trainable(model: Med2E3ForConditionalGeneration, parts: tuple[str, ...]) -> None:
@@ -101,15 +158,11 @@ def save(
     os.replace(partial, folder)
 
 
-def open_log(path: Path, console: Console) -> Log:
-    """A function that appends one JSON line per call and shows it."""
-    file = path.open("w", encoding="utf-8")
-    started = time.time()
+def show_lines(run: Run, console: Console) -> Log:
+    """A function that appends one line per call to the run's log and shows it."""
 
     def log(facts: dict[str, Any]) -> None:
-        line = {**facts, "seconds": round(time.time() - started, 1)}
-        file.write(json.dumps(line) + "\n")
-        file.flush()
+        line = run.write_line(facts)
         console.print("  ".join(f"{key} {value}" for key, value in line.items()), highlight=False, soft_wrap=True)
 
     return log

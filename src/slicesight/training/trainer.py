@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 
 from .batches import Collator, PhantomQuestions
+from .engines import Engine, EngineCheck, engine_arguments, sum_over_processes
+from .keeping import Keeper, ResumableTrainer, checkpoint_arguments
 from .phantom_set import PhantomSet
 from .recipe import Recipe, Stage
 
@@ -26,28 +27,29 @@ def train_stage(
     *,
     log: Callable[[dict[str, Any]], None],
     seed: int,
+    keeper: Keeper,
+    engine: Engine,
 ) -> None:
-    """Train the model's unfrozen parts for one stage."""
+    """Train the model's unfrozen parts for one stage, or what is left of it."""
     arguments = TrainingArguments(
-        output_dir=str(Path(recipe.output_dir) / stage.name),
+        **checkpoint_arguments(recipe.save_every, keeper.run.folder / "checkpoints"),
+        **engine_arguments(engine, volumes_per_step=stage.volumes_per_step),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.volumes_per_step,
         learning_rate=stage.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, round(stage.warmup_share * stage.steps)),
         weight_decay=stage.weight_decay,
         max_grad_norm=1.0,
         logging_steps=min(10, stage.steps),
-        save_strategy="no",
         report_to=[],
         remove_unused_columns=False,
-        use_cpu=True,
         seed=seed,
         disable_tqdm=True,
         dataloader_num_workers=0,
     )
     trainer = StageTrainer(
         score_weight=stage.score_weight,
+        keeper=keeper,
         model=model,
         args=arguments,
         train_dataset=PhantomQuestions(phantoms, stage, seed=seed),
@@ -55,10 +57,11 @@ def train_stage(
         callbacks=[LogLines(stage.name, log)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    trainer.add_callback(EngineCheck(engine, trainer))
+    trainer.train_or_resume(steps=stage.steps)
 
 
-class StageTrainer(Trainer):
+class StageTrainer(ResumableTrainer):
     """The library's Trainer with the loss on slice scores beside the model's own."""
 
     def __init__(self, *, score_weight: float, **arguments: Any) -> None:
@@ -72,7 +75,11 @@ class StageTrainer(Trainer):
         true_BN = inputs.pop("true_slices", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **arguments)
         if self.score_weight and true_BN is not None and outputs.slice_scores is not None:
-            loss = loss + self.score_weight * score_loss(outputs.slice_scores[:, 0], true_BN)
+            share = 1.0
+            if self.args.world_size > 1:  # every question counts alike, however many each process has
+                num_asked = true_BN.any(dim=-1).sum()
+                share = self.args.world_size * num_asked / sum_over_processes(num_asked).clamp(min=1)
+            loss = loss + share * self.score_weight * score_loss(outputs.slice_scores[:, 0], true_BN)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -88,6 +95,12 @@ class LogLines(TrainerCallback):
 
     def __init__(self, stage: str, log: Callable[[dict[str, Any]], None]) -> None:
         self.stage, self.log, self.started = stage, log, time.monotonic()
+        self.first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_log(
         self,
@@ -100,6 +113,6 @@ class LogLines(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         spent = time.monotonic() - self.started
-        left = spent / state.global_step * (state.max_steps - state.global_step) / 60
+        left = spent / (state.global_step - self.first_step) * (state.max_steps - state.global_step) / 60
         facts = {"stage": self.stage, "step": state.global_step, "of": state.max_steps}
         self.log({**facts, "loss": float(logs["loss"]), "minutes_left": round(left, 1)})

@@ -1,0 +1,179 @@
+"""On how many processes does a run train, and how are they joined: alone, DDP, FSDP2 or DeepSpeed?
+
+torchrun and `accelerate launch` say it in environment variables; the library's Trainer follows them, but where it
+cannot it trains unsharded without a word. So what was asked for is read here, and looked for in the prepared model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from slicesight.errors import InputError
+
+
+class EngineError(InputError):
+    """The processes cannot be joined as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """kind: "single", "ddp", "fsdp2", "zero2" or "zero3"; rank of num_processes."""
+
+    kind: str = "single"
+    rank: int = 0
+    num_processes: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs and writes."""
+        return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a process holds only a share of the weights."""
+        return self.kind in ("fsdp2", "zero3")
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.num_processes > 1 and distributed.is_initialized():
+            distributed.barrier()
+
+    def share(self, volumes_per_step: int) -> int:
+        """Volumes of a step for each process: a step is the same however many share it.
+
+        Raises:
+            EngineError: they do not share evenly.
+        """
+        if volumes_per_step % self.num_processes:
+            raise EngineError(
+                f"volumes_per_step is {volumes_per_step} for {self.num_processes} processes; "
+                f"make it a multiple of {self.num_processes}"
+            )
+        return volumes_per_step // self.num_processes
+
+
+SINGLE = Engine()
+
+
+def find_engine(environment: Mapping[str, str] = os.environ) -> Engine:
+    """What torchrun or `accelerate launch` asked for.
+
+    Raises:
+        EngineError: it cannot be had here; going on would train unsharded in silence.
+    """
+    num_processes, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("RANK", "0"))
+    kind = "ddp" if num_processes > 1 else "single"
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        version = environment.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise EngineError(f"fsdp_version is {version}; expected 2 (FSDP1 is not supported)")
+        kind = "fsdp2"
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        if find_spec("deepspeed") is None:
+            raise EngineError("DeepSpeed was asked for but is not installed: pip install deepspeed")
+        kind = f"zero{find_zero_stage(environment)}"
+    if kind in ("fsdp2", "zero2", "zero3"):
+        if not torch.cuda.is_available():
+            raise EngineError(
+                f"{kind} was asked for but there is no GPU, and accelerate would then train unsharded in silence; "
+                f"use recipes/engines/ddp.yaml, or torchrun alone"
+            )
+        if num_processes < 2:
+            raise EngineError(f"{kind} was asked for with one process; start at least two (--num_processes)")
+    return Engine(kind=kind, rank=rank, num_processes=num_processes)
+
+
+def find_zero_stage(environment: Mapping[str, str]) -> int:
+    """The ZeRO stage of accelerate's variables or of the DeepSpeed file they name.
+
+    Raises:
+        EngineError: it is neither 2 nor 3.
+    """
+    stage: Any = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if file := environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        stage = json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage")
+    if str(stage) not in ("2", "3"):
+        raise EngineError(f"ZeRO stage is {stage}; expected 2 or 3")
+    return int(stage)
+
+
+def join(engine: Engine) -> None:
+    """Join the processes before any of them reads or writes."""
+    if engine.num_processes > 1 and not distributed.is_initialized():
+        from accelerate import PartialState
+
+        on_cpu = not torch.cuda.is_available()
+        PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
+
+
+def leave(engine: Engine) -> None:
+    """Part again, so that the last process does not wait for those that are gone."""
+    if engine.num_processes > 1 and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def sum_over_processes(count: Tensor) -> Tensor:
+    """The sum of every process's count."""
+    total = count.clone()
+    if distributed.is_initialized():
+        distributed.all_reduce(total)
+    return total
+
+
+def engine_arguments(engine: Engine, *, volumes_per_step: int) -> dict[str, Any]:
+    """What `TrainingArguments` need to know of the processes."""
+    on_cpu = not torch.cuda.is_available()
+    return {
+        "per_device_train_batch_size": engine.share(volumes_per_step),
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and engine.num_processes > 1 else None,
+    }
+
+
+class EngineCheck(TrainerCallback):
+    """Stops before the first step unless the model is prepared as was asked."""
+
+    def __init__(self, engine: Engine, trainer: Trainer) -> None:
+        self.engine, self.trainer = engine, trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        check_engine(self.engine, self.trainer.model_wrapped)
+
+
+def check_engine(engine: Engine, prepared: nn.Module) -> None:
+    """Look for the engine in the prepared model.
+
+    Raises:
+        EngineError: the model is prepared in another way; for FSDP2, a parameter is no DTensor.
+    """
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    found = "single"
+    if isinstance(prepared, DistributedDataParallel):
+        found = "ddp"
+    elif isinstance(prepared, FSDPModule):
+        whole = [name for name, parameter in prepared.named_parameters() if not isinstance(parameter, DTensor)]
+        if whole:
+            raise EngineError(f"fsdp2 is on, but {len(whole)} parameters are not sharded, {whole[0]} among them")
+        found = "fsdp2"
+    elif type(prepared).__name__ == "DeepSpeedEngine":
+        found = f"zero{prepared.zero_optimization_stage()}"
+    if found != engine.kind:
+        raise EngineError(
+            f"{engine.kind} was asked for, but the model was prepared as {found!r}; "
+            f"check the launcher's configuration file and the number of GPUs"
+        )

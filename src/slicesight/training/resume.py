@@ -1,0 +1,194 @@
+"""Where does a run begin: anew, or where the last complete checkpoint stands?
+
+A run is a row of sections: the parts of stage 0, then the stages. Its folder holds recipe.json, log.jsonl, checkpoints/
+while it runs and model/ when it is done. A resumed run cuts log.jsonl back to where the checkpoint was written, so that
+every step stands in it once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from slicesight.errors import InputError
+
+from .checkpoints import Checkpoint, CheckpointFolder, DamagedCheckpointError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+FREE_TO_CHANGE = ("output_dir", "save_every", "card")
+Say = Callable[[str], None]
+
+
+class Run:
+    """One run of a recipe in its folder; every process has one, only the main process writes.
+
+    start: the checkpoint to go on from, None for a run from the beginning. is_finished: its model is there already.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: dict[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        is_main: bool = True,
+        say: Say = lambda text: None,
+    ) -> None:
+        self.folder = folder
+        self.recipe = json.loads(json.dumps(recipe))
+        self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.is_main = is_main
+        self.start: Checkpoint | None = None
+        self.is_finished = resume and (folder / "model").is_dir()
+        if resume and overwrite:
+            raise InputError("--resume goes on with a run and --overwrite replaces it; give one of them")
+        if self.is_finished:
+            return
+        if resume:
+            self.start = self._find_start(say)
+        elif not overwrite:
+            self._refuse_existing()
+        elif is_main:
+            self.checkpoints.drop_all()
+        self.log_bytes = 0 if self.start is None else int(self.start.facts["log_bytes"])
+        seconds = 0.0 if self.start is None else float(self.start.facts["seconds"])
+        self.started = time.time() - seconds
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            cut(folder / "log.jsonl", self.log_bytes)
+            self.log_file = (folder / "log.jsonl").open("a", encoding="utf-8")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, those before an interruption included, lost work left out."""
+        return time.time() - self.started
+
+    def write_line(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Append one JSON line to log.jsonl -> what was written."""
+        line = {**facts, "seconds": round(self.seconds, 1)}
+        if self.is_main:
+            self.log_file.write(json.dumps(line) + "\n")
+            self.log_file.flush()
+        return line
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint has to know of the run beside the training state."""
+        self.log_file.flush()
+        os.fsync(self.log_file.fileno())
+        log_bytes = (self.folder / "log.jsonl").stat().st_size
+        return {"log_bytes": log_bytes, "seconds": round(self.seconds, 1), "recipe": self.recipe}
+
+    def is_behind(self, section: int) -> bool:
+        """Whether the checkpoint to go on from lies after this section, which then need not run."""
+        return self.start is not None and section < self.start.place.section
+
+    def start_of(self, section: int) -> Checkpoint | None:
+        """The checkpoint to go on from, if it lies in this section."""
+        return self.start if self.start is not None and self.start.place.section == section else None
+
+    def finish(self) -> None:
+        """The model is in its place: nothing is left to go on with."""
+        if self.is_main:
+            self.log_file.close()
+            self.checkpoints.drop_all()
+
+    def _find_start(self, say: Say) -> Checkpoint:
+        complete = self.checkpoints.list_complete()
+        for checkpoint in reversed(complete):
+            if checkpoint.facts.get("recipe") != self.recipe:
+                refuse_other_recipe(checkpoint.facts.get("recipe", {}), self.recipe, self.folder)
+            try:
+                if not (self.folder / "log.jsonl").is_file():
+                    raise DamagedCheckpointError(f"{self.folder}/log.jsonl is missing")
+                checkpoint.check()
+            except DamagedCheckpointError as error:
+                say(f"checkpoint {error}; going back to the one before")
+                continue
+            say(f"resuming at {checkpoint.place} ({checkpoint.path})")
+            return checkpoint
+        what = "no checkpoint is whole any more" if complete else "there is no complete checkpoint"
+        raise InputError(f"{self.folder}: {what}, so nothing can be resumed; start anew without --resume")
+
+    def _refuse_existing(self) -> None:
+        ways = "give another folder with --set output_dir=DIR, or replace it with --overwrite"
+        if (self.folder / "model").exists():
+            raise InputError(f"{self.folder} holds a trained model; {ways}")
+        if complete := self.checkpoints.list_complete():
+            raise InputError(
+                f"{self.folder} holds a run that stopped at {complete[-1].place}; go on with --resume, {ways}"
+            )
+
+
+def refuse_other_recipe(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """A run goes on with the recipe it began with.
+
+    Raises:
+        InputError: a value that matters differs.
+    """
+    before, after = flatten(was), flatten(now)
+    for key in sorted(before.keys() | after.keys()):
+        if key.split(".")[0] in FREE_TO_CHANGE or before.get(key) == after.get(key):
+            continue
+        raise InputError(
+            f"{folder}: this run began with {key} {before.get(key)!r}, the recipe now says {after.get(key)!r}; "
+            f"resume with the recipe it began with, or give another folder with --set output_dir=DIR"
+        )
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}, "c": [2]} -> {"a.b": 1, "c.0": 2}."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    flat: dict[str, Any] = {}
+    for key, value in pairs:
+        if isinstance(value, dict | list) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def cut(log: Path, size: int) -> None:
+    """Cut a log back to its first `size` bytes."""
+    with log.open("ab") as file:
+        file.truncate(size)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one line about `folder`; other errors pass.
+
+    Libraries wrap what the system says: safetensors in its own error, torch in a RuntimeError.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        place = getattr(error, "filename", None) or folder
+        raise InputError(
+            f"{place}: {reason}; make room or rights there, then go on with --resume, "
+            f"or give another folder with --set output_dir=DIR"
+        ) from error
+
+
+def _disk_reason(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in (*NO_ROOM, *NO_WAY) else None
+    text = str(error)
+    for code in (*NO_ROOM, *NO_WAY):
+        if os.strerror(code) in text or f"os error {code}" in text:
+            return os.strerror(code)
+    if "PytorchStreamWriter" in text or "file write failed" in text or "unexpected pos" in text:
+        return "cannot write (is the disk full?)"
+    return None
