@@ -1,31 +1,59 @@
-"""What is one training run? A YAML file, checked key by key before anything is loaded.
-
-Unknown keys are errors that name the nearest known one; `--set stages.0.learning_rate=1e-4` changes one value.
-"""
+"""What is one training run? A YAML file, checked key by key (settings.py) before anything is loaded."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
-
-import yaml
+from typing import Any
 
 from slicesight.conversations.schema import Conversation
 from slicesight.errors import InputError
 from slicesight.volumes.grid import GridSpec
 
+from .augmentation import Augmentation
+from .settings import read_settings
+
 TASKS = ("report", "open", "closed")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomData:
-    """Training phantoms: made on first use, kept in `folder`."""
+    """Training phantoms: made on first use, kept in `folder` (by default phantoms/ in the run's own); every pass asks
+    other questions of them.
+    """
 
-    folder: str
+    folder: str | None = None
     seed: int = 1000
     count: int = 2400
+    workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Scans brought to the grid by `slicesight prepare`, with the texts of their manifest.
+
+    split: the cases to train on; None takes all.
+    """
+
+    prepared: str
+    split: str | None = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Trained parts to start from, each a Hugging Face folder or hub name; what is left out starts from random weights.
+
+    vision3d: one of this package's 3D encoders. text_encoder: of the question. tokenizer: by default the language
+    model's own.
+    """
+
+    language_model: str | None = None
+    vision2d: str | None = None
+    vision3d: str | None = None
+    text_encoder: str | None = None
+    tokenizer: str | None = None
+    question_tokenizer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,57 +75,115 @@ class LanguageRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters W + alpha / rank * B A on the linear layers of `parts`, merged into the weights at the end.
+
+    targets: endings of the layers' names; None takes every linear layer except the language model's head.
+    """
+
+    parts: tuple[str, ...] = ("language_model",)
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.parts:
+            raise InputError(f"lora: rank is {self.rank} for parts {list(self.parts)}; expected at least 1 of each")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of training on volumes with their questions.
 
-    trainable: the model's parts that learn (names of its children); everything else is frozen.
+    trainable: the model's parts that learn (names of its children); everything else is frozen. lora: parts that learn
+        by adapters instead.
+    steps or epochs: how long; an epoch is a pass through every volume that has a question of the chosen tasks.
+    volumes_per_step or tokens_per_step: how much one optimizer step sees, whatever the number of processes. The token
+        budget takes as many volumes as fit: prompts times the longest of them, visual tokens included.
+    accumulation: parts that every process does its share of a step in; it changes memory, not the result.
     questions_per_volume: drawn anew each time a volume comes up; None asks all of the chosen tasks.
+    subset: how many pairs of each task to train on, drawn once from all ({report: 50000, open: 25000, closed: 25000}).
     score_weight: of a second loss that wants the slice scores on the slices that show the abnormality asked about, from
         the label maps; 0 (the paper) leaves the scores to the answers' loss alone.
     """
 
     name: str
     trainable: tuple[str, ...]
-    steps: int
     learning_rate: float
+    steps: int | None = None
+    epochs: float | None = None
     tasks: tuple[str, ...] = TASKS
-    volumes_per_step: int = 8
+    volumes_per_step: int | None = None
+    tokens_per_step: int | None = None
+    accumulation: int = 1
     questions_per_volume: int | None = None
+    subset: dict[str, int] | None = None
+    augment: Augmentation = field(default_factory=Augmentation)
+    lora: Lora | None = None
     score_weight: float = 0.0
     warmup_share: float = 0.03
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        unknown = [task for task in self.tasks if task not in TASKS]
-        if unknown:
-            raise InputError(f"stage {self.name}: task {unknown[0]!r} is unknown; the tasks are {', '.join(TASKS)}")
-        if self.steps < 1 or self.volumes_per_step < 1:
-            raise InputError(f"stage {self.name}: steps and volumes_per_step must be at least 1")
+        for task in (*self.tasks, *(self.subset or {})):
+            if task not in TASKS:
+                raise InputError(f"stage {self.name}: task {task!r} is unknown; the tasks are {', '.join(TASKS)}")
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(f"stage {self.name}: give either steps or epochs")
+        if self.tokens_per_step is None and self.volumes_per_step is None:
+            object.__setattr__(self, "volumes_per_step", 8)
+        if self.tokens_per_step is not None and self.volumes_per_step is not None:
+            raise InputError(f"stage {self.name}: give either volumes_per_step or tokens_per_step")
+        for name in ("steps", "volumes_per_step", "tokens_per_step", "accumulation", "questions_per_volume"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"stage {self.name}: {name} is {value}; it must be at least 1")
+        if self.epochs is not None and not self.epochs > 0:
+            raise InputError(f"stage {self.name}: epochs is {self.epochs}; it must be more than 0")
+        if self.lora and (twice := set(self.lora.parts) & set(self.trainable)):
+            raise InputError(
+                f"stage {self.name}: {sorted(twice)[0]} is under trainable and under lora.parts; name it once"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run from nothing to a model folder.
 
-    model: fields of `Med2E3Config`. init: a model folder to start from instead of random weights.
+    grid: what the volumes are brought to; prepared data know theirs.
+    model: fields of `Med2E3Config`, or preset: NAME and the fields that differ from it.
+    init: a model folder to start from. parts: trained encoders and language model instead. Neither: random weights.
     see_volume: False trains the blind baseline, whose prompts hold no volume.
     closed_target: how a closed answer is written: "letter" is M3D's "B. spleen", "text" the words of the choice alone.
+    max_length: longest prompt in tokens, visual ones included; the answer's tail is cut, and what was cut is counted.
+    bf16: multiply in bfloat16, with weights that learn in float32. frozen_dtype: of the weights that do not learn.
+    recompute_activations: less memory for a second forward pass.
+    feature_cache: a folder for what the frozen encoders give of each volume, so that they run once per volume.
+    report_to: loggers of the Hugging Face Trainer beside log.jsonl (tensorboard, wandb, ...).
     save_every: steps between two checkpoints, of which the last two are kept until the run is done; null writes none.
     """
 
     name: str
     output_dir: str
-    data: PhantomData
-    grid: GridSpec
+    data: PhantomData | PreparedData
     model: dict[str, Any]
     stages: tuple[Stage, ...]
+    grid: GridSpec | None = None
     seed: int = 0
     vocab_size: int = 768
     template: str = "short"
     init: str | None = None
+    parts: Parts | None = None
     see_volume: bool = True
     closed_target: str = "letter"
-    save_every: int | None = 200
+    max_length: int | None = None
+    bf16: bool = False
+    frozen_dtype: str = "float32"
+    recompute_activations: bool = False
+    feature_cache: str | None = None
+    loader_workers: int = 0
+    log_every: int = 10
+    report_to: tuple[str, ...] = ()
     pretrain_slices: EncoderRun | None = None
     pretrain_volumes: EncoderRun | None = None
     pretrain_language: LanguageRun | None = None
@@ -108,6 +194,27 @@ class Recipe:
             raise InputError(f"closed_target is {self.closed_target!r}; expected letter or text")
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every is {self.save_every}; expected at least 1 step, or null for no checkpoints")
+        if self.frozen_dtype not in DTYPES:
+            raise InputError(f"frozen_dtype is {self.frozen_dtype!r}; expected one of {', '.join(DTYPES)}")
+        if self.frozen_dtype == "bfloat16" and not self.bf16:
+            raise InputError("frozen_dtype is bfloat16 but bf16 is false; set bf16: true, or leave frozen_dtype out")
+        if self.init and self.parts:
+            raise InputError("init and parts are both given; start from a model folder or from separate parts")
+        if isinstance(self.data, PhantomData) and self.grid is None:
+            raise InputError(
+                "grid is missing; phantoms need one, for instance grid: {num_slices: 32, height: 96, width: 96}"
+            )
+        if self.pretrains and not isinstance(self.data, PhantomData):
+            raise InputError("stage 0 (pretrain_...) learns from phantoms' truth; start from init or parts instead")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise InputError(f"two stages are called {max(names, key=names.count)!r}; give each its own name")
+        for stage in self.stages:
+            if self.feature_cache and stage.augment.changes_pixels:
+                raise InputError(
+                    f"stage {stage.name}: augment changes pixels, so feature_cache would be wrong; "
+                    "leave one of them out"
+                )
 
     def target(self, conversation: Conversation) -> str:
         """The words the model should answer with."""
@@ -128,66 +235,4 @@ def read_recipe(path: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
     Args:
         changes: "key=value" strings, dotted keys, list positions as numbers; values are YAML.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such recipe; expected a YAML file")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
-    for change in changes:
-        _apply(settings, change)
-    return _build(Recipe, settings, where=path.name)
-
-
-def _apply(settings: Any, change: str) -> None:
-    key, equals, value = change.partition("=")
-    if not equals:
-        raise InputError(f"--set {change}: expected key=value, for instance --set seed=3")
-    *parents, last = key.split(".")
-    place = settings
-    try:
-        for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise InputError(f"--set {change}: the recipe has no place {key!r}") from None
-
-
-def _build(kind: type, settings: Any, *, where: str) -> Any:
-    if not isinstance(settings, dict):
-        raise InputError(f"{where}: expected a mapping, found {type(settings).__name__}")
-    known = {f.name: f for f in fields(kind)}
-    for key in settings:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
-            raise InputError(f"{where}: unknown key {key!r}; {hint}")
-    hints = get_type_hints(kind)
-    values = {key: _convert(hints[key], value, where=f"{where}: {key}") for key, value in settings.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).split('.')[-1].replace('__init__() ', '')}") from None
-
-
-def _convert(hint: Any, value: Any, *, where: str) -> Any:
-    options = [option for option in getattr(hint, "__args__", ()) if option is not type(None)]
-    if value is None:
-        return None
-    if getattr(hint, "__origin__", None) is tuple:
-        if not isinstance(value, list):
-            raise InputError(f"{where}: expected a list, found {value!r}")
-        return tuple(_convert(options[0], item, where=f"{where}.{i}") for i, item in enumerate(value))
-    if len(options) == 1 and not hasattr(hint, "__origin__"):  # X | None
-        return _convert(options[0], value, where=where)
-    if is_dataclass(hint):
-        return _build(hint, value, where=where)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, (int, str)):
-        try:
-            return float(value)
-        except ValueError:
-            raise InputError(f"{where}: expected a number, found {value!r}") from None
-    if hint in (int, str, bool) and type(value) is not hint:
-        raise InputError(f"{where}: expected {hint.__name__}, found {value!r}")
-    return value
+    return read_settings(Recipe, path, changes)
