@@ -14,7 +14,7 @@ import typer
 from slicesight import __version__
 from slicesight.errors import InputError
 
-from . import data, models, scans, training
+from . import data, models, scans, scoring, training
 
 EXAMPLES = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
@@ -22,6 +22,7 @@ EXAMPLES = {
     scans.demo: "slicesight demo --out demo",
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
+    scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
 }

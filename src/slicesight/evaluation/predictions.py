@@ -1,0 +1,105 @@
+"""What is one answered question on its way to the scorer? A line of predictions.jsonl, ours or anyone's.
+
+{"id", "task": report | open | closed, "topic", "question", "prediction", "answer", "answer_choice",
+ optional "volume", "choices", "scores" (one per grid slice), "true_slices" (grid slices that show what is asked)}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from slicesight.conversations.schema import Task
+from slicesight.errors import InputError
+
+TASKS: tuple[Task, ...] = ("report", "open", "closed")
+
+
+class Prediction(BaseModel):
+    """One question with its true answer and what a system said.
+
+    volume: whatever names the scan; without it nothing can be said by volume. answer_choice: the right letter.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+
+    id: str
+    task: Task
+    topic: str
+    question: str
+    prediction: str
+    answer: str
+    answer_choice: str | None = None
+    volume: str | None = None
+    choices: tuple[str, ...] | None = None
+    scores: tuple[float, ...] | None = None
+    true_slices: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _closed_questions_have_a_letter(self) -> Prediction:
+        if self.task == "closed" and self.answer_choice is None:
+            raise ValueError("a closed question needs answer_choice, the right letter")
+        return self
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the system said nothing at all."""
+        return not self.prediction.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionFile:
+    """What was read from one file or several that belong together.
+
+    missing: what the format cannot give -> why, for instance {"volume": "M3D's csv names no volume"}.
+    """
+
+    rows: tuple[Prediction, ...]
+    format: str
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """Which of report, open and closed it holds."""
+        return frozenset(row.task for row in self.rows)
+
+
+def read_jsonl(path: Path) -> list[Prediction]:
+    """Read plain JSONL.
+
+    Raises:
+        InputError: names the first line that is not a prediction.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(Prediction.model_validate_json(line))
+        except ValidationError as error:
+            raise InputError(f"{path.name} line {number}: {_first_fault(error)}; see docs/scoring.md.") from None
+    return rows
+
+
+def prediction(fields: dict[str, Any], *, where: str) -> Prediction:
+    """One prediction from a mapping; `where` names the place in the file for the error."""
+    try:
+        return Prediction.model_validate(fields)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_fault(error)}; see docs/scoring.md.") from None
+
+
+def to_lines(rows: Iterable[Prediction]) -> str:
+    """JSON lines, fields that nobody knows left out."""
+    return "".join(json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n" for row in rows)
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the line"
+    return f"{where}: {first['msg'].lower()}"

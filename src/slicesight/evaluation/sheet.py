@@ -1,0 +1,257 @@
+"""What does a system score? One sheet per system: every metric by topic, macro and micro, with intervals by volume.
+
+micro = mean over questions, macro = mean over topics of their means (the papers' "VQA macro"). The keys are documented
+in docs/scoring.md. What a file cannot give is null, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from slicesight import __version__
+
+from .choice_metrics import count_outcomes, is_right, legacy_right
+from .predictions import TASKS, Prediction, PredictionFile
+from .statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
+from .text_metrics import TEXT_METRICS, score_texts
+
+FORMAT = 1
+CLOSED_METRICS = ("accuracy", "accuracy_legacy")
+METRICS = {"report": TEXT_METRICS, "open": TEXT_METRICS, "closed": CLOSED_METRICS}
+CLOSED_DEFINITIONS = {
+    "accuracy": "share of answers that name the right choice and no other: letter, (letter) or its words",
+    "accuracy_legacy": 'share of outputs that contain the right letter with a full stop, "B." (the papers\' rule)',
+}
+NO_VOLUME = "the predictions name no volumes, so nothing can be drawn by volume"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A file's predictions with the value of every metric.
+
+    values: metric -> one value per row, NaN where the metric is not of that row's task.
+    """
+
+    file: PredictionFile
+    values: Mapping[str, Floats]
+    missing: Mapping[str, str]
+    about: Mapping[str, Any]
+
+    @property
+    def rows(self) -> tuple[Prediction, ...]:
+        return self.file.rows
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether every row names its volume."""
+        return all(row.volume is not None for row in self.rows)
+
+    def means_by_volume(self, task: str, metric: str) -> dict[str, float]:
+        """{volume: mean of the metric over its questions of the task}."""
+        chosen = [place for place, row in enumerate(self.rows) if row.task == task]
+        names = [self.rows[place].volume or "" for place in chosen]
+        sums_V, counts_V = volume_sums(names, self.values[metric][chosen])
+        pairs = zip(dict.fromkeys(names), sums_V, counts_V, strict=True)
+        return {name: float(total / count) for name, total, count in pairs if count}
+
+
+def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int | None = None) -> Scored:
+    """Score every row of a file.
+
+    Args:
+        bertscore, layer: as `text_metrics.score_texts` takes them.
+    """
+    rows = file.rows
+    values = {name: np.full(len(rows), np.nan) for name in (*TEXT_METRICS, *CLOSED_METRICS)}
+    texts = [place for place, row in enumerate(rows) if row.task != "closed"]
+    found = score_texts(
+        [rows[place].prediction for place in texts],
+        [rows[place].answer for place in texts],
+        bertscore=bertscore,
+        layer=layer,
+    )
+    for name, scores in found.values.items():
+        values[name][texts] = scores
+    for place, row in enumerate(rows):
+        if row.task == "closed":
+            assert row.answer_choice is not None
+            values["accuracy"][place] = is_right(row)
+            values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
+    about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
+    return Scored(file=file, values=values, missing={**file.missing, **found.missing}, about=about)
+
+
+def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
+    """The sheet of one system from one file; numbers unrounded."""
+    rows = scored.rows
+    volumes = {row.volume for row in rows if row.volume is not None}
+    missing = dict(scored.missing)
+    if not scored.has_volumes:
+        missing["ci95"] = missing.get("volume", NO_VOLUME)
+    for task in TASKS:
+        if task not in scored.file.tasks:
+            missing[task] = f"the file holds no {task} questions"
+    evidence = score_evidence(rows)
+    if evidence is None:
+        missing["evidence"] = "no prediction has both scores and true_slices"
+    missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
+    missing.setdefault("leaks", "no training data named")
+    return {
+        "sheet": FORMAT,
+        "slicesight": __version__,
+        "system": system,
+        "format": scored.file.format,
+        "num_pairs": len(rows),
+        "num_volumes": len(volumes) if scored.has_volumes else None,
+        **{task: _task_part(scored, task) for task in TASKS},
+        "evidence": evidence,
+        "controls": None,
+        "leaks": None,
+        "metrics": dict(scored.about),
+        "missing": missing,
+    }
+
+
+def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sheet of a system run with several seeds: means of every number, intervals left to the paired comparison."""
+    if len(sheets) == 1:
+        return sheets[0]
+    averaged: dict[str, Any] = {**_mean_of(list(sheets)), "num_seeds": len(sheets)}
+    for task in TASKS:
+        if averaged[task] is not None:
+            averaged[task]["ci95"] = None
+    averaged["missing"] = {
+        **sheets[0]["missing"],
+        "ci95": "the mean of several seeds; the sheet of each has its interval",
+    }
+    return averaged
+
+
+def compare_systems(systems: Mapping[str, Sequence[Scored]]) -> list[dict[str, Any]]:
+    """Every pair of systems on every metric: paired by volume, averaged over seeds, Holm over all of them."""
+    found: list[dict[str, Any]] = []
+    for (first, ours), (second, theirs) in combinations(systems.items(), 2):
+        for task in TASKS:
+            for metric in METRICS[task]:
+                runs = [*ours, *theirs]
+                if not all(task in run.file.tasks and metric not in run.missing for run in runs):
+                    continue
+                entry = {"first": first, "second": second, "task": task, "metric": metric}
+                if not all(run.has_volumes for run in runs):
+                    found.append({**entry, "p": None, "missing": NO_VOLUME})
+                    continue
+                paired = compare(
+                    [run.means_by_volume(task, metric) for run in ours],
+                    [run.means_by_volume(task, metric) for run in theirs],
+                )
+                if paired is None:
+                    found.append({**entry, "p": None, "missing": "the two systems share no volume"})
+                else:
+                    found.append({**entry, **paired.to_dict(), "seeds": [len(ours), len(theirs)]})
+    tested = [entry for entry in found if entry["p"] is not None]
+    for entry, corrected in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+        entry["p_holm"] = corrected
+    return found
+
+
+def score_evidence(rows: Sequence[Prediction]) -> dict[str, Any] | None:
+    """Score mass on the slices that truly show what is asked, their share, and the excess (mass - share) / (1 - share).
+
+    Only questions whose slices are fewer than half of all count; elsewhere there is no place to point at.
+    """
+    masses, shares, volumes = [], [], []
+    for row in rows:
+        share = len(row.true_slices or ()) / len(row.scores) if row.scores else 1.0
+        if 0 < share < 0.5:
+            assert row.scores is not None
+            assert row.true_slices is not None
+            masses.append(float(np.asarray(row.scores)[list(row.true_slices)].sum()))
+            shares.append(share)
+            volumes.append(row.volume or row.id)
+    if not masses:
+        return None
+    mass, share_array = np.array(masses), np.array(shares)
+    excess = mean_interval((mass - share_array) / (1 - share_array), volumes)
+    return {
+        "mass": float(mass.mean()),
+        "share": float(share_array.mean()),
+        "excess": excess.value,
+        "excess_ci95": [excess.low, excess.high],
+        "num_questions": len(masses),
+    }
+
+
+def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
+    chosen = [place for place, row in enumerate(scored.rows) if row.task == task]
+    if not chosen:
+        return None
+    rows = [scored.rows[place] for place in chosen]
+    topics = list(dict.fromkeys(row.topic for row in rows))
+    metrics = [name for name in METRICS[task] if name not in scored.missing]
+    values = {name: scored.values[name][chosen] for name in metrics}
+    in_topic = {topic: np.array([row.topic == topic for row in rows]) for topic in topics}
+
+    def everywhere(get: Callable[[Floats], float]) -> dict[str, dict[str, float | None]]:
+        return {
+            topic: {name: get(values[name][mask]) if name in values else None for name in METRICS[task]}
+            for topic, mask in in_topic.items()
+        }
+
+    by_topic = everywhere(_mean)
+    part = {
+        "num_pairs": len(rows),
+        "num_empty": sum(row.is_empty for row in rows),
+        "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
+        "micro": {name: _mean(values[name]) if name in values else None for name in METRICS[task]},
+        "macro": {
+            name: float(np.mean([by_topic[topic][name] for topic in topics])) if name in values else None
+            for name in METRICS[task]
+        },
+        "by_topic": by_topic,
+        "ci95": _intervals(rows, values, in_topic, names=METRICS[task]) if scored.has_volumes else None,
+    }
+    if task == "closed":
+        part["outcomes"] = count_outcomes(rows)
+    return part
+
+
+def _intervals(
+    rows: Sequence[Prediction], values: Mapping[str, Floats], in_topic: Mapping[str, Any], *, names: Sequence[str]
+) -> dict[str, Any]:
+    """Intervals of micro, macro and every topic, from one set of bootstrap draws of volumes."""
+    volumes = [row.volume or "" for row in rows]
+    found: dict[str, Any] = {"micro": {}, "macro": {}, "by_topic": defaultdict(dict)}
+    for name in names:
+        if name not in values:
+            found["micro"][name] = found["macro"][name] = None
+            for topic in in_topic:
+                found["by_topic"][topic][name] = None
+            continue
+        groups = [values[name], *(np.where(mask, values[name], np.nan) for mask in in_topic.values())]
+        sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
+        drawn_RG = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1))
+        found["micro"][name] = list(bounds(drawn_RG[:, 0]))
+        found["macro"][name] = list(bounds(drawn_RG[:, 1:].mean(axis=1)))
+        for place, topic in enumerate(in_topic, start=1):
+            found["by_topic"][topic][name] = list(bounds(drawn_RG[:, place]))
+    return {**found, "by_topic": dict(found["by_topic"])}
+
+
+def _mean(values: Floats) -> float:
+    return float(np.mean(values))
+
+
+def _mean_of(values: list[Any]) -> Any:
+    """Means of numbers in nested dicts; whatever is no number is the first's."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _mean_of([value[key] for value in values if key in value]) for key in first}
+    if isinstance(first, float) and all(isinstance(value, int | float) for value in values):
+        return float(np.mean(values))
+    return first

@@ -1,0 +1,155 @@
+"""How sure is a number, and is the difference between two systems more than chance? Volumes are drawn, not questions.
+
+V volumes, G groups of questions (a metric of a topic), R draws. A volume's questions share its scan, so they are no
+independent evidence: the bootstrap draws volumes, the paired test compares volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+DRAWS = 2000
+FLIPS = 9999
+EXACT_UP_TO = 13
+LEVEL = 0.95
+_CHUNK = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value with the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"value", "ci95": [low, high]}."""
+        return {"value": self.value, "ci95": [self.low, self.high]}
+
+
+def volume_sums(volumes: Sequence[str], values: Floats) -> tuple[Floats, Floats]:
+    """Sum and number of the values of every volume, in order of first appearance -> two (V,); NaN counts as absent."""
+    names = {name: place for place, name in enumerate(dict.fromkeys(volumes))}
+    places = np.array([names[name] for name in volumes], dtype=np.int64)
+    given = ~np.isnan(values)
+    sums = np.bincount(places[given], weights=values[given], minlength=len(names))
+    return sums, np.bincount(places[given], minlength=len(names)).astype(np.float64)
+
+
+def draw_means(sums_VG: Floats, counts_VG: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """Means of all groups in every bootstrap draw of volumes -> (R, G); NaN where a draw holds none of a group."""
+    num_volumes = len(sums_VG)
+    rng = np.random.default_rng(seed)
+    means = np.empty((draws, sums_VG.shape[1]))
+    step = max(1, _CHUNK // max(1, num_volumes))
+    for start in range(0, draws, step):
+        stop = min(start + step, draws)
+        picked_RV = rng.multinomial(num_volumes, np.full(num_volumes, 1 / num_volumes), size=stop - start)
+        with np.errstate(invalid="ignore"):
+            means[start:stop] = (picked_RV @ sums_VG) / (picked_RV @ counts_VG)
+    return means
+
+
+def bounds(drawn: Floats) -> tuple[float, float]:
+    """The middle 95 % of the draws (R,), those without a value left out."""
+    kept = drawn[~np.isnan(drawn)]
+    if not len(kept):
+        return float("nan"), float("nan")
+    low, high = np.percentile(kept, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
+    return float(low), float(high)
+
+
+def mean_interval(values: Floats, volumes: Sequence[str] | None = None, *, draws: int = DRAWS) -> Interval:
+    """Mean of the values with its interval; drawn by volume, or one value a volume where none are named."""
+    names = [str(place) for place in range(len(values))] if volumes is None else volumes
+    sums_V, counts_V = volume_sums(names, values)
+    drawn = draw_means(sums_V[:, None], counts_V[:, None], draws=draws)[:, 0]
+    low, high = bounds(drawn)
+    return Interval(value=float(np.nanmean(values)), low=low, high=high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Two systems on the same volumes.
+
+    difference: mean over volumes of (first - second), each averaged over questions and seeds. p: two-sided sign-flip
+    permutation test. effect_size: Cohen's d of the paired differences, None where they do not vary. p_holm: p after
+    Holm's correction over the family it was tested in.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    effect_size: float | None
+    num_volumes: int
+    p_holm: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The documented keys of a comparison."""
+        return {
+            "difference": self.difference,
+            "ci95": [self.low, self.high],
+            "p": self.p,
+            "p_holm": self.p_holm,
+            "effect_size_d": self.effect_size,
+            "num_volumes": self.num_volumes,
+        }
+
+
+def compare(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]) -> Paired | None:
+    """The paired test of two systems, each given as one {volume: mean} per seed; None without a common volume."""
+    common = [name for name in _average(first) if name in _average(second)]
+    if not common:
+        return None
+    ours, theirs = _average(first), _average(second)
+    differences_V = np.array([ours[name] - theirs[name] for name in common])
+    spread = float(np.std(differences_V, ddof=1)) if len(common) > 1 else 0.0
+    interval = mean_interval(differences_V)
+    return Paired(
+        difference=interval.value,
+        low=interval.low,
+        high=interval.high,
+        p=sign_flip_p(differences_V),
+        effect_size=interval.value / spread if spread > 0 else None,
+        num_volumes=len(common),
+    )
+
+
+def sign_flip_p(differences_V: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Two-sided p of a mean difference under random signs; all 2^V of them for few volumes."""
+    num_volumes = len(differences_V)
+    observed = abs(differences_V.sum())
+    tolerance = 1e-12 * max(1.0, np.abs(differences_V).sum())
+    if num_volumes <= EXACT_UP_TO:
+        patterns = (np.arange(2**num_volumes)[:, None] >> np.arange(num_volumes)) & 1
+        return float(np.mean(np.abs((1 - 2 * patterns) @ differences_V) >= observed - tolerance))
+    rng = np.random.default_rng(seed)
+    extreme, step = 0, max(1, _CHUNK // num_volumes)
+    for start in range(0, flips, step):
+        signs = 1 - 2 * rng.integers(0, 2, size=(min(step, flips - start), num_volumes), dtype=np.int8)
+        extreme += int(np.count_nonzero(np.abs(signs @ differences_V) >= observed - tolerance))
+    return (1 + extreme) / (1 + flips)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def _average(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over seeds of every volume that all seeds have."""
+    common = [name for name in seeds[0] if all(name in other for other in seeds[1:])] if seeds else []
+    return {name: float(np.mean([seed[name] for seed in seeds])) for name in common}
