@@ -23,6 +23,7 @@ from slicesight.model import tgis
 from slicesight.model.configuration import Med2E3Config
 from slicesight.model.loss import find_supervised, next_token_loss
 from slicesight.model.matching import check_volumes, count_visual_tokens, resolve_volume_index
+from slicesight.model.packed import pack
 from slicesight.model.planes import PlaneEmbedding, cut_planes
 from slicesight.model.projector import Projector
 from slicesight.model.scoring import Question, SliceScorer, VolumeFeatures, is_frozen
@@ -153,6 +154,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         question_mask: Tensor | None = None,
         question_ids: Tensor | None = None,
         question_ids_mask: Tensor | None = None,
+        packed_places: Tensor | None = None,
+        packed_parts: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Med2E3Output:
@@ -164,6 +167,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             question_mask: (B, T) bool, the bare question's tokens; needed when the scores read the question.
             question_ids, question_ids_mask: (B, Q) the same question for a text encoder.
             labels: (B, T), -100 is not supervised. In training the logits hold only the positions that are.
+            packed_places, packed_parts: (R, U) rows in which prompts share their beginning (packed.py); the logits then
+                are the rows', the slice scores the prompts'.
         """
         slice_scores = None
         if volumes is not None and volume_features is None:
@@ -184,6 +189,12 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.merge(input_ids, inputs_embeds, visual_BMSD, volume_index)
             elif past_key_values is None or past_key_values.get_seq_length() == 0:
                 self.refuse_unfilled(input_ids)
+        if packed_places is not None:
+            if not self.takes_position_ids:
+                raise ModelError(f"packing restarts positions, which {type(self.language_model).__name__} cannot be told.")
+            packed = pack(self.language_model, inputs_embeds, labels, packed_places, packed_parts)
+            inputs_embeds, labels = packed["inputs_embeds"], packed["labels"]
+            attention_mask, position_ids = packed["attention_mask"], packed["position_ids"]
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2 and past_key_values is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if position_ids is not None and self.takes_position_ids:
