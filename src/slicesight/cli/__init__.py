@@ -14,7 +14,7 @@ import typer
 from slicesight import __version__
 from slicesight.errors import InputError
 
-from . import data, models, scans, scoring, training
+from . import data, insight, models, scans, scoring, training
 
 EXAMPLES = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 for verb, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(verb)
+app.add_typer(insight.app, name="insight")
 
 
 @app.callback(invoke_without_command=True)
