@@ -23,11 +23,12 @@ from slicesight.errors import ModelError
 from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, VolumeFeatures
 from slicesight.model.accounting import AllocationCounter, Stage
 from slicesight.model.matching import count_visual_tokens
+from slicesight.model.memory import GIB as GIB
+from slicesight.model.memory import find_free_bytes as find_free_bytes
 from slicesight.model.planes import cut_planes
 from slicesight.model.presets import make_preset
 from slicesight.model.scoring import Question
 
-GIB = 2**30
 RUNTIME_BYTES = int(0.45 * GIB)  # Python, torch and transformers themselves, before any weight
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TRAINED_PARTS = {
@@ -247,26 +248,6 @@ def cache_tensors(cache: Any) -> list[Tensor]:
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes of a tensor's numbers."""
     return tensor.numel() * tensor.element_size()
-
-
-def find_free_bytes(device: str) -> int:
-    """Memory free on "cpu" or "cuda", or a size such as "24GiB".
-
-    Raises:
-        ModelError: no such device, or not a size.
-    """
-    if device == "cpu":
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    if device == "cuda" and torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    if device.lower().endswith("gib"):
-        try:
-            return int(float(device[:-3]) * GIB)
-        except ValueError:
-            pass
-    raise ModelError(f"--device is {device!r}; expected cpu, cuda (if there is one) or a size such as 24GiB.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,6 +156,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         question_ids_mask: Tensor | None = None,
         packed_places: Tensor | None = None,
         packed_parts: Tensor | None = None,
+        features_3d: Tensor | None = None,
+        features_2d: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Med2E3Output:
@@ -169,29 +171,31 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             labels: (B, T), -100 is not supervised. In training the logits hold only the positions that are.
             packed_places, packed_parts: (R, U) rows in which prompts share their beginning (packed.py); the logits then
                 are the rows', the slice scores the prompts'.
+            features_3d, features_2d: the encoders' outputs (V, K, P, C) and (V, N, L, C), where they ran before.
         """
         slice_scores = None
-        if volumes is not None and volume_features is None:
-            volume_features = self.encode_volumes(volumes)
+        if volume_features is None and not (volumes is features_3d is features_2d is None):
+            volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed_tokens(input_ids)
             if volume_features is not None:
-                volume_index = self.find_volumes(volume_index, volume_features, len(input_ids))
-                question = Question(
-                    input_ids=input_ids,
-                    mask=question_mask,
-                    embeds=inputs_embeds,
-                    encoder_ids=question_ids,
-                    encoder_mask=question_ids_mask,
+                inputs_embeds, slice_scores = self.embed_prompts(
+                    input_ids,
+                    volume_features=volume_features,
+                    volume_index=volume_index,
+                    question_mask=question_mask,
+                    question_ids=question_ids,
+                    question_ids_mask=question_ids_mask,
                 )
-                visual_BMSD, slice_scores = self.see(volume_features, volume_index, question)
-                inputs_embeds = self.merge(input_ids, inputs_embeds, visual_BMSD, volume_index)
-            elif past_key_values is None or past_key_values.get_seq_length() == 0:
-                self.refuse_unfilled(input_ids)
+            else:
+                inputs_embeds = self.embed_tokens(input_ids)
+                if past_key_values is None or past_key_values.get_seq_length() == 0:
+                    self.refuse_unfilled(input_ids)
         if packed_places is not None:
             if not self.takes_position_ids:
-                raise ModelError(f"packing restarts positions, which {type(self.language_model).__name__} cannot be told.")
+                raise ModelError(
+                    f"packing restarts positions, which {type(self.language_model).__name__} cannot be told."
+                )
             packed = pack(self.language_model, inputs_embeds, labels, packed_places, packed_parts)
             inputs_embeds, labels = packed["inputs_embeds"], packed["labels"]
             attention_mask, position_ids = packed["attention_mask"], packed["position_ids"]
@@ -223,23 +227,71 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             slice_scores=slice_scores,
         )
 
-    def encode_volumes(self, volumes: Tensor) -> VolumeFeatures:
-        """Encode and project V volumes (V, 1, N, H, W), once for all their prompts (eq. 2 and 3)."""
-        check_volumes(volumes, self.config)
+    def embed_prompts(
+        self,
+        input_ids: Tensor,
+        *,
+        volume_features: VolumeFeatures,
+        volume_index: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_ids_mask: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the language model is shown: text and visual tokens in place (B, T, D), and the slice scores (B, M, N).
+
+        Takes the processor's whole output: what is not needed here is ignored.
+        """
+        inputs_embeds = self.embed_tokens(input_ids)
+        volume_index = self.find_volumes(volume_index, volume_features, len(input_ids))
+        question = Question(
+            input_ids=input_ids,
+            mask=question_mask,
+            embeds=inputs_embeds,
+            encoder_ids=question_ids,
+            encoder_mask=question_ids_mask,
+        )
+        visual_BMSD, slice_scores = self.see(volume_features, volume_index, question)
+        return self.merge(input_ids, inputs_embeds, visual_BMSD, volume_index), slice_scores
+
+    def encode_volumes(
+        self, volumes: Tensor | None, *, features_3d: Tensor | None = None, features_2d: Tensor | None = None
+    ) -> VolumeFeatures:
+        """Encode and project V volumes (V, 1, N, H, W), once for all their prompts (eq. 2 and 3).
+
+        features_3d, features_2d: what the encoders gave before; their encoder then does not run, and without any left
+        to run the volumes may be None.
+        """
         tokens_3d_VKPD = tokens_2d_VNLD = None
         if self.vision3d is not None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision3d)):
-                features_VKPC = self.vision3d(volumes)
+            features_VKPC = self.encode_3d(volumes) if features_3d is None else features_3d
             tokens_3d_VKPD = self.projector_3d(features_VKPC)
         if self.vision2d is not None:
-            planes = self.config.planes
-            slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
-                features_SLC = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
-            tokens_2d_VNLD = self.projector_2d(features_SLC).unflatten(0, slices_VNHW.shape[:2])
+            features_VNLC = self.encode_2d(volumes) if features_2d is None else features_2d
+            tokens_2d_VNLD = self.projector_2d(features_VNLC)
             if self.plane_embedding is not None:
                 tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)
+
+    def encode_3d(self, volumes: Tensor | None) -> Tensor:
+        """The 3D encoder's features (V, K, P, C) before projection; no graph is kept where the encoder is frozen."""
+        assert volumes is not None
+        assert self.vision3d is not None
+        check_volumes(volumes, self.config)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision3d)):
+            features_VKPC: Tensor = self.vision3d(volumes)
+        return features_VKPC
+
+    def encode_2d(self, volumes: Tensor | None) -> Tensor:
+        """The 2D encoder's features (V, N, L, C) before projection, plane after plane where there are several."""
+        assert volumes is not None
+        assert self.vision2d is not None
+        check_volumes(volumes, self.config)
+        planes = self.config.planes
+        slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
+            features_SLC: Tensor = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
+        return features_SLC.unflatten(0, slices_VNHW.shape[:2])
 
     def see(self, features: VolumeFeatures, volume_index: Tensor, question: Question) -> tuple[Tensor, Tensor | None]:
         """The visual tokens z_I of every prompt's volumes (B, M, S, D), and their slice scores (B, M, N)."""

@@ -23,7 +23,10 @@ class Vision2D(nn.Module):
 
     feature: "last_hidden_state", or "before_final_norm" for the last block's output. pool: side of the square of tokens
     averaged together. mean, std: per channel or one for all, applied as (x - mean) / std.
+    slices_at_once: how many pass the encoder together where no gradient is wanted; None is all of them.
     """
+
+    slices_at_once: int | None = None
 
     def __init__(
         self,
@@ -42,6 +45,12 @@ class Vision2D(nn.Module):
 
     def forward(self, slices_S1HW: Tensor) -> Tensor:
         """Encode every slice on its own -> (S, L, C), L row-major over the pooled token grid."""
+        if self.slices_at_once is not None and not torch.is_grad_enabled():
+            return torch.cat([self.encode_pooled(few) for few in slices_S1HW.split(self.slices_at_once)])
+        return self.encode_pooled(slices_S1HW)
+
+    def encode_pooled(self, slices_S1HW: Tensor) -> Tensor:
+        """Encode slices together -> (S, L, C)."""
         features_SChw = self.encode_map(slices_S1HW)
         if (pool := self.pool) > 1:
             rows, columns = features_SChw.shape[-2:]

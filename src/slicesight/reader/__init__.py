@@ -1,69 +1,46 @@
 """Given a scan and questions, what does the model answer, and from which slices?
 
-The only inference path: the command line, the evaluation and the server all come through `Reader`. A scan is put on the
-model's grid and encoded once; every question is a suffix to it. V = 1 volume, B questions in a batch, N slices.
+The only inference path: the command line, the evaluation and the server all come through `Reader`. A scan is put on
+the model's grid and encoded once; what its prompts have in common passes the language model once; the questions are
+answered together (`engine.py`), each as if it were alone. V = 1 volume, B questions in a batch, N slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicesight.choices import with_letter
 from slicesight.errors import InputError, ModelError
 from slicesight.model_card import CARD_FILE, ModelCard, read_card
-from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
+from slicesight.reader.answers import NO_WORDS, Answer, AnswerPiece, SliceEvidence, rank_slices
+from slicesight.reader.asking_many import Asking, Progress
+from slicesight.reader.scans import EncodedScan, Scan
+from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.volume import Volume
 
 if TYPE_CHECKING:
     import torch
 
-    from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor, VolumeFeatures
+    from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
+    from slicesight.reader.engine import Engine
+    from slicesight.reader.feature_cache import FeatureCache
 
-SHIPPED_FOLDER = Path(__file__).parent / "weights"
-NO_WORDS = "(the model gave no words)"
-Progress = Callable[[int, int], None]
-"""Called with (answers done, answers asked for)."""
+__all__ = [
+    "NO_WORDS",
+    "Answer",
+    "AnswerPiece",
+    "EncodedScan",
+    "Progress",
+    "Reader",
+    "SliceEvidence",
+    "load",
+    "rank_slices",
+    "shipped_models",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class SliceEvidence:
-    """One slice of the model's grid and how much the answer rests on it.
-
-    rank: 1 is the heaviest. source_slices: 0-based on the file's third stored axis (DICOM: geometric order).
-    position_mm: (x, y, z) LPS of the slice's centre; None where the file holds no geometry.
-    """
-
-    rank: int
-    grid_slice: int
-    score: float
-    source_slices: tuple[int, ...]
-    position_mm: tuple[float, float, float] | None
-    sop_instance_uids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A text and the slices it rests on.
-
-    scores: one per grid slice, in grid order, summing to 1; empty for a model that does not weigh slices.
-    slices: all of them, heaviest first.
-    """
-
-    question: str
-    text: str
-    scores: tuple[float, ...]
-    slices: tuple[SliceEvidence, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedScan:
-    """A scan after the expensive part: its grid and what the encoders made of it. Ask it as often as you like."""
-
-    grid: GridVolume
-    features: VolumeFeatures
+SHIPPED_FOLDER = Path(__file__).parent.parent / "weights"
 
 
 class Reader:
@@ -73,6 +50,8 @@ class Reader:
         model: moved to `device`, in evaluation mode.
         processor: holds the grid settings the model was trained with.
         card: what the model is made from.
+        cache: keeps what the encoders made of a scan; None keeps nothing beyond `EncodedScan`.
+        engine: how questions are answered together; None takes the usual settings.
     """
 
     def __init__(
@@ -82,6 +61,8 @@ class Reader:
         processor: Med2E3Processor,
         card: ModelCard,
         device: str | torch.device = "cpu",
+        cache: FeatureCache | None = None,
+        engine: Engine | None = None,
     ) -> None:
         num_slices, height, width = model.config.image_size
         settings = {"num_slices": num_slices, "height": height, "width": width, **(processor.grid or {})}
@@ -101,6 +82,17 @@ class Reader:
         self.model.train(False)
         self.processor = processor
         self.card = card
+        self.cache = cache
+        self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """What answers questions together; made on first use."""
+        if self._engine is None:
+            from slicesight.reader.engine import Engine
+
+            self._engine = Engine(self.model)
+        return self._engine
 
     def grid(self, volume: Volume, *, window: str | None = None, plane: str | None = None) -> GridVolume:
         """The scan as the model sees it, with another window or plane than the model's own on wish."""
@@ -113,7 +105,7 @@ class Reader:
         Raises:
             InputError: the grid has several windows, one channel each, and the model reads one channel.
         """
-        import torch
+        from slicesight.reader.encoding import encode_grid
 
         grid = self.grid(scan) if isinstance(scan, Volume) else scan
         if grid.channels is not None:
@@ -121,15 +113,17 @@ class Reader:
                 f"window {grid.spec.window!r} gives {len(grid.channels)} channels but {self.card.name} reads one; "
                 "name a single window."
             )
-        volumes_V1NHW = torch.from_numpy(grid.voxels)[None, None].to(self.model.device, self.model.dtype)
-        with torch.inference_mode():
-            return EncodedScan(grid=grid, features=self.model.encode_volumes(volumes_V1NHW))
+        if self.cache is None:
+            return EncodedScan(grid=grid, features=encode_grid(self.engine, grid))
+        features = self.cache.get(self.model, grid, lambda: encode_grid(self.engine, grid))
+        return EncodedScan(grid=grid, features=features)
 
     def ask(
         self,
-        scan: Volume | GridVolume | EncodedScan,
+        scan: Scan,
         questions: str | Sequence[str] | None = None,
         *,
+        history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = 160,
         batch_size: int = 16,
         progress: Progress | None = None,
@@ -140,25 +134,65 @@ class Reader:
         Args:
             questions: left out, the model describes the findings. A closed question carries its choices:
                 "Which phase is this? Choices: A. arterial phase B. venous phase".
-            batch_size: questions answered together.
-            progress: called with (done, total) before the first and after every batch.
-            generate_options: passed on to `generate`, for instance num_beams or do_sample.
+            history: earlier (question, answer) turns of the conversation, the same for every question.
+            batch_size: most questions answered together; fewer where memory is short.
+            progress: called with (done, total) at the start and whenever answers are done.
+            generate_options: do_sample, temperature, top_k, top_p and seed for answers that are drawn; anything else
+                (num_beams, say) is passed on to `generate`, which is slower.
 
         Raises:
-            InputError: no question, or an empty one.
+            InputError: no question, an empty one, or one that is too long for the model or for memory.
         """
-        asked = self._checked(questions)
-        encoded = scan if isinstance(scan, EncodedScan) else self.encode(scan)
-        answers: list[Answer] = []
-        for start in range(0, len(asked), batch_size):
-            if progress is not None:
-                progress(start, len(asked))
-            batch = asked[start : start + batch_size]
-            options = {"do_sample": False, "max_new_tokens": max_new_tokens} | generate_options
-            answers += self._answer_batch(encoded, batch, options)
-        if progress is not None:
-            progress(len(asked), len(asked))
+        (answers,) = self.ask_many(
+            [(scan, questions)],
+            history=history,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+            **generate_options,
+        )
         return answers
+
+    def ask_many(
+        self,
+        jobs: Iterable[tuple[Scan, str | Sequence[str] | None]],
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        max_new_tokens: int = 160,
+        batch_size: int = 16,
+        progress: Progress | None = None,
+        **generate_options: Any,
+    ) -> Iterator[list[Answer]]:
+        """Answer the questions of many scans, in the order of the jobs; arguments as for `ask`.
+
+        A scan is encoded when there is room for its first question, and its questions are answered beside the last ones
+        of the scan before: `jobs` may be a generator that reads scans one by one.
+        """
+        asking = self._asking(max_new_tokens, batch_size, generate_options)
+        checked = ((scan, self._checked(questions)) for scan, questions in jobs)
+        return asking.answers(checked, history=history, progress=progress)
+
+    def ask_stream(
+        self,
+        scan: Scan,
+        questions: str | Sequence[str] | None = None,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        max_new_tokens: int = 160,
+        batch_size: int = 16,
+        **generate_options: Any,
+    ) -> Iterator[AnswerPiece]:
+        """The same answers as `ask`, in pieces as they are said; pieces of several questions come mixed."""
+        asking = self._asking(max_new_tokens, batch_size, generate_options)
+        job = (scan, self._checked(questions))
+        steps = asking.pieces(iter([job]), history=history, in_pieces=True)
+        return (piece for step in steps for _, piece in step)
+
+    def _asking(self, max_new_tokens: int, batch_size: int, options: dict[str, Any]) -> Asking:
+        for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; expected at least 1.")
+        return Asking(reader=self, max_new_tokens=max_new_tokens, batch_size=batch_size, options=options)
 
     def _checked(self, questions: str | Sequence[str] | None) -> list[str]:
         if questions is None:
@@ -171,56 +205,25 @@ class Reader:
                 raise InputError(f"question {number} is empty; write one, or leave it out.")
         return asked
 
-    def _answer_batch(self, encoded: EncodedScan, questions: list[str], options: dict[str, Any]) -> list[Answer]:
-        import torch
 
-        inputs = self.processor(questions, volume_index=[0] * len(questions)).to(self.model.device)
-        with torch.inference_mode():
-            scores_BMN = self.model.score_slices(encoded.features, **inputs)
-            generated = self.model.generate(**inputs, volume_features=encoded.features, **options)
-        texts = self.processor.decode_answers(generated, num_prompt_tokens=inputs["input_ids"].shape[1])
-        rows = [()] * len(questions) if scores_BMN is None else scores_BMN[:, 0].double().cpu().tolist()
-        return [
-            Answer(
-                question=question,
-                text=with_letter(question, _printable(text)) or NO_WORDS,
-                scores=tuple(scores),
-                slices=rank_slices(scores, grid=encoded.grid),
-            )
-            for question, text, scores in zip(questions, texts, rows, strict=True)
-        ]
-
-
-def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:
-    """Every grid slice with its score and its place in the file, heaviest first; equal ones in grid order."""
-    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
-    return tuple(
-        _evidence(grid.slices[index], rank=rank, score=scores[index]) for rank, index in enumerate(order, start=1)
-    )
-
-
-def _evidence(piece: GridSlice, *, rank: int, score: float) -> SliceEvidence:
-    return SliceEvidence(
-        rank=rank,
-        grid_slice=piece.index,
-        score=score,
-        source_slices=piece.source_slices,
-        position_mm=piece.position_mm,
-        sop_instance_uids=piece.sop_instance_uids,
-    )
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey and a font cannot draw."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text).strip()
-
-
-def load(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None, dtype: str | None = None) -> Reader:
+def load(
+    name_or_dir: str | Path = "phantom-tiny",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    cache_bytes: int = 0,
+    cache_folder: str | Path | None = None,
+) -> Reader:
     """Load a model by the name of a shipped one, by its folder, or by its name on the Hugging Face hub.
 
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
-        dtype: "float32", "bfloat16", "auto" (as stored); left out, float32 on the CPU and as stored elsewhere.
+        dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (bfloat16 on a CPU that multiplies it itself, else
+            float32); left out, float32 on the CPU and as stored elsewhere.
+        quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only).
+        cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
+        cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete.
@@ -231,8 +234,12 @@ def load(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None,
     from transformers.utils.hub import cached_file
 
     from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
+    from slicesight.reader.feature_cache import FeatureCache
+    from slicesight.reader.machine import read_processor
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype == "fastest":
+        dtype = read_processor().best_dtype if device == "cpu" else "auto"
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     try:
         model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
@@ -245,11 +252,19 @@ def load(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None,
         )
     except OSError as error:
         raise ModelError(_why_not_loaded(source, error)) from error
+    if quantize is not None:
+        from slicesight.reader.int8 import quantize_model
+
+        quantize_model(model, word=quantize, device=device)
+    cache = None
+    if cache_bytes or cache_folder is not None:
+        cache = FeatureCache(memory_bytes=cache_bytes, folder=None if cache_folder is None else Path(cache_folder))
     return Reader(
         model=model,
         processor=processor,
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
+        cache=cache,
     )
 
 
