@@ -1,0 +1,183 @@
+"""Which prompts share a row of the language model, and what does it save?
+
+A volume's questions all begin with the prompt's head and z_3D, which no question changes (eq. 8: z_I = [z_3D ; z_2D],
+and only z_2D is weighed by the question). That beginning of p tokens runs once for q questions, their own s tokens each
+behind it: p + q s tokens instead of q (p + s). Attention, dense under its mask, costs (p + q s)^2 pairs instead of
+q (p + s)^2, so there is a best q, which `prompts_per_row` finds.
+B prompts of T tokens, M volumes per prompt, R rows of U tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slicesight.errors import ModelError
+from slicesight.model import Med2E3ForConditionalGeneration
+from slicesight.model.loss import IGNORED
+from slicesight.model.packed import PADDING, pack
+from slicesight.model.vision2d import measure_slice_tokens
+
+HEAD_LENGTH, REST_LENGTHS = 3, (2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Floating-point operations of the language model's layers in one forward pass.
+
+    per_token: of its weights. per_pair: of one token attending to another.
+    """
+
+    per_token: float
+    per_pair: float
+
+    def count(self, rows: int, length: int) -> float:
+        """Of `rows` sequences of `length` tokens, padding included: it is multiplied like any token."""
+        return rows * (self.per_token * length + self.per_pair * length**2)
+
+    def prompts_per_row(self, head: int, rest: float) -> int:
+        """How many prompts with `rest` tokens of their own behind a head cost least each, up to 64."""
+        return min(range(1, 65), key=lambda number: self.count(1, int(head + number * rest)) / number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """places and parts (R, U) as model/packed.py defines them; saved: the share of the language model's operations."""
+
+    places: Tensor
+    parts: Tensor
+    saved: float
+
+
+class PackingCollator:
+    """A collator whose batches also say how their prompts share rows.
+
+    saved: the mean share of the language model's operations that packing saved in the batches so far.
+    """
+
+    def __init__(
+        self, collate: Callable[[list[Any]], dict[str, Tensor]], model: Med2E3ForConditionalGeneration
+    ) -> None:
+        self.collate, self.cost = collate, measure_cost(model.language_model)
+        self.placeholder = model.config.placeholder_token_id
+        num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
+        self.num_shared = model.num_visual_tokens - num_2d
+        self.savings: list[float] = []
+
+    @property
+    def saved(self) -> float:
+        return sum(self.savings) / max(1, len(self.savings))
+
+    def __call__(self, items: list[Any]) -> dict[str, Tensor]:
+        batch = self.collate(items)
+        rows = plan_rows(
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"],
+            batch["volume_index"],
+            placeholder=self.placeholder,
+            num_shared=self.num_shared,
+            cost=self.cost,
+        )
+        self.savings.append(rows.saved)
+        return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}
+
+
+def plan_rows(
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor,
+    labels_BT: Tensor,
+    volume_index_BM: Tensor,
+    *,
+    placeholder: int,
+    num_shared: int,
+    cost: Cost,
+) -> Rows:
+    """Put the prompts that begin alike into rows.
+
+    Args:
+        num_shared: visual tokens of a volume that no question changes (z_3D). A prompt shares what lies before its
+            first volume and those, but no token whose successor is supervised: each prompt predicts its own.
+        cost: decides how many prompts a row takes.
+    """
+    lengths = attention_mask_BT.sum(dim=-1).tolist()
+    assert bool((attention_mask_BT[:, 1:] <= attention_mask_BT[:, :-1]).all()), "prompts are padded on the right"
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    shared = []
+    for prompt, ids in enumerate(input_ids_BT.tolist()):
+        first = ids.index(placeholder) if placeholder in ids else 0
+        supervised = (labels_BT[prompt] != IGNORED).nonzero()
+        limit = int(supervised[0]) - 1 if len(supervised) else lengths[prompt] - 1
+        shared.append(max(0, min(first + num_shared if placeholder in ids else 0, limit)))
+        groups.setdefault((*volume_index_BM[prompt].tolist(), *ids[: first + num_shared]), []).append(prompt)
+    width = input_ids_BT.shape[1]
+    rows = []
+    for group in groups.values():
+        head = min(shared[prompt] for prompt in group)
+        rest = sum(lengths[prompt] - head for prompt in group) / len(group)
+        num_rows = math.ceil(len(group) / cost.prompts_per_row(head, rest)) if head else len(group)
+        for number in range(num_rows):
+            rows.append(_row(group[number::num_rows], head, lengths, width))
+    longest = max(len(places) for places, _ in rows)
+    padded = [[(values + [PADDING] * (longest - len(values))) for values in row] for row in rows]
+    before, after = cost.count(len(lengths), width), cost.count(len(rows), longest)
+    places, parts = (torch.tensor([row[part] for row in padded], device=input_ids_BT.device) for part in (0, 1))
+    return Rows(places=places, parts=parts, saved=1 - after / before)
+
+
+def _row(prompts: list[int], head: int, lengths: list[int], width: int) -> tuple[list[int], list[int]]:
+    places, parts = [prompts[0] * width + position for position in range(head)], [0] * head
+    for part, prompt in enumerate(prompts, start=1):
+        places += [prompt * width + position for position in range(head, lengths[prompt])]
+        parts += [part] * (lengths[prompt] - head)
+    return places, parts
+
+
+def measure_cost(language_model: nn.Module) -> Cost:
+    """Operations per token and per pair of tokens, from the decoder's matrices and its configuration."""
+    config = language_model.config
+    layers = [layer for layer in language_model.get_decoder().modules() if not isinstance(layer, nn.Embedding)]
+    weights = sum(p.numel() for layer in layers for p in layer.parameters(recurse=False) if p.ndim == 2)
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    pairs = 4.0 * config.num_hidden_layers * config.num_attention_heads * head_width
+    return Cost(per_token=2.0 * weights, per_pair=pairs)
+
+
+@torch.no_grad()
+def prove_packing(model: Med2E3ForConditionalGeneration) -> None:
+    """Run two short prompts apart and in one row through the language model and compare.
+
+    Raises:
+        ModelError: it computes something else for them in a row; packing would train another model without a sign.
+    """
+    language_model, was_training = model.language_model, model.language_model.training
+    if not model.takes_position_ids:
+        raise ModelError(f"packing restarts positions, which {type(language_model).__name__} cannot be told.")
+    embedding = model.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    length = HEAD_LENGTH + max(REST_LENGTHS)
+    ids = torch.randint(embedding.shape[0], (2, length), generator=generator).to(embedding.device)
+    ids[:, :HEAD_LENGTH] = ids[0, :HEAD_LENGTH]
+    embeds = model.get_input_embeddings()(ids)
+    rows = [_row([0, 1], HEAD_LENGTH, [HEAD_LENGTH + rest for rest in REST_LENGTHS], length)]
+    places, parts = (torch.tensor([row[part] for row in rows], device=ids.device) for part in (0, 1))
+    language_model.eval()
+    packed = pack(language_model, embeds, None, places, parts)
+    del packed["labels"]
+    together = language_model(**packed).logits[0]
+    positions = torch.arange(length, device=ids.device).expand(2, -1)
+    mask = torch.ones_like(ids)
+    apart = language_model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+    language_model.train(was_training)
+    difference = (together - apart.flatten(0, 1)[places[0]]).abs().max().item()
+    allowed = 50 * torch.finfo(together.dtype).eps * max(1.0, apart.abs().max().item())
+    if not difference <= allowed:
+        raise ModelError(
+            f"packing changes what {language_model.config.model_type} computes (logits differ by {difference:.2g}); "
+            f"train without packing."
+        )
