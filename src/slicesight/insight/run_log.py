@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,35 @@ LIBRARIES = ("torch", "transformers", "monai", "POT", "numpy")
 NOT_CURVES = ("step", "of", "seconds", "minutes_left", "learning_rate")
 
 
+class RunLog:
+    """log.jsonl, one line a call, on disk at once; with `keep_until` it goes on after that step of a stopped run."""
+
+    def __init__(self, path: Path, *, keep_until: int | None = None) -> None:
+        kept = [line for line in read_log(path) if keep_until is not None and line.get("step", 0) <= keep_until]
+        write_text(path, text="".join(json.dumps(line) + "\n" for line in kept))
+        self.path = path
+        self.seconds_before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
+        self.started = time.monotonic()
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Append one line, with the seconds of the run so far."""
+        seconds = round(self.seconds_before + time.monotonic() - self.started, 1)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**facts, "seconds": seconds}) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a last one that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+
+
 def draw_losses(log: Path, picture: Path) -> None:
     """One panel per number; nothing is written for a log without a loss."""
     from matplotlib.figure import Figure
 
-    lines = [line for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if "loss" in line]
+    lines = [line for line in read_log(log) if "loss" in line]
     if not lines:
         return
     names = [name for name, value in lines[-1].items() if name not in NOT_CURVES and _is_number(value)]
