@@ -174,7 +174,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             features_3d, features_2d: the encoders' outputs (V, K, P, C) and (V, N, L, C), where they ran before.
         """
         slice_scores = None
-        if volume_features is None and not (volumes is features_3d is features_2d is None):
+        if volume_features is None and any(given is not None for given in (volumes, features_3d, features_2d)):
             volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
         if inputs_embeds is None:
             assert input_ids is not None
@@ -268,7 +268,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             tokens_3d_VKPD = self.projector_3d(features_VKPC)
         if self.vision2d is not None:
             features_VNLC = self.encode_2d(volumes) if features_2d is None else features_2d
-            tokens_2d_VNLD = self.projector_2d(features_VNLC)
+            tokens_SLD = self.projector_2d(features_VNLC.flatten(0, 1))
+            tokens_2d_VNLD = tokens_SLD.unflatten(0, features_VNLC.shape[:2])
             if self.plane_embedding is not None:
                 tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)

@@ -161,13 +161,18 @@ class Med2E3Processor(ProcessorMixin):
         data["volume_index"] = index_BM
         if volumes_V1NHW is not None:
             data["volumes"] = volumes_V1NHW
-        if self.question_tokenizer is not None:
-            bare = [strip_volume_token(question) for question in questions]
-            asked = self.question_tokenizer(
-                bare, padding=True, truncation=True, max_length=MAX_QUESTION_TOKENS, return_tensors="pt"
-            )
-            data["question_ids"], data["question_ids_mask"] = asked["input_ids"], asked["attention_mask"]
+        data |= self.encode_questions(questions)
         return BatchFeature(data)
+
+    def encode_questions(self, questions: Sequence[str]) -> dict[str, Tensor]:
+        """The bare questions for a text encoder, question_ids and question_ids_mask (B, Q); nothing without one."""
+        if self.question_tokenizer is None:
+            return {}
+        bare = [strip_volume_token(question) for question in questions]
+        asked = self.question_tokenizer(
+            bare, padding=True, truncation=True, max_length=MAX_QUESTION_TOKENS, return_tensors="pt"
+        )
+        return {"question_ids": asked["input_ids"], "question_ids_mask": asked["attention_mask"]}
 
     def render(
         self, question: str, *, answer: str | None = None, history: Sequence[tuple[str, str]] = (), num_volumes: int = 1
