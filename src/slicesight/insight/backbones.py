@@ -13,7 +13,7 @@ import difflib
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +72,11 @@ class Features:
 class Backbone(nn.Module):
     """An encoder with its decoder.
 
-    memory_width: C. memory_grid: (d, h, w). dense_width: F.
+    memory_width: C. memory_grid: (d, h, w). dense_width: F. decoder_parts: how names of weights begin that the memory
+    does not depend on.
     """
+
+    decoder_parts: tuple[str, ...] = ()
 
     def __init__(self, spec: BackboneSpec, *, stride: tuple[int, int, int], memory_width: int, dense_width: int):
         super().__init__()
@@ -148,6 +151,36 @@ def backbone_from(spec: BackboneSpec) -> Backbone:
         "cnn3d": backbones_own.CNN3DBackbone,
     }
     return kinds[spec.name](spec)
+
+
+def start_backbone(
+    spec: BackboneSpec | None, *, init: str | Path | None = None, parts: Literal["all", "encoder"] = "all"
+) -> Backbone:
+    """The backbone a fine-tuning starts from: random weights, or those of a folder.
+
+    Args:
+        spec: what to build; None builds what `init` holds. It may ask for another image_size than was pre-trained,
+            where the network allows that. parts: "encoder" leaves the decoder random.
+
+    Raises:
+        ModelError: neither is given, or the folder's weights do not fit the spec.
+    """
+    if init is None:
+        if spec is None:
+            raise ModelError(
+                "no backbone is named; set `backbone:`, or `init:` to a folder that insight pretrain wrote"
+            )
+        return backbone_from(spec)
+    saved = load_backbone(init)
+    if spec is not None and spec.name != saved.spec.name:
+        raise ModelError(f"{init}: holds a {saved.spec.name}, the recipe asks for a {spec.name}; change one of them")
+    backbone = backbone_from(spec or saved.spec)
+    weights = saved.state_dict()
+    if parts == "encoder":
+        random = backbone.state_dict()
+        weights = {n: random.get(n, w) if n.startswith(backbone.decoder_parts) else w for n, w in weights.items()}
+    load_weights(backbone, weights, init)
+    return backbone
 
 
 def save_backbone(backbone: Backbone, folder: str | Path, *, about: dict[str, Any] | None = None) -> None:

@@ -34,6 +34,8 @@ OWN_ARGUMENTS = (
 class SwinUNETRBackbone(Backbone):
     """SwinUNETR: memory is the deepest stage of the Swin transformer, at 1/32 of the image with patch_size 2."""
 
+    decoder_parts = ("net.encoder", "net.decoder")
+
     def __init__(self, spec: BackboneSpec) -> None:
         net = _make(spec, "monai.networks.nets.swin_unetr", "SwinUNETR", {"feature_size": 24})
         width = net.out.conv.conv.in_channels
@@ -74,6 +76,8 @@ class SwinUNETRBackbone(Backbone):
 class UNETRBackbone(Backbone):
     """UNETR: memory is the ViT's last, normed output, 16³ voxels a token."""
 
+    decoder_parts = ("net.encoder", "net.decoder")
+
     def __init__(self, spec: BackboneSpec) -> None:
         net = _make(spec, "monai.networks.nets.unetr", "UNETR", {}, img_size=spec.image_size)
         width = net.out.conv.conv.in_channels
@@ -97,6 +101,8 @@ class UNETRBackbone(Backbone):
 class SegResNetBackbone(Backbone):
     """SegResNet: memory is its deepest residual stage."""
 
+    decoder_parts = ("net.up_", "net.conv_final")
+
     def __init__(self, spec: BackboneSpec) -> None:
         net = _make(spec, "monai.networks.nets.segresnet", "SegResNet", {"init_filters": 16})
         depth, width = len(net.blocks_down) - 1, net.init_filters
@@ -114,6 +120,8 @@ class SegResNetBackbone(Backbone):
 
 class DynUNetBackbone(Backbone):
     """DynUNet (the nnU-Net of MONAI): memory is the bottleneck."""
+
+    decoder_parts = ("net.upsamples",)
 
     def __init__(self, spec: BackboneSpec) -> None:
         strides = [_three(step) for step in spec.settings.get("strides", (1, 2, 2, 2, 2))]

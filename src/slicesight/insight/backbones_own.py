@@ -29,6 +29,8 @@ Step = tuple[int, int, int]
 class M3DViTBackbone(Backbone):
     """The ViT of M3D; settings are fields of `M3DViTConfig`, and feature_size, the decoder's width at full size."""
 
+    decoder_parts = ("decoder.", "skip_growers.")
+
     def __init__(self, spec: BackboneSpec) -> None:
         settings, width = _own_settings(spec, M3DViTConfig())
         config = M3DViTConfig(image_size=list(spec.image_size), in_channels=spec.in_channels, **settings)
@@ -72,6 +74,8 @@ class M3DViTBackbone(Backbone):
 
 class CNN3DBackbone(Backbone):
     """The residual 3D CNN; settings are fields of `CNN3DConfig`, and feature_size, the decoder's width at full size."""
+
+    decoder_parts = ("decoder.",)
 
     def __init__(self, spec: BackboneSpec) -> None:
         settings, width = _own_settings(spec, CNN3DConfig())

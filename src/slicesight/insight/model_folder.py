@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slicesight import __version__
 from slicesight.atomic import replacing, write_text
-from slicesight.errors import ModelError
+from slicesight.errors import InputError, ModelError
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FAMILY = "slicesight-insight"
@@ -29,6 +29,22 @@ def write_model_folder(folder: str | Path, *, kind: str, facts: dict[str, Any], 
         save_file(weights, temporary, metadata={"format": "pt"})
     config = {"model_type": FAMILY, "kind": kind, "slicesight_version": __version__, **facts}
     write_text(place / CONFIG_FILE, text=json.dumps(config, indent=2) + "\n")
+
+
+def finished_run(folder: Path, *, digest: str) -> bool:
+    """Whether the folder holds this very run, finished.
+
+    Raises:
+        InputError: it holds another one.
+    """
+    if not (folder / CONFIG_FILE).exists():
+        return False
+    config, _ = read_model_folder(folder)
+    if config.get("run") != digest:
+        raise InputError(
+            f"{folder}: holds a finished run with other settings or data; delete it or set another output_dir"
+        )
+    return True
 
 
 def read_model_folder(folder: str | Path, *, kind: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:

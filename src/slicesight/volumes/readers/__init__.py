@@ -34,6 +34,7 @@ def read_volume(
     spacing_mm: tuple[float, float, float] | None = None,
     time_point: int | None = None,
     unit: Unit | None = None,
+    may_be_blank: bool = False,
 ) -> Volume:
     """Read a scan in canonical orientation.
 
@@ -43,11 +44,14 @@ def read_volume(
         spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
         time_point: which volume of a 4D file, from 0.
         unit: "HU" or "arbitrary", for files that do not say.
+        may_be_blank: whether every voxel may have one value, as in a mask of a scan that shows nothing.
 
     Raises:
         VolumeError: one line with what was found, what was expected and what to change.
     """
-    options = ReadOptions(series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit)
+    options = ReadOptions(
+        series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit, may_be_blank=may_be_blank
+    )
     place = Path(path)
     try:
         return _read(place, options)

@@ -90,7 +90,7 @@ def assemble(
         spacing_ijk = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     axis, is_reversed = acquisition_of(orientation)
     voxels = measured(canonical_view(stored_ijk, orientation), *scale)
-    low = _checked_lowest(name, voxels)
+    low = _checked_lowest(name, voxels, may_be_blank=options.may_be_blank)
     spacing = options.spacing_mm
     if spacing is None and spacing_ijk is not None:
         spacing = _to_canonical(spacing_ijk, orientation)
@@ -176,7 +176,7 @@ def _to_canonical(per_stored_axis: Sequence[float], orientation: str) -> tuple[f
     return by_axis[0], by_axis[1], by_axis[2]
 
 
-def _checked_lowest(name: str, voxels: NDArray[np.float32]) -> float:
+def _checked_lowest(name: str, voxels: NDArray[np.float32], *, may_be_blank: bool) -> float:
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         num_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
@@ -185,7 +185,7 @@ def _checked_lowest(name: str, voxels: NDArray[np.float32]) -> float:
         )
     if max(-low, high) > _MAX_VALUE:
         raise VolumeError(f"{name}: values from {low:g} to {high:g}; no scan has such values, check type and scaling")
-    if high - low < _MIN_CONTRAST:
+    if high - low < _MIN_CONTRAST and not may_be_blank:
         raise VolumeError(f"{name}: every voxel is {low:g}; expected a scan with contrast, check the export")
     return low
 

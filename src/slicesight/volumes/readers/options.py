@@ -25,6 +25,7 @@ class ReadOptions:
     spacing_mm: tuple[float, float, float] | None = None
     time_point: int | None = None
     unit: Unit | None = None
+    may_be_blank: bool = False
 
     def __post_init__(self) -> None:
         if self.spacing_mm is not None and (
