@@ -161,6 +161,7 @@ class Recipe:
     feature_cache: a folder for what the frozen encoders give of each volume, so that they run once per volume.
     report_to: loggers of the Hugging Face Trainer beside log.jsonl (tensorboard, wandb, ...).
     save_every: steps between two checkpoints, of which the last two are kept until the run is done; null writes none.
+    packing: a volume's questions share one row of the language model, which then reads their common beginning once.
     """
 
     name: str
@@ -184,6 +185,8 @@ class Recipe:
     loader_workers: int = 0
     log_every: int = 10
     report_to: tuple[str, ...] = ()
+    save_every: int | None = 200
+    packing: bool = False
     pretrain_slices: EncoderRun | None = None
     pretrain_volumes: EncoderRun | None = None
     pretrain_language: LanguageRun | None = None
@@ -194,6 +197,8 @@ class Recipe:
             raise InputError(f"closed_target is {self.closed_target!r}; expected letter or text")
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every is {self.save_every}; expected at least 1 step, or null for no checkpoints")
+        if self.packing and not self.see_volume:
+            raise InputError("packing shares a volume among its questions, but see_volume is false; leave one out")
         if self.frozen_dtype not in DTYPES:
             raise InputError(f"frozen_dtype is {self.frozen_dtype!r}; expected one of {', '.join(DTYPES)}")
         if self.frozen_dtype == "bfloat16" and not self.bf16:
