@@ -22,6 +22,7 @@ EXAMPLES = {
     scans.demo: "slicesight demo --out demo",
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
+    scoring.evaluate: "slicesight evaluate --data test/manifest.jsonl --out runs/test --train-data train",
     scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",

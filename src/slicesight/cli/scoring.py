@@ -7,11 +7,61 @@ from typing import Annotated
 
 import typer
 
+from .options import ModelOption
+
 BertScoreOption = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="BERTScore's model by name or folder; roberta-large is the papers'."),
 ]
 LayerOption = Annotated[int | None, typer.Option(help="Which layer of it; left out, the one bert-score takes.")]
+
+
+DataHelp = "manifest.jsonl or its folder, a prepared folder, or phantoms:SEED:COUNT"
+
+
+def evaluate(
+    data: Annotated[str, typer.Option(metavar="DATA", help=f"Test data: {DataHelp}.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for answers, sheet and report.", show_default=False)],
+    model: ModelOption = "phantom-tiny",
+    split: Annotated[
+        str | None, typer.Option(help="Which split; left out, test where the manifest has splits, else all.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Only the first so many cases.")] = None,
+    controls: Annotated[
+        bool, typer.Option(help="Also answer with a blank volume, shuffled slices and a wrong volume.")
+    ] = True,
+    blind_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model trained without scans, as a control.")
+    ] = None,
+    train_data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="What the model was trained on: leak check, majority answers.")
+    ] = None,
+    bertscore: BertScoreOption = None,
+    bertscore_layer: LayerOption = None,
+    skip_bad_cases: Annotated[bool, typer.Option(help="Leave unreadable scans out and list them.")] = False,
+    figures: Annotated[int, typer.Option(min=0, help="How many cases the report pictures.")] = 3,
+) -> None:
+    """Answer a test set with all controls, score it, and write a report page; goes on where it was stopped."""
+    from slicesight.asking import load_quietly
+    from slicesight.evaluation.evaluating import EvaluateRequest, run_evaluate
+
+    run_evaluate(
+        EvaluateRequest(
+            model=model,
+            data=data,
+            out=out,
+            split=split,
+            count=count,
+            controls=controls,
+            blind_model=blind_model,
+            train_data=train_data,
+            bertscore=bertscore,
+            layer=bertscore_layer,
+            on_bad_case="skip" if skip_bad_cases else "stop",
+            num_figures=figures,
+        ),
+        load=load_quietly,
+    )
 
 
 def score(

@@ -76,7 +76,7 @@ def read_jsonl(path: Path) -> list[Prediction]:
         InputError: names the first line that is not a prediction.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

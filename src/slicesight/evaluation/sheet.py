@@ -133,10 +133,15 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return averaged
 
 
-def compare_systems(systems: Mapping[str, Sequence[Scored]]) -> list[dict[str, Any]]:
-    """Every pair of systems on every metric: paired by volume, averaged over seeds, Holm over all of them."""
+def compare_systems(systems: Mapping[str, Sequence[Scored]], *, against: str | None = None) -> list[dict[str, Any]]:
+    """Every pair of systems (only those with `against`, where it is named) on every metric.
+
+    Paired by volume, averaged over seeds, Holm's correction over all of them.
+    """
     found: list[dict[str, Any]] = []
     for (first, ours), (second, theirs) in combinations(systems.items(), 2):
+        if against not in (None, first, second):
+            continue
         for task in TASKS:
             for metric in METRICS[task]:
                 runs = [*ours, *theirs]

@@ -1,0 +1,115 @@
+"""How much of a score needs the scan, its order, or any model at all? The same questions under worse conditions.
+
+blank: an empty volume. shuffled_slices: the slices in random order. wrong_volume: another case's scan. majority: the
+commonest answer, without any model. blind: a model trained without scans, asked the text alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slicesight.choices import with_letter
+from slicesight.conversations.schema import LETTERS, Case, Conversation
+from slicesight.volumes.grid import GridVolume
+
+from .predictions import Prediction
+
+if TYPE_CHECKING:
+    from slicesight.reader import Reader
+
+VOLUME_CONTROLS = ("blank", "shuffled_slices", "wrong_volume")
+MAX_NEW_TOKENS = 160
+Counts = dict[tuple[str, str], Counter[str]]
+
+
+def disturb(control: str, grid: GridVolume, other: GridVolume | None, *, place: int) -> GridVolume:
+    """The volume that is shown instead of `grid`; `other` is another case's, `place` the case's number."""
+    if control == "blank":
+        return replace(grid, voxels=np.zeros_like(grid.voxels))
+    if control == "shuffled_slices":
+        order = np.random.default_rng(place).permutation(len(grid.voxels))
+        return replace(grid, voxels=np.ascontiguousarray(grid.voxels[order]))
+    assert control == "wrong_volume"
+    assert other is not None
+    return other
+
+
+def question_id(case: Case, number: int) -> str:
+    """The id of a case's question in predictions."""
+    return case.conversations[number].id or f"{case.id}/{number}"
+
+
+def majority(cases: Sequence[Case], training: Sequence[Case] | None) -> list[Prediction]:
+    """What one would answer without any model: the commonest answer to such a question, among its choices if any.
+
+    Args:
+        training: whose answers are counted; None counts those of the other cases.
+    """
+    everyone = count_answers(training if training is not None else cases)
+    rows = []
+    for case in cases:
+        own = count_answers([case]) if training is None else {}
+        for number, asked in enumerate(case.conversations):
+            key = asked.task, asked.topic
+            common = everyone.get(key, Counter()) - own.get(key, Counter())
+            rows.append(as_prediction(case, number, _commonest(asked, common)))
+    return rows
+
+
+def count_answers(cases: Iterable[Case]) -> Counts:
+    """How often each answer is given to each (task, topic)."""
+    counts: Counts = defaultdict(Counter)
+    for case in cases:
+        for asked in case.conversations:
+            counts[asked.task, asked.topic][asked.answer] += 1
+    return counts
+
+
+def as_prediction(case: Case, number: int, said: str) -> Prediction:
+    """A case's question with what a system said to it."""
+    asked = case.conversations[number]
+    return Prediction(
+        id=question_id(case, number),
+        task=asked.task,
+        topic=asked.topic,
+        question=asked.question,
+        prediction=said,
+        answer=asked.answer,
+        answer_choice=asked.answer_choice,
+        volume=case.id,
+        choices=asked.choices,
+    )
+
+
+def ask_blind(
+    reader: Reader, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None = None
+) -> list[Prediction]:
+    """What a model says to the questions alone, no scan given, in batches of one case."""
+    import torch
+
+    rows = []
+    for done, case in enumerate(cases):
+        if progress is not None:
+            progress(done, len(cases))
+        prompts = [asked.prompt for asked in case.conversations]
+        inputs = reader.processor(prompts, volume_index=[[-1]] * len(prompts))
+        inputs.pop("volume_index")
+        with torch.inference_mode():
+            said = reader.model.generate(
+                **inputs.to(reader.model.device), do_sample=False, max_new_tokens=MAX_NEW_TOKENS
+            )
+        texts = reader.processor.decode_answers(said, num_prompt_tokens=inputs["input_ids"].shape[1])
+        rows += [as_prediction(case, number, with_letter(prompts[number], text)) for number, text in enumerate(texts)]
+    return rows
+
+
+def _commonest(asked: Conversation, common: Counter[str]) -> str:
+    if asked.choices:
+        best = max(range(len(asked.choices)), key=lambda place: common[asked.choices[place]])  # type: ignore[index]
+        return f"{LETTERS[best]}. {asked.choices[best]}"
+    return common.most_common(1)[0][0] if common else ""
