@@ -93,7 +93,8 @@ def transport_plan(
 ) -> Tensor:
     """The entropic partial transport plan of uniform marginals -> (B, B), summing to `mass`.
 
-    100 iterations agree with 1000 to the sixth digit at B = 10 to 64 and cost a tenth.
+    For distances between 10 to 32 vectors 100 iterations give the limit's loss to 0.0005; costs without any geometry
+    need 1000, which is what the library does by default.
     """
     marginal_B = cost_BB.new_full((len(cost_BB),), 1 / len(cost_BB))
     return import_transport().entropic_partial_wasserstein(

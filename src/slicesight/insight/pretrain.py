@@ -9,7 +9,6 @@ what is said of it. B volumes, S slices of each, P = B · S pairs, O components.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,25 +17,17 @@ from torch import Tensor, nn
 
 from slicesight.errors import InputError, ModelError
 from slicesight.insight.backbones import Backbone, backbone_from, build_backbone, load_weights, spec_of
-from slicesight.insight.fitting import (
-    CHECKPOINT_FILE,
-    LOG_FILE,
-    digest_of,
-    fit,
-    forget_checkpoint,
-    settings_that_matter,
-)
+from slicesight.insight.fitting import Progress, check_resume, digest_of, fit, forget_checkpoint, settings_that_matter
 from slicesight.insight.losses import ContrastiveLoss, PairQueue, TransportLoss, normalised, reconstruction_loss
 from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
 from slicesight.insight.psat import PlaneSliceTransformer
 from slicesight.insight.recipe import VERB, PretrainRecipe
-from slicesight.insight.run_log import draw_losses, write_provenance
+from slicesight.insight.run_log import write_provenance
 from slicesight.insight.settings import build_settings
 from slicesight.insight.triplet_set import TARGETS, PretrainSteps, Triplets, open_triplets
 
 KIND = "pretraining"
 SHARED = "shared"
-Progress = Callable[[str, int, int], None]
 
 
 class Pretraining(nn.Module):
@@ -146,9 +137,7 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
         InputError: data or settings that do not fit, an unfinished run without `resume`, or another run's folder.
     """
     folder = Path(recipe.output_dir)
-    checkpoint = folder / CHECKPOINT_FILE
-    if checkpoint.is_file() and not resume:
-        raise InputError(f"{folder}: holds a run that was stopped; add --resume to go on, or set another output_dir")
+    check_resume(folder, resume=resume)
     triplets = find_triplets(recipe, progress)
     folder.mkdir(parents=True, exist_ok=True)
     digest = run_digest(recipe, triplets)
@@ -168,7 +157,6 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
         run_digest=digest,
         progress=progress,
     )
-    draw_losses(folder / LOG_FILE, folder / "loss.png")
     write_provenance(folder, recipe.to_dict(), verb=VERB)
     facts = {
         "backbone": model.backbone.spec.to_dict(),

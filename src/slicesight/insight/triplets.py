@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 from slicesight.atomic import replacing, write_text
 from slicesight.errors import InputError, VolumeError
 from slicesight.insight.data import ScanCase, read_cases
+from slicesight.insight.fitting import Progress
 from slicesight.insight.preparation import read_labels
 from slicesight.insight.recipe import TripletSettings
 from slicesight.insight.slices import ScanSlices, SlicePlace, Structure, cut_scan
@@ -35,8 +36,6 @@ from slicesight.volumes.readers import read_volume
 
 FORMAT = 1
 SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip")
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many are done, how many in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
