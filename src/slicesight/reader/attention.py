@@ -83,11 +83,13 @@ class RowStore:
         """The first `length` keys and values of a row (1, H, length, d), as views."""
         return self.keys[layer][row : row + 1, :, :length], self.values[layer][row : row + 1, :, :length]
 
+    @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row into another's place."""
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :length] = tensor[source, :, :length]
 
+    @torch.inference_mode()
     def enlarge(self, *, num_rows: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room, keeping the first tokens of each row; one layer is held twice at a time."""
         self.num_rows, self.capacity = num_rows, capacity
