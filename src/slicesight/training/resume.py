@@ -1,6 +1,6 @@
 """Where does a run begin: anew, or where the last complete checkpoint stands?
 
-A run is a row of sections: the parts of stage 0, then the stages. Its folder holds recipe.json, log.jsonl, checkpoints/
+A run is a row of sections: the parts of stage 0, then the stages. Its folder holds recipe.yaml, log.jsonl, checkpoints/
 while it runs and model/ when it is done. A resumed run cuts log.jsonl back to where the checkpoint was written, so that
 every step stands in it once.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from .checkpoints import Checkpoint, CheckpointFolder, DamagedCheckpointError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+REPLACED = "model.replaced"
 FREE_TO_CHANGE = ("output_dir", "save_every", "card")
 Say = Callable[[str], None]
 
@@ -59,7 +61,7 @@ class Run:
         elif not overwrite:
             self._refuse_existing()
         elif is_main:
-            self.checkpoints.drop_all()
+            self._set_aside()
         self.log_bytes = 0 if self.start is None else int(self.start.facts["log_bytes"])
         seconds = 0.0 if self.start is None else float(self.start.facts["seconds"])
         self.started = time.time() - seconds
@@ -101,6 +103,7 @@ class Run:
         if self.is_main:
             self.log_file.close()
             self.checkpoints.drop_all()
+            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
 
     def _find_start(self, say: Say) -> Checkpoint:
         complete = self.checkpoints.list_complete()
@@ -118,6 +121,13 @@ class Run:
             return checkpoint
         what = "no checkpoint is whole any more" if complete else "there is no complete checkpoint"
         raise InputError(f"{self.folder}: {what}, so nothing can be resumed; start anew without --resume")
+
+    def _set_aside(self) -> None:
+        """Drop the checkpoints of the run to be replaced; its model stays beside until the new one is there."""
+        self.checkpoints.drop_all()
+        if (self.folder / "model").exists():
+            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
+            os.replace(self.folder / "model", self.folder / REPLACED)
 
     def _refuse_existing(self) -> None:
         ways = "give another folder with --set output_dir=DIR, or replace it with --overwrite"
