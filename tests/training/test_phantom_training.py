@@ -8,15 +8,13 @@ import pytest
 import torch
 
 from slicesight.conversations.phantom_texts import KINDS
-from slicesight.conversations.schema import Conversation
 from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.training.batches import Collator, PhantomQuestions
 from slicesight.training.encoders import NUM_CELL_LABELS, cell_labels, slice_batches, volume_batches
 from slicesight.training.phantom_set import PhantomSet, open_phantom_set
-from slicesight.training.recipe import Recipe, Stage, read_recipe
+from slicesight.training.recipe import Recipe, read_recipe
 from slicesight.training.stages import run_recipe, set_trainable
-from slicesight.training.starts import build
+from slicesight.training.starts import start
 from slicesight.training.trainer import score_loss
 from slicesight.volumes.grid import GridSpec
 
@@ -92,41 +90,6 @@ def test_batches_for_both_encoders_have_a_label_per_token(phantoms: PhantomSet) 
     assert deep.coarse.shape == (2, 4, NUM_CELL_LABELS)
 
 
-def test_a_volume_comes_with_all_its_questions_and_others_on_the_next_pass(phantoms: PhantomSet) -> None:
-    stage = Stage(name="s", trainable=(), steps=12, learning_rate=1e-3, volumes_per_step=1)
-    questions = PhantomQuestions(phantoms, stage, seed=0)
-    assert len(questions[0]["conversations"]) == 11
-    assert questions.draw(2, 0) == questions.draw(2, 0) != questions.draw(2, 1)
-    few = PhantomQuestions(
-        phantoms, Stage(name="s", trainable=(), steps=1, learning_rate=1, questions_per_volume=4), seed=0
-    )
-    assert len(few[0]["conversations"]) == 4
-
-
-def test_blind_batches_hold_no_volume(recipe: Recipe, phantoms: PhantomSet) -> None:
-    model, processor = build(recipe, phantoms)
-    items = [PhantomQuestions(phantoms, recipe.stages[0], seed=0)[i] for i in range(2)]
-    seen, blind = Collator(processor)(items), Collator(processor, see_volume=False)(items)
-    assert (seen["input_ids"] == processor.placeholder_token_id).sum() == 2 * processor.num_visual_tokens
-    assert "volumes" not in blind
-    assert not (blind["input_ids"] == processor.placeholder_token_id).any()
-    assert torch.isfinite(model(**blind).loss)
-
-
-def test_true_slices_are_those_of_the_finding_asked_about(phantoms: PhantomSet) -> None:
-    stage = Stage(name="s", trainable=(), steps=6, learning_rate=1e-3, volumes_per_step=1)
-    questions = PhantomQuestions(phantoms, stage, seed=0)
-    case = next(i for i, truth in enumerate(phantoms.truths) if len(truth.findings) > 1)
-    for finding_number, finding in enumerate(phantoms.truths[case].findings, start=1):
-        asked = Conversation(task="open", topic="location", question=f"Where is the {finding.abnormality}?", answer="x")
-        shown = questions.true_slices(case, asked)
-        pixels = np.count_nonzero(phantoms.findings[case] == finding_number, axis=(1, 2))
-        assert shown[pixels.argmax()]
-        assert not shown[pixels == 0].any()
-    plane = Conversation(task="open", topic="plane", question="Which plane?", answer="axial")
-    assert not questions.true_slices(case, plane).any()
-
-
 def test_score_loss_is_minus_log_of_the_mass_and_skips_questions_without_slices() -> None:
     scores = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
     true = torch.tensor([[True, True, False], [False, False, False]])
@@ -135,7 +98,7 @@ def test_score_loss_is_minus_log_of_the_mass_and_skips_questions_without_slices(
 
 
 def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> None:
-    model, _ = build(recipe, phantoms)
+    model, _ = start(recipe, phantoms)
     set_trainable(model, ("projector_2d",))
     learning = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == {"projector_2d"}

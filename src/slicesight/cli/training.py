@@ -33,7 +33,10 @@ def train(
         raise InputError(
             "training needs the package accelerate, which is not installed: pip install 'slicesight[train]'"
         )
+    from slicesight.shell import progress_bar
     from slicesight.training.stages import run_recipe
 
-    folder = run_recipe(plan_of_run, console=stderr(), resume=resume, overwrite=overwrite)
-    stderr().print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)
+    console = stderr()
+    with progress_bar(console, "training") as progress:
+        folder = run_recipe(plan_of_run, console=console, resume=resume, overwrite=overwrite, progress=progress)
+    console.print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)

@@ -1,12 +1,14 @@
-"""A volume with its questions is the unit of training: which volumes and which questions make the next step?
+"""How does a part of a step become the model's inputs? Every volume once, behind it all prompts that ask about it.
 
-V volumes a step, B = V x (questions per volume) prompts. Texts are drawn anew every time a phantom comes up.
+V volumes of N slices H x W, B prompts of T tokens, visual ones included; volume_index (B, 1) is the volume of each.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,83 +17,157 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
 from slicesight.conversations.schema import Conversation
 from slicesight.model import Med2E3Processor
+from slicesight.model.loss import IGNORED
+from slicesight.model.processing import EncodedPrompt
 
-from .phantom_set import PhantomSet
-from .recipe import Stage
+from .augmentation import Augmentation, augment
+from .data import TrainingData
+from .feature_cache import FeatureCache
+from .schedule import Schedule, Visit, split_step
 
-
-class PhantomQuestions(Dataset[dict[str, Any]]):
-    """Item k: the voxels of one phantom and the questions asked of it this time; every pass asks others."""
-
-    def __init__(self, phantoms: PhantomSet, stage: Stage, *, seed: int) -> None:
-        self.phantoms, self.stage, self.seed = phantoms, stage, seed
-        self.length = stage.steps * stage.volumes_per_step
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, item: int) -> dict[str, Any]:
-        epoch, place = divmod(item, len(self.phantoms))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.phantoms))
-        case = int(order[place])
-        conversations = self.draw(case, epoch)
-        return {
-            "voxels": self.phantoms.voxels[case],
-            "conversations": conversations,
-            "true_slices": [self.true_slices(case, conversation) for conversation in conversations],
-        }
-
-    def true_slices(self, case: int, conversation: Conversation) -> NDArray[np.bool_]:
-        """Grid slices that show the abnormality a question is about -> (N,); none where it is about no single one."""
-        findings = self.phantoms.findings[case]
-        shown = np.zeros(findings.shape[0], dtype=bool)
-        if conversation.topic in ("organ", "abnormality", "location"):
-            for number, finding in enumerate(self.phantoms.truths[case].findings, start=1):
-                if finding.abnormality in conversation.question or finding.organ in conversation.question:
-                    pixels = np.count_nonzero(findings == number, axis=(1, 2))
-                    shown |= pixels > 0.3 * pixels.max()
-        return shown
-
-    def draw(self, case: int, epoch: int) -> list[Conversation]:
-        """The questions of one phantom in one pass."""
-        rng = conversation_rng(self.phantoms.seed, case, 1 + epoch + 1000 * self.seed)
-        drawn = phantom_conversations(self.phantoms.truths[case], rng, num_slices=self.phantoms.num_source_slices[case])
-        wanted = [conversation for conversation in drawn if conversation.task in self.stage.tasks]
-        count = self.stage.questions_per_volume
-        if count is None or count >= len(wanted):
-            return wanted
-        return [wanted[i] for i in rng.permutation(len(wanted))[:count]]
+AUGMENT_STREAM = 23
 
 
-class Collator:
-    """Items -> the model's inputs; `see_volume=False` makes the blind baseline's."""
+@dataclass(frozen=True, kw_only=True)
+class PromptWriter:
+    """Writes training prompts with the model's processor.
+
+    target: the words to answer with. see_volume: False for the blind baseline. max_length: in tokens, visual ones
+    included; a longer prompt loses the tail of its answer.
+    """
+
+    processor: Med2E3Processor
+    target: Callable[[Conversation], str] = operator.attrgetter("target")
+    see_volume: bool = True
+    max_length: int | None = None
+
+    def write(self, conversation: Conversation) -> EncodedPrompt:
+        """One prompt with its answer, whole."""
+        return self.processor.encode_prompt(
+            conversation.prompt, answer=self.target(conversation), num_volumes=int(self.see_volume)
+        )
+
+    def cut(self, prompt: EncodedPrompt) -> tuple[EncodedPrompt, bool]:
+        """The prompt within max_length, and whether anything was cut; its volume is never cut."""
+        if self.max_length is None or len(prompt.input_ids) <= self.max_length:
+            return prompt, False
+        kept = slice(self.max_length)
+        shorter = replace(
+            prompt,
+            input_ids=prompt.input_ids[kept],
+            question_mask=prompt.question_mask[kept],
+            labels=prompt.labels[kept],
+        )
+        return shorter, True
+
+    def measure(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Lengths in tokens after cutting."""
+        return [len(self.cut(self.write(conversation))[0].input_ids) for conversation in conversations]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One volume with what is asked of it in one part of a step.
+
+    voxels_NHW: None where nothing looks at them. features: what frozen encoders gave, by the name of the model's
+    argument. true_slices_QN: per question.
+    """
+
+    case: int
+    voxels_NHW: NDArray[np.float32] | None  # noqa: N815
+    features: dict[str, Tensor]
+    conversations: list[Conversation]
+    prompts: list[EncodedPrompt]
+    true_slices_QN: NDArray[np.bool_]  # noqa: N815
+    num_cut: int
+
+
+class StepParts(Dataset[list[Item]]):
+    """Item k is part k % num_parts of step k // num_parts."""
 
     def __init__(
         self,
-        processor: Med2E3Processor,
+        data: TrainingData,
+        schedule: Schedule,
+        writer: PromptWriter,
         *,
-        see_volume: bool = True,
-        target: Callable[[Conversation], str] = operator.attrgetter("target"),
+        seed: int,
+        num_parts: int = 1,
+        augmentation: Augmentation | None = None,
+        caches: Sequence[FeatureCache] = (),
+        needs_voxels: bool = True,
     ) -> None:
-        self.processor, self.see_volume, self.target = processor, see_volume, target
+        self.data, self.schedule, self.writer, self.seed, self.num_parts = data, schedule, writer, seed, num_parts
+        self.augmentation = augmentation or Augmentation()
+        self.caches, self.needs_voxels = caches, needs_voxels and writer.see_volume
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        pairs = [(row, conversation) for row, item in enumerate(items) for conversation in item["conversations"]]
-        questions = [conversation.prompt for _, conversation in pairs]
-        answers = [self.target(conversation) for _, conversation in pairs]
-        rows = [[row if self.see_volume else -1] for row, _ in pairs]
-        volumes = torch.from_numpy(to_float(np.stack([item["voxels"] for item in items])))[:, None]
-        batch = self.processor(
-            questions, answers=answers, volumes=volumes if self.see_volume else None, volume_index=rows
+    def __len__(self) -> int:
+        return len(self.schedule) * self.num_parts
+
+    def __getitem__(self, number: int) -> list[Item]:
+        step, part = divmod(number, self.num_parts)
+        return [self.make_item(visit) for visit in split_step(self.schedule[step], self.num_parts)[part]]
+
+    def make_item(self, visit: Visit) -> Item:
+        """Read, draw, change and tokenise what one visit needs."""
+        case, everything = visit.case, self.data.conversations(visit.case, visit.epoch)
+        conversations = [everything[place] for place in visit.asked]
+        true_slices_QN = np.stack([self.data.true_slices(case, conversation) for conversation in conversations])
+        voxels_NHW = self.data.voxels(case) if self.needs_voxels else None
+        if voxels_NHW is not None and self.augmentation.changes_pixels:
+            rng = np.random.default_rng([self.seed, AUGMENT_STREAM, visit.epoch, case])
+            plane = self.data.plane(case)
+            voxels_NHW, conversations = augment(voxels_NHW, conversations, self.augmentation, rng, plane=plane)
+        cut = [self.writer.cut(self.writer.write(conversation)) for conversation in conversations]
+        return Item(
+            case=case,
+            voxels_NHW=voxels_NHW,
+            features={cache.argument: cache.read(self.data, case) for cache in self.caches},
+            conversations=conversations,
+            prompts=[prompt for prompt, _ in cut],
+            true_slices_QN=true_slices_QN,
+            num_cut=sum(was_cut for _, was_cut in cut),
         )
-        if self.see_volume:
-            batch["true_slices"] = torch.from_numpy(np.stack([true for item in items for true in item["true_slices"]]))
-        return dict(batch) if self.see_volume else {k: v for k, v in batch.items() if k != "volume_index"}
 
 
-def to_float(voxels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Stored uint8 voxels as the [0, 1] the model reads."""
-    return voxels.astype(np.float32) / np.float32(255)
+def measure_visits(data: TrainingData, writer: PromptWriter) -> Callable[[Visit], list[int]]:
+    """A `Measure` for a schedule with a token budget; recent visits are remembered."""
+
+    @functools.lru_cache(maxsize=4096)
+    def measure(visit: Visit) -> list[int]:
+        everything = data.conversations(visit.case, visit.epoch)
+        return writer.measure([everything[place] for place in visit.asked])
+
+    return measure
+
+
+class Collator:
+    """Items -> the model's inputs, with `true_slices` (B, N) and `num_cut`, which the trainer takes out again."""
+
+    def __init__(self, writer: PromptWriter) -> None:
+        self.writer = writer
+
+    def __call__(self, parts: Sequence[Sequence[Item]]) -> dict[str, Tensor]:
+        items = [item for part in parts for item in part]
+        processor, see_volume = self.writer.processor, self.writer.see_volume
+        batch: dict[str, Any] = processor.pad_prompts([prompt for item in items for prompt in item.prompts], "right")
+        batch |= processor.encode_questions([asked.prompt for item in items for asked in item.conversations])
+        batch["num_cut"] = torch.tensor(sum(item.num_cut for item in items))
+        if not see_volume:
+            return batch
+        batch["volume_index"] = torch.tensor([[row] for row, item in enumerate(items) for _ in item.prompts])
+        batch["true_slices"] = torch.from_numpy(np.concatenate([item.true_slices_QN for item in items]))
+        if items[0].voxels_NHW is not None:
+            voxels = [item.voxels_NHW for item in items]
+            assert all(each is not None for each in voxels)
+            batch["volumes"] = torch.from_numpy(np.stack(voxels))[:, None]  # type: ignore[arg-type]
+        for name in items[0].features:
+            batch[name] = torch.stack([item.features[name] for item in items])
+        return batch
+
+
+def count_supervised(labels_BT: Tensor) -> int:
+    """Tokens that the loss is a mean over."""
+    return int((labels_BT[:, 1:] != IGNORED).sum())

@@ -49,19 +49,6 @@ class Engine:
         if self.num_processes > 1 and distributed.is_initialized():
             distributed.barrier()
 
-    def share(self, volumes_per_step: int) -> int:
-        """Volumes of a step for each process: a step is the same however many share it.
-
-        Raises:
-            EngineError: they do not share evenly.
-        """
-        if volumes_per_step % self.num_processes:
-            raise EngineError(
-                f"volumes_per_step is {volumes_per_step} for {self.num_processes} processes; "
-                f"make it a multiple of {self.num_processes}"
-            )
-        return volumes_per_step // self.num_processes
-
 
 SINGLE = Engine()
 
@@ -131,11 +118,10 @@ def sum_over_processes(count: Tensor) -> Tensor:
     return total
 
 
-def engine_arguments(engine: Engine, *, volumes_per_step: int) -> dict[str, Any]:
+def engine_arguments(engine: Engine) -> dict[str, Any]:
     """What `TrainingArguments` need to know of the processes."""
     on_cpu = not torch.cuda.is_available()
     return {
-        "per_device_train_batch_size": engine.share(volumes_per_step),
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and engine.num_processes > 1 else None,
     }

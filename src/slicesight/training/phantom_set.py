@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,17 @@ class PhantomSet:
     findings: NDArray[np.uint8]
     truths: list[Truth]
     num_source_slices: list[int]
-    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed that made every phantom."""
+        return int(self.settings["seed"])
+
+    @property
+    def grid(self) -> GridSpec:
+        """What every phantom was brought to."""
+        return GridSpec.from_dict(self.settings["grid"])
 
     def __len__(self) -> int:
         return len(self.truths)
@@ -64,7 +75,7 @@ def open_phantom_set(
         *arrays,
         truths=[truth_from_dict(line["truth"]) for line in lines],
         num_source_slices=[line["num_source_slices"] for line in lines],
-        seed=seed,
+        settings=settings,
     )
 
 

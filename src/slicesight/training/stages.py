@@ -22,21 +22,29 @@ from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 
 from .curve import draw_losses
+from .data import PhantomScans, PreparedScans, open_prepared_scans
 from .engines import Engine, find_engine, join, leave
 from .keeping import Keeper
-from .phantom_set import open_phantom_set
-from .recipe import Recipe
+from .lora import add_adapters, merge_adapters
+from .phantom_set import PhantomSet, open_phantom_set
+from .recipe import Lora, PreparedData, Recipe
+from .record import check_loggers, describe_run, write_recipe
 from .resume import Run, disk_errors
 from .stage0 import SECTIONS, pretrain
-from .starts import build, load_start
-from .trainer import train_stage
+from .starts import start
+from .trainer import Progress, train_stage
 from .weights import read_weights
 
 Log = Callable[[dict[str, Any]], None]
 
 
 def run_recipe(
-    recipe: Recipe, *, console: Console | None = None, resume: bool = False, overwrite: bool = False
+    recipe: Recipe,
+    *,
+    console: Console | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> Path:
     """Train everything the recipe asks for; returns the folder with the model, log.jsonl and the resolved recipe.
 
@@ -47,6 +55,7 @@ def run_recipe(
     """
     if recipe.init and not Path(recipe.init).is_dir():
         raise InputError(f"init: {recipe.init} is no folder; name a model folder, or leave init out to start anew")
+    check_loggers(recipe.report_to)
     engine = find_engine()
     if recipe.pretrains and engine.num_processes > 1:
         raise InputError("stage 0 trains in one process; run it alone, then start the stages from its folder with init")
@@ -57,12 +66,14 @@ def run_recipe(
     join(engine)
     try:
         with disk_errors(Path(recipe.output_dir)):
-            return run_in_folder(recipe, engine, console, resume=resume, overwrite=overwrite)
+            return run_in_folder(recipe, engine, console, resume=resume, overwrite=overwrite, progress=progress)
     finally:
         leave(engine)
 
 
-def run_in_folder(recipe: Recipe, engine: Engine, console: Console, *, resume: bool, overwrite: bool) -> Path:
+def run_in_folder(
+    recipe: Recipe, engine: Engine, console: Console, *, resume: bool, overwrite: bool, progress: Progress
+) -> Path:
     """The run itself, section after section, without those that a resumed run has behind it."""
     folder = Path(recipe.output_dir)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
@@ -72,68 +83,98 @@ def run_in_folder(recipe: Recipe, engine: Engine, console: Console, *, resume: b
         return folder / "model"
     set_seed(recipe.seed)
     if engine.is_main:
-        write_json(folder / "recipe.json", recipe.to_dict())
+        write_record(recipe, engine, folder)
     log = show_lines(run, console)
     once = log if run.start is None else lambda facts: None
     if not engine.is_main:
         engine.wait()  # until the main process has made the phantoms
-    phantoms = open_phantom_set(
-        recipe.data.folder,
-        seed=recipe.data.seed,
-        count=recipe.data.count,
-        grid=recipe.grid,
-        progress=lambda done, count: once({"stage": "phantoms", "step": done}) if done % 200 == 0 else None,
-    )
+    source = open_source(recipe, once=once)
     if engine.is_main:
         engine.wait()
-    model, processor = load_start(recipe) if recipe.init else build(recipe, phantoms)
+    model, processor = start(recipe, source)
     once({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
     keep = functools.partial(Keeper, run, processor=processor, save_every=recipe.save_every, engine=engine)
     first = len(SECTIONS)
     if recipe.pretrains:
-        pretrain(recipe, model, processor, phantoms, log, run=run, keep=keep)
+        assert isinstance(source, PhantomSet)
+        pretrain(recipe, model, processor, source, log, run=run, keep=keep)
         if not run.is_behind(first - 1):
             save(model, processor, recipe, folder / "stage0", dtype=torch.float32)
     for number, stage in enumerate(recipe.stages):
         if run.is_behind(first + number):
             continue
-        set_trainable(model, stage.trainable)
-        keeper = keep(section=first + number, name=stage.name, model=model)
         seed = recipe.seed + number
-        train_stage(model, processor, phantoms, stage, recipe, log=log, seed=seed, keeper=keeper, engine=engine)
+        data = PhantomScans(source, seed=seed) if isinstance(source, PhantomSet) else source
+        set_trainable(model, stage.trainable, frozen_dtype=getattr(torch, recipe.frozen_dtype))
+        adapters = add_adapters(model, stage.lora)
+        keeper = keep(section=first + number, name=stage.name, model=model)
+        train_stage(
+            model, processor, data, stage, recipe, log=log, seed=seed, keeper=keeper, engine=engine, progress=progress
+        )
         if engine.is_sharded:
-            model = whole_model(model, keeper.last.path)
-    set_trainable(model, ())
+            model, adapters = whole_model(model, stage.lora, keeper.last.path)
+        merge_adapters(adapters)
+    set_trainable(model, (), frozen_dtype=getattr(torch, recipe.frozen_dtype))
     if engine.is_main:
         draw_losses(folder / "log.jsonl", folder / "loss.png")
         save(model, processor, recipe, folder / "model", dtype=torch.bfloat16, minutes=run.seconds / 60)
+        write_record(recipe, engine, folder / "model")
     engine.wait()
     run.finish()
     return folder / "model"
 
 
-def whole_model(model: Med2E3ForConditionalGeneration, checkpoint: Path) -> Med2E3ForConditionalGeneration:
-    """A model of the same shape with all weights of a checkpoint, in place of one that holds only a share of them."""
+def open_source(recipe: Recipe, *, once: Log) -> PhantomSet | PreparedScans:
+    """The recipe's data; phantoms that are not there yet are made."""
+    data = recipe.data
+    if isinstance(data, PreparedData):
+        return open_prepared_scans(data.prepared, split=data.split, grid=recipe.grid)
+    assert recipe.grid is not None
+    return open_phantom_set(
+        data.folder or Path(recipe.output_dir) / "phantoms",
+        seed=data.seed,
+        count=data.count,
+        grid=recipe.grid,
+        workers=data.workers,
+        progress=lambda done, count: once({"stage": "phantoms", "step": done}) if done % 200 == 0 else None,
+    )
+
+
+def whole_model(
+    model: Med2E3ForConditionalGeneration, lora: Lora | None, checkpoint: Path
+) -> tuple[Med2E3ForConditionalGeneration, list[Any]]:
+    """A model of the same shape with all weights of a checkpoint, in place of one that holds only a share of them.
+
+    Its adapters are in place, not yet merged.
+    """
     whole = Med2E3ForConditionalGeneration(model.config)
     whole.generation_config = model.generation_config
+    adapters = add_adapters(whole, lora)
     read_weights(whole, checkpoint)
-    return whole
+    return whole, adapters
 
 
-def set_trainable(model: Med2E3ForConditionalGeneration, parts: tuple[str, ...]) -> None:
-    """Exactly these children of the model learn.
+def set_trainable(
+    model: Med2E3ForConditionalGeneration, parts: tuple[str, ...], *, frozen_dtype: torch.dtype = torch.float32
+) -> None:
+    """Exactly these parts of the model learn, in float32; the scorer's text encoder only under its own name.
 
     Raises:
         InputError: a name that is no part of this model.
     """
-    children = dict(model.named_children()) | {
-        name: parameter for name, parameter in model.named_parameters() if "." not in name
-    }
+    known = model.parts
     for part in parts:
-        if part not in children:
-            raise InputError(f"trainable: {part!r} is no part of this model; its parts are {', '.join(children)}")
-    for name, part in children.items():
+        if part not in known:
+            raise InputError(f"trainable: {part!r} is no part of this model; its parts are {', '.join(known)}")
+    for name, part in known.items():  # the text encoder, which the scorer holds, comes last
         part.requires_grad_(name in parts)
+        part.to(torch.float32 if name in parts else frozen_dtype)
+
+
+def write_record(recipe: Recipe, engine: Engine, folder: Path) -> None:
+    """The resolved recipe and what it ran with."""
+    write_recipe(recipe, folder / "recipe.yaml")
+    write_json(folder / "run.json", describe_run(recipe, num_processes=engine.num_processes, engine=engine.kind))
 
 
 def save(

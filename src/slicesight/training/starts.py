@@ -1,31 +1,79 @@
-"""What does a run start from? A model folder, or random weights with a tokenizer learnt from the training texts."""
+"""What does a run start from? A model folder, trained parts put together, or random weights and an own tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import torch
-from transformers import AutoProcessor
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
 
+from slicesight.errors import InputError
 from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.model.m3d import M3DClip
+from slicesight.model.presets import make_preset
+from slicesight.volumes.grid import GridSpec
 
+from .data import PreparedScans
 from .language import sample_texts
 from .phantom_set import PhantomSet
-from .recipe import Recipe
+from .recipe import Parts, Recipe
 from .tokenizer import train_tokenizer
 
+Source = PhantomSet | PreparedScans
+NUM_TEXTS = 4000
 
-def build(recipe: Recipe, phantoms: PhantomSet) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+
+def start(recipe: Recipe, source: Source) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """The model and processor that a recipe starts with, in float32.
+
+    Raises:
+        InputError: a part or folder is missing, or the parts do not fit one another.
+    """
+    if recipe.init:
+        return load_start(recipe)
+    grid = source.grid if isinstance(source, PhantomSet) else source.prepared.spec
+    return put_together(recipe, recipe.parts, grid) if recipe.parts else build(recipe, source, grid)
+
+
+def load_start(recipe: Recipe) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """The model folder named by `init`, with the recipe's model words laid over its configuration."""
+    assert recipe.init is not None
+    if not (Path(recipe.init) / "config.json").is_file():
+        raise InputError(f"init: {recipe.init} is no folder with a model; name one, or leave init out to start anew")
+    config = Med2E3Config.from_pretrained(recipe.init)
+    for key, value in recipe.model.items():
+        if not key.endswith("_config") and key != "preset":
+            setattr(config, key, value)
+    model = Med2E3ForConditionalGeneration.from_pretrained(recipe.init, config=config, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(recipe.init)
+
+
+def build(recipe: Recipe, source: Source, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
     """A random model and the processor whose tokenizer was learnt from the training texts."""
-    tokenizer = train_tokenizer(sample_texts(phantoms, count=4000, seed=recipe.seed), vocab_size=recipe.vocab_size)
-    grid = recipe.grid
-    settings = dict(recipe.model)
-    settings["text_config"] = {
-        **settings["text_config"],
+    if isinstance(source, PhantomSet):
+        texts = sample_texts(source, count=NUM_TEXTS, seed=recipe.seed)
+    else:
+        texts = list_texts(source)
+    tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
+    tokens = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
     }
-    config = Med2E3Config(image_size=[grid.num_slices, grid.height, grid.width], **settings)
+    config = make_config(recipe, grid=grid, tokens=tokens)
     processor = Med2E3Processor.for_model(config, tokenizer, grid=grid.to_dict(), template=recipe.template)
     model = Med2E3ForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -33,12 +81,139 @@ def build(recipe: Recipe, phantoms: PhantomSet) -> tuple[Med2E3ForConditionalGen
     return model, processor
 
 
-def load_start(recipe: Recipe) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
-    """The model folder named by `init`, with the recipe's model words laid over its configuration."""
-    assert recipe.init is not None
-    config = Med2E3Config.from_pretrained(recipe.init)
-    for key, value in recipe.model.items():
-        if not key.endswith("_config"):
-            setattr(config, key, value)
-    model = Med2E3ForConditionalGeneration.from_pretrained(recipe.init, config=config, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(recipe.init)
+def make_config(
+    recipe: Recipe,
+    *,
+    grid: GridSpec,
+    tokens: dict[str, Any] | None = None,
+    parts: dict[str, PreTrainedConfig] | None = None,
+) -> Med2E3Config:
+    """The configuration that a recipe's model words describe.
+
+    tokens: words of the language model's configuration that follow from the tokenizer. parts: configurations that come
+    with trained parts, instead of the recipe's.
+    """
+    words = dict(recipe.model)
+    preset = words.pop("preset", None)
+    words["image_size"] = [grid.num_slices, grid.height, grid.width]
+    if tokens is not None:
+        chosen = words.get("text_config") or make_preset(preset or "med2e3-phi3").text_config.to_dict()
+        words["text_config"] = {**chosen, **tokens}
+    words |= parts or {}
+    return Med2E3Config(**words) if preset is None else make_preset(preset, **words)
+
+
+def put_together(
+    recipe: Recipe, parts: Parts, grid: GridSpec
+) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """A model of trained parts; connectors, and parts that are not named, begin at random.
+
+    Raises:
+        InputError: a part cannot be read, or there is no tokenizer.
+    """
+    loaded = load_parts(parts)
+    planned = make_config(recipe, grid=grid)
+    configs: dict[str, PreTrainedConfig] = {f"{name}_config": part.config for name, part in loaded.items()}
+    if "language_model" in loaded:
+        configs["text_config"] = configs.pop("language_model_config")
+    if "vision3d" in loaded:
+        for word in ("pool_size", "final_norm"):  # how Med-2E3 reads it, whatever it was trained for
+            if hasattr(planned.vision3d_config, word):
+                setattr(configs["vision3d_config"], word, getattr(planned.vision3d_config, word))
+    config = make_config(recipe, grid=grid, parts=configs)
+    source = parts.tokenizer or parts.language_model
+    if source is None:
+        raise InputError("parts: no tokenizer; name a language_model or a tokenizer")
+    question = None if parts.question_tokenizer is None else read_tokenizer(parts.question_tokenizer)
+    processor = Med2E3Processor.for_model(
+        config, read_tokenizer(source), grid=grid.to_dict(), template=recipe.template, question_tokenizer=question
+    )
+    with init.no_init_weights():
+        model = Med2E3ForConditionalGeneration(config)
+    place_parts(model, loaded)
+    if "language_model" in loaded:
+        model.generation_config = loaded["language_model"].generation_config
+    return model, processor
+
+
+def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrainedModel]) -> None:
+    """Put trained parts into a model without weights and start everything else at random."""
+    for name, part in loaded.items():
+        if name == "language_model":
+            model.language_model = part
+        elif name == "text_encoder":
+            assert model.scorer is not None
+            model.scorer.text_encoder = part
+        else:
+            model.get_submodule(name).encoder = part
+    for part in loaded.values():
+        for module in part.modules():
+            module._is_hf_initialized = True
+    model.init_weights()
+    for module in model.modules():
+        if hasattr(module, "_is_hf_initialized"):
+            del module._is_hf_initialized
+
+
+def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
+    """Every named part in float32; SigLIP gives its vision half, M3D-CLIP its 3D encoder."""
+    loaded: dict[str, PreTrainedModel] = {}
+    if parts.language_model:
+        loaded["language_model"] = load_part(AutoModelForCausalLM, parts.language_model)
+    if parts.vision2d:
+        config = read_config(parts.vision2d)
+        config = getattr(config, "vision_config", config)
+        if hasattr(config, "vision_use_head"):
+            config.vision_use_head = False
+        loaded["vision2d"] = load_part(AutoModel, parts.vision2d, config=config)
+    if parts.vision3d:
+        found = load_part(AutoModel, parts.vision3d)
+        loaded["vision3d"] = found.volume_encoder if isinstance(found, M3DClip) else found
+    if parts.text_encoder:
+        found = load_part(AutoModel, parts.text_encoder)
+        loaded["text_encoder"] = found.text_encoder if isinstance(found, M3DClip) else found
+    return loaded
+
+
+def load_part(kind: Any, name: str, **settings: Any) -> Any:
+    """One part from a folder or the hub."""
+    try:
+        return kind.from_pretrained(name, dtype=torch.float32, **settings)
+    except (OSError, ValueError) as error:
+        raise InputError(f"parts: {name} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_config(name: str) -> Any:
+    """The configuration of a part."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"parts: {name} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or the hub."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"parts: no tokenizer at {name}: {' '.join(str(error).split())[:200]}") from error
+
+
+def list_texts(scans: PreparedScans) -> Iterator[str]:
+    """Prompts and answers of prepared scans in the order the model reads them, for the tokenizer."""
+    for case in range(len(scans)):
+        for conversation in scans.conversations(case, 0):
+            yield f"{conversation.prompt} Answer: {conversation.target}"
+
+
+def build_on_meta(recipe: Recipe, *, grid: GridSpec | None = None) -> Med2E3ForConditionalGeneration:
+    """The model a recipe describes, with shapes and no weights; what it starts from is not looked at."""
+    grid = recipe.grid or grid or GridSpec()
+    with torch.device("meta"):
+        return Med2E3ForConditionalGeneration(make_config(recipe, grid=grid))
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """How many numbers there are and how many of them learn."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"parameters": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}
