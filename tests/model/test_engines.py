@@ -111,3 +111,9 @@ def test_sampling_several_answers_of_each_question(model, processor, volumes):
     answers = ids[:, asked["input_ids"].shape[1] :]
     assert len({tuple(row.tolist()) for row in answers}) > 1
     assert (answers != model.config.placeholder_token_id).all()
+
+
+def test_the_layers_to_keep_whole_are_layers_of_this_model(make_model):
+    model = make_model()
+    assert "LlamaDecoderLayer" in model._no_split_modules
+    assert model._no_split_modules <= {type(module).__name__ for module in model.modules()}

@@ -89,6 +89,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         self.plane_embedding = PlaneEmbedding(len(config.planes), config.num_slices, width) if has_planes else None
         self.scorer = SliceScorer(config) if config.needs_2d else None
         self.post_init()
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules &= present  # the parts' classes also name layers that only their other models have
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
