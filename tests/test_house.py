@@ -98,10 +98,11 @@ def test_no_path_of_a_developers_machine_is_in_the_tree():
                 assert not suspicious.search(path.read_text(encoding="utf-8")), path
 
 
-def test_every_recipe_parses():
+def test_every_training_recipe_parses():
+    """Those of other verbs name it; their own tests read them."""
     from slicesight.training.recipe import read_recipe
 
-    recipes = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+    recipes = [path for path in (REPOSITORY / "recipes").glob("*.yaml") if "\nverb: " not in path.read_text("utf-8")]
     assert recipes
     for path in recipes:
         assert read_recipe(path).name

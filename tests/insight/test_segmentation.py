@@ -92,9 +92,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(balls, segment_setti
     halting = make_recipe(balls, tmp_path / "halting", settings, **changes)
     with pytest.raises(StoppedError):
         run_segmentation(halting, progress=stop_at_five)
+    with pytest.raises(InputError, match="holds a run that was stopped; add --resume"):
+        run_segmentation(halting)
     with pytest.raises(InputError, match="unfinished run with other settings"):
-        run_segmentation(make_recipe(balls, tmp_path / "halting", settings, **changes, seed=1))
-    run_segmentation(halting)
+        run_segmentation(make_recipe(balls, tmp_path / "halting", settings, **changes, seed=1), resume=True)
+    run_segmentation(halting, resume=True)
     one, two = (load_segmenter(tmp_path / name).state_dict() for name in ("straight", "halting"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     steps = [json.loads(line)["step"] for line in (tmp_path / "halting" / "log.jsonl").read_text().splitlines()]
@@ -177,6 +179,31 @@ def test_the_rate_climbs_then_falls_to_nothing():
     assert all(later <= before for before, later in itertools.pairwise(shares[10:]))
     assert shares[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 45 / 90)))
     assert shares[100] == pytest.approx(0.0)
+
+
+def test_the_constant_schedule_stays_and_the_log_holds_means_since_its_last_line(tmp_path):
+    assert rate_share(99, FitSettings(steps=100, schedule="constant")) == 1.0
+
+    class Numbers(fitting.Samples):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return {"x": torch.tensor([float(index)])}
+
+    model = torch.nn.Linear(1, 1)
+    settings = FitSettings(steps=6, batch_size=1, log_every=2, optimizer="adam", device="cpu")
+    fitting.fit(
+        model,
+        lambda batch: (model(batch["x"]).square().sum(), {"number": batch["x"].mean()}),
+        Numbers(),
+        settings,
+        seed=0,
+        folder=tmp_path,
+        run_digest="x",
+    )
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == [0.5, 2.5, 4.5]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_in_one_line(balls, segment_settings, tmp_path):

@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from .options import ChangesOption, stderr
+from .options import (
+    ChangesOption,
+    ScanArgument,
+    SeriesOption,
+    SpacingOption,
+    TimePointOption,
+    UnitOption,
+    stderr,
+    three_numbers,
+)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A YAML file whose verb is this command.", show_default=False)
@@ -89,9 +98,94 @@ def pretrain(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resu
     say(f"wrote {folder}; fine-tune it: slicesight insight segment RECIPE --set init={folder}")
 
 
+def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
+    """Fine-tune a backbone to outline structures, and score it on scans it never saw."""
+    from slicesight.insight.overlap import summarise
+    from slicesight.insight.segmentation import read_segment_recipe, run_segmentation
+
+    plan = read_segment_recipe(recipe, tuple(changes or ()))
+    with phases() as progress:
+        scores = run_segmentation(plan, resume=resume, progress=progress)
+    for row in summarise(scores):
+        line = f"{row['split']:5} {row['structure']}: Dice {row['dice']:.3f}" + _spread(row["dice_sd"], 3)
+        if "hd95_mm" in row:
+            line += f", HD95 {row['hd95_mm']:.1f} mm" + _spread(row["hd95_mm_sd"], 1)
+        typer.echo(f"{line}, {row['patients']} patients")
+    say(f"wrote {plan.output_dir}; use it: slicesight insight predict SCAN --model {plan.output_dir} --out MASK.nii.gz")
+
+
+def classify(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
+    """Fine-tune or probe a backbone to name what a scan shows, and score it on scans it never saw."""
+    from slicesight.insight.classification import read_classify_recipe, run_classification
+
+    plan = read_classify_recipe(recipe, tuple(changes or ()))
+    with phases() as progress:
+        scores = run_classification(plan, resume=resume, progress=progress)
+    for split, row in scores.items():
+        auc = "AUC none (one class only)" if row["auc"] is None else f"AUC {row['auc']:.3f}"
+        typer.echo(f"{split:5} {auc}, accuracy {row['accuracy']:.3f}, F1 {row['f1']:.3f}, {row['scans']} scans")
+    say(f"wrote {plan.output_dir}; use it: slicesight insight predict SCAN --model {plan.output_dir}")
+
+
+def predict(
+    scan: ScanArgument,
+    model: Annotated[
+        Path, typer.Option(metavar="DIR", help="A folder of insight segment or classify.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="MASK.nii.gz", help="Write the mask in the scan's grid.")] = None,
+    dicom_seg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a DICOM SEG, for DICOM scans.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write slices with the outlines.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the findings; - is stdout.")] = None,
+    series: SeriesOption = None,
+    spacing_mm: SpacingOption = None,
+    time_point: TimePointOption = None,
+    unit: UnitOption = None,
+) -> None:
+    """Outline structures in one scan, or name its class. For research use only; not a medical device."""
+    from json import dumps
+
+    from slicesight.atomic import write_text
+    from slicesight.insight.prediction import PredictRequest, predict_scan
+    from slicesight.volumes.readers.options import checked_unit
+
+    found = predict_scan(
+        PredictRequest(
+            scan=scan,
+            model=model,
+            out=out,
+            dicom_seg=dicom_seg,
+            png=png,
+            series_uid=series,
+            spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
+            time_point=time_point,
+            unit=checked_unit(unit),
+        )
+    )
+    if json is not None and str(json) != "-":
+        write_text(json, text=dumps(found, indent=1) + "\n")
+    if json is not None and str(json) == "-":
+        typer.echo(dumps(found, indent=1))
+    else:
+        typer.echo(found["scan"])
+        for structure in found.get("structures", ()):
+            held = structure["source_slices"]
+            volume = f"{structure['volume_ml']:.1f} ml" if "volume_ml" in structure else f"{structure['voxels']} voxels"
+            typer.echo(
+                f"{structure['name']}: {volume}, slices {held[0]}–{held[1]}" if held else f"{structure['name']}: none"
+            )
+        for name, probability in found.get("probabilities", {}).items():
+            typer.echo(f"{name}: {probability:.3f}")
+    written = [str(path) for path in (out, dicom_seg, png, json) if path is not None and str(path) != "-"]
+    if written:
+        say(f"wrote {', '.join(written)}; look at the outlines before you use them")
+
+
 EXAMPLES = {
     triplets: "slicesight insight triplets scans.jsonl --out triplets --image-encoder openai/clip-vit-base-patch32",
     pretrain: "slicesight insight pretrain recipes/insight.yaml --set data=triplets --set output_dir=runs/insight",
+    segment: "slicesight insight segment recipes/segment.yaml --set data=scans.jsonl --set init=runs/insight",
+    classify: "slicesight insight classify recipes/classify.yaml --set data=scans.jsonl --set mode=probe",
+    predict: "slicesight insight predict scan.nii.gz --model runs/segment --out mask.nii.gz --png overlay.png",
 }
 """Every verb with a line to try, in the order `--help` lists them."""
 
@@ -101,6 +195,10 @@ app = typer.Typer(
 )
 for verb, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(verb)
+
+
+def _spread(deviation: float | None, digits: int) -> str:
+    return "" if deviation is None else f" ± {deviation:.{digits}f}"
 
 
 def say(text: str) -> None:

@@ -24,7 +24,15 @@ from slicesight.atomic import write_text
 from slicesight.errors import InputError, ManifestError
 from slicesight.insight.backbones import Backbone, BackboneSpec, backbone_from, load_weights, spec_of, start_backbone
 from slicesight.insight.data import SPLITS, ScanCase, of_split, part_of_patients, read_cases
-from slicesight.insight.fitting import FitSettings, Progress, digest_of, fit, forget_checkpoint, settings_that_matter
+from slicesight.insight.fitting import (
+    FitSettings,
+    Progress,
+    check_resume,
+    digest_of,
+    fit,
+    forget_checkpoint,
+    settings_that_matter,
+)
 from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
 from slicesight.insight.preparation import Preparation, PreparedScans, prepare_scan
 from slicesight.insight.run_log import write_provenance
@@ -148,8 +156,11 @@ def load_classifier(folder: str | Path) -> Classifier:
     return classifier.eval()
 
 
-def run_classification(recipe: ClassifyRecipe, *, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
-    """Train and score -> the scores of every split; a stopped run goes on, a finished one is only scored again.
+def run_classification(
+    recipe: ClassifyRecipe, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, dict[str, Any]]:
+    """Train and score -> the scores of every split; a stopped run goes on with `resume`, a finished one is
+    only scored again.
 
     Writes config.json, model.safetensors, recipe.json, log.jsonl, predictions.jsonl and scores.json into output_dir.
 
@@ -168,6 +179,7 @@ def run_classification(recipe: ClassifyRecipe, *, progress: Progress | None = No
                 f"{Path(recipe.data).name} line {case.line}: no training scan has the label {case.label!r}; add one"
             )
     folder = Path(recipe.output_dir)
+    check_resume(folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     digest = _run_digest(recipe)
     prepared, backbone = _prepared(recipe, cases, progress)

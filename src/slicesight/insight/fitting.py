@@ -1,7 +1,8 @@
 """How does a network learn from its samples, and go on after an interruption as if there had been none?
 
-AdamW; the learning rate climbs over warmup_share of the steps and falls along half a cosine to zero. All randomness of
-step s follows from (seed, s): a run that is stopped and resumed ends with the same weights as one that was not.
+AdamW or Adam; the learning rate climbs over warmup_share of the steps, then stays or falls along half a cosine to zero.
+All randomness of step s follows from (seed, s): a run that is stopped and resumed ends with the weights of one that was
+not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from slicesight.insight.run_log import RunLog, draw_losses
 CHECKPOINT_FILE = "checkpoint.pt"
 NOT_PART_OF_A_RUN = ("log_every", "checkpoint_every", "num_workers")
 LOG_FILE, LOSS_PICTURE = "log.jsonl", "loss.png"
+Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, how many in all."""
 
@@ -34,6 +36,8 @@ Progress = Callable[[str, int, int], None]
 class FitSettings:
     """How long and how fast a network learns.
 
+    schedule: after the warm-up the rate falls along half a cosine, or stays. optimizer: "adam" adds weight decay to the
+        gradient, "adamw" takes it off the weights.
     device: "auto" is the GPU where there is one. bf16: matrix products in bfloat16. num_workers: processes that read.
     """
 
@@ -43,6 +47,8 @@ class FitSettings:
     weight_decay: float = 1e-2
     warmup_share: float = 0.05
     max_grad_norm: float = 1.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    optimizer: Literal["adamw", "adam"] = "adamw"
     bf16: bool = False
     device: str = "auto"
     num_workers: int = 0
@@ -82,7 +88,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
 def fit(
     model: nn.Module,
-    loss_of: Callable[[dict[str, Tensor]], Tensor],
+    loss_of: Callable[[dict[str, Tensor]], Loss],
     samples: Samples,
     settings: FitSettings,
     *,
@@ -94,7 +100,8 @@ def fit(
     """Train the parameters that want a gradient for `settings.steps`, from the folder's checkpoint if it has one.
 
     Args:
-        loss_of: a batch on the right device -> the loss. run_digest: what must be alike for a checkpoint to be ours.
+        loss_of: a batch on the right device -> the loss, alone or with its parts for the log.
+        run_digest: what must be alike for a checkpoint to be ours.
 
     Raises:
         InputError: the loss is no number any more, or the checkpoint belongs to another run.
@@ -102,10 +109,11 @@ def fit(
     device = settings.torch_device
     model.to(device).train()
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     done = _resume(folder / CHECKPOINT_FILE, model, optimizer, run_digest)
     log = RunLog(folder / LOG_FILE, keep_until=done or None)
-    started, first = time.monotonic(), done
+    started, first, since_line = time.monotonic(), done, Means()
     for batch in _batches(samples, settings, first=done):
         rate = settings.learning_rate * rate_share(done, settings)
         for group in optimizer.param_groups:
@@ -113,7 +121,8 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + done)
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            loss = loss_of(on_device)
+            found = loss_of(on_device)
+        loss, facts = found if isinstance(found, tuple) else (found, {})
         if not math.isfinite(loss.item()):
             raise InputError(f"the loss is {loss.item()} at step {done + 1}; lower training.learning_rate")
         optimizer.zero_grad(set_to_none=True)
@@ -123,14 +132,34 @@ def fit(
         done += 1
         if progress is not None:
             progress("training", done, settings.steps)
+        since_line.add({"loss": loss.detach(), **facts})
         if done % settings.log_every == 0 or done == settings.steps:
             left = (time.monotonic() - started) / (done - first) * (settings.steps - done) / 60
-            facts = {"step": done, "of": settings.steps, "loss": round(loss.item(), 6), "learning_rate": round(rate, 9)}
-            log.write({**facts, "minutes_left": round(left, 2)})
+            line = {"step": done, "of": settings.steps, **since_line.take(), "learning_rate": round(rate, 9)}
+            log.write({**line, "minutes_left": round(left, 2)})
         if done % settings.checkpoint_every == 0 and done < settings.steps:
             _save(folder / CHECKPOINT_FILE, model, optimizer, done, run_digest)
     draw_losses(folder / LOG_FILE, folder / LOSS_PICTURE)
     model.eval()
+
+
+class Means:
+    """Means of numbers that come step by step, until they are taken."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, facts: dict[str, Tensor]) -> None:
+        """One step's numbers, always the same names."""
+        self.sums = {name: self.sums[name] + value if self.count else value for name, value in facts.items()}
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means, to six places; then it begins anew."""
+        means = {name: round(float(total) / self.count, 6) for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
 
 
 def rate_share(step: int, settings: FitSettings) -> float:
@@ -138,6 +167,8 @@ def rate_share(step: int, settings: FitSettings) -> float:
     warmup = max(1, round(settings.warmup_share * settings.steps))
     if step < warmup:
         return (step + 1) / warmup
+    if settings.schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
 
 
@@ -149,6 +180,12 @@ def digest_of(*facts: Any) -> str:
 def settings_that_matter(settings: FitSettings) -> dict[str, Any]:
     """Without those that change no number of the result."""
     return {key: value for key, value in asdict(settings).items() if key not in NOT_PART_OF_A_RUN}
+
+
+def check_resume(folder: Path, *, resume: bool) -> None:
+    """Raises InputError where a stopped run lies in the folder and nobody said to go on with it."""
+    if (folder / CHECKPOINT_FILE).is_file() and not resume:
+        raise InputError(f"{folder}: holds a run that was stopped; add --resume to go on, or set another output_dir")
 
 
 def forget_checkpoint(folder: Path) -> None:

@@ -16,7 +16,7 @@ from slicesight.errors import InputError, ModelError
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FAMILY = "slicesight-insight"
-KINDS = ("backbone", "segmenter", "classifier")
+KINDS = ("backbone", "pretraining", "segmenter", "classifier")
 
 
 def write_model_folder(folder: str | Path, *, kind: str, facts: dict[str, Any], model: nn.Module) -> None:

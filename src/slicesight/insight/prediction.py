@@ -47,7 +47,7 @@ def predict_scan(request: PredictRequest) -> dict[str, Any]:
     """
     config, _ = read_model_folder(request.model)
     wanted = [path for path in (request.out, request.dicom_seg, request.png) if path is not None]
-    if config["kind"] == "backbone":
+    if config["kind"] not in ("segmenter", "classifier"):
         raise InputError(f"{request.model}: a pre-trained backbone predicts nothing; fine-tune it: insight segment")
     if config["kind"] == "segmenter" and not wanted:
         raise InputError("nothing to write; pass --out MASK.nii.gz, --dicom-seg FILE or --png FILE")

@@ -22,7 +22,15 @@ from slicesight.atomic import write_text
 from slicesight.errors import InputError, ManifestError
 from slicesight.insight.backbones import Backbone, BackboneSpec, backbone_from, load_weights, spec_of, start_backbone
 from slicesight.insight.data import SPLITS, ScanCase, of_split, part_of_patients, read_cases
-from slicesight.insight.fitting import FitSettings, Progress, digest_of, fit, forget_checkpoint, settings_that_matter
+from slicesight.insight.fitting import (
+    FitSettings,
+    Progress,
+    check_resume,
+    digest_of,
+    fit,
+    forget_checkpoint,
+    settings_that_matter,
+)
 from slicesight.insight.masks import write_mask
 from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
 from slicesight.insight.overlap import CaseScore, overlap, summarise
@@ -141,8 +149,10 @@ def load_segmenter(folder: str | Path) -> Segmenter:
     return segmenter.eval()
 
 
-def run_segmentation(recipe: SegmentRecipe, *, progress: Progress | None = None) -> list[CaseScore]:
-    """Train and score; a run that was stopped goes on, a finished one is only scored again.
+def run_segmentation(
+    recipe: SegmentRecipe, *, resume: bool = False, progress: Progress | None = None
+) -> list[CaseScore]:
+    """Train and score; a stopped run goes on with `resume`, a finished one is only scored again.
 
     Writes config.json, model.safetensors, recipe.json, log.jsonl, scores.json, masks/ and overlays/ into output_dir.
 
@@ -151,6 +161,7 @@ def run_segmentation(recipe: SegmentRecipe, *, progress: Progress | None = None)
     """
     cases = read_cases(recipe.data, needs="mask")
     folder = Path(recipe.output_dir)
+    check_resume(folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     digest = _run_digest(recipe)
     if finished_run(folder, digest=digest):
