@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from slicesight.errors import ModelError
@@ -66,7 +67,8 @@ class Captioner:
         tokenizer.padding_side = "left"  # generation goes on from the last token
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self.pad_token_id = tokenizer.pad_token_id
+        if self.model.generation_config.pad_token_id is None:
+            self.model.generation_config.pad_token_id = tokenizer.pad_token_id
 
     @torch.inference_mode()
     def describe(self, pictures_SPP: NDArray[np.uint8], prompts: Sequence[str]) -> list[str]:
@@ -84,13 +86,18 @@ class Captioner:
         )
         if "pixel_values" in batch:
             batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
-        ids = self.model.generate(
-            **batch, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.pad_token_id
-        )
-        asked = batch["input_ids"]
-        if ids.shape[1] >= asked.shape[1] and torch.equal(ids[:, : asked.shape[1]], asked):
-            ids = ids[:, asked.shape[1] :]  # a decoder repeats what it was asked
-        return [" ".join(text.split()) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+        ids = self.model.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False)
+        first = repeated_length(ids, batch["input_ids"])
+        said = self.processor.batch_decode(ids[:, first:], skip_special_tokens=True)
+        return [" ".join(text.split()) for text in said]
+
+
+def repeated_length(ids: Tensor, asked: Tensor) -> int:
+    """How many tokens of an answer repeat the question: all of them, all but a closing one (BLIP), or none."""
+    for length in (asked.shape[1], asked.shape[1] - 1):
+        if ids.shape[1] >= length and torch.equal(ids[:, :length], asked[:, :length]):
+            return length
+    return 0
 
 
 class CaptionCache:
