@@ -57,7 +57,9 @@ def load_start(recipe: Recipe) -> tuple[Med2E3ForConditionalGeneration, Med2E3Pr
         if not key.endswith("_config") and key != "preset":
             setattr(config, key, value)
     model = Med2E3ForConditionalGeneration.from_pretrained(recipe.init, config=config, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(recipe.init)
+    processor = AutoProcessor.from_pretrained(recipe.init)
+    processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
+    return model, processor
 
 
 def build(recipe: Recipe, source: Source, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
