@@ -23,7 +23,6 @@ from contextlib import contextmanager
 import torch
 from full_size import fill, forget_peak, read_memory
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers import initialization as init
 
@@ -34,7 +33,13 @@ from slicesight.model_card import ModelCard
 from slicesight.planning import DTYPES, fake_model, plan
 from slicesight.reader import Reader
 from slicesight.reader.engine import Engine
-from slicesight.reader.machine import COLD_BYTES, count_cores, read_processor
+from slicesight.reader.machine import (
+    cold_linears,
+    count_cores,
+    fastest_dtype,
+    measure_rate,
+    read_processor,
+)
 from slicesight.volumes.phantoms import make_phantom
 
 NEW_TOKENS = 20
@@ -251,38 +256,13 @@ def official_parts(reader, grid):
 # --- the limit --------------------------------------------------------------------------------------------------------
 
 
-def cold_layers(model):
-    """The language model's own linear layers, as many as hold more than the processor's cache."""
-    head = model.language_model.get_output_embeddings()
-    layers = [layer for layer in model.language_model.modules() if isinstance(layer, nn.Linear) and layer is not head]
-    chosen, held = [], 0
-    for layer in layers:
-        chosen.append(layer)
-        held += layer.weight.numel() * layer.weight.element_size()
-        if held > COLD_BYTES:
-            break
-    return chosen
-
-
-@torch.inference_mode()
 def measure_rates(model):
     """Best products per second over block sizes, and bytes of weights read per second for one row."""
-    layers = cold_layers(model)
-    work = sum(layer.weight.numel() for layer in layers)
-    held = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
-
-    def seconds(rows):
-        inputs = [torch.randn(rows, layer.in_features).to(layer.weight.dtype) for layer in layers]
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            for layer, x in zip(layers, inputs, strict=True):
-                layer(x)
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
-
-    flops = {rows: 2 * rows * work / seconds(rows) for rows in BLOCKS}
-    return {"flops_by_rows": flops, "flops": max(flops.values()), "bytes": held / seconds(1)}
+    layers = cold_linears(model.language_model, dtype=model.dtype)
+    measure_rate(layers, rows=BLOCKS[0], dtype=model.dtype)
+    flops = {rows: measure_rate(layers, rows=rows, dtype=model.dtype, repeats=3) for rows in BLOCKS}
+    one = measure_rate(layers, rows=1, dtype=model.dtype, repeats=3)
+    return {"flops_by_rows": flops, "flops": max(flops.values()), "bytes": one / 2 * model.dtype.itemsize}
 
 
 def count_work(reader, config, dtype_name):
@@ -352,15 +332,14 @@ def say(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="tiny", choices=("tiny", "small", "full"))
-    parser.add_argument("--dtype", choices=DTYPES, help="float32 for tiny, else bfloat16 where the processor helps")
+    parser.add_argument("--dtype", choices=DTYPES, help="float32 for tiny, bfloat16 for full, else the faster")
     parser.add_argument("--threads", type=int, default=count_cores())
     parser.add_argument("--repeats", type=int, help="runs of every way but the official one at full size; best counts")
     parser.add_argument("--skip-int8", action="store_true")
     parser.add_argument("--json", action="store_true", help="nothing but one line of JSON on stdout")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    processor = read_processor()
-    dtype_name = args.dtype or ("float32" if args.size == "tiny" else processor.best_dtype)
+    dtype_name = args.dtype or ({"tiny": "float32", "full": "bfloat16"}.get(args.size) or fastest_dtype())
     repeats = args.repeats or {"tiny": 3, "small": 2, "full": 1}[args.size]
     reader = build_reader(args.size, DTYPES[dtype_name])
     config = reader.model.config

@@ -219,8 +219,8 @@ def load(
 
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
-        dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (bfloat16 on a CPU that multiplies it itself, else
-            float32); left out, float32 on the CPU and as stored elsewhere.
+        dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (on a CPU what it multiplies faster, float32 or
+            bfloat16, measured); left out, float32 on the CPU and as stored elsewhere.
         quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only).
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
@@ -235,11 +235,11 @@ def load(
 
     from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
     from slicesight.reader.feature_cache import FeatureCache
-    from slicesight.reader.machine import read_processor
+    from slicesight.reader.machine import fastest_dtype
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "fastest":
-        dtype = read_processor().best_dtype if device == "cpu" else "auto"
+        dtype = fastest_dtype() if device == "cpu" else "auto"
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     try:
         model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)

@@ -17,8 +17,6 @@ from torch import nn
 
 BLOCK_SIZES = (128, 256, 512, 1024, 2048)
 DEFAULT_BLOCK = 512
-WORTH_MEASURING = 1_000_000_000
-"""Parameters of a language model below which any block of the default size will do."""
 NEARLY_BEST = 0.95
 COLD_BYTES = 2**28
 """Weights that a measurement walks through, so that they are not all in the processor's cache."""
@@ -33,11 +31,6 @@ class Processor:
     has_int8: bool
     has_matrix_unit: bool
     num_cores: int
-
-    @property
-    def best_dtype(self) -> str:
-        """bfloat16 only where the processor multiplies it itself; elsewhere it is slower than float32."""
-        return "bfloat16" if self.has_bf16 else "float32"
 
 
 def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
@@ -82,40 +75,70 @@ def _quota_v1(folder: Path) -> float | None:
     return None if quota < 0 else quota / int(period_file.read_text())
 
 
-def measure_block(linears: Sequence[nn.Linear], *, sizes: Sequence[int] = BLOCK_SIZES) -> int:
-    """The smallest number of rows at which these layers work within 5 % of their best rate.
-
-    Each size passes through as many different layers as hold 256 MiB of weights, as a real pass does.
-    """
-    chosen, held = [], 0
-    for layer in linears:
-        chosen.append(layer)
-        held += layer.weight.numel() * layer.weight.element_size()
-        if held >= COLD_BYTES:
-            break
-    rates = {}
-    with torch.inference_mode():
-        for rows in sizes:
-            inputs = [torch.ones(rows, layer.in_features, dtype=layer.weight.dtype) for layer in chosen]
-            seconds = []
-            for _ in range(2):
-                start = time.perf_counter()
-                for layer, x in zip(chosen, inputs, strict=True):
-                    layer(x)
-                seconds.append(time.perf_counter() - start)
-            rates[rows] = rows / min(seconds)
+def measure_block(linears: Sequence[nn.Module], *, dtype: torch.dtype, sizes: Sequence[int] = BLOCK_SIZES) -> int:
+    """The smallest number of rows at which these linear layers work within 5 % of their best rate."""
+    rates = {rows: measure_rate(linears, rows=rows, dtype=dtype) for rows in sizes}
     best = max(rates.values())
     return min(rows for rows, rate in rates.items() if rate >= NEARLY_BEST * best)
 
 
+@torch.inference_mode()
+def measure_rate(linears: Sequence[nn.Module], *, rows: int, dtype: torch.dtype, repeats: int = 2) -> float:
+    """Products per second (a multiply-add is two) of rows passing through these layers, the best of `repeats`."""
+    inputs = [torch.ones(rows, _width(layer), dtype=dtype) for layer in linears]
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for layer, x in zip(linears, inputs, strict=True):
+            layer(x)
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows * sum(map(count_weights, linears)) / min(seconds)
+
+
+def cold_linears(model: nn.Module, *, dtype: torch.dtype) -> list[nn.Module]:
+    """As many of a language model's linear layers as hold 256 MiB of weights, the head left out.
+
+    A real pass walks through all of them and finds none in the processor's cache; a measurement has to do the same.
+    """
+    head = getattr(model, "lm_head", None)
+    chosen: list[nn.Module] = []
+    for layer in model.modules():
+        if hasattr(layer, "in_features") and hasattr(layer, "out_features") and layer is not head:
+            chosen.append(layer)
+            if sum(map(count_weights, chosen)) * dtype.itemsize >= COLD_BYTES:
+                break
+    return chosen
+
+
 def choose_block(model: nn.Module) -> int:
     """Tokens that pass through a language model together: measured for a large one on the CPU, else the default."""
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    device = next(model.parameters()).device
-    if device.type != "cpu":
+    first = next(model.parameters())
+    if first.device.type != "cpu":
         return 8 * DEFAULT_BLOCK
-    linears = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    linears = [layer for layer in linears if layer is not getattr(model, "lm_head", None)]
-    if weights < WORTH_MEASURING or not linears:
+    linears = cold_linears(model, dtype=first.dtype)
+    if sum(map(count_weights, linears)) * first.dtype.itemsize < COLD_BYTES:
         return DEFAULT_BLOCK
-    return measure_block(linears)
+    return measure_block(linears, dtype=first.dtype)
+
+
+def fastest_dtype(*, rows: int = 256, width: int = 1024) -> str:
+    """bfloat16 where this processor multiplies it faster than float32, measured: the flags alone promise too much.
+
+    With a matrix unit bfloat16 is many times faster; with avx512_bf16 alone it can be slower.
+    """
+    if not read_processor().has_bf16:
+        return "float32"
+    rates = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        layer = nn.Linear(width, 4 * width, bias=False, dtype=dtype)
+        rates[name] = measure_rate([layer], rows=rows, dtype=dtype, repeats=4)
+    return max(rates, key=lambda name: rates[name])
+
+
+def count_weights(layer: nn.Module) -> int:
+    """Weights of a linear layer of any kind."""
+    return _width(layer) * int(layer.out_features)  # type: ignore[arg-type]
+
+
+def _width(layer: nn.Module) -> int:
+    return int(layer.in_features)  # type: ignore[arg-type]
