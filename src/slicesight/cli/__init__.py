@@ -21,9 +21,12 @@ EXAMPLES = {
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
+    data.prepare: "slicesight prepare scans --format folder --out prepared --split-by-patient 0",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
     scoring.evaluate: "slicesight evaluate --data test/manifest.jsonl --out runs/test --train-data train",
     scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
+    scoring.ablate: "slicesight ablate recipes/phantom-ablation.yaml --table 4 --seeds 3 --out runs/ablation",
+    scoring.faithfulness: "slicesight faithfulness --data phantoms:9000:40 --out runs/faithful",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
 }

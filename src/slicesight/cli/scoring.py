@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .options import ModelOption
+from slicesight.errors import InputError
+
+from .options import ChangesOption, ModelOption
 
 BertScoreOption = Annotated[
     str | None,
@@ -93,3 +95,65 @@ def score(
             layer=bertscore_layer,
         )
     )
+
+
+def ablate(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="One cell's training; recipes/phantom-ablation.yaml.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for cells and tables.", show_default=False)],
+    table: Annotated[
+        list[int] | None, typer.Option(metavar="3|4|5", help="Which table; repeatable, all if left out.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each cell is trained with.")] = 3,
+    data: Annotated[str, typer.Option(metavar="DATA", help=f"Test data: {DataHelp}.")] = "phantoms:9000:150",
+    changes: ChangesOption = None,
+    bertscore: BertScoreOption = None,
+    bertscore_layer: LayerOption = None,
+) -> None:
+    """Train and score every cell of the paper's ablation tables; goes on cell by cell where it was stopped."""
+    from importlib.util import find_spec
+
+    from slicesight.asking import load_quietly
+    from slicesight.evaluation.ablation import AblateRequest, run_ablate
+
+    if find_spec("accelerate") is None:
+        raise InputError(
+            "ablations train; that needs accelerate, which is not installed: pip install 'slicesight[train]'"
+        )
+    request = AblateRequest(
+        recipe=recipe,
+        tables=table or (3, 4, 5),
+        out=out,
+        data=data,
+        seeds=seeds,
+        changes=tuple(changes or ()),
+        bertscore=bertscore,
+        layer=bertscore_layer,
+    )
+    run_ablate(request, load=load_quietly)
+
+
+def faithfulness(
+    data: Annotated[str, typer.Option(metavar="DATA", help=f"Scans with questions: {DataHelp}.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the figure and the numbers.", show_default=False)
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL", help="A shipped model, a model folder or a hub name; repeat it to compare several."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which split; left out, test where there are splits.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Only the first so many scans.")] = None,
+) -> None:
+    """Ask how far answers rest on the slices they point at: deletion and insertion curves, the paper's claims."""
+    from slicesight.asking import load_quietly
+    from slicesight.evaluation.faithfulness_run import FaithfulnessRequest, run_faithfulness
+
+    request = FaithfulnessRequest(models=model or ["phantom-tiny"], data=data, out=out, split=split, count=count)
+    run_faithfulness(request, load=load_quietly)

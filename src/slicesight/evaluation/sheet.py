@@ -7,7 +7,7 @@ in docs/scoring.md. What a file cannot give is null, and `missing` says why.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -133,8 +133,13 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return averaged
 
 
-def compare_systems(systems: Mapping[str, Sequence[Scored]], *, against: str | None = None) -> list[dict[str, Any]]:
-    """Every pair of systems (only those with `against`, where it is named) on every metric.
+def compare_systems(
+    systems: Mapping[str, Sequence[Scored]],
+    *,
+    against: str | None = None,
+    metrics: Collection[tuple[str, str]] | None = None,
+) -> list[dict[str, Any]]:
+    """Every pair of systems (only those with `against`, where it is named) on every (task, metric).
 
     Paired by volume, averaged over seeds, Holm's correction over all of them.
     """
@@ -144,6 +149,8 @@ def compare_systems(systems: Mapping[str, Sequence[Scored]], *, against: str | N
             continue
         for task in TASKS:
             for metric in METRICS[task]:
+                if metrics is not None and (task, metric) not in metrics:
+                    continue
                 runs = [*ours, *theirs]
                 if not all(task in run.file.tasks and metric not in run.missing for run in runs):
                     continue

@@ -1,0 +1,238 @@
+"""Which part of the method earns what? `slicesight ablate`: every cell of Tables 3, 4 and 5, with several seeds.
+
+A cell is a few words of the model's configuration. All cells start from one folder whose encoders were trained without
+TG-IS, keep them frozen and share their features on disk; a cell that is done is never trained again, a killed one goes
+on. OUT/cells/NAME/seedK/{model, predictions.jsonl, sheet.json, cell.json}, OUT/tables/tableN.{md,csv,tex,png},
+OUT/ablation.json, OUT/results.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from slicesight.atomic import write_text
+from slicesight.conversations.schema import Case
+from slicesight.errors import InputError
+from slicesight.reader import Reader
+from slicesight.shell import progress_bar
+from slicesight.training.recipe import Recipe, read_recipe
+from slicesight.volumes.grid import GridSpec, GridVolume
+
+from .ablation_tables import AblationTable, make_table, results_page, write_table
+from .cases import CaseSource, choose, open_cases
+from .predict import MODEL, Run, open_run, predict
+from .predictions import PredictionFile, read_jsonl
+from .scoring import to_json
+from .sheet import Scored, make_sheet, score_file
+
+FULL: dict[str, Any] = {"fusion": "3d+2d", "aggregation": "text_guided", "scoring_inputs": ["text", "3d", "2d"]}
+PARTS_OF_2D = ("vision2d", "projector_2d", "scorer", "plane_embedding")
+PARTS_OF_3D = ("vision3d", "projector_3d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of a table. Rows of several tables that are the same model have the same name and are trained once."""
+
+    name: str
+    row: str
+    words: dict[str, Any] = field(hash=False)
+
+
+def _cell(row: str, name: str, **words: Any) -> Cell:
+    return Cell(name=name, row=row, words={**FULL, **words})
+
+
+CELLS: dict[int, tuple[Cell, ...]] = {
+    3: (
+        _cell("3D", "fusion-3d", fusion="3d"),
+        _cell("2D", "fusion-2d", fusion="2d", scoring_inputs=["text", "2d"]),
+        _cell("3D + 2D", "full"),
+    ),
+    4: (
+        _cell("random", "aggregate-random", aggregation="random"),
+        _cell("max", "aggregate-max", aggregation="max"),
+        _cell("mean", "aggregate-mean", aggregation="mean"),
+        _cell("TG-IS", "full"),
+    ),
+    5: (
+        _cell("3D", "score-3d", scoring_inputs=["3d"]),
+        _cell("2D", "score-2d", scoring_inputs=["2d"]),
+        _cell("3D + 2D", "score-3d-2d", scoring_inputs=["3d", "2d"]),
+        _cell("text + 3D", "score-text-3d", scoring_inputs=["text", "3d"]),
+        _cell("text + 2D", "score-text-2d", scoring_inputs=["text", "2d"]),
+        _cell("text + 3D + 2D", "full"),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateRequest:
+    """The arguments of `slicesight ablate`."""
+
+    recipe: Path
+    tables: Sequence[int]
+    out: Path
+    data: str
+    seeds: int = 3
+    changes: tuple[str, ...] = ()
+    bertscore: str | None = None
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        for table in self.tables:
+            if table not in CELLS:
+                raise InputError(f"--table {table}: the ablations are Tables {', '.join(map(str, CELLS))}.")
+        if self.out.is_file():
+            raise InputError(f"{self.out} is a file; name a folder with --out.")
+
+
+def run_ablate(request: AblateRequest, *, load: Callable[[str], Reader]) -> None:
+    """Train and score every cell that is not done, then write the tables."""
+    stderr = Console(stderr=True)
+    recipe = read_recipe(request.recipe, request.changes)
+    if recipe.init is None:
+        raise InputError(f"{request.recipe.name}: init is missing; cells start from one folder with trained encoders.")
+    source = Remembered(choose(open_cases(request.data)))
+    cells = list({cell.name: cell for table in request.tables for cell in CELLS[table]}.values())
+    jobs = [(cell, seed) for seed in range(request.seeds) for cell in cells]
+    scored: dict[str, list[Scored]] = {}
+    minutes: dict[str, list[float]] = {}
+    for place, (cell, seed) in enumerate(jobs, start=1):
+        stderr.print(f"cell {place} of {len(jobs)}: {cell.name}, seed {seed}", style="bold", highlight=False)
+        folder = request.out / "cells" / cell.name / f"seed{seed}"
+        spent = run_cell(recipe, cell, seed=seed, folder=folder, source=source, load=load, console=stderr)
+        minutes.setdefault(cell.name, []).append(spent)
+        file = PredictionFile(rows=tuple(read_jsonl(folder / "predictions.jsonl")), format="slicesight-jsonl")
+        found = score_file(file, bertscore=request.bertscore, layer=request.layer)
+        write_text(folder / "sheet.json", text=to_json(make_sheet(found, system=cell.name)))
+        scored.setdefault(cell.name, []).append(found)
+    tables = [
+        make_table(number, [(cell.row, scored[cell.name]) for cell in CELLS[number]]) for number in request.tables
+    ]
+    _write(request, tables, minutes, num_volumes=len(source.cases))
+    stderr.print(
+        f"wrote {request.out}/tables and ablation.json; put {request.out}/results.md into the manual",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def run_cell(
+    recipe: Recipe,
+    cell: Cell,
+    *,
+    seed: int,
+    folder: Path,
+    source: CaseSource,
+    load: Callable[[str], Reader],
+    console: Console,
+) -> float:
+    """Train one cell and answer the test set with it, unless that was done; returns its minutes of training.
+
+    Raises:
+        InputError: the folder holds a cell of another recipe.
+    """
+    from slicesight.training.stages import run_recipe
+
+    planned = plan_cell(recipe, cell, seed=seed, folder=folder)
+    key = {"recipe": _digest(planned), "cell": cell.name, "words": cell.words, "seed": seed}
+    mark = folder / "cell.json"
+    known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    if known is not None and any(known[name] != value for name, value in key.items()):
+        raise InputError(f"{folder}: was trained by another recipe; name another folder with --out, or remove it.")
+    if known is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        known = {**key, "minutes": None}
+        write_text(mark, text=to_json(known))
+    if known["minutes"] is None:
+        started = time.monotonic()
+        with progress_bar(console, f"training {cell.name}") as progress:
+            has_begun = any((folder / "run").glob("*"))
+            trained = run_recipe(planned, console=Console(stderr=True, quiet=True), resume=has_begun, progress=progress)
+        target = folder / "model"
+        if trained != target:
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(trained, target)
+        known["minutes"] = (time.monotonic() - started) / 60
+        write_text(mark, text=to_json(known))
+        shutil.rmtree(folder / "run", ignore_errors=True)
+    reader = load(str(folder / "model"))
+    run = Run(folder=folder, source=source, systems=(MODEL,))
+    open_run(run, reader)
+    with progress_bar(console, f"asking {cell.name}") as progress:
+        predict(run, reader, progress=progress)
+    return float(known["minutes"])
+
+
+def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
+    """The recipe of one cell: its words, its seed, and only those trainable parts that it has."""
+    fusion, inputs = cell.words["fusion"], cell.words["scoring_inputs"]
+    has_2d = "2d" in fusion.split("+")
+    scores = has_2d and cell.words["aggregation"] == "text_guided"
+    has_3d = "3d" in fusion.split("+") or (scores and "3d" in inputs)
+    absent = {*(PARTS_OF_2D if not has_2d else ()), *(PARTS_OF_3D if not has_3d else ())}
+    stages = tuple(
+        replace(stage, trainable=tuple(part for part in stage.trainable if part not in absent))
+        for stage in recipe.stages
+    )
+    return replace(
+        recipe,
+        name=f"{recipe.name}-{cell.name}-seed{seed}",
+        output_dir=str(folder / "run"),
+        model={**recipe.model, **cell.words},
+        stages=stages,
+        seed=recipe.seed + seed,
+    )
+
+
+class Remembered:
+    """A case source that keeps every grid it made: all cells look at the same scans."""
+
+    def __init__(self, source: CaseSource) -> None:
+        self.source = source
+        self._grids: dict[tuple[str, GridSpec], GridVolume] = {}
+
+    @property
+    def cases(self) -> list[Case]:
+        return self.source.cases
+
+    def grid(self, case: Case, spec: GridSpec) -> GridVolume:
+        key = case.id, spec
+        if key not in self._grids:
+            self._grids[key] = self.source.grid(case, spec)
+        return self._grids[key]
+
+    def stamp(self, case: Case) -> str:
+        return self.source.stamp(case)
+
+    def content(self, case: Case) -> str:
+        return self.source.content(case)
+
+
+def _write(
+    request: AblateRequest, tables: Iterable[AblationTable], minutes: dict[str, list[float]], *, num_volumes: int
+) -> None:
+    (request.out / "tables").mkdir(parents=True, exist_ok=True)
+    tables = list(tables)
+    for table in tables:
+        write_table(table, request.out / "tables")
+    document = {"num_volumes": num_volumes, "seeds": request.seeds, "minutes": minutes}
+    document["tables"] = [table.to_dict() for table in tables]
+    write_text(request.out / "ablation.json", text=to_json(document))
+    write_text(request.out / "results.md", text=results_page(tables, num_volumes=num_volumes, num_seeds=request.seeds))
+
+
+def _digest(recipe: Recipe) -> str:
+    """Changes with anything that changes the trained weights; the folder's place does not."""
+    facts = {name: value for name, value in recipe.to_dict().items() if name not in ("output_dir", "feature_cache")}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""How likely is an answer when slices of the scan are taken away? log p(answer | question, masked scan), in one batch.
+
+V masked versions of one scan, N slices, K depth bins, P and L tokens, D width, T tokens of the prompt. A deleted slice
+is black. "whole": both encoders see the masked scan. "slices": only the 2D branch does, which is what the scores weigh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight.choices import listed_choices
+from slicesight.volumes.grid import GridVolume
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from slicesight.model import VolumeFeatures
+    from slicesight.reader import Reader
+
+BRANCHES = ("whole", "slices")
+VOLUMES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class MaskableScan:
+    """A scan encoded once, with what the encoders make of a black one: masking the 2D branch then costs nothing."""
+
+    reader: Reader
+    voxels_1NHW: Tensor  # noqa: N815
+    seen: VolumeFeatures
+    black: VolumeFeatures
+
+    def features(self, kept_VN: NDArray[np.bool_], *, branch: str) -> VolumeFeatures:
+        """Features of V versions of the scan in which only the kept slices are left."""
+        import torch
+
+        from slicesight.model import VolumeFeatures
+
+        model = self.reader.model
+        kept = torch.from_numpy(kept_VN).to(self.voxels_1NHW.device)
+        tokens_2d = self.seen.tokens_2d_VNLD
+        if tokens_2d is not None:
+            assert self.black.tokens_2d_VNLD is not None
+            tokens_2d = torch.where(kept[:, :, None, None], tokens_2d, self.black.tokens_2d_VNLD)
+        tokens_3d = self.seen.tokens_3d_VKPD
+        if tokens_3d is not None and branch == "whole":
+            assert model.vision3d is not None
+            assert model.projector_3d is not None
+            masked_V1NHW = (self.voxels_1NHW * kept[:, :, None, None]).unsqueeze(1)
+            tokens_3d = model.projector_3d(model.vision3d(masked_V1NHW))
+        elif tokens_3d is not None:
+            tokens_3d = tokens_3d.expand(len(kept), -1, -1, -1)
+        return VolumeFeatures(tokens_3d_VKPD=tokens_3d, tokens_2d_VNLD=tokens_2d)
+
+
+def open_scan(reader: Reader, grid: GridVolume) -> MaskableScan:
+    """Encode a scan and a black one."""
+    import torch
+
+    device, dtype = reader.model.device, reader.model.dtype
+    voxels_1NHW = torch.from_numpy(grid.voxels)[None].to(device, dtype)
+    with torch.inference_mode():
+        seen = reader.model.encode_volumes(voxels_1NHW[:, None])
+        black = reader.model.encode_volumes(torch.zeros_like(voxels_1NHW[:, None]))
+    return MaskableScan(reader, voxels_1NHW, seen, black)
+
+
+def score_questions(scan: MaskableScan, questions: Sequence[str]) -> NDArray[np.float64]:
+    """Slice scores of every question (Q, N) on the whole scan, without running the language model."""
+    import torch
+
+    reader = scan.reader
+    inputs = reader.processor(list(questions), volume_index=[[0]] * len(questions)).to(reader.model.device)
+    with torch.inference_mode():
+        scores_QMN = reader.model.score_slices(scan.seen, **inputs)
+    assert scores_QMN is not None
+    found: NDArray[np.float64] = scores_QMN[:, 0].double().cpu().numpy()
+    return found
+
+
+def log_likelihoods(
+    scan: MaskableScan, question: str, answer: str, kept_VN: NDArray[np.bool_], *, branch: str
+) -> NDArray[np.float64]:
+    """log p(answer) under each mask -> (V,), summed over the answer's tokens and its end."""
+    found = [
+        _log_likelihoods(scan, question, answer, kept_VN[start : start + VOLUMES_AT_ONCE], branch=branch)
+        for start in range(0, len(kept_VN), VOLUMES_AT_ONCE)
+    ]
+    return np.concatenate(found)
+
+
+def own_words(scan: MaskableScan, question: str, answer: str) -> str:
+    """The answer as the model itself would write it: a letter that the reader put before it is left out again."""
+    letter, stop, words = answer.partition(". ")
+    if not stop or letter not in listed_choices(question):
+        return answer
+    everything = np.ones((1, scan.voxels_1NHW.shape[1]), dtype=bool)
+    likely = {
+        text: log_likelihoods(scan, question, text, everything, branch="slices")[0] for text in (answer, words, letter)
+    }
+    return max(likely, key=lambda text: likely[text])
+
+
+def _log_likelihoods(
+    scan: MaskableScan, question: str, answer: str, kept_VN: NDArray[np.bool_], *, branch: str
+) -> NDArray[np.float64]:
+    import torch
+
+    reader, count = scan.reader, len(kept_VN)
+    inputs = reader.processor(
+        [question] * count, answers=[answer] * count, volume_index=[[place] for place in range(count)]
+    ).to(reader.model.device)
+    labels: torch.Tensor = inputs.pop("labels")
+    places = (labels[0] >= 0).nonzero().squeeze(-1)
+    with torch.inference_mode():
+        features = scan.features(kept_VN, branch=branch)
+        logits = reader.model(**inputs, volume_features=features, logits_to_keep=places - 1).logits
+        spread = torch.log_softmax(logits.float(), dim=-1)
+        said = spread.gather(-1, labels[:, places, None]).squeeze(-1).sum(dim=-1)
+    return said.double().cpu().numpy()
