@@ -43,3 +43,77 @@ def tiny_recipe(tmp_path_factory) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(TINY.format(out=folder / "run", phantoms=folder / "phantoms"))
     return path
+
+
+class MemoryData:
+    """Training data in memory: small random volumes, a report, open and closed questions; no text ever changes."""
+
+    preparation = "memory"
+
+    def __init__(self, num_cases: int = 5, *, reports: bool = True, shape: tuple[int, int, int] = (8, 32, 32)) -> None:
+        import numpy as np
+
+        from slicesight.conversations.schema import Conversation
+
+        rng = np.random.default_rng(0)
+        self.volumes = [rng.random(shape, dtype=np.float32) for _ in range(num_cases)]
+        self.num_read = 0
+        self.asked = [
+            [
+                *(
+                    [
+                        Conversation(
+                            task="report", topic="report", question="Describe it.", answer=f"Scan {n} " * (n + 1)
+                        )
+                    ]
+                    if reports
+                    else []
+                ),
+                Conversation(task="open", topic="plane", question="Which plane?", answer=["axial", "coronal"][n % 2]),
+                Conversation(
+                    task="closed",
+                    topic="location",
+                    question="Where is the cyst?",
+                    choices=("left kidney", "right kidney"),
+                    answer="right kidney",
+                    answer_choice="B",
+                ),
+            ]
+            for n in range(num_cases)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def name(self, case: int) -> str:
+        return f"case {case}"
+
+    def tasks(self, case: int) -> list[str]:
+        return [conversation.task for conversation in self.asked[case]]
+
+    def conversations(self, case: int, epoch: int) -> list:
+        return self.asked[case]
+
+    def voxels(self, case: int):
+        self.num_read += 1
+        return self.volumes[case]
+
+    def true_slices(self, case: int, conversation):
+        import numpy as np
+
+        shown = np.zeros(len(self.volumes[case]), dtype=bool)
+        if conversation.topic == "location":
+            shown[case % 3 : case % 3 + 2] = True
+        return shown
+
+    def plane(self, case: int) -> str:
+        return "axial"
+
+    def fingerprint(self, case: int) -> str:
+        return f"{case:02d}-{self.volumes[case].sum():.6f}"
+
+
+@pytest.fixture
+def memory_data() -> type[MemoryData]:
+    """The class, so that a test chooses how many cases there are."""
+    return MemoryData

@@ -108,7 +108,8 @@ class PhantomScans:
 
     @property
     def preparation(self) -> str:
-        return digest_of(json.dumps(self.phantoms.settings, sort_keys=True).encode())
+        made_with = {word: value for word, value in self.phantoms.settings.items() if word != "count"}
+        return digest_of(json.dumps(made_with, sort_keys=True).encode())
 
 
 class PreparedScans:

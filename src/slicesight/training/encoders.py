@@ -127,7 +127,9 @@ def train_encoder(
     probe = Probe(width)
     parameters = [p for part in (encoder, projector, probe, match) for p in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=warmup_share(steps)
+    )
     encoder.train()
     done = keeper.begin_loop(
         optimizer=optimizer, schedule=schedule, modules={"probe": probe, "match": match}, rng=rng, steps=steps
@@ -149,6 +151,11 @@ def train_encoder(
             log({"step": step, "loss": loss.item(), "words": round(by_words.item(), 4), **facts})
         keeper.after_loop_step(step)
     encoder.eval()
+
+
+def warmup_share(steps: int) -> float:
+    """10 %, and in a short run at least two steps, without which the library divides by zero."""
+    return min(1.0, max(0.1, 2 / steps))
 
 
 def with_average(

@@ -22,6 +22,7 @@ from slicesight.model.loss import next_token_loss
 from slicesight.volumes.anatomy import ORGANS
 from slicesight.volumes.phantoms import Truth
 
+from .encoders import warmup_share
 from .keeping import Keeper
 from .phantom_set import PhantomSet
 from .recipe import LanguageRun
@@ -61,7 +62,9 @@ def train_language(
     optimizer = torch.optim.AdamW(
         language_model.parameters(), lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.learning_rate, total_steps=run.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, run.learning_rate, total_steps=run.steps, pct_start=warmup_share(run.steps)
+    )
     embed = language_model.get_input_embeddings()
     language_model.train()
     done = keeper.begin_loop(optimizer=optimizer, schedule=schedule, modules={}, rng=rng, steps=run.steps)

@@ -18,7 +18,7 @@ DOUBTFUL = re.compile(
     | \b(?:left|right)[\s-]*handed
     | \bmiddle\s+lobe | \blingula | \binvers | \btransposition | clockwise
     | \b(?:dextr|laev|levo|sinist)\w*
-    | \bright\s+(?:now|away|angle|answer|choice|option|after|before|at)\b | \b(?:all|a|the|is)\s+right\s*[.?!,]
+    | \bright\s+(?:now|away|angle|answer|choice|option|after|before|at)\b | \b(?:all|that|this|it)\s+(?:is\s+)?right\b
     | \b(?:been|be|being|was|were|is|are|has|have|had)\s+left\s+(?:in|out|over|behind|alone|open|to|as|for|un\w*)\b
     | \bleft(?:\s+|-)?(?:over|behind|in\s+place|in\s+situ)\b
     | \b(?:links|rechts|linke\w*|rechte\w*|gauche\w*|droit\w*|izquierd\w*|derech\w*|destr[aoie]|esquerd\w*|direit\w*)\b
