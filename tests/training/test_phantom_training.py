@@ -64,6 +64,17 @@ def test_a_set_made_with_other_settings_is_refused(folder: Path, phantoms: Phant
         open_phantom_set(folder / "phantoms", seed=6, count=6, grid=GRID)
 
 
+def test_a_set_grows_and_serves_smaller_ones(phantoms: PhantomSet, tmp_path: Path) -> None:
+    open_phantom_set(tmp_path, seed=5, count=2, grid=GRID, workers=1)
+    for count in (4, 3):
+        found = open_phantom_set(tmp_path, seed=5, count=count, grid=GRID, workers=1)
+        assert len(found) == len(found.voxels) == count
+        assert found.truths == phantoms.truths[:count]
+        assert np.array_equal(found.findings, phantoms.findings[:count])
+        assert np.array_equal(found.voxels, phantoms.voxels[:count])
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_findings_on_the_grid_are_those_of_the_truth(phantoms: PhantomSet) -> None:
     for case, truth in enumerate(phantoms.truths):
         assert set(np.unique(phantoms.findings[case])) - {0} == set(range(1, len(truth.findings) + 1))

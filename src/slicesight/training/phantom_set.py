@@ -1,8 +1,9 @@
 """The training phantoms on the model grid: voxels, labels and truth, made once and kept on disk.
 
 C cases, N slices, H x W pixels. Folder: voxels.npy (C, N, H, W) uint8, organs.npy and findings.npy (same shape, the
-labels of the phantom brought to the grid), truths.jsonl (one `Truth` a line), settings.json (what made them). A folder
-whose settings differ is refused, never silently reused.
+labels of the phantom brought to the grid), truths.jsonl (one `Truth` a line), settings.json (what made them). Phantom i
+depends on the seed and i alone, so a folder serves any smaller set too, and grows when a larger one is asked for. One
+made with another seed or grid is refused, never silently reused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from slicesight.volumes.phantoms import Finding, Phantom, Truth, make_phantom
 
 Progress = Callable[[int, int], None]
 FORMAT = 1
+ARRAYS = ("voxels", "organs", "findings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +57,23 @@ class PhantomSet:
 def open_phantom_set(
     folder: str | Path, *, seed: int, count: int, grid: GridSpec, workers: int = 2, progress: Progress | None = None
 ) -> PhantomSet:
-    """Open the set in `folder`, making it first where it does not exist.
+    """Open the first `count` phantoms of the set in `folder`, making first what it does not hold yet.
 
     Raises:
-        InputError: the folder holds phantoms made with other settings.
+        InputError: the folder holds phantoms of another seed or grid.
     """
     folder = Path(folder)
     settings = {"format": FORMAT, "seed": seed, "count": count, "grid": grid.to_dict()}
-    kept = folder / "settings.json"
+    kept, num_made = folder / "settings.json", 0
     if kept.exists():
         found = json.loads(kept.read_text())
-        if found != settings:
+        if {**found, "count": count} != settings:
             raise InputError(f"{folder}: holds phantoms made with {found}, wanted {settings}; name another folder")
-    else:
-        _make(folder, settings, grid, workers, progress)
-    lines = [json.loads(line) for line in (folder / "truths.jsonl").read_text().splitlines()]
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("voxels", "organs", "findings")]
+        num_made = found["count"]
+    if num_made < count:
+        _make(folder, settings, grid, workers, progress, num_made=num_made)
+    lines = [json.loads(line) for line in _read_truths(folder)[:count]]
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r")[:count] for name in ARRAYS]
     return PhantomSet(
         *arrays,
         truths=[truth_from_dict(line["truth"]) for line in lines],
@@ -107,22 +110,29 @@ def labels_on_grid(phantom: Phantom, grid: GridVolume) -> tuple[NDArray[np.uint8
     return organs, findings
 
 
-def _make(folder: Path, settings: dict, grid: GridSpec, workers: int, progress: Progress | None) -> None:
+def _make(
+    folder: Path, settings: dict, grid: GridSpec, workers: int, progress: Progress | None, *, num_made: int
+) -> None:
+    """Make phantoms from number `num_made` on behind those already there; the folder changes when all are done."""
     folder.mkdir(parents=True, exist_ok=True)
     count = settings["count"]
     shape = (count, grid.num_slices, grid.height, grid.width)
     arrays = [
-        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for name in ("voxels", "organs", "findings")
+        np.lib.format.open_memmap(folder / f"{name}.npy.partial", mode="w+", dtype=np.uint8, shape=shape)
+        for name in ARRAYS
     ]
-    jobs = [(settings["seed"], index, grid) for index in range(count)]
+    if num_made:
+        for name, array in zip(ARRAYS, arrays, strict=True):
+            array[:num_made] = np.load(folder / f"{name}.npy", mmap_mode="r")[:num_made]
+    jobs = [(settings["seed"], index, grid) for index in range(num_made, count)]
     with contextlib.ExitStack() as stack:
         made = map(_make_one, jobs)
         if workers > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             made = pool.imap(_make_one, jobs, chunksize=4)
-        truths = stack.enter_context((folder / "truths.jsonl").open("w"))
-        for index, (row, truth, num_slices) in enumerate(made):
+        truths = stack.enter_context((folder / "truths.jsonl.partial").open("w"))
+        truths.writelines(f"{line}\n" for line in (_read_truths(folder)[:num_made] if num_made else ()))
+        for index, (row, truth, num_slices) in enumerate(made, start=num_made):
             for array, values in zip(arrays, row, strict=True):
                 array[index] = values
             truths.write(json.dumps({"truth": asdict(truth), "num_source_slices": num_slices}) + "\n")
@@ -130,9 +140,13 @@ def _make(folder: Path, settings: dict, grid: GridSpec, workers: int, progress: 
                 progress(index + 1, count)
     for array in arrays:
         array.flush()
-    partial = folder / "settings.json.partial"
-    partial.write_text(json.dumps(settings))
-    os.replace(partial, folder / "settings.json")
+    (folder / "settings.json.partial").write_text(json.dumps(settings))
+    for name in (*(f"{array}.npy" for array in ARRAYS), "truths.jsonl", "settings.json"):
+        os.replace(folder / f"{name}.partial", folder / name)
+
+
+def _read_truths(folder: Path) -> list[str]:
+    return (folder / "truths.jsonl").read_text().splitlines()
 
 
 def _make_one(job: tuple[int, int, GridSpec]) -> tuple[tuple[NDArray[np.uint8], ...], Truth, int]:
