@@ -1,14 +1,16 @@
-"""Verbs that make data: synthetic scans."""
+"""Verbs that make data: synthetic scans, and scans with texts in any layout brought into one."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import stderr
+from slicesight.errors import InputError
+
+from .options import PlaneOption, WindowOption, stderr
 
 
 class ScanFormat(StrEnum):
@@ -16,6 +18,45 @@ class ScanFormat(StrEnum):
 
     nifti = "nifti"
     dicom = "dicom"
+
+
+class SourceFormat(StrEnum):
+    """The layouts `prepare` reads; the same words as `conversations.sources.SOURCES`."""
+
+    m3d_cap = "m3d-cap"
+    m3d_vqa = "m3d-vqa"
+    med2e3_json = "med2e3-json"
+    ct_rate = "ct-rate"
+    folder = "folder"
+
+
+class Duplicates(StrEnum):
+    """By what two scans count as one."""
+
+    look = "look"
+    content = "content"
+    off = "off"
+
+
+class Side(StrEnum):
+    """Which side of a leak gives up its scans."""
+
+    train = "train"
+    test = "test"
+
+
+class BadCase(StrEnum):
+    """What happens at a case that cannot be used."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class StoredNumber(StrEnum):
+    """What a prepared voxel is stored as."""
+
+    uint8 = "uint8"
+    float16 = "float16"
 
 
 def phantom(
@@ -31,3 +72,151 @@ def phantom(
     with progress_bar(stderr(), "painting phantoms") as progress:
         manifest = write_phantoms(out, count=count, seed=seed, scan_format=format.value, progress=progress)
     stderr().print(f"wrote {count} scans and {manifest}", highlight=False, soft_wrap=True)
+
+
+def prepare(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The data set's folder or list.", show_default=False)
+    ],
+    format: Annotated[SourceFormat, typer.Option(help="The layout of the source.", show_default=False)],  # noqa: A002
+    out: Annotated[Path, typer.Option(help="Folder to write; made if it does not exist.", show_default=False)],
+    volumes: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the scans lie, if not beside the lists.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many scans of each split.")] = None,
+    split_by_patient: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEED", min=0, help="Deal patients into train, val and test, where the source has no splits."
+        ),
+    ] = None,
+    split_shares: Annotated[str, typer.Option(metavar="T,V,T", help="Their shares.")] = "80,10,10",
+    duplicates: Annotated[
+        Duplicates | None,
+        typer.Option(help="How copies of a scan are found; look, if there are several splits.", show_default=False),
+    ] = None,
+    leaks_leave: Annotated[
+        Side, typer.Option(help="Which side gives up the scans that both have, in manifest_deduplicated.jsonl.")
+    ] = Side.train,
+    on_bad_case: Annotated[
+        BadCase, typer.Option(help="Stop at a bad row or scan, or list it and go on.")
+    ] = BadCase.stop,
+    manifest_only: Annotated[bool, typer.Option("--manifest-only", help="Leave the volumes where they are.")] = False,
+    size: Annotated[str, typer.Option(metavar="N,H,W", help="The grid: slices, rows, columns.")] = "32,256,256",
+    window: WindowOption = None,
+    plane: PlaneOption = None,
+    dtype: Annotated[StoredNumber, typer.Option(help="What a voxel is stored as.")] = StoredNumber.uint8,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Prepare on a Ray cluster: local, auto, ray://...")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Bring scans with their reports and questions into one layout, ready to train on.
+
+    m3d-cap: the folder of M3D_Cap or M3D_Cap_npy, or M3D_Cap.json
+    m3d-vqa: M3D_VQA_*.csv, or their folder
+    med2e3-json: conversations as Med-2E3 trains on, or their folder
+    ct-rate: CT-RATE's folder, with its fixed volumes and tables
+    folder: any tree of scans with texts beside them:
+
+    scan.nii.gz with scan.txt (its report) or scan.json: {"report", "split",
+    "patient", "questions": [{"question", "answer", "choices", "topic"}]};
+    a folder of slices with the text in it, or beside it under its name;
+    report.txt for every scan of its folder that has no text of its own;
+    questions.csv on top: scan,question,answer,choices (a|b|c),topic.
+    A first folder train, val or test is the split, the next one the patient.
+
+    Written: manifest.jsonl, summary.json, skipped.jsonl and volumes/; where two
+    splits share a scan or a patient, also manifest_deduplicated.jsonl and
+    duplicates.jsonl. Run again, it does only what has changed.
+    """
+    from slicesight.conversations.converting import MANIFEST, ConvertRequest, convert
+    from slicesight.shell import progress_bar
+    from slicesight.volumes.grid import GridSpec
+
+    num_slices, height, width = _whole_numbers(size, "--size", example="32,256,256")
+    spec = GridSpec(
+        num_slices=num_slices,
+        height=height,
+        width=width,
+        window=window or "auto",
+        plane=plane.value if plane else "acquired",
+    )
+    request = ConvertRequest(
+        format=format.value,
+        source=source,
+        out=out,
+        volumes=volumes,
+        limit=limit,
+        split_seed=split_by_patient,
+        split_shares=_whole_numbers(split_shares, "--split-shares", example="80,10,10"),
+        duplicates=duplicates.value if duplicates else None,
+        leave=leaks_leave.value,
+        on_bad_case=on_bad_case.value,
+        workers=workers,
+    )
+    with progress_bar(stderr(), "comparing scans") as progress:
+        conversion = convert(request, progress=progress)
+    summary = conversion.write()
+    if not manifest_only:
+        from slicesight.conversations.preparation import prepare_volumes
+
+        with progress_bar(stderr(), "preparing volumes") as progress:
+            report = prepare_volumes(
+                out / MANIFEST,
+                out,
+                spec=spec,
+                dtype=dtype.value,
+                workers=workers,
+                ray_address=ray,
+                on_bad_case=on_bad_case.value,
+                progress=progress,
+            )
+        if report.failed:
+            conversion = conversion.without({case.id: case.reason for case in report.failed})
+            summary = conversion.write()
+        stderr().print(str(report), highlight=False, soft_wrap=True)
+    _tell(summary, out, as_json=json, has_volumes=not manifest_only)
+
+
+def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, has_volumes: bool) -> None:
+    """The summary on stdout; what was written, and what to do next, on stderr."""
+    import sys
+    from json import dumps
+
+    from slicesight.conversations.converting import DUPLICATES, SKIPPED
+    from slicesight.conversations.summary import counts_table
+    from slicesight.shell import report_console
+
+    deduplicated = summary["deduplicated"]
+    if as_json:
+        sys.stdout.write(dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    else:
+        report_console().print(counts_table(summary["counts"], deduplicated["counts"] if deduplicated else None))
+    lines = [f"note: {note}" for note in summary["notes"]]
+    if summary["skipped"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in summary["skipped"].items())
+        lines.append(f"left out: {kinds}; {out / SKIPPED} says which and why")
+    if deduplicated:
+        lines.append(
+            f"{summary['duplicates']['leaks']} groups of one patient or scan lie in two splits ({out / DUPLICATES}); "
+            f"{out / deduplicated['manifest']} leaves {deduplicated['scans_left_out']} scans out of "
+            f"{deduplicated['left_out_of']}"
+        )
+    next_step = (
+        f"slicesight train RECIPE.yaml --set data.prepared={out}"
+        if has_volumes
+        else "the same command without --manifest-only"
+    )
+    lines.append(f"wrote {out / 'manifest.jsonl'}; next: {next_step}")
+    for line in lines:
+        stderr().print(line, highlight=False, soft_wrap=True)
+
+
+def _whole_numbers(text: str, option: str, *, example: str) -> tuple[int, int, int]:
+    try:
+        first, second, third = (int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; expected three whole numbers, for instance {example}") from None
+    return first, second, third
