@@ -63,7 +63,7 @@ class MemoryData:
                 *(
                     [
                         Conversation(
-                            task="report", topic="report", question="Describe it.", answer=f"Scan {n} " * (n + 1)
+                            task="report", topic="report", question="Describe it.", answer=f"Scan {n} " * (8 * n + 4)
                         )
                     ]
                     if reports
