@@ -45,6 +45,8 @@ class AskRequest:
     time_point: int | None = None
     unit: str | None = None
     truth: Path | None = None
+    int8: bool = False
+    cache: Path | None = None
     json: Path | None = None
     html: Path | None = None
     png: Path | None = None
@@ -53,6 +55,8 @@ class AskRequest:
         GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
         for path in self.files:
             checked_place(path)
+        if self.cache is not None and not self.cache.is_dir():
+            raise InputError(f"--cache {self.cache} is no folder; create it first.")
 
     @property
     def files(self) -> list[Path]:
@@ -163,7 +167,7 @@ def run_ask(request: AskRequest) -> None:
             f"{request.scan}: --series chooses among DICOM series, but this is {scan_format}; leave it out."
         )
     with stderr.status(f"loading {request.model}"):
-        reader = load_quietly(request.model)
+        reader = load_quietly(request.model, int8=request.int8, cache=request.cache)
     with stderr.status("encoding the scan"):
         encoded = reader.encode(reader.grid(volume, window=request.window, plane=request.plane))
     with progress_bar(stderr, "answering") as progress:
@@ -180,7 +184,7 @@ def run_ask(request: AskRequest) -> None:
         stderr.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def load_quietly(model: str) -> Reader:
+def load_quietly(model: str, *, int8: bool = False, cache: Path | None = None) -> Reader:
     """Load a model without the library's own progress bars and advice on the terminal."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -188,7 +192,7 @@ def load_quietly(model: str) -> Reader:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load(model)
+    return load(model, quantize="int8" if int8 else None, cache_folder=cache)
 
 
 def write_files(consultation: Consultation, *, json_path: Path | None, html: Path | None, png: Path | None) -> None:

@@ -37,6 +37,15 @@ def ask(
         Path | None,
         typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep the encoded scan there for later questions; it shows what the scan shows."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None,
@@ -56,6 +65,8 @@ def ask(
             time_point=time_point,
             unit=unit,
             truth=truth,
+            int8=int8,
+            cache=cache,
             json=json,
             html=html,
             png=png,

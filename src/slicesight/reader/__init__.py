@@ -236,6 +236,7 @@ def load(
     from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
     from slicesight.reader.feature_cache import FeatureCache
     from slicesight.reader.machine import fastest_dtype
+    from slicesight.reader.wide import pays_to_widen, widen_model
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "fastest":
@@ -256,6 +257,8 @@ def load(
         from slicesight.reader.int8 import quantize_model
 
         quantize_model(model, word=quantize, device=device)
+    if device == "cpu" and pays_to_widen(model.dtype):
+        widen_model(model)
     cache = None
     if cache_bytes or cache_folder is not None:
         cache = FeatureCache(memory_bytes=cache_bytes, folder=None if cache_folder is None else Path(cache_folder))

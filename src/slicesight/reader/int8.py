@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from slicesight.errors import ModelError
 from slicesight.model import Med2E3ForConditionalGeneration
 from slicesight.reader.machine import read_processor
+from slicesight.reader.wide import WideLinear
 
 LEVELS = 127
 ZERO = 128
@@ -100,7 +101,7 @@ def quantize_model(model: Med2E3ForConditionalGeneration, *, word: str = "int8",
             (owner, child_name, child)
             for owner in part.modules()
             for child_name, child in owner.named_children()
-            if type(child) is nn.Linear and child is not head
+            if type(child) in (nn.Linear, WideLinear) and child is not head
         ]
         while places:  # each layer's own weights are freed before the next is packed
             owner, child_name, child = places.pop()

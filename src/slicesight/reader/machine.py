@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-BLOCK_SIZES = (128, 256, 512, 1024, 2048)
+BLOCK_SIZES = (256, 512, 1024, 2048)
 DEFAULT_BLOCK = 512
 NEARLY_BEST = 0.95
 COLD_BYTES = 2**28
