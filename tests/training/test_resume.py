@@ -16,12 +16,13 @@ DRIVER = Path(__file__).with_name("resume_driver.py")
 SOURCE = Path(__file__).parents[2] / "src"
 KILLED = -9
 
-FEW = (
-    "checkpoints.os.replace:5",  # a checkpoint of stage 0 is written but has no name yet
-    "trainer.StageTrainer.compute_loss:9",  # in the midst of a step of the second stage
-    "half-keeping.write_weights:9+damage",  # half a file is written; the checkpoint before it is damaged, too
+FEW = (  # one run: before a rename in stage 0, in the midst of a step, with half a file written and damage before it
+    "checkpoints.os.replace:8+trainer.StageTrainer.compute_loss:4+half-keeping.write_weights:4+damage",
 )
 MANY = (
+    "checkpoints.os.replace:5",
+    "trainer.StageTrainer.compute_loss:9",
+    "half-keeping.write_weights:9+damage",
     "keeping.write_weights:2",
     "half-keeping.write_weights:4",
     "keeping.Keeper.after_loop_step:5",

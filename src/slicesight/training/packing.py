@@ -67,11 +67,7 @@ class PackingCollator:
         self.placeholder = model.config.placeholder_token_id
         num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
         self.num_shared = model.num_visual_tokens - num_2d
-        self.savings: list[float] = []
-
-    @property
-    def saved(self) -> float:
-        return sum(self.savings) / max(1, len(self.savings))
+        self.saved, self.num_batches = 0.0, 0
 
     def __call__(self, items: list[Any]) -> dict[str, Tensor]:
         batch = self.collate(items)
@@ -84,7 +80,8 @@ class PackingCollator:
             num_shared=self.num_shared,
             cost=self.cost,
         )
-        self.savings.append(rows.saved)
+        self.num_batches += 1
+        self.saved += (rows.saved - self.saved) / self.num_batches
         return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}
 
 

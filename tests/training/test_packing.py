@@ -1,0 +1,103 @@
+"""Packing as a recipe's word: which prompts share a row, when it pays, and the same losses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from slicesight.errors import InputError
+from slicesight.training import packing
+from slicesight.training.packing import Cost, measure_cost, plan_rows
+from slicesight.training.recipe import read_recipe
+from slicesight.training.stages import run_recipe
+
+IMAGE, NO = 9, -100
+LINEAR = Cost(per_token=1, per_pair=0)
+
+
+def plan(rows, labels, volumes, *, cost=LINEAR):
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    wanted = torch.tensor([row + [NO] * (width - len(row)) for row in labels])
+    index = torch.tensor(volumes).view(len(rows), -1)
+    return plan_rows(ids, mask, wanted, index, placeholder=IMAGE, num_shared=2, cost=cost)
+
+
+def test_prompts_of_one_volume_share_their_head_and_its_first_tokens() -> None:
+    rows = [[1, IMAGE, IMAGE, IMAGE, 5, 6], [1, IMAGE, IMAGE, IMAGE, 7, 8, 6], [1, IMAGE, IMAGE, IMAGE, 5, 6]]
+    labels = [[NO] * 5 + [6], [NO] * 6 + [6], [NO] * 5 + [6]]
+    found = plan(rows, labels, [0, 0, 1])
+    assert found.places.tolist() == [[0, 1, 2, 3, 4, 5, 10, 11, 12, 13], [14, 15, 16, 17, 18, 19, -1, -1, -1, -1]]
+    assert found.parts.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2, 2], [0, 0, 0, 1, 1, 1, -1, -1, -1, -1]]
+    assert found.saved == pytest.approx(1 - 20 / 21)
+
+
+def test_prompts_with_another_head_or_another_volume_do_not_share() -> None:
+    rows = [[1, IMAGE, IMAGE, IMAGE, 5], [2, IMAGE, IMAGE, IMAGE, 5], [1, IMAGE, IMAGE, IMAGE, 5]]
+    labels = [[NO] * 4 + [5]] * 3
+    assert plan(rows, labels, [0, 0, 1]).places.shape == (3, 5)
+    assert plan(rows, labels, [[0, 1], [0, 1], [0, 2]]).places.shape == (3, 5)
+
+
+def test_every_prompt_predicts_its_own_first_supervised_token() -> None:
+    rows = [[IMAGE, IMAGE, 5, 6], [IMAGE, IMAGE, 7, 6]]  # what is supervised follows the shared tokens at once
+    found = plan(rows, [[NO, NO, 5, 6], [NO, NO, 7, 6]], [0, 0])
+    assert found.parts.tolist() == [[0, 1, 1, 1, 2, 2, 2]]
+
+
+def test_no_token_is_lost_and_none_comes_twice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = [], []
+    for _ in range(12):
+        length = int(torch.randint(2, 9, (1,), generator=generator))
+        rest = torch.randint(1, 8, (length,), generator=generator).tolist()
+        rows.append([1, 1, IMAGE, IMAGE, IMAGE, *rest])
+        labels.append([NO] * (5 + length - 1) + [rest[-1]])
+    found = plan(rows, labels, [0] * 6 + [1] * 6)
+    width = max(map(len, rows))
+    own = found.places[found.parts > 0].tolist()
+    expected = [prompt * width + place for prompt, row in enumerate(rows) for place in range(4, len(row))]
+    assert sorted(own) == expected
+    assert found.places.shape[0] == 2
+
+
+def test_rows_take_as_many_prompts_as_cost_least() -> None:
+    assert LINEAR.prompts_per_row(10, 10) == 64
+    assert Cost(per_token=0, per_pair=1).prompts_per_row(10, 10) == 1
+    paper = Cost(per_token=7.6e9, per_pair=4 * 32 * 3072)  # Phi-3-mini
+    number = paper.prompts_per_row(270, 600)
+    costs = {q: paper.count(1, 270 + q * 600) / q for q in range(1, 20)}
+    assert number == min(costs, key=costs.get)
+    assert 1 < number < 10
+
+
+def test_the_cost_is_that_of_the_layers_matrices(tiny_model_folder) -> None:
+    from slicesight.model import Med2E3ForConditionalGeneration
+
+    model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder)
+    found = measure_cost(model.language_model)
+    assert found.per_token == 2 * (4 * 16 * 16 + 3 * 16 * 32)
+    assert found.per_pair == 4 * 1 * 16
+
+
+def test_a_recipe_with_packing_trains_to_the_same_losses(tiny_recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(packing, "measure_cost", lambda model: LINEAR)
+    recipe = read_recipe(tiny_recipe, ("model.text_config.attention_dropout=0.0",))
+    recipe = replace(recipe, pretrain_slices=None, pretrain_volumes=None, pretrain_language=None)
+    losses = []
+    for packs in (False, True):
+        folder = tmp_path / str(packs)
+        run_recipe(replace(recipe, packing=packs, output_dir=str(folder)))
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[1] != losses[0], "packed rows add in another order; equal bits mean that nothing was packed"
+
+
+def test_packing_without_a_volume_is_refused(tiny_recipe) -> None:
+    with pytest.raises(InputError, match="see_volume is false"):
+        read_recipe(tiny_recipe, ("packing=true", "see_volume=false"))
