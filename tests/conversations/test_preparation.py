@@ -164,11 +164,12 @@ def test_the_same_manifest_gives_the_same_bytes_whatever_was_there_before(manife
 
 def test_an_added_case_touches_only_its_own_shard(manifest, tmp_path, write_scans):
     first = prepare_volumes(manifest, tmp_path, spec=SPEC)
-    before = set(files_of(tmp_path))
+    before = set((tmp_path / "volumes").glob("*.parquet"))
     write_scans(tmp_path, [60, *NUMBERS], mr=(1, 5, 9))
     added = prepare_volumes(manifest, tmp_path, spec=SPEC)
     assert added.num_prepared == 1
-    assert len(before & set(files_of(tmp_path))) >= first.num_shards  # all others, and the index
+    assert len(before) == first.num_shards > 1
+    assert len(before & set((tmp_path / "volumes").glob("*.parquet"))) == first.num_shards - 1
 
 
 def test_two_workers_give_the_bytes_of_one(manifest, tmp_path):

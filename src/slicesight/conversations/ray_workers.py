@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -83,11 +84,20 @@ def _connected(address: str, num_cpus: int) -> Iterator[None]:
                 object_store_memory=2 * num_cpus * _STORE_BYTES_PER_CPU + (128 << 20),
             )
         else:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a cluster that does not start in time raises nothing narrower
+        ray.shutdown()
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"no Ray cluster at {address!r} ({reason}); start one, or use --ray local") from None
+        raise InputError(f"no Ray cluster at {address!r} ({reason}); start one, or use --ray local") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

@@ -45,9 +45,8 @@ def _in_processes(jobs: Sequence[ScanJob], workers: int) -> Generator[ScanOutcom
     """Spawned processes; where one dies, the scans under way are tried one at a time to find which one kills it."""
     remaining = deque(jobs)
     while remaining:
-        suspects: list[ScanJob] = []
+        under_way: deque[tuple[ScanJob, Future[ScanOutcome]]] = deque()
         with one_thread_each(), _pool(min(workers, len(remaining))) as pool:
-            under_way: deque[tuple[ScanJob, Future[ScanOutcome]]] = deque()
             try:
                 while remaining or under_way:
                     while remaining and len(under_way) < UNDER_WAY_PER_PROCESS * workers:
@@ -57,20 +56,25 @@ def _in_processes(jobs: Sequence[ScanJob], workers: int) -> Generator[ScanOutcom
                     under_way.popleft()
                     yield outcome
             except BrokenProcessPool:
-                suspects = [job for job, _ in under_way]
+                pass
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-        for job in suspects:
-            yield _alone(job)
+        yield from _one_at_a_time([job for job, _ in under_way])
 
 
-def _alone(job: ScanJob) -> ScanOutcome:
-    with one_thread_each(), _pool(1) as pool:
-        try:
-            return pool.submit(prepare_scan, job).result()
-        except BrokenProcessPool:
-            reason = "the process that read it was killed, by the scan's decoder or for want of memory"
-            return ScanOutcome(case_id=job.case_id, failure=f"{os.path.basename(job.path)}: {reason}")
+def _one_at_a_time(jobs: Sequence[ScanJob]) -> Generator[ScanOutcome, None, None]:
+    """One process, one scan in it: whichever kills it has failed."""
+    remaining = deque(jobs)
+    while remaining:
+        with one_thread_each(), _pool(1) as pool:
+            try:
+                while remaining:
+                    yield pool.submit(prepare_scan, remaining[0]).result()
+                    remaining.popleft()
+            except BrokenProcessPool:
+                job = remaining.popleft()
+                reason = "the process that read it was killed, by the scan's decoder or for want of memory"
+                yield ScanOutcome(case_id=job.case_id, failure=f"{os.path.basename(job.path)}: {reason}")
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
