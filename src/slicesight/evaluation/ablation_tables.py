@@ -212,9 +212,9 @@ def results_page(tables: Sequence[AblationTable], *, num_volumes: int, num_seeds
     lines = [
         "## Ablations",
         "",
-        f"Ours: {num_volumes} synthetic scans nobody trained on, {num_seeds} seeds, percent, 95 % interval over scans and",
-        "seeds; † differs from the last row (paired by scan, Holm, p < .05). In brackets what the paper printed, for real",
-        "scans and one seed: the numbers cannot be compared, only their order can.",
+        f"Ours: {num_volumes} synthetic scans nobody trained on, {num_seeds} seeds, percent, 95 % interval over",
+        "scans and seeds; † differs from the last row (paired by scan, Holm, p < .05). In brackets what the paper",
+        "printed, for real scans and one seed: the numbers cannot be compared, only their order can.",
         "",
     ]
     for table in tables:

@@ -1,0 +1,149 @@
+"""A sheet holds every average with its interval, unrounded, and the reason for everything it cannot give."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from slicesight import cli
+from slicesight.evaluation.peers import read_predictions
+from slicesight.evaluation.predictions import Prediction
+from slicesight.evaluation.scoring import percent
+from slicesight.evaluation.sheet import compare_systems, make_sheet, score_evidence, score_file
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path, nltk_data):
+    """Run the command line in this process -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["slicesight", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_micro_is_the_mean_over_questions_and_macro_over_topics(predictions_file, nltk_data):
+    scored = score_file(read_predictions(predictions_file("a.jsonl", 0.7)))
+    sheet = make_sheet(scored, system="a")
+    by_topic = sheet["open"]["by_topic"]
+    rows = [row for row in scored.rows if row.task == "open"]
+    right = np.array([row.prediction == row.answer for row in rows])
+    assert sheet["open"]["micro"]["rouge1"] == right.mean()
+    assert sheet["open"]["macro"]["rouge1"] == pytest.approx(np.mean([by_topic[t]["rouge1"] for t in by_topic]))
+    assert sheet["open"]["num_empty"] == (~right).sum()
+    low, high = sheet["open"]["ci95"]["micro"]["rouge1"]
+    assert low < right.mean() < high
+    assert set(sheet["open"]["ci95"]["by_topic"]) == {"plane", "phase", "organ"}
+    assert sheet["report"] is None
+    assert sheet["missing"]["report"] == "the file holds no report questions"
+
+
+def test_closed_questions_have_both_rules_and_every_outcome(predictions_file, nltk_data):
+    part = make_sheet(score_file(read_predictions(predictions_file("a.jsonl", 0.7))), system="a")["closed"]
+    assert part["micro"]["accuracy"] == part["micro"]["accuracy_legacy"]
+    assert sum(part["outcomes"].values()) == part["num_pairs"] == 20
+
+
+def test_what_a_peers_file_cannot_give_is_null_with_the_reason(run, peers):
+    code, out, _ = run("score", peers / "eval_caption.csv", "--json", "-")
+    sheet = json.loads(out)
+    assert code == 0
+    assert sheet["num_volumes"] is None
+    assert sheet["report"]["ci95"] is None
+    assert sheet["report"]["micro"]["bleu1"] == 0.5
+    assert sheet["report"]["micro"]["bertscore_f1"] is None
+    assert sheet["controls"] is None
+    assert sheet["open"] is None
+    for key in ("volume", "ci95", "bertscore_f1", "controls", "open", "closed", "evidence", "leaks"):
+        assert sheet["missing"][key], key
+
+
+def test_three_m3d_tables_are_one_line_of_the_table(run, peers):
+    names = [peers / name for name in ("eval_caption.csv", "eval_close_vqa.csv", "eval_open_vqa.csv")]
+    code, out, _ = run("score", *names)
+    assert code == 0
+    assert out.count("peers") >= 3
+    assert "50.00" in out
+
+
+def test_numbers_in_json_are_not_rounded(run, predictions_file):
+    path = predictions_file("a.jsonl", 0.63, volumes=7)
+    _, out, _ = run("score", path, "--json", "-")
+    value = json.loads(out)["open"]["micro"]["rouge1"]
+    assert value == score_file(read_predictions(path)).values["rouge1"][[0, 1, 2]].mean() or len(str(value)) > 6
+
+
+def test_two_systems_are_compared_by_volume_with_correction(run, predictions_file):
+    good, bad = predictions_file("good.jsonl", 0.95), predictions_file("bad.jsonl", 0.3, seed=1)
+    code, out, _ = run("score", good, bad, "--json", "-")
+    document = json.loads(out)
+    assert code == 0
+    assert [sheet["system"] for sheet in document["systems"]] == ["good", "bad"]
+    entry = next(e for e in document["comparisons"] if (e["task"], e["metric"]) == ("open", "rouge1"))
+    assert entry["difference"] > 0.3
+    assert entry["ci95"][0] > 0
+    assert entry["p"] <= entry["p_holm"] < 0.05
+    assert entry["effect_size_d"] > 1
+    assert entry["num_volumes"] == 20
+
+
+def test_a_system_compared_with_itself_is_no_better(predictions_file, nltk_data):
+    scored = score_file(read_predictions(predictions_file("a.jsonl", 0.7)))
+    assert {entry["p_holm"] for entry in compare_systems({"a": [scored], "b": [scored]})} == {1.0}
+
+
+def test_runs_of_one_name_are_seeds_of_one_system(run, predictions_file):
+    first, second = predictions_file("s0.jsonl", 0.9), predictions_file("s1.jsonl", 0.7, seed=2)
+    _, out, _ = run("score", f"ours={first}", f"ours={second}", "--json", "-")
+    sheet = json.loads(out)
+    each = [json.loads(run("score", path, "--json", "-")[1])["open"]["micro"]["rouge1"] for path in (first, second)]
+    assert sheet["num_seeds"] == 2
+    assert sheet["open"]["micro"]["rouge1"] == pytest.approx(np.mean(each))
+
+
+def test_a_missing_file_is_one_line_and_exit_code_2(run):
+    code, out, err = run("score", "nowhere.jsonl")
+    assert (code, out) == (2, "")
+    assert err.startswith("slicesight: nowhere.jsonl: no such file")
+    assert err.count("\n") == 1
+
+
+def test_json_to_a_file_is_written_and_named(run, predictions_file, tmp_path):
+    code, out, err = run("score", predictions_file("a.jsonl", 0.7), "--json", "sheet.json")
+    assert code == 0
+    assert "exact" in out
+    assert "wrote sheet.json" in err
+    assert json.loads((tmp_path / "sheet.json").read_text())["system"] == "a"
+
+
+def test_the_sheet_of_bertscore_names_its_model(run, predictions_file, tiny_bert):
+    path = predictions_file("a.jsonl", 0.7, volumes=3)
+    _, out, _ = run("score", path, "--json", "-", "--bertscore", tiny_bert)
+    sheet = json.loads(out)
+    assert sheet["metrics"]["bertscore_f1"]["model"] == str(tiny_bert)
+    assert 0 <= sheet["open"]["micro"]["bertscore_f1"] <= 1
+
+
+def test_evidence_is_one_on_the_truth_and_zero_for_an_even_spread():
+    def row(scores, true):
+        return Prediction(
+            id="0", task="open", topic="organ", question="?", prediction="", answer="x", volume="v", scores=scores,
+            true_slices=true,
+        )  # fmt: skip
+
+    assert score_evidence([row((0.0, 1.0, 0.0, 0.0), (1,))])["excess"] == 1
+    assert score_evidence([row((0.25,) * 4, (1,))])["excess"] == 0
+    assert score_evidence([row((0.25,) * 4, (0, 1, 2))]) is None, "shown nearly everywhere: no place to point at"
+    assert score_evidence([row(None, (1,))]) is None
+
+
+def test_percent_prints_as_the_papers_do():
+    assert (percent(0.536349), percent(None), percent(0.0)) == ("53.63", "–", "0.00")
