@@ -73,11 +73,10 @@ class RowStore:
         self.keys[layer][row, :, start:stop] = key_HTd
         self.values[layer][row, :, start:stop] = value_HTd
 
-    def append(self, layer: int, lengths_R: Tensor, key_RHd: Tensor, value_RHd: Tensor) -> None:
-        """One more token for each of the first R rows, row i holding lengths_R[i] of them before."""
-        rows = torch.arange(len(lengths_R), device=lengths_R.device)
-        self.keys[layer][rows, :, lengths_R] = key_RHd
-        self.values[layer][rows, :, lengths_R] = value_RHd
+    def append(self, layer: int, rows_R: Tensor, lengths_R: Tensor, key_RHd: Tensor, value_RHd: Tensor) -> None:
+        """One more token for each of these rows, row i holding lengths_R[i] of them before."""
+        self.keys[layer][rows_R, :, lengths_R] = key_RHd
+        self.values[layer][rows_R, :, lengths_R] = value_RHd
 
     def read(self, layer: int, row: int, length: int) -> tuple[Tensor, Tensor]:
         """The first `length` keys and values of a row (1, H, length, d), as views."""
@@ -195,6 +194,7 @@ class TokenStep:
         assert len(lengths) == len(prefixes)
         self.store = store
         self.longest = max(lengths) + 1
+        self.rows_R = torch.arange(len(lengths), device=device)
         self.lengths_R = torch.tensor(lengths, device=device)
         places = torch.arange(self.longest, device=device)
         self.unseen_R11C = (places > self.lengths_R[:, None])[:, None, None]
@@ -205,7 +205,7 @@ class TokenStep:
         self.groups = [(prefixes[rows[0]], torch.tensor(rows, device=device)) for rows in rows_of.values()]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        self.store.append(layer, self.lengths_R, key[:, :, 0], value[:, :, 0])
+        self.store.append(layer, self.rows_R, self.lengths_R, key[:, :, 0], value[:, :, 0])
         num_rows, num_heads = query.shape[0], key.shape[1]
         query_RHGd = query.reshape(num_rows, num_heads, -1, query.shape[-1]) * scale
         keys_RHCd = self.store.keys[layer][:num_rows, :, : self.longest]

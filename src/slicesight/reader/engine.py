@@ -81,7 +81,7 @@ class Engine:
         self.free_bytes = free_bytes or (lambda: find_free_bytes(str(model.device)))
         self.bytes_per_token = cache_bytes_per_token(model.config, model.dtype)
         self._block_tokens = block_tokens
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
 
     @property
     def block_tokens(self) -> int:
@@ -111,11 +111,12 @@ class Engine:
         waiting = Waiting(requests)
         rows: list[Row] = []
         store = RowStore(num_rows=0, capacity=0)
-        usable = self.usable_bytes()
+        at_first = self.usable_bytes()
         while True:
             if not rows:
                 store = RowStore(num_rows=0, capacity=0)
             new: list[Request] = []
+            usable = min(at_first, self.usable_bytes() + held_bytes(rows, store))
             while len(rows) + len(new) < at_once and (request := waiting.peek()) is not None:
                 others = [*(row.request for row in rows), *new]
                 needed = self._bytes_for([*others, request], store)
@@ -234,7 +235,7 @@ class Engine:
     def _run(self, embeds: Tensor, positions: Tensor, step: Step, *, keep: int | Tensor) -> Tensor:
         """The language model, with our attention for as long as it runs."""
         language_model = self.model.language_model
-        with self._turn:
+        with self.turn:
             usual = language_model.config._attn_implementation
             language_model.config._attn_implementation = ROW_ATTENTION
             try:
@@ -271,6 +272,12 @@ class Engine:
             f"its answer needs {needed / GIB:.2f} GiB, but {usable / GIB:.2f} GiB may be used; shorten it, lower "
             "max_new_tokens, or free memory."
         )
+
+
+def held_bytes(rows: list[Row], store: RowStore) -> int:
+    """What the rows at work hold already."""
+    prefixes = {id(prefix): prefix.store.num_bytes for row in rows if (prefix := row.request.prefix) is not None}
+    return store.num_bytes + sum(prefixes.values())
 
 
 class Waiting:

@@ -18,8 +18,10 @@ from torch import nn
 BLOCK_SIZES = (256, 512, 1024, 2048)
 DEFAULT_BLOCK = 512
 NEARLY_BEST = 0.95
-COLD_BYTES = 2**28
+COLD_BYTES = 2**26
 """Weights that a measurement walks through, so that they are not all in the processor's cache."""
+WORTH_MEASURING = 2**30
+"""Bytes of a language model's weights below which a block of the default size will do."""
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86 twice, arm
 
 
@@ -96,7 +98,7 @@ def measure_rate(linears: Sequence[nn.Module], *, rows: int, dtype: torch.dtype,
 
 
 def cold_linears(model: nn.Module, *, dtype: torch.dtype) -> list[nn.Module]:
-    """As many of a language model's linear layers as hold 256 MiB of weights, the head left out.
+    """As many of a language model's linear layers as hold 64 MiB of weights, the head left out.
 
     A real pass walks through all of them and finds none in the processor's cache; a measurement has to do the same.
     """
@@ -115,10 +117,10 @@ def choose_block(model: nn.Module) -> int:
     first = next(model.parameters())
     if first.device.type != "cpu":
         return 8 * DEFAULT_BLOCK
-    linears = cold_linears(model, dtype=first.dtype)
-    if sum(map(count_weights, linears)) * first.dtype.itemsize < COLD_BYTES:
+    linears = [layer for layer in model.modules() if hasattr(layer, "in_features") and hasattr(layer, "out_features")]
+    if sum(map(count_weights, linears)) * first.dtype.itemsize < WORTH_MEASURING:
         return DEFAULT_BLOCK
-    return measure_block(linears, dtype=first.dtype)
+    return measure_block(cold_linears(model, dtype=first.dtype), dtype=first.dtype)
 
 
 def fastest_dtype(*, rows: int = 256, width: int = 1024) -> str:

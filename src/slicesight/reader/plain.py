@@ -64,7 +64,7 @@ def answer_plainly(
         inputs = inputs.to(model.device)
         if "seed" in options:
             torch.manual_seed(int(options["seed"]) + start)
-        with torch.inference_mode():
+        with torch.inference_mode(), engine.turn:
             scores_BMN = model.score_slices(features, **inputs)
             generated = model.generate(**inputs, volume_features=features, **settings)
         rows = [()] * len(batch) if scores_BMN is None else scores_BMN[:, 0].double().cpu().tolist()
