@@ -105,6 +105,17 @@ def test_a_killed_run_leaves_no_half_shard_and_is_continued(point, count, manife
     assert prepare_volumes(manifest, out, spec=SPEC).num_prepared == 0
 
 
+def test_an_interrupted_run_keeps_every_finished_scan(manifest, tmp_path, uninterrupted):
+    def interrupt(done: int, total: int) -> None:
+        if done == 21:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_volumes(manifest, tmp_path, spec=SPEC, progress=interrupt)
+    assert prepare_volumes(manifest, tmp_path, spec=SPEC).num_prepared == 20
+    assert files_of(tmp_path) == uninterrupted[1]
+
+
 def test_half_a_line_in_the_journal_costs_one_scan(manifest, tmp_path):
     prepare_volumes(manifest, tmp_path, spec=SPEC)
     path = tmp_path / "volumes" / journal.NAME
