@@ -42,6 +42,10 @@ def evaluate(
     bertscore_layer: LayerOption = None,
     skip_bad_cases: Annotated[bool, typer.Option(help="Leave unreadable scans out and list them.")] = False,
     figures: Annotated[int, typer.Option(min=0, help="How many cases the report pictures.")] = 3,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Answer on a Ray cluster: local, auto, ray://...")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: how many readers answer side by side.")] = 2,
 ) -> None:
     """Answer a test set with all controls, score it, and write a report page; goes on where it was stopped."""
     from slicesight.asking import load_quietly
@@ -61,6 +65,8 @@ def evaluate(
             layer=bertscore_layer,
             on_bad_case="skip" if skip_bad_cases else "stop",
             num_figures=figures,
+            ray=ray,
+            workers=workers,
         ),
         load=load_quietly,
     )

@@ -47,6 +47,8 @@ class EvaluateRequest:
     layer: int | None = None
     on_bad_case: str = "stop"
     num_figures: int = 3
+    ray: str | None = None
+    workers: int = 2
 
     def __post_init__(self) -> None:
         if self.out.is_file():
@@ -69,7 +71,10 @@ def run_evaluate(request: EvaluateRequest, *, load: Load) -> None:
     with progress_bar(stderr, "looking at the scans") as progress:
         open_run(run, reader, progress=progress)
     with progress_bar(stderr, "answering") as progress:
-        predict(run, reader, progress=progress)
+        if request.ray is None:
+            predict(run, reader, progress=progress)
+        else:
+            _predict_in_bulk(run, request, load, progress)
     _answer_without_scans(run, request, training, load, stderr)
     sheet, scored = _sheet(run, request, reader)
     with progress_bar(stderr, "looking for leaks") as progress:
@@ -82,6 +87,23 @@ def run_evaluate(request: EvaluateRequest, *, load: Load) -> None:
         f"slicesight score {run.folder} OTHER",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _predict_in_bulk(run: Run, request: EvaluateRequest, load: Load, progress: Any) -> None:
+    from .bulk import predict_in_bulk
+
+    assert request.ray is not None
+    predict_in_bulk(
+        run,
+        load=load,
+        model=request.model,
+        data=request.data,
+        split=request.split,
+        count=request.count,
+        num_workers=request.workers,
+        address=request.ray,
+        progress=progress,
     )
 
 
