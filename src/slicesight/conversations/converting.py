@@ -127,7 +127,7 @@ class Conversion:
 
     def write(self) -> dict[str, Any]:
         """Write every file, the summary last; returns the summary."""
-        out = self.request.out.resolve()
+        out = _made(self.request.out).resolve()
         summary, deduplicated = self.summary(), self.deduplicated
         write_manifest(_relative(self.cases, out), out / MANIFEST)
         _write_lines(out / SKIPPED, [skipped.to_dict() for skipped in self.skipped])
@@ -184,7 +184,7 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
 
 
 def _check_out(request: ConvertRequest) -> None:
-    """Refuse a folder whose manifest came from elsewhere; make the folder otherwise."""
+    """Refuse a folder whose manifest came from elsewhere."""
     out = request.out
     told = None
     if (out / SUMMARY).is_file():
@@ -200,10 +200,14 @@ def _check_out(request: ConvertRequest) -> None:
             raise InputError(
                 f"{out}: was prepared from {made[1]} as {made[0]}; name another folder, or remove it first"
             )
+
+
+def _made(folder: Path) -> Path:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror}); name a folder you may write to") from error
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name a folder you may write to") from error
+    return folder
 
 
 def _limited(cases: list[Case], limit: int | None) -> list[Case]:
@@ -226,7 +230,7 @@ def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None
     prints = prints_of(
         list(ids),
         depth=depth,
-        kept=conversion.request.out / PRINTS,
+        kept=_made(conversion.request.out) / PRINTS,
         refuse=refuse,
         workers=conversion.request.workers,
         progress=progress,

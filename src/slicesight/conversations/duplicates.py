@@ -98,7 +98,7 @@ def prints_of(
                 _write_kept(kept, stats, found)
     finally:
         _write_kept(kept, stats, found)
-    return found
+    return found if depth == "look" else {volume: ScanPrint(held.content) for volume, held in found.items()}
 
 
 def print_of(volume: str, depth: Depth) -> ScanPrint | str:

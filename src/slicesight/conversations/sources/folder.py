@@ -16,6 +16,7 @@ or test is the split; the next folder is the patient, and a scan that lies in no
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def _is_scan_file(path: Path, head: bytes) -> bool:
 
 def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[Path]]:
     """Every scan with the texts that speak of it, by the three rules."""
+    num_scans = Counter(scan.parent for folder in folders.values() for scan in folder.scans)
     found: dict[Path, list[Path]] = {}
     for folder in folders.values():
         for scan in folder.scans:
@@ -134,17 +136,10 @@ def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[
                 named = folder.texts
             if not named:
                 named = [text for text in around.texts if text.name.lower() in REPORT_NAMES]
-            if not named and len(around.texts) == 1 and _num_scans_around(scan, folder, folders) == 1:
+            if not named and len(around.texts) == 1 and num_scans[scan.parent] == 1:
                 named = around.texts
             found[scan] = list(named)
     return found
-
-
-def _num_scans_around(scan: Path, folder: _Folder, folders: dict[Path, _Folder]) -> int:
-    """Scans in the scan's folder, counting the slice folders in it."""
-    place = scan.parent
-    slices = sum(other.is_slices and path.parent == place for path, other in folders.items())
-    return slices + (0 if folder.is_slices else len(folder.scans))
 
 
 def _scan_stem(scan: Path) -> str:

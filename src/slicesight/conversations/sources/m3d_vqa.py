@@ -55,6 +55,7 @@ class _TableReader:
     def __init__(self, places: Places, intake: Intake) -> None:
         self.places, self.intake = places, intake
         self.scans: dict[tuple[str, Split | None], _Scan] = {}
+        self.names: set[str] = set()
         self.seen: set[tuple[object, ...]] = set()
 
     def read(self, table: Path) -> None:
@@ -97,8 +98,9 @@ class _TableReader:
                 reason = f"{reference}: not found; name the folder of M3D_Cap_npy with --volumes"
                 self.intake.refuse("missing volume", reason, where, case_id=name)
                 return None
-            taken = any(other == name for other, _ in self.scans)
-            self.scans[name, split] = _Scan(id=f"{name}@{split}" if taken else name, path=path, split=split)
+            case_id = f"{name}@{split}" if name in self.names else name
+            self.names.add(name)
+            self.scans[name, split] = _Scan(id=case_id, path=path, split=split)
         return self.scans[name, split]
 
     def cases(self) -> list[Case]:

@@ -72,6 +72,7 @@ class _ItemReader:
         self.places, self.intake = places, intake
         self.answers: dict[str, dict[str, Any]] = {}
         self.scans: dict[tuple[Path, Split | None], _Scan] = {}
+        self.names: set[str] = set()
         self.num_named: dict[str, int] = {}
 
     def read(self, item: object, *, file: Path, line: int) -> None:
@@ -95,11 +96,10 @@ class _ItemReader:
             return
         split = split_of(file.stem)
         if (path, split) not in self.scans:
-            case_id = m3d_name(reference)
-            taken = any(scan.id == case_id for scan in self.scans.values())
-            self.scans[path, split] = _Scan(
-                id=f"{case_id}@{split}" if taken else case_id, path=path, split=split, patient=m3d_patient(case_id)
-            )
+            name = m3d_name(reference)
+            case_id = f"{name}@{split}" if name in self.names else name
+            self.names.add(name)
+            self.scans[path, split] = _Scan(id=case_id, path=path, split=split, patient=m3d_patient(name))
         self.scans[path, split].conversations += asked
 
     def _reference(self, item: dict[str, Any], name: str, where: Place) -> str | None:
