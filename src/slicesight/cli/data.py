@@ -202,7 +202,7 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, has_volumes: boo
         lines.append(
             f"{summary['duplicates']['leaks']} groups of one patient or scan lie in two splits ({out / DUPLICATES}); "
             f"{out / deduplicated['manifest']} leaves {deduplicated['scans_left_out']} scans out of "
-            f"{deduplicated['left_out_of']}"
+            f"{deduplicated['left_out_of']} and can stand for {out} as the folder of prepared data"
         )
     next_step = (
         f"slicesight train RECIPE.yaml --set data.prepared={out}"

@@ -93,6 +93,7 @@ class PreparedVolumes:
     folder: Path
     index: PreparedIndex
     _places: dict[str, RowPlace] = field(repr=False)
+    manifest: str = "manifest.jsonl"
 
     def __len__(self) -> int:
         return len(self._places)
@@ -129,11 +130,11 @@ class PreparedVolumes:
             InputError: it names a case that was never prepared.
         """
         left_out = {case.id for case in self.failed}
-        cases = [case for case in iter_manifest(self.folder / "manifest.jsonl") if case.id not in left_out]
+        cases = [case for case in iter_manifest(self.folder / self.manifest) if case.id not in left_out]
         missing = [case.id for case in cases if case.id not in self]
         if missing:
             raise InputError(
-                f"{self.folder / 'manifest.jsonl'}: {len(missing)} cases have no prepared volume, the first is "
+                f"{self.folder / self.manifest}: {len(missing)} cases have no prepared volume, the first is "
                 f"{missing[0]!r}; run `slicesight prepare` again"
             )
         return cases
@@ -180,10 +181,15 @@ class PreparedVolumes:
 def open_prepared(folder: str | Path) -> PreparedVolumes:
     """Open the prepared volumes of DIR; reads the index only.
 
+    Args:
+        folder: DIR, or another manifest in it: DIR/manifest_deduplicated.jsonl has the same volumes for fewer cases.
+
     Raises:
         InputError: nothing is prepared there, or a shard is missing or truncated.
     """
-    folder = Path(folder)
+    folder, manifest = Path(folder), "manifest.jsonl"
+    if folder.suffix == ".jsonl" and folder.is_file():
+        folder, manifest = folder.parent, folder.name
     index = read_index(folder / FOLDER)
     if index is None:
         raise InputError(
@@ -198,4 +204,4 @@ def open_prepared(folder: str | Path) -> PreparedVolumes:
             state = f"{found} bytes instead of {shard.num_bytes}" if path.is_file() else "missing"
             raise InputError(f"{path}: the shard is {state}; run `slicesight prepare` again, it makes what is missing")
         places.update({case_id: RowPlace(path, row) for row, case_id in enumerate(ids)})
-    return PreparedVolumes(folder, index, places)
+    return PreparedVolumes(folder, index, places, manifest)

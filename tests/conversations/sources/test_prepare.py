@@ -74,6 +74,9 @@ def test_m3d_cap_becomes_a_manifest_volumes_and_a_deduplicated_split(prepare, wr
     left = read_manifest(ready / "manifest_deduplicated.jsonl")
     # ct_quizze/000009 shows ct_case/000001 in JPEG: all series of that case leave the training split
     assert {case.id for case in cases} - {case.id for case in left} == {cases[0].id, cases[1].id}
+    deduplicated = open_prepared(ready / "manifest_deduplicated.jsonl")
+    assert [case.id for case in deduplicated.cases] == [case.id for case in left]
+    np.testing.assert_array_equal(deduplicated.voxels(left[0].id), prepared.voxels(left[0].id))
     (group,) = [json.loads(line) for line in (ready / "duplicates.jsonl").read_text().splitlines()]
     assert group["leak"] is True
     assert group["links"] == ["look", "patient"]
