@@ -18,11 +18,13 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
+from transformers.utils import logging
 
 from slicesight.errors import InputError
 from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.model.m3d import M3DClip
 from slicesight.model.presets import make_preset
+from slicesight.model.vision3d import M3DViT
 from slicesight.volumes.grid import GridSpec
 
 from .data import PreparedScans
@@ -122,6 +124,8 @@ def put_together(
         for word in ("pool_size", "final_norm"):  # how Med-2E3 reads it, whatever it was trained for
             if hasattr(planned.vision3d_config, word):
                 setattr(configs["vision3d_config"], word, getattr(planned.vision3d_config, word))
+        if isinstance(loaded["vision3d"], M3DViT) and not configs["vision3d_config"].final_norm:
+            loaded["vision3d"].norm = None
     config = make_config(recipe, grid=grid, parts=configs)
     source = parts.tokenizer or parts.language_model
     if source is None:
@@ -178,11 +182,21 @@ def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
 
 
 def load_part(kind: Any, name: str, **settings: Any) -> Any:
-    """One part from a folder or the hub."""
+    """One part from a folder or the hub; weights it has beyond those are left, but none of its own may be missing."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of left-over weights
     try:
-        return kind.from_pretrained(name, dtype=torch.float32, **settings)
+        part, found = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **settings)
     except (OSError, ValueError) as error:
         raise InputError(f"parts: {name} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        logging.set_verbosity(before)
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"parts: {name} lacks {len(missing)} weights of a {type(part).__name__}, {missing[0]} among them; "
+            f"name a folder that holds them all"
+        )
+    return part
 
 
 def read_config(name: str) -> Any:
