@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from slicesight.errors import InputError, ModelError
 
@@ -128,12 +128,25 @@ def open_text_encoder(
         return HashedWords()
     if name is not None:
         return TextEncoder(name, device=device)
-    if image_encoder == PIXELS or not hasattr(load_frozen(image_encoder, device), "get_text_features"):
+    check_text_side(image_encoder)
+    return TextEncoder(image_encoder, device=device)
+
+
+def check_text_side(image_encoder: str) -> None:
+    """Raises InputError where an image encoder cannot encode texts as well."""
+    if image_encoder == PIXELS or not hasattr(read_config(image_encoder), "text_config"):
         raise InputError(
             f"text_encoder is not set, and image_encoder {image_encoder} has no text side; set text_encoder, or "
             "text: none"
         )
-    return TextEncoder(image_encoder, device=device)
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model, which is quick to find out whether the name is right."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {name}: cannot be found ({_short(error)}); name a folder or a hub model") from error
 
 
 def load_frozen(name: str, device: str | torch.device) -> PreTrainedModel:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from slicesight.errors import InputError, ModelError
 from slicesight.insight.backbones import Backbone, backbone_from, build_backbone, load_weights, spec_of
 from slicesight.insight.fitting import Progress, check_resume, digest_of, fit, forget_checkpoint, settings_that_matter
-from slicesight.insight.losses import ContrastiveLoss, PairQueue, TransportLoss, normalised, reconstruction_loss
+from slicesight.insight.losses import (
+    ContrastiveLoss,
+    PairQueue,
+    TransportLoss,
+    import_transport,
+    normalised,
+    reconstruction_loss,
+)
 from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
 from slicesight.insight.psat import PlaneSliceTransformer
 from slicesight.insight.recipe import VERB, PretrainRecipe
@@ -64,9 +71,13 @@ class Pretraining(nn.Module):
         Raises:
             ModelError: a model that was trained on reconstruction alone.
         """
+        return self.read_memory(self.backbone.encode(volumes_B1DHW).memory, planes_BS, bins_BS)
+
+    def read_memory(self, memory_BCdhw: Tensor, planes_BS: Tensor, bins_BS: Tensor) -> dict[str, Tensor]:
+        """The same from a memory that is known already."""
         if self.psat is None:
             raise ModelError("this model learnt by reconstruction alone; it reads no vectors for slices")
-        return self._by_target(self.psat(self.backbone.encode(volumes_B1DHW).memory, planes_BS, bins_BS))
+        return self._by_target(self.psat(memory_BCdhw, planes_BS, bins_BS))
 
     def loss_of(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step, and its parts for the log."""
@@ -74,7 +85,7 @@ class Pretraining(nn.Module):
         features = self.backbone.encode(volumes if masked is None else volumes.masked_fill(masked, 0.0))
         loss, facts = volumes.new_zeros(()), {}
         if self.psat is not None:
-            found = self._by_target(self.psat(features.memory, batch["planes"], batch["bins"]))
+            found = self.read_memory(features.memory, batch["planes"], batch["bins"])
             pairs = {
                 name: (vectors.flatten(0, 1).float(), batch[name].flatten(0, 1).float())
                 for name, vectors in found.items()
@@ -138,6 +149,8 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
     """
     folder = Path(recipe.output_dir)
     check_resume(folder, resume=resume)
+    if recipe.aligns and recipe.alignment == "transport":
+        import_transport()
     triplets = find_triplets(recipe, progress)
     folder.mkdir(parents=True, exist_ok=True)
     digest = run_digest(recipe, triplets)

@@ -40,12 +40,16 @@ SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".
 
 @dataclass(frozen=True, kw_only=True)
 class TripletReport:
-    """What came of it; skipped holds (scan, reason) where bad scans were to be skipped."""
+    """What came of it; skipped holds (scan, reason) where bad scans were to be skipped.
+
+    text_source: "annotation-derived" where a label map was read.
+    """
 
     folder: Path
     num_scans: int
     num_triplets: int
     num_texts: int
+    text_source: str
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -68,6 +72,7 @@ def make_triplets(
         VolumeError: a scan that cannot be read, unless `on_bad_case` is "skip".
     """
     folder, cases = Path(out), list_scans(source)
+    _check_models(settings)
     _claim(folder, settings, cases)
     tell = progress or (lambda doing, done, total: None)
     skipped: list[tuple[str, str]] = []
@@ -88,7 +93,12 @@ def make_triplets(
     num_triplets = _write_lists(folder, kept, texts, settings)
     num_texts = 0 if settings.text == "none" else num_triplets
     return TripletReport(
-        folder=folder, num_scans=len(kept), num_triplets=num_triplets, num_texts=num_texts, skipped=tuple(skipped)
+        folder=folder,
+        num_scans=len(kept),
+        num_triplets=num_triplets,
+        num_texts=num_texts,
+        text_source=text_source(settings),
+        skipped=tuple(skipped),
     )
 
 
@@ -128,6 +138,17 @@ def text_source(settings: TripletSettings) -> str:
         "labels": ANNOTATION_DERIVED,
         "model": f"captioner {settings.captioner}",
     }[settings.text]
+
+
+def _check_models(settings: TripletSettings) -> None:
+    """Find a wrong name before the scans are cut, not after."""
+    from slicesight.insight import features
+
+    for name in (settings.captioner, settings.image_encoder, settings.text_encoder):
+        if name is not None and name not in (features.PIXELS, features.WORDS):
+            features.read_config(name)
+    if settings.text != "none" and settings.text_encoder is None:
+        features.check_text_side(settings.image_encoder)
 
 
 def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> None:
