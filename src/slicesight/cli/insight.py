@@ -83,7 +83,9 @@ def triplets(
     say(
         f"wrote {report.num_triplets} triplets of {report.num_scans} scans to {out}"
         + (f", {len(report.skipped)} scans skipped" if report.skipped else "")
+        + f"; texts: {report.text_source}"
         + f"; pre-train on them: slicesight insight pretrain RECIPE --set data={out}"
+        + ("" if report.num_texts else " --set text_weight=0")
     )
 
 
