@@ -73,4 +73,5 @@ def test_a_share_of_the_patients_is_part_of_every_larger_share_and_keeps_their_s
     assert len(quarter) == 10
     assert {case.line for case in quarter} < {case.line for case in half}
     assert part_of_patients(cases, 1.0) == cases
+    assert len({tuple(case.line for case in part_of_patients(cases, 0.25, seed=seed)) for seed in range(4)}) > 1
     assert len({case.patient for case in part_of_patients(cases, 0.001)}) == 1

@@ -204,7 +204,7 @@ def train_classifier(
     progress: Progress | None = None,
 ) -> Classifier:
     """A classifier trained on the recipe's share of the training patients."""
-    chosen = part_of_patients(of_split(list(cases), "train", path=recipe.data), recipe.train_share)
+    chosen = part_of_patients(of_split(list(cases), "train", path=recipe.data), recipe.train_share, seed=recipe.seed)
     numbers = [classes.index(str(case.label)) for case in chosen]
     torch.manual_seed(recipe.seed)
     classifier = Classifier(

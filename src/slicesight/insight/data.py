@@ -82,12 +82,16 @@ def of_split(cases: list[ScanCase], split: Split, *, path: str | Path) -> list[S
     return chosen
 
 
-def part_of_patients(cases: list[ScanCase], share: float) -> list[ScanCase]:
+def part_of_patients(cases: list[ScanCase], share: float, *, seed: int = 0) -> list[ScanCase]:
     """The scans of a share of the patients, at least one; a smaller share is a part of every larger one.
 
-    Patients are ordered by a digest of their names, so that the choice depends on nothing else.
+    Patients are ordered by a digest of seed and name, so that the choice depends on nothing else.
     """
-    order = sorted({case.patient for case in cases}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+
+    def place(patient: str) -> str:
+        return hashlib.sha256(f"{seed} {patient}".encode()).hexdigest()
+
+    order = sorted({case.patient for case in cases}, key=place)
     kept = set(order[: max(1, round(share * len(order)))])
     return [case for case in cases if case.patient in kept]
 

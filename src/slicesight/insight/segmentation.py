@@ -54,7 +54,7 @@ class SegmentRecipe:
     data: a .jsonl of image, mask, patient, split. labels: name -> value in the masks; None takes every value found.
     backbone: its image_size is the crop's; None takes what `init` holds. init: a folder of `insight pretrain`, None for
         random weights; init_parts: "encoder" leaves the decoder random.
-    train_share: of the training patients. overlap: of neighbouring windows. score_splits: scored after training.
+    train_share: of the training patients, drawn by the seed. overlap: of neighbouring windows. score_splits: scored after training.
     save_masks: of the scored scans, as NIfTI. num_overlays: pictures of them. prepared_dir: where prepared scans are
         kept, for several runs to share; None is a folder in output_dir.
     """
@@ -182,7 +182,7 @@ def train_segmenter(
     recipe: SegmentRecipe, cases: Sequence[ScanCase], *, run_digest: str, progress: Progress | None = None
 ) -> Segmenter:
     """A segmenter trained on the recipe's share of the training patients."""
-    chosen = part_of_patients(of_split(list(cases), "train", path=recipe.data), recipe.train_share)
+    chosen = part_of_patients(of_split(list(cases), "train", path=recipe.data), recipe.train_share, seed=recipe.seed)
     labels = recipe.labels or _labels_found(chosen, progress)
     torch.manual_seed(recipe.seed)
     backbone = start_backbone(recipe.backbone, init=recipe.init, parts=recipe.init_parts)

@@ -1,0 +1,304 @@
+"""Does pre-training with 2D models help to outline soft-tissue sarcomas, with a quarter and with all of the labels?
+
+    python benchmarks/insight_sts.py STS_FOLDER --parts PARTS_FOLDER --out runs/insight-sts
+
+Every cell (arm x share of labels x seed) has its own folder and is skipped once it is finished, so the command goes on
+where it was stopped. Pre-training sees the training patients' CT and MR without labels; one network is fine-tuned on
+both; scores are per patient in the scans' own voxels. Patients 001–026 train, 027–034 test (six have CT and MR).
+The table goes to OUT/results.md and stdout, the last line of stdout is JSON. PARTS_FOLDER holds vit-s14 and minilm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from insight_lists import list_sts, write_list
+
+from slicesight.evaluation.statistics import compare, holm
+from slicesight.insight.pretrain import run_pretraining
+from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
+from slicesight.insight.segmentation import read_segment_recipe, run_segmentation
+from slicesight.insight.triplets import make_triplets
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+ARMS: dict[str, tuple[str, ...] | None] = {
+    "scratch": None,
+    "image_text": (),
+    "reconstruction": ("image_weight=0", "text_weight=0"),
+    "shuffled": ("pairing=shuffled",),
+    "released": ("variant=released",),
+    "image": ("text_weight=0",),
+    "contrastive": ("alignment=contrastive",),
+}
+"""What each arm changes in the pre-training recipe, the most wanted first; None is no pre-training."""
+MAIN_ARMS = ("scratch", "image_text", "reconstruction", "shuffled", "released")
+COMPARISONS = (
+    ("image_text", "scratch"),
+    ("image_text", "reconstruction"),
+    ("image_text", "shuffled"),
+    ("image_text", "released"),
+)
+MODALITIES = {"CT": "CT_image", "MR": "MR_T1_image"}
+SMOKE_PRETRAIN = (
+    "training.steps=2",
+    "slices_per_volume=1",
+    "psat.num_layers=1",
+    "psat.num_queries=4",
+    "triplets.image_encoder=pixels",
+    "triplets.text_encoder=words",
+    "triplets.slices_per_plane=8",
+    "triplets.size=[16,16,16]",
+    "triplets.picture_size=32",
+    "triplets.image_encoder_size=null",
+)
+SMOKE_SEGMENT = ("training.steps=2", "backbone.image_size=[16,16,16]", "preparation.spacing_mm=[12,12,12]")
+
+
+@dataclass(frozen=True)
+class Cell:
+    arm: str
+    share: float
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        return out / "segment" / self.arm / f"share{round(100 * self.share)}" / f"seed{self.seed}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    clock = Clock(out / "minutes.jsonl", budget=options.budget_minutes)
+    smoke_pretrain = SMOKE_PRETRAIN if options.smoke else encoders(options.parts)
+    smoke_segment = SMOKE_SEGMENT if options.smoke else ()
+    data = list_sts(options.sts, out)
+    left_out: list[str] = []
+    for arm in options.arms:
+        if not clock.has_time_for(arm):
+            left_out.append(arm)
+            continue
+        for seed in options.seeds:
+            init = None
+            if ARMS[arm] is not None:
+                init = pretrained(out, data, arm, seed, smoke_pretrain, clock)
+            for share in options.shares:
+                fine_tuned(out, data, Cell(arm, share, seed), init, smoke_segment, clock)
+    report(out, options, left_out, clock)
+
+
+def pretrained(out: Path, data: Path, arm: str, seed: int, changes: tuple[str, ...], clock: Clock) -> Path:
+    """The folder of the arm's backbone, made on first use."""
+    folder = out / "pretrain" / arm / f"seed{seed}"
+    recipe_file = RECIPES / "sts-pretrain.yaml"
+    triplets = out / "triplets"
+    if not (triplets / "scans.jsonl").is_file():
+        training = [json.loads(line) for line in data.read_text().splitlines()]
+        scans = write_list(out / "sts-train.jsonl", [line for line in training if line["split"] == "train"])
+        settings = read_triplet_settings(recipe_file, of_triplets(changes))
+        clock.time("triplets", "triplets", lambda: make_triplets(scans, triplets, settings, progress=say))
+    own = (*not_of_triplets(changes), *(ARMS[arm] or ()), f"seed={seed}", f"data={triplets}", f"output_dir={folder}")
+    recipe = read_pretrain_recipe(recipe_file, own)
+    if not (folder / "config.json").is_file():
+        clock.time(f"pretrain seed {seed}", arm, lambda: run_pretraining(recipe, resume=True, progress=say))
+    return folder
+
+
+def fine_tuned(out: Path, data: Path, cell: Cell, init: Path | None, changes: tuple[str, ...], clock: Clock) -> None:
+    """Fine-tune and score one cell unless its scores are there."""
+    folder = cell.folder(out)
+    if (folder / "scores.json").is_file():
+        return
+    own = (f"data={data}", f"output_dir={folder}", f"seed={cell.seed}", f"train_share={cell.share}",
+           f"prepared_dir={out / 'prepared'}", f"init={'null' if init is None else init}")  # fmt: skip
+    recipe = read_segment_recipe(RECIPES / "sts-segment.yaml", (*changes, *own))
+    what = f"segment {cell.share:.0%} seed {cell.seed}"
+    clock.time(what, cell.arm, lambda: run_segmentation(recipe, resume=True, progress=say))
+
+
+class Clock:
+    """CPU minutes of every piece of work, kept in a file; says whether one more arm fits the budget."""
+
+    def __init__(self, file: Path, *, budget: float | None) -> None:
+        self.file, self.budget = file, budget
+
+    def time(self, what: str, arm: str, work: Callable[[], Any]) -> None:
+        started, wall = time.process_time(), time.monotonic()
+        work()
+        line = {"what": what, "arm": arm, "cpu_minutes": round((time.process_time() - started) / 60, 3),
+                "wall_minutes": round((time.monotonic() - wall) / 60, 3)}  # fmt: skip
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        print(json.dumps(line), file=sys.stderr, flush=True)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+
+    def has_time_for(self, arm: str) -> bool:
+        """Whether the dearest arm so far would fit once more; an arm that was begun is always finished."""
+        by_arm: dict[str, float] = {}
+        for line in self.lines():
+            by_arm[line["arm"]] = by_arm.get(line["arm"], 0.0) + line["cpu_minutes"]
+        if self.budget is None or arm in by_arm or not by_arm:
+            return True
+        return sum(by_arm.values()) + max(by_arm.values()) <= self.budget
+
+    def total(self) -> float:
+        return sum(line["cpu_minutes"] for line in self.lines())
+
+
+def report(out: Path, options: argparse.Namespace, left_out: list[str], clock: Clock) -> None:
+    """Write and print the tables of all finished cells."""
+    scores = {
+        (arm, share, seed): json.loads(file.read_text())["scans"]
+        for arm in options.arms
+        for share in options.shares
+        for seed in options.seeds
+        if (file := Cell(arm, share, seed).folder(out) / "scores.json").is_file()
+    }
+    arms = [arm for arm in options.arms if any(key[0] == arm for key in scores)]
+    tests = tested(scores, arms, options)
+    text = "\n\n".join(
+        [
+            table(scores, arms, options, "dice", "Dice", 3),
+            table(scores, arms, options, "hd95_mm", "HD95 in mm", 1),
+            tests_table(tests),
+            f"Mean ± standard deviation over {len(options.seeds)} seeds of the mean over test patients. Tests: the "
+            "unit is the patient (CT and MR averaged, then seeds), exact sign-flip permutation, Holm over the table."
+            + least_p(tests)
+            + (f" Left out for lack of time: {', '.join(left_out)}." if left_out else "")
+            + f" CPU time of everything: {clock.total():.0f} minutes on {options.threads} thread(s).",
+        ]
+    )
+    (out / "results.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    means = {f"{arm}/{share:g}": _mean(scores, arm, share, options.seeds, "dice", None)[0]
+             for arm in arms for share in options.shares}  # fmt: skip
+    print(json.dumps({"dice": means, "tests": tests, "cpu_minutes": round(clock.total(), 1), "left_out": left_out}))
+
+
+def least_p(tests: list[dict[str, Any]]) -> str:
+    """What so few patients can show at best."""
+    if not tests:
+        return ""
+    patients = tests[0]["patients"]
+    return f" With {patients} patients no p can be below {2 / 2**patients:.3f}."
+
+
+def table(
+    scores: dict[Any, Any], arms: list[str], options: argparse.Namespace, field: str, title: str, digits: int
+) -> str:
+    columns = [(share, modality) for share in options.shares for modality in MODALITIES]
+    lines = [f"| {title} | " + " | ".join(f"{modality}, {share:.0%} of labels" for share, modality in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for arm in arms:
+        cells = []
+        for share, modality in columns:
+            mean, deviation = _mean(scores, arm, share, options.seeds, field, modality)
+            cells.append("—" if mean is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}")
+        lines.append(f"| {arm.replace('_', ' + ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tested(scores: dict[Any, Any], arms: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Paired tests of Dice by patient, Holm-corrected together."""
+    rows = []
+    for share in options.shares:
+        for first, second in COMPARISONS:
+            seeds = [s for s in options.seeds if {(first, share, s), (second, share, s)} <= scores.keys()]
+            if first not in arms or second not in arms or not seeds:
+                continue
+            pair = [[by_patient(scores[arm, share, seed], "dice") for seed in seeds] for arm in (first, second)]
+            found = compare(*pair)
+            assert found is not None
+            rows.append(
+                {
+                    "share": share,
+                    "first": first,
+                    "second": second,
+                    "difference": round(found.difference, 4),
+                    "ci95": [round(found.low, 4), round(found.high, 4)],
+                    "p": round(found.p, 4),
+                    "patients": found.num_volumes,
+                }
+            )
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = round(corrected, 4)
+    return rows
+
+
+def tests_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| labels | comparison | difference in Dice (95 % interval) | p | p (Holm) |", "|---|---|---|---|---|"]
+    for row in rows:
+        low, high = row["ci95"]
+        names = f"{row['first']} − {row['second']}".replace("_", " + ")
+        lines.append(
+            f"| {row['share']:.0%} | {names} | {row['difference']:+.3f} ({low:+.3f} to {high:+.3f}) "
+            f"| {row['p']:.3f} | {row['p_holm']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def by_patient(scans: list[dict[str, Any]], field: str, modality: str | None = None) -> dict[str, float]:
+    """Mean over each patient's scans, of one modality or all."""
+    kept = [scan for scan in scans if modality is None or scan["case"].endswith(MODALITIES[modality])]
+    patients = sorted({scan["patient"] for scan in kept})
+    return {name: float(np.mean([scan[field] for scan in kept if scan["patient"] == name])) for name in patients}
+
+
+def _mean(
+    scores: dict[Any, Any], arm: str, share: float, seeds: Sequence[int], field: str, modality: str | None
+) -> tuple[float | None, float]:
+    means = [
+        float(np.mean(list(by_patient(scores[arm, share, seed], field, modality).values())))
+        for seed in seeds
+        if (arm, share, seed) in scores
+    ]
+    if not means:
+        return None, 0.0
+    return float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+
+
+def encoders(parts: Path) -> tuple[str, ...]:
+    return (f"triplets.image_encoder={parts / 'vit-s14'}", f"triplets.text_encoder={parts / 'minilm'}")
+
+
+def of_triplets(changes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(change.removeprefix("triplets.") for change in changes if change.startswith("triplets."))
+
+
+def not_of_triplets(changes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(change for change in changes if not change.startswith("triplets."))
+
+
+def say(doing: str, done: int, total: int) -> None:
+    """A line on stderr at every tenth of the work."""
+    if done == total or done * 10 // total > (done - 1) * 10 // total:
+        print(f"{doing} {done}/{total}", file=sys.stderr, flush=True)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sts", type=Path, help="folder of STS_001 …")
+    parser.add_argument("--parts", type=Path, default=Path("runs/parts"), help="folder of vit-s14 and minilm")
+    parser.add_argument("--out", type=Path, default=Path("runs/insight-sts"))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(MAIN_ARMS))
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 1.0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget-minutes", type=float, help="leave out arms that would not fit any more")
+    parser.add_argument("--smoke", action="store_true", help="two steps of a tiny network, to see that everything runs")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
