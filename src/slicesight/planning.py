@@ -25,6 +25,7 @@ from slicesight.model.accounting import AllocationCounter, Stage
 from slicesight.model.matching import count_visual_tokens
 from slicesight.model.memory import GIB as GIB
 from slicesight.model.memory import find_free_bytes as find_free_bytes
+from slicesight.model.memory import questions_at_once
 from slicesight.model.planes import cut_planes
 from slicesight.model.presets import make_preset
 from slicesight.model.scoring import Question
@@ -300,10 +301,17 @@ def describe_plan(found: Plan, *, free_bytes: int, device: str, speed: Speed | N
             line += f"{seconds:>10.2f} s"
         lines.append(line)
     verdict = "fits" if found.peak_bytes <= free_bytes else "DOES NOT FIT"
+    at_once = questions_at_once(
+        free_bytes - RUNTIME_BYTES - found.weight_bytes,
+        bytes_per_question=found.cache_bytes // found.num_questions,
+        working_bytes=max(stage.peak_bytes for stage in found.stages),
+        at_most=10_000,
+    )
     lines += [
         "",
         f"cache of keys and values {found.cache_bytes / GIB:.2f} GiB",
         f"needs {found.peak_bytes / GIB:.2f} GiB at its peak, {free_bytes / GIB:.2f} GiB free on {device}: {verdict}",
+        f"questions of this length that fit at once: {at_once:,}",
     ]
     return "\n".join(lines)
 

@@ -68,3 +68,16 @@ def test_measurements_walk_through_enough_weights_and_leave_the_head_out(monkeyp
     found = cold_linears(model, dtype=torch.float32)
     assert len(found) == 3
     assert model.lm_head not in found
+
+
+def test_loading_never_takes_more_threads_than_cores(tiny_model_folder, monkeypatch):
+    import slicesight
+
+    monkeypatch.setattr(machine, "count_cores", lambda: 3)
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    slicesight.load(tiny_model_folder)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    slicesight.load(tiny_model_folder)
+    assert taken == [3, 2]

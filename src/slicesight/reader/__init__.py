@@ -235,10 +235,11 @@ def load(
 
     from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
     from slicesight.reader.feature_cache import FeatureCache
-    from slicesight.reader.machine import fastest_dtype
+    from slicesight.reader.machine import count_cores, fastest_dtype
     from slicesight.reader.wide import pays_to_widen, widen_model
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # a container has fewer than the machine
     if dtype == "fastest":
         dtype = fastest_dtype() if device == "cpu" else "auto"
     dtype = dtype or ("float32" if device == "cpu" else "auto")

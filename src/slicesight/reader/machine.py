@@ -22,6 +22,8 @@ COLD_BYTES = 2**26
 """Weights that a measurement walks through, so that they are not all in the processor's cache."""
 WORTH_MEASURING = 2**30
 """Bytes of a language model's weights below which a block of the default size will do."""
+now = time.perf_counter
+"""The clock of measurements; a benchmark on a shared machine takes time.process_time and one thread."""
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86 twice, arm
 
 
@@ -90,10 +92,10 @@ def measure_rate(linears: Sequence[nn.Module], *, rows: int, dtype: torch.dtype,
     inputs = [torch.ones(rows, _width(layer), dtype=dtype) for layer in linears]
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now()
         for layer, x in zip(linears, inputs, strict=True):
             layer(x)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return 2 * rows * sum(map(count_weights, linears)) / min(seconds)
 
 
