@@ -31,8 +31,7 @@ from slicesight.model.memory import GIB, cache_bytes_per_token
 from slicesight.model.presets import make_preset
 from slicesight.model_card import ModelCard
 from slicesight.planning import DTYPES, fake_model, plan
-from slicesight.reader import Reader
-from slicesight.reader import machine
+from slicesight.reader import Reader, machine
 from slicesight.reader.engine import Engine
 from slicesight.reader.machine import (
     cold_linears,

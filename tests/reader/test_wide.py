@@ -1,4 +1,4 @@
-"""Wide products: what the narrow layer computes, from the same weights, where rows are many and no gradient is wanted."""
+"""Wide products: what the narrow layer computes, from the same weights, where rows are many and nothing is trained."""
 
 from __future__ import annotations
 
