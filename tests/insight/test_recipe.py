@@ -116,6 +116,7 @@ def test_a_recipe_survives_its_own_plain_form(tiny) -> None:
     recipe = read_pretrain_recipe(tiny, ("triplets.label_names={1: tumour}",))
     assert build_settings(PretrainRecipe, recipe.to_dict(), where="again") == recipe
     assert isinstance(recipe.triplets, TripletSettings)
+    assert recipe.triplets.label_names == {"1": "tumour"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,8 @@ class TripletSettings:
             raise InputError(f"size is {list(self.size)}; expected three numbers of voxels from 8 to 512")
         if min(self.picture_size, self.max_new_tokens, self.caption_batch, self.encode_batch) < 1:
             raise InputError("picture_size, max_new_tokens, caption_batch and encode_batch must be at least 1")
+        names = {str(value): str(name) for value, name in self.label_names.items()}
+        object.__setattr__(self, "label_names", names)  # YAML reads 1 as a number, JSON writes it as text
         object.__setattr__(self, "window", checked_window(self.window))
         if "+" in self.window:
             raise InputError(f"window {self.window!r} has three channels; pre-training reads one, name one window")
