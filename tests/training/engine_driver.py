@@ -30,9 +30,8 @@ def open_fsdp2_on_cpu() -> None:
     prepare = state.AcceleratorState.__init__
 
     def prepare_sharded(self, *args, **kwargs):
-        is_new = not self.initialized
         prepare(self, *args, **kwargs)
-        if is_new:
+        if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.FSDP
             self.fsdp_plugin = FullyShardedDataParallelPlugin(
                 fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True

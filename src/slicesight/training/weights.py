@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import load_model, save_file, save_model
@@ -29,8 +30,9 @@ def write_weights(
     if gathered is None:
         save_model(model, str(folder / WEIGHTS), metadata=dict(METADATA))
     else:
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in gathered.items()}
-        save_file(drop_shared(whole), folder / WEIGHTS, metadata=dict(METADATA))
+        again = shared_names(model)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in gathered.items() if name not in again}
+        save_file(whole, folder / WEIGHTS, metadata=dict(METADATA))
     if isinstance(model, PreTrainedModel):
         model.config.save_pretrained(folder)
         if model.generation_config is not None:
@@ -54,12 +56,12 @@ def read_weights(model: nn.Module, folder: Path) -> None:
         ) from error
 
 
-def drop_shared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each storage under the first of its names."""
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() not in seen or not tensor.numel():
-            kept[name] = tensor
-            seen.add(tensor.data_ptr())
-    return kept
+def shared_names(model: nn.Module) -> set[str]:
+    """Names under which a parameter comes again (a head tied to the embeddings)."""
+    first = {id(parameter): name for name, parameter in reversed(list(named_parameters(model)))}
+    return {name for name, parameter in named_parameters(model) if first[id(parameter)] != name}
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter under every one of its names."""
+    return model.named_parameters(remove_duplicate=False)
