@@ -17,7 +17,7 @@ demo: $(VENV)/.installed-core ## Make a synthetic scan, ask it 11 questions, com
 test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes options on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-model: $(VENV)/.installed-train ## Train the model that ships, from nothing, into runs/ (under an hour on two cores)
+model: $(VENV)/.installed-train ## Train the model that ships, from nothing, into runs/ (about an hour on two cores)
 	$(BIN)/slicesight train recipes/phantom-tiny-stage0.yaml
 	$(BIN)/slicesight train recipes/phantom-tiny.yaml
 
