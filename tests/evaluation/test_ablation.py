@@ -159,7 +159,8 @@ data: {{folder: {folder}/phantoms, seed: 5, count: 3, workers: 1}}
 grid: {{num_slices: 8, height: 32, width: 32}}
 model: {{}}
 stages:
-  - {{name: align, trainable: [projector_2d, projector_3d, scorer], steps: 2, learning_rate: 1.0e-3, volumes_per_step: 2}}
+  - {{name: align, trainable: [projector_2d, projector_3d, scorer], steps: 2,
+     learning_rate: 1.0e-3, volumes_per_step: 2}}
   - {{name: instruct, trainable: [projector_2d, projector_3d, scorer, language_model], steps: 2,
      learning_rate: 1.0e-3, volumes_per_step: 2}}
 """

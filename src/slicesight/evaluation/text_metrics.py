@@ -111,10 +111,16 @@ def split_13a(text: str) -> tuple[str, ...]:
     if "&" in text:
         for entity, letter in _ENTITIES:
             text = text.replace(entity, letter)
-    text = f" {text} "
+    return tuple(token for word in text.split() for token in _split_word(word))
+
+
+@lru_cache(maxsize=2**16)
+def _split_word(word: str) -> tuple[str, ...]:
+    """The rules look at one letter to each side, so words between spaces can be split one by one."""
+    word = f" {word} "
     for pattern, replacement in _MARKS:
-        text = pattern.sub(replacement, text)
-    return tuple(text.split())
+        word = pattern.sub(replacement, word)
+    return tuple(word.split())
 
 
 @lru_cache(maxsize=2**14)
