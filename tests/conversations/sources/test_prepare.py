@@ -246,3 +246,55 @@ def test_closed_questions_show_what_an_answer_without_the_scan_gets_right(prepar
     (twelve / "questions.csv").write_text("scan,question,answer,choices,topic\n" + "\n".join(rows) + "\n")
     _, out, _ = prepare(twelve, "--format", "folder", "--out", "ready", "--manifest-only")
     assert ["closed,", "side", "12", "(75%)"] in [line.split() for line in out.splitlines()]
+
+
+def test_the_commands_of_the_how_to_run_on_what_it_describes(
+    prepare, tmp_path, monkeypatch, write_m3d_cap, write_m3d_vqa, vqa_row, scan_number
+) -> None:
+    import re
+    import shlex
+
+    from slicesight.volumes.writers import write_dicom, write_nifti
+
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "prepare.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(commands) >= 6
+
+    table = {"M3D_VQA_test.csv": [vqa_row("ct_case/000002/Axial")]}
+    write_m3d_vqa(table).parent.rename(tmp_path / "M3D")
+    (write_m3d_cap("npy") / "M3D_Cap.json").rename(tmp_path / "M3D" / "M3D_Cap.json")
+    (tmp_path / "med2e3").mkdir()
+    turns = [{"from": "human", "value": "<image3d>\nWhich plane?"}, {"from": "gpt", "value": "axial"}]
+    item = {"id": "1", "conversations": turns, "vision3d": ["ct_case/000002/Axial.npy"]}
+    (tmp_path / "med2e3" / "train.json").write_text(json.dumps([item]))
+
+    scans = tmp_path / "scans"
+    for patient in "abc":
+        (scans / f"patient_{patient}").mkdir(parents=True)
+    write_nifti(scan_number(0), scans / "patient_a" / "ct.nii.gz")
+    (scans / "patient_a" / "ct.txt").write_text("A cyst.")
+    write_dicom(scan_number(1), scans / "patient_b" / "series")
+    (scans / "patient_b" / "report.txt").write_text("No cyst.")
+    write_nifti(scan_number(2), scans / "patient_c" / "ct.nii.gz")
+    (told,) = re.findall(r"^```json\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    record = json.loads(told)
+    del record["split"]  # splits are dealt in the page's first command
+    (scans / "patient_c" / "ct.json").write_text(json.dumps(record))
+    (scans / "questions.csv").write_text("scan,question,answer\npatient_a/ct.nii.gz,Which phase?,arterial\n")
+
+    rate = tmp_path / "CT-RATE" / "dataset"
+    place = rate / "train_fixed" / "train_1" / "train_1_a"
+    place.mkdir(parents=True)
+    write_nifti(scan_number(3), place / "train_1_a_1.nii.gz")
+    lines = ["train_1_a_1.nii.gz,Seen.,Normal.", "train_2_a_1.nii.gz,Not downloaded.,Normal."]
+    (rate / "reports.csv").write_text("\n".join(["VolumeName,Findings_EN,Impressions_EN", *lines]) + "\n")
+
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:2] == ["slicesight", "prepare"]
+        code, _, err = prepare(*words[2:])
+        assert code == 0, (command, err)
+        prepared = open_prepared(words[words.index("--out") + 1])
+        assert prepared.voxels(prepared.cases[0].id).shape == (32, 256, 256)
+    assert {case.split for case in open_prepared("prepared").cases} == {"train", "val", "test"}
