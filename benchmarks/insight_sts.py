@@ -4,7 +4,9 @@
 
 Every cell (arm x share of labels x seed) has its own folder and is skipped once it is finished, so the command goes on
 where it was stopped. Pre-training sees the training patients' CT and MR without labels; one network is fine-tuned on
-both; scores are per patient in the scans' own voxels. Patients 001–026 train, 027–034 test (six have CT and MR).
+both; scores are per patient in the scans' own voxels. Patients 001–026 train, 027–034 test (six have CT and MR). The
+row "blind" looks at no scan: since every scan is cut at a margin round its tumour, the mean training mask of its kind,
+stretched to the test scan and thresholded for the best training Dice, is already good; a network has to beat it.
 The table goes to OUT/results.md and stdout, the last line of stdout is JSON. PARTS_FOLDER holds vit-s14 and minilm.
 """
 
@@ -22,12 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 from insight_lists import list_sts, write_list
+from torch.nn import functional
 
 from slicesight.evaluation.statistics import compare, holm
+from slicesight.insight.data import ScanCase, of_split, part_of_patients, read_cases
+from slicesight.insight.overlap import overlap
+from slicesight.insight.preparation import prepare_mask, read_labels
 from slicesight.insight.pretrain import run_pretraining
 from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
 from slicesight.insight.segmentation import read_segment_recipe, run_segmentation
 from slicesight.insight.triplets import make_triplets
+from slicesight.volumes.readers import read_volume
+from slicesight.volumes.volume import Volume
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ARMS: dict[str, tuple[str, ...] | None] = {
@@ -41,7 +49,10 @@ ARMS: dict[str, tuple[str, ...] | None] = {
 }
 """What each arm changes in the pre-training recipe, the most wanted first; None is no pre-training."""
 MAIN_ARMS = ("scratch", "image_text", "reconstruction", "shuffled", "released")
+BLIND, BLIND_SIZE = "blind", (48, 48, 48)
 COMPARISONS = (
+    ("scratch", BLIND),
+    ("image_text", BLIND),
     ("image_text", "scratch"),
     ("image_text", "reconstruction"),
     ("image_text", "shuffled"),
@@ -82,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     smoke_pretrain = SMOKE_PRETRAIN if options.smoke else encoders(options.parts)
     smoke_segment = SMOKE_SEGMENT if options.smoke else ()
     data = list_sts(options.sts, out)
+    for share in options.shares:
+        for seed in options.seeds:
+            guessed(out, data, Cell(BLIND, share, seed), clock)
     left_out: list[str] = []
     for arm in options.arms:
         if not clock.has_time_for(arm):
@@ -125,6 +139,55 @@ def fine_tuned(out: Path, data: Path, cell: Cell, init: Path | None, changes: tu
     clock.time(what, cell.arm, lambda: run_segmentation(recipe, resume=True, progress=say))
 
 
+def guessed(out: Path, data: Path, cell: Cell, clock: Clock) -> None:
+    """Score the guess that looks at no scan, from the masks of the cell's training patients."""
+    file = cell.folder(out) / "scores.json"
+    if file.is_file():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cases = read_cases(data, needs="mask")
+    training = part_of_patients(of_split(cases, "train", path=data), cell.share, seed=cell.seed)
+
+    def score() -> None:
+        guesses = {name: mean_mask([case for case in training if is_of(case, name)]) for name in MODALITIES}
+        scans = []
+        for case in of_split(cases, "test", path=data):
+            volume = read_volume(case.image)
+            (mean, threshold) = next(guesses[name] for name in MODALITIES if is_of(case, name))
+            guess = functional.interpolate(mean[None, None], size=volume.shape, mode="trilinear")[0, 0].numpy()
+            dice, distance = overlap(guess > threshold, mask_of(case, volume), spacing_mm=volume.spacing_mm)
+            scans.append({"case": case.name, "patient": case.patient, "dice": dice, "hd95_mm": distance})
+        file.write_text(json.dumps({"scans": scans}))
+
+    clock.time(f"guess {cell.share:.0%} seed {cell.seed}", BLIND, score)
+
+
+def mean_mask(cases: Sequence[ScanCase]) -> tuple[torch.Tensor, float]:
+    """The masks' mean over boxes stretched to one size, and the threshold that gives the best mean Dice on them."""
+    masks = []
+    for case in cases:
+        labels = mask_of(case, read_volume(case.image))
+        depth, height, width = labels.shape
+        box = ((0, depth), (0, height), (0, width))
+        masks.append(prepare_mask(labels.astype(np.int32), box=box, size=BLIND_SIZE, values=(1,)) > 0)
+    mean = np.mean(masks, axis=0, dtype=np.float32)
+
+    def dice(threshold: float) -> float:
+        guess = mean > threshold
+        return float(np.mean([2 * (guess & mask).sum() / (guess.sum() + mask.sum()) for mask in masks]))
+
+    return torch.from_numpy(mean), max(np.linspace(0.05, 0.95, 37).tolist(), key=dice)
+
+
+def mask_of(case: ScanCase, volume: Volume) -> np.ndarray[Any, Any]:
+    assert case.mask is not None
+    return read_labels(case.mask, volume) == 1
+
+
+def is_of(case: ScanCase, modality: str) -> bool:
+    return case.name.endswith(MODALITIES[modality])
+
+
 class Clock:
     """CPU minutes of every piece of work, kept in a file; says whether one more arm fits the budget."""
 
@@ -160,12 +223,12 @@ def report(out: Path, options: argparse.Namespace, left_out: list[str], clock: C
     """Write and print the tables of all finished cells."""
     scores = {
         (arm, share, seed): json.loads(file.read_text())["scans"]
-        for arm in options.arms
+        for arm in (BLIND, *options.arms)
         for share in options.shares
         for seed in options.seeds
         if (file := Cell(arm, share, seed).folder(out) / "scores.json").is_file()
     }
-    arms = [arm for arm in options.arms if any(key[0] == arm for key in scores)]
+    arms = [arm for arm in (BLIND, *options.arms) if any(key[0] == arm for key in scores)]
     tests = tested(scores, arms, options)
     text = "\n\n".join(
         [
