@@ -12,6 +12,7 @@ from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.model.accounting import AllocationCounter
 from slicesight.model.loss import IGNORED
 from slicesight.training import feature_cache
+from slicesight.training.augmentation import Augmentation
 from slicesight.training.batches import Collator, PromptWriter, StepParts
 from slicesight.training.engines import SINGLE
 from slicesight.training.feature_cache import open_caches
@@ -141,6 +142,14 @@ def test_more_parts_than_volumes_train_alike_too(tiny, tiny_model_folder, memory
     tiny.model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder, dtype=torch.float32)
     parts, _ = train(tiny, memory_data(5), make_stage(steps=2, volumes_per_step=1, accumulation=3), tmp_path / "parts")
     assert [line["loss"] for line in parts] == pytest.approx([line["loss"] for line in once], rel=1e-5)
+
+
+def test_a_loader_in_a_process_of_its_own_gives_the_same_steps(tiny, tiny_model_folder, memory_data, tmp_path) -> None:
+    stage = make_stage(steps=2, volumes_per_step=None, tokens_per_step=900, augment=Augmentation(noise=0.1))
+    here, _ = train(tiny, memory_data(4), stage, tmp_path / "here")
+    tiny.model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    there, _ = train(tiny, memory_data(4), stage, tmp_path / "there", loader_workers=1)
+    assert [line["loss"] for line in there] == [line["loss"] for line in here]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_in_one_line(tiny, memory_data, tmp_path) -> None:

@@ -117,6 +117,15 @@ def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> Non
         set_trainable(model, ("projecter",))
 
 
+GOLDEN_LOSSES = [5.9836, 59.5665, 62.3473, 5.99835, 5.98747]
+"""language, slices, volumes, align, instruct: of the code that trained the model that ships, bit by bit on one machine."""
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
 def test_a_recipe_runs_from_nothing_to_a_folder_that_loads(recipe: Recipe, folder: Path) -> None:
     path = run_recipe(recipe)
     model = Med2E3ForConditionalGeneration.from_pretrained(path)
@@ -125,6 +134,7 @@ def test_a_recipe_runs_from_nothing_to_a_folder_that_loads(recipe: Recipe, folde
     stages = [json.loads(line)["stage"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(stages)) == ["build", "language", "slices", "volumes", "align", "instruct"]
     assert (folder / "run" / "loss.png").stat().st_size > 1000
+    assert losses_of(folder / "run") == pytest.approx(GOLDEN_LOSSES, rel=1e-3), "a change of these is one of Numerics"
     assert not list(path.parent.glob("*.partial"))
 
 

@@ -49,6 +49,22 @@ def test_values_are_changed_by_dotted_keys(tiny: Path) -> None:
         ("seed", "key=value"),
         ("stages=7", "expected a list"),
         ("stages.3.steps=1", "stages.3.steps"),
+        ("data={prepared: x, splti: train}", "did you mean 'split'"),
+        ("data={foldr: x}", "did you mean 'folder'"),
+        ("grid=null", "grid is missing; phantoms need one"),
+        ("stages.0.epochs=2", "either steps or epochs"),
+        (
+            "stages.0={name: a, trainable: [x], learning_rate: 1, epochs: 1, volumes_per_step: 2, tokens_per_step: 9}",
+            "either volumes_per_step or tokens_per_step",
+        ),
+        ("stages.0.subset={reports: 5}", "'reports' is unknown"),
+        ("stages.0.subset={report: many}", "subset.report: expected int"),
+        ("stages.0.augment={rotate_deg: 90}", "rotate_deg is 90.0; expected 0 to 15"),
+        ("stages.0.lora={rank: 0}", "rank is 0"),
+        ("frozen_dtype=bfloat16", "bf16 is false"),
+        ("report_to=tensorboard", "expected a list"),
+        ("bf16=1", "expected bool"),
+        ("seed=[", "not valid YAML"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_says_what_to_change(tiny: Path, change: str, expected: str) -> None:
@@ -56,6 +72,16 @@ def test_a_wrong_setting_is_one_line_that_says_what_to_change(tiny: Path, change
         read_recipe(tiny, (change,))
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_words_that_exclude_each_other_are_refused_together(tiny: Path) -> None:
+    for changes, expected in (
+        (("init=a", "parts={vision2d: b}"), "init and parts are both given"),
+        (("feature_cache=f", "stages.0.augment={noise: 0.1}"), "stage align: augment changes pixels"),
+        (("data={prepared: d}", "pretrain_slices={steps: 1, batch_size: 1}"), "learns from phantoms' truth"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            read_recipe(tiny, changes)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path) -> None:

@@ -1,8 +1,11 @@
 """The train verb: a wrong recipe is one line, exit code 2, and nothing is written."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "phantom-tiny.yaml"
 
@@ -23,3 +26,20 @@ def test_a_wrong_recipe_is_one_line_and_writes_nothing(tmp_path) -> None:
         assert expected in done.stderr
         assert done.stderr.strip().count("\n") == 0, done.stderr
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_smoke_recipe_runs_from_nothing_and_its_loss_falls(tmp_path) -> None:
+    smoke = RECIPE.with_name("smoke.yaml")
+    done = train(str(smoke), "--set", f"output_dir={tmp_path / 'smoke'}", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "slicesight ask SCAN --model" in done.stderr
+    assert done.stdout == ""
+    lines = [json.loads(line) for line in (tmp_path / "smoke" / "log.jsonl").read_text().splitlines()]
+    assert [list(line)[:2] for line in lines if "loss" in line] == [["stage", "step"]] * sum(
+        "loss" in line for line in lines
+    )
+    losses = [line["loss"] for line in lines if line["stage"] in ("align", "instruct")]
+    assert len(losses) >= 6
+    assert losses[-1] < 0.9 * losses[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke"], "everything is inside the run's folder"

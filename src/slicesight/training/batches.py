@@ -19,7 +19,6 @@ from torch.utils.data import Dataset
 
 from slicesight.conversations.schema import Conversation
 from slicesight.model import Med2E3Processor
-from slicesight.model.loss import IGNORED
 from slicesight.model.processing import EncodedPrompt
 
 from .augmentation import Augmentation, augment
@@ -166,8 +165,3 @@ class Collator:
         for name in items[0].features:
             batch[name] = torch.stack([item.features[name] for item in items])
         return batch
-
-
-def count_supervised(labels_BT: Tensor) -> int:
-    """Tokens that the loss is a mean over."""
-    return int((labels_BT[:, 1:] != IGNORED).sum())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -227,9 +226,3 @@ def build_on_meta(recipe: Recipe, *, grid: GridSpec | None = None) -> Med2E3ForC
     grid = recipe.grid or grid or GridSpec()
     with torch.device("meta"):
         return Med2E3ForConditionalGeneration(make_config(recipe, grid=grid))
-
-
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """How many numbers there are and how many of them learn."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return {"parameters": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}
