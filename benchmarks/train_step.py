@@ -54,7 +54,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(image=(16, 64, 64), vision=(192, 4), language=(256, 4)),
-    "small": Size(image=(32, 128, 128), vision=(384, 6), language=(576, 8)),
+    "small": Size(image=(16, 128, 128), vision=(256, 6), language=(384, 6)),
 }
 
 

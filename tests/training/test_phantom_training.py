@@ -118,7 +118,7 @@ def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> Non
 
 
 GOLDEN_LOSSES = [5.9836, 59.5665, 62.3473, 5.99835, 5.98747]
-"""language, slices, volumes, align, instruct: of the code that trained the model that ships, bit by bit on one machine."""
+"""language, slices, volumes, align, instruct: of the code that trained the model that ships, bit by bit."""
 
 
 def losses_of(run: Path) -> list[float]:
