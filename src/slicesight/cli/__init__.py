@@ -7,6 +7,7 @@ is one line on stderr and exit code 2; anything else is our own fault and keeps 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from slicesight.errors import InputError
 
 from . import data, insight, models, scans, scoring, training
 
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], str] = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",

@@ -182,7 +182,7 @@ def predict(
         say(f"wrote {', '.join(written)}; look at the outlines before you use them")
 
 
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], str] = {
     triplets: "slicesight insight triplets scans.jsonl --out triplets --image-encoder openai/clip-vit-base-patch32",
     pretrain: "slicesight insight pretrain recipes/insight.yaml --set data=triplets --set output_dir=runs/insight",
     segment: "slicesight insight segment recipes/segment.yaml --set data=scans.jsonl --set init=runs/insight",
