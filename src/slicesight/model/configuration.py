@@ -168,6 +168,7 @@ class Med2E3Config(PreTrainedConfig):
     question_source: the language model's token embeddings (paper) or a text encoder's pooled output (released).
     score_norm, score_scale, learn_score_scale: scores = softmax(scale * dot), for "l2" of normalised vectors.
     score_dim: project question and slices to this width before the dot; None is the paper (no projection).
+    score_heads: so many projections, each with its own dot and softmax over the slices; the scores are their mean.
     score_dropout: dropout after the softmax, in training only (released: 0.1).
     slice_mean, slice_std: normalisation before the 2D encoder; the default shows it the raw [0, 1] values.
     slice_pool: side of the square of 2D tokens averaged together (paper: 1, all are kept).
@@ -209,6 +210,7 @@ class Med2E3Config(PreTrainedConfig):
     score_scale: float = 1.0
     learn_score_scale: bool = False
     score_dim: int | None = None
+    score_heads: int = 1
     score_dropout: float = 0.0
     slice_mean: float | list[float] = 0.0
     slice_std: float | list[float] = 1.0
@@ -294,6 +296,10 @@ def check_words(config: Med2E3Config) -> None:
             )
     if not config.score_scale > 0:
         raise ModelError(f"score_scale is {config.score_scale}; expected a positive number.")
+    if config.score_heads < 1 or (config.score_heads > 1 and config.score_dim is None):
+        raise ModelError(
+            f"score_heads is {config.score_heads}, score_dim {config.score_dim}; several heads need a score_dim each."
+        )
     if config.question_source == "text_encoder" and config.text_encoder_config is None:
         raise ModelError("question_source is text_encoder but text_encoder_config is missing; add it (a BERT, say).")
 

@@ -58,8 +58,9 @@ class SliceScorer(nn.Module):
         self.question_projection = nn.Linear(config.text_encoder_config.hidden_size, width) if has_encoder else None
         self.slice_linear = nn.Linear(width, 1) if config.uses_scores and not uses_text else None
         narrows = uses_text and config.score_dim is not None
-        self.narrow_question = nn.Linear(width, config.score_dim, bias=False) if narrows else None
-        self.narrow_slice = nn.Linear(width, config.score_dim, bias=False) if narrows else None
+        narrow = (config.score_dim or 0) * config.score_heads
+        self.narrow_question = nn.Linear(width, narrow, bias=False) if narrows else None
+        self.narrow_slice = nn.Linear(width, narrow, bias=False) if narrows else None
         learns_scale = config.uses_scores and config.learn_score_scale
         self.log_scale = nn.Parameter(torch.empty(())) if learns_scale else None
 
@@ -124,8 +125,15 @@ class SliceScorer(nn.Module):
         if self.narrow_question is not None:
             question_BD = self.narrow_question(question_BD.to(self.narrow_question.weight.dtype))
             slices_VND = self.narrow_slice(slices_VND.to(self.narrow_slice.weight.dtype))
-        relevance_BMN = tgis.rate_slices(question_BD, slices_VND, volume_index, norm=config.score_norm)
-        return tgis.normalise_scores(relevance_BMN, volume_index, scale=scale)
+        by_head = [
+            tgis.normalise_scores(
+                tgis.rate_slices(question, slices, volume_index, norm=config.score_norm), volume_index, scale=scale
+            )
+            for question, slices in zip(
+                question_BD.chunk(config.score_heads, dim=-1), slices_VND.chunk(config.score_heads, dim=-1), strict=True
+            )
+        ]
+        return by_head[0] if config.score_heads == 1 else torch.stack(by_head).mean(dim=0)
 
     def embed(self, question: Question) -> Tensor:
         """The question as one vector (B, D): its mean token embedding (paper) or the text encoder's pooled output.
