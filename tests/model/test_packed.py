@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from slicesight.errors import ModelError
 from slicesight.model.packed import build_mask, gather_rows, see_own_prompt
-from slicesight.training.packing import Cost, plan_rows, prove_packing
+from slicesight.training.packing import Cost, count_shared, plan_rows, prove_packing
 
 QUESTIONS = ["What is shown in this image?", "Is the liver enlarged?", "Is there a lesion in the spleen?"]
 ANSWERS = ["The liver is enlarged.", "No.", "No. The spleen is shown."]
@@ -29,14 +29,13 @@ TEXT = {
 
 
 def add_rows(model, batch) -> dict[str, Tensor]:
-    num_2d = model.config.needs_2d * 16
     rows = plan_rows(
         batch["input_ids"],
         batch["attention_mask"],
         batch["labels"],
         batch["volume_index"],
         placeholder=model.config.placeholder_token_id,
-        num_shared=model.num_visual_tokens - num_2d,
+        num_shared=count_shared(model),
         cost=Cost(per_token=1, per_pair=0),
     )
     return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}
@@ -79,6 +78,7 @@ def test_rows_take_the_prompts_values_and_padding_where_they_end() -> None:
     assert gather_rows(values, torch.tensor([[0, 1, 4, -1]]), padding=9).tolist() == [[0, 1, 4, 9]]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_the_block_mask_of_flex_attention_is_the_same_mask() -> None:
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -118,11 +118,13 @@ def test_the_sum_is_divided_by_the_same_number_of_items(make_model, build_batch)
         {"fusion": "3d"},
         {"fusion": "2d"},
         {"aggregation": "max"},
+        {"aggregation": "mean"},
+        {"scoring_inputs": ["3d", "2d"]},
         {"text_config": {**TEXT, "model_type": "phi3", "sliding_window": 200}},
         {"text_config": {**TEXT, "model_type": "qwen3", "head_dim": 8}},
         {"text_config": {**TEXT, "model_type": "gemma2", "head_dim": 8, "attn_implementation": "eager"}},
     ],
-    ids=["3d only", "2d only", "maximum", "phi3", "qwen3", "gemma2"],
+    ids=["3d only", "2d only", "maximum", "mean", "scores without text", "phi3", "qwen3", "gemma2"],
 )
 def test_other_models_give_the_same_loss_in_rows(make_model, build_batch, overrides) -> None:
     model = make_model(**overrides).train()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
+from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
 from slicesight.training import packing
-from slicesight.training.packing import Cost, measure_cost, plan_rows
+from slicesight.training.packing import Cost, count_shared, measure_cost, plan_rows
 from slicesight.training.recipe import read_recipe
 from slicesight.training.stages import run_recipe
 
@@ -65,19 +66,38 @@ def test_no_token_is_lost_and_none_comes_twice() -> None:
     assert found.places.shape[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("overrides", "shares_slices"),
+    [
+        ({}, False),
+        ({"aggregation": "mean"}, True),
+        ({"aggregation": "max"}, True),
+        ({"aggregation": "random"}, False),
+        ({"scoring_inputs": ["2d"]}, True),
+        ({"aggregation": "mean", "score_dropout": 0.1}, False),
+    ],
+)
+def test_the_slices_tokens_are_shared_where_no_question_weighs_them(
+    tiny_model_folder, overrides, shares_slices
+) -> None:
+    config = Med2E3Config.from_pretrained(tiny_model_folder)
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    model = Med2E3ForConditionalGeneration(config)
+    num_2d = 16
+    assert count_shared(model) == model.num_visual_tokens - (0 if shares_slices else num_2d)
+
+
 def test_rows_take_as_many_prompts_as_cost_least() -> None:
-    assert LINEAR.prompts_per_row(10, 10) == 64
-    assert Cost(per_token=0, per_pair=1).prompts_per_row(10, 10) == 1
+    assert LINEAR.best_rows(11, 10, 10) == 1
+    assert Cost(per_token=0, per_pair=1).best_rows(11, 10, 10) == 11
     paper = Cost(per_token=7.6e9, per_pair=4 * 32 * 3072)  # Phi-3-mini
-    number = paper.prompts_per_row(270, 600)
-    costs = {q: paper.count(1, 270 + q * 600) / q for q in range(1, 20)}
-    assert number == min(costs, key=costs.get)
-    assert 1 < number < 10
+    assert paper.best_rows(11, 296, 296) == 1
+    assert paper.best_rows(11, 296, 556) == 3
+    assert paper.count(3, 296 + 4 * 556) < min(paper.count(1, 296 + 11 * 556), paper.count(11, 296 + 556))
 
 
 def test_the_cost_is_that_of_the_layers_matrices(tiny_model_folder) -> None:
-    from slicesight.model import Med2E3ForConditionalGeneration
-
     model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder)
     found = measure_cost(model.language_model)
     assert found.per_token == 2 * (4 * 16 * 16 + 3 * 16 * 32)

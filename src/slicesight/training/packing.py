@@ -3,7 +3,7 @@
 A volume's questions all begin with the prompt's head and z_3D, which no question changes (eq. 8: z_I = [z_3D ; z_2D],
 and only z_2D is weighed by the question). That beginning of p tokens runs once for q questions, their own s tokens each
 behind it: p + q s tokens instead of q (p + s). Attention, dense under its mask, costs (p + q s)^2 pairs instead of
-q (p + s)^2, so there is a best q, which `prompts_per_row` finds.
+q (p + s)^2, so a volume's questions are dealt into as many rows as cost least (`Cost.best_rows`).
 B prompts of T tokens, M volumes per prompt, R rows of U tokens.
 """
 
@@ -40,9 +40,12 @@ class Cost:
         """Of `rows` sequences of `length` tokens, padding included: it is multiplied like any token."""
         return rows * (self.per_token * length + self.per_pair * length**2)
 
-    def prompts_per_row(self, head: int, rest: float) -> int:
-        """How many prompts with `rest` tokens of their own behind a head cost least each, up to 64."""
-        return min(range(1, 65), key=lambda number: self.count(1, int(head + number * rest)) / number)
+    def best_rows(self, prompts: int, head: int, rest: float) -> int:
+        """In how many rows prompts with `rest` tokens of their own behind a common head cost least."""
+        return min(
+            range(1, prompts + 1),
+            key=lambda rows: self.count(rows, math.ceil(head + math.ceil(prompts / rows) * rest)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +68,7 @@ class PackingCollator:
     ) -> None:
         self.collate, self.cost = collate, measure_cost(model.language_model)
         self.placeholder = model.config.placeholder_token_id
-        num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
-        self.num_shared = model.num_visual_tokens - num_2d
+        self.num_shared = count_shared(model)
         self.saved, self.num_batches = 0.0, 0
 
     def __call__(self, items: list[Any]) -> dict[str, Tensor]:
@@ -83,6 +85,16 @@ class PackingCollator:
         self.num_batches += 1
         self.saved += (rows.saved - self.saved) / self.num_batches
         return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}
+
+
+def count_shared(model: Med2E3ForConditionalGeneration) -> int:
+    """A volume's visual tokens that are the same for every question: z_3D, and z_2D where nothing weighs its slices
+    by the question or at random."""
+    config = model.config
+    follows_text = config.uses_scores and "text" in config.scoring_inputs
+    if not config.needs_2d or not (follows_text or config.aggregation == "random" or config.score_dropout):
+        return model.num_visual_tokens
+    return model.num_visual_tokens - measure_slice_tokens(config)[0]
 
 
 def plan_rows(
@@ -117,7 +129,7 @@ def plan_rows(
     for group in groups.values():
         head = min(shared[prompt] for prompt in group)
         rest = sum(lengths[prompt] - head for prompt in group) / len(group)
-        num_rows = math.ceil(len(group) / cost.prompts_per_row(head, rest)) if head else len(group)
+        num_rows = cost.best_rows(len(group), head, rest) if head else len(group)
         for number in range(num_rows):
             rows.append(_row(group[number::num_rows], head, lengths, width))
     longest = max(len(places) for places, _ in rows)
