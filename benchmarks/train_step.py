@@ -73,6 +73,7 @@ class Scans:
     """Random volumes with the texts of phantoms."""
 
     preparation = "benchmark"
+    asks_anew = False
 
     def __init__(self, image, count):
         rng = np.random.default_rng(0)

@@ -49,6 +49,7 @@ class MemoryData:
     """Training data in memory: small random volumes, a report, open and closed questions; no text ever changes."""
 
     preparation = "memory"
+    asks_anew = False
 
     def __init__(self, num_cases: int = 5, *, reports: bool = True, shape: tuple[int, int, int] = (8, 32, 32)) -> None:
         import numpy as np

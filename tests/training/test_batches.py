@@ -13,7 +13,7 @@ from slicesight.model.accounting import AllocationCounter
 from slicesight.model.loss import IGNORED
 from slicesight.training import feature_cache
 from slicesight.training.augmentation import Augmentation
-from slicesight.training.batches import Collator, PromptWriter, StepParts
+from slicesight.training.batches import Collator, PromptWriter, StepParts, measure_visits
 from slicesight.training.engines import SINGLE
 from slicesight.training.feature_cache import open_caches
 from slicesight.training.recipe import Recipe, Stage
@@ -108,6 +108,18 @@ def test_a_long_prompt_loses_the_tail_of_its_answer_and_is_counted(tiny, memory_
     batch = Collator(short)([items])
     assert batch["num_cut"] == 1
     assert batch["input_ids"].shape[1] == short.max_length
+
+
+def test_texts_that_do_not_change_are_measured_once_for_all_passes(tiny, memory_data, monkeypatch) -> None:
+    data, calls = memory_data(3), []
+    writer = PromptWriter(processor=tiny.processor)
+    monkeypatch.setattr(PromptWriter, "measure", lambda self, asked: calls.append(1) or [60] * len(asked))
+    stage = make_stage(epochs=4, volumes_per_step=None, tokens_per_step=400)
+    for asks_anew, expected in ((False, 3), (True, 12)):
+        calls.clear()
+        data.asks_anew = asks_anew
+        assert len(Schedule(data, stage, seed=0, measure=measure_visits(data, writer))) == 6
+        assert len(calls) == expected
 
 
 def test_cut_prompts_are_in_the_log(tiny, memory_data, tmp_path) -> None:

@@ -5,7 +5,6 @@ V volumes of N slices H x W, B prompts of T tokens, visual ones included; volume
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -132,12 +131,18 @@ class StepParts(Dataset[list[Item]]):
 
 
 def measure_visits(data: TrainingData, writer: PromptWriter) -> Callable[[Visit], list[int]]:
-    """A `Measure` for a schedule with a token budget; recent visits are remembered."""
+    """A `Measure` for a schedule with a token budget; what is asked again in every pass is tokenised once."""
+    known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
-    @functools.lru_cache(maxsize=4096)
     def measure(visit: Visit) -> list[int]:
+        key = (visit.case, visit.asked)
+        if key in known:
+            return known[key]
         everything = data.conversations(visit.case, visit.epoch)
-        return writer.measure([everything[place] for place in visit.asked])
+        lengths = writer.measure([everything[place] for place in visit.asked])
+        if not data.asks_anew:
+            known[key] = lengths
+        return lengths
 
     return measure
 

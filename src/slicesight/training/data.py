@@ -28,7 +28,12 @@ PHANTOM_TASKS = ("report", *("open" for _ in TOPICS), *("closed" for _ in TOPICS
 
 
 class TrainingData(Protocol):
-    """Cases by number. A pass ("epoch") may ask other questions, but of the same tasks in the same order."""
+    """Cases by number. A pass ("epoch") may ask other questions, but of the same tasks in the same order.
+
+    asks_anew: whether it does.
+    """
+
+    asks_anew: bool
 
     def __len__(self) -> int: ...
 
@@ -68,6 +73,8 @@ class TrainingData(Protocol):
 
 class PhantomScans:
     """Phantoms, whose eleven questions are worded anew in every pass."""
+
+    asks_anew = True
 
     def __init__(self, phantoms: PhantomSet, *, seed: int) -> None:
         self.phantoms, self.seed = phantoms, seed
@@ -114,6 +121,8 @@ class PhantomScans:
 
 class PreparedScans:
     """The cases of one split of a prepared folder; a pass asks what its manifest says."""
+
+    asks_anew = False
 
     def __init__(self, prepared: PreparedVolumes, *, split: str | None) -> None:
         if "+" in prepared.spec.window:

@@ -62,7 +62,7 @@ class FeatureCache:
     def write(self, data: TrainingData, case: int, features: Tensor) -> None:
         """Keep the features of one volume."""
         path = self.path(data, case)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             save_file({NAME: features.detach().cpu().contiguous()}, partial)
 

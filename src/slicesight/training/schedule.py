@@ -6,6 +6,7 @@ into as many parts as there are processes times accumulations, and all parts tog
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from itertools import count
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from slicesight.errors import InputError
 
@@ -64,6 +66,7 @@ class Schedule:
             )
         self.cases = np.array(list(self.asked))
         self.num_visits = None if stage.epochs is None else max(1, round(stage.epochs * len(self.cases)))
+        self.pass_order = functools.lru_cache(maxsize=16)(self._pass_order)
         self.order = None
         if stage.steps is not None and stage.volumes_per_step is not None:
             total = stage.steps * stage.volumes_per_step
@@ -92,7 +95,7 @@ class Schedule:
         if self.order is not None:
             number = int(self.order[number])
         epoch, place = divmod(number, len(self.cases))
-        case = int(self.cases[np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))[place]])
+        case = int(self.cases[self.pass_order(epoch)[place]])
         asked, wanted = self.asked[case], self.stage.questions_per_volume
         if wanted is not None and wanted < len(asked):
             rng = np.random.default_rng([self.seed, CHOICE_STREAM, epoch, case])
@@ -101,7 +104,12 @@ class Schedule:
 
     def visited_cases(self) -> list[int]:
         """Every case that comes up, in ascending order."""
+        if self.num_visits is not None and self.num_visits >= len(self.cases):
+            return [int(case) for case in self.cases]
         return sorted({visit.case for step in range(len(self)) for visit in self[step]})
+
+    def _pass_order(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))
 
     def _count_steps(self) -> int:
         if self.stage.steps is not None:
