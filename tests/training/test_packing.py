@@ -93,8 +93,8 @@ def test_rows_take_as_many_prompts_as_cost_least() -> None:
     assert Cost(per_token=0, per_pair=1).best_rows(11, 10, 10) == 11
     paper = Cost(per_token=7.6e9, per_pair=4 * 32 * 3072)  # Phi-3-mini
     assert paper.best_rows(11, 296, 296) == 1
-    assert paper.best_rows(11, 296, 556) == 3
-    assert paper.count(3, 296 + 4 * 556) < min(paper.count(1, 296 + 11 * 556), paper.count(11, 296 + 556))
+    assert paper.best_rows(11, 296, 800) == 4
+    assert paper.count(4, 296 + 3 * 800) < min(paper.count(1, 296 + 11 * 800), paper.count(11, 296 + 800))
 
 
 def test_the_cost_is_that_of_the_layers_matrices(tiny_model_folder) -> None:
