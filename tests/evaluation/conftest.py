@@ -25,6 +25,18 @@ No. not; Dr. 5,000 1.2.3 肝臓 naïve U.S. end.
 WORDS = TEXT.split()
 
 
+NUM_WORDS = 6
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_words():
+    """A random model never ends its answer: six tokens are enough to tell two apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("controls", "predict", "faithfulness"):
+            patch.setattr(f"slicesight.evaluation.{module}.MAX_NEW_TOKENS", NUM_WORDS)
+        yield
+
+
 @pytest.fixture(scope="session")
 def nltk_folder(tmp_path_factory) -> Path:
     """WordNet and punkt_tab in nltk's own file formats, with a handful of entries."""
