@@ -58,7 +58,7 @@ def sides_are_true(report: str, truth, findings: np.ndarray, organs: np.ndarray,
     return verdicts
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(which=st.integers(0, 2), seed=st.integers(0, 10_000))
 def test_no_sentence_about_a_side_becomes_false(scans, which: int, seed: int) -> None:
     phantom, grid, organs, findings = scans[which]

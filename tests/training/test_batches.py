@@ -198,7 +198,7 @@ def test_frozen_encoders_keep_no_graph_and_no_activations(tiny, memory_data) -> 
 def test_training_with_cached_features_gives_the_same_loss_and_encodes_each_volume_once(
     tiny, tiny_model_folder, memory_data, tmp_path, monkeypatch
 ) -> None:
-    stage = make_stage(steps=6)
+    stage = make_stage(steps=4)
     plain, weights = train(tiny, memory_data(5), stage, tmp_path / "plain")
     tiny.model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder, dtype=torch.float32)
     data, calls = memory_data(5), []

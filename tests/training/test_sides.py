@@ -1,7 +1,7 @@
 """Mirrored sentences: left and right change places, and where more would have to change nobody guesses."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicesight.conversations.schema import Conversation
@@ -45,6 +45,7 @@ def test_where_swapping_may_not_be_enough_there_is_no_mirrored_sentence(text: st
     assert swap_sides(text) is None
 
 
+@settings(max_examples=50)
 @given(st.text(alphabet="lefrightLEFRIGHT ,.-", max_size=60))
 def test_swapping_twice_gives_the_sentence_back(text: str) -> None:
     once = swap_sides(text)
