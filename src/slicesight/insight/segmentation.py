@@ -54,7 +54,8 @@ class SegmentRecipe:
     data: a .jsonl of image, mask, patient, split. labels: name -> value in the masks; None takes every value found.
     backbone: its image_size is the crop's; None takes what `init` holds. init: a folder of `insight pretrain`, None for
         random weights; init_parts: "encoder" leaves the decoder random.
-    train_share: of the training patients, drawn by the seed. overlap: of neighbouring windows. score_splits: scored after training.
+    train_share: of the training patients, drawn by the seed. overlap: of neighbouring windows. score_splits:
+        scored after training.
     save_masks: of the scored scans, as NIfTI. num_overlays: pictures of them. prepared_dir: where prepared scans are
         kept, for several runs to share; None is a folder in output_dir.
     """
