@@ -24,7 +24,7 @@ def case(name: str, split: str | None, patient: str | None = None) -> Case:
     return Case(id=name, volume=f"/{name}", split=split, patient=patient, conversations=())
 
 
-LOOK = ["00" * 288, "ff" * 288, "0f" * 288, "33" * 288]
+LOOK = ["00" * 512, "ff" * 512, "0f" * 512, "33" * 512]
 
 
 @pytest.fixture
@@ -179,4 +179,4 @@ def test_two_processes_find_what_one_finds(files, tmp_path) -> None:
 
     assert look("one", 1) == look("two", 2)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert len(json.loads((tmp_path / "one").read_text().splitlines()[0])["look"]) == 2 * 288
+    assert len(json.loads((tmp_path / "one").read_text().splitlines()[0])["look"]) == 2 * 512

@@ -79,7 +79,7 @@ def test_people_scanned_alike_are_not_alike_and_pairs_are_those_of_a_loop(scans)
 
 
 def test_many_looks_are_compared_in_blocks_without_losing_a_pair() -> None:
-    looks = np.random.default_rng(0).integers(0, 256, (300, 2, 144), dtype=np.uint8)
+    looks = np.random.default_rng(0).integers(0, 256, (300, 2, 256), dtype=np.uint8)
     looks[[63, 64, 200]] = looks[5]
     looks[299, 1] = looks[128, 1]  # equal in one of the two takes only
     assert alike(looks) == [(5, 63), (5, 64), (5, 200), (63, 64), (63, 200), (64, 200), (128, 299)]
@@ -88,7 +88,7 @@ def test_many_looks_are_compared_in_blocks_without_losing_a_pair() -> None:
 def test_a_scan_of_one_value_in_most_places_has_a_look() -> None:
     voxels = np.zeros((6, 12, 12), np.float32)
     voxels[3, 4, 5] = 1
-    assert look_of(Volume(voxels=voxels)).shape == (2, 144)
+    assert look_of(Volume(voxels=voxels)).shape == (2, 256)
 
 
 @pytest.mark.shared_data

@@ -83,6 +83,10 @@ def prepare(
     volumes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the scans lie, if not beside the lists.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FORMAT=SOURCE", help="More questions about the same scans, or more scans; repeatable."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many scans of each split.")] = None,
     split_by_patient: Annotated[
         int | None,
@@ -148,6 +152,7 @@ def prepare(
         source=source,
         out=out,
         volumes=volumes,
+        also=tuple(_format_and_source(text) for text in also or ()),
         limit=limit,
         split_seed=split_by_patient,
         split_shares=_whole_numbers(split_shares, "--split-shares", example="80,10,10"),
@@ -220,3 +225,10 @@ def _whole_numbers(text: str, option: str, *, example: str) -> tuple[int, int, i
     except ValueError:
         raise InputError(f"{option} is {text!r}; expected three whole numbers, for instance {example}") from None
     return first, second, third
+
+
+def _format_and_source(text: str) -> tuple[str, Path]:
+    word, is_pair, source = text.partition("=")
+    if not is_pair or not source:
+        raise InputError(f"--also is {text!r}; expected FORMAT=SOURCE, for instance m3d-vqa=M3D/M3D-VQA")
+    return word, Path(source)

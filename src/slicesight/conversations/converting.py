@@ -24,7 +24,7 @@ from slicesight.conversations.duplicates import (
     split_by_group,
     without_leaks,
 )
-from slicesight.conversations.schema import Case, write_manifest
+from slicesight.conversations.schema import Case, Split, write_manifest
 from slicesight.conversations.sources import SOURCES
 from slicesight.conversations.sources.intake import Intake, OnBadCase, Request, Skipped
 from slicesight.conversations.summary import NO_SPLIT, counts_of
@@ -43,6 +43,7 @@ PRINTS = "prints.jsonl"
 class ConvertRequest:
     """What to read and how.
 
+    also: further (format, source) whose questions about the same scans are added, and whose other scans are.
     limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
     split_shares: of train, val and test. duplicates: compare by "look" or by "content", "off", or None for "look" where
     there are several splits. leave: which side of a leak gives up its scans.
@@ -52,6 +53,7 @@ class ConvertRequest:
     source: Path
     out: Path
     volumes: Path | None = None
+    also: tuple[tuple[str, Path], ...] = ()
     limit: int | None = None
     split_seed: int | None = None
     split_shares: tuple[float, float, float] = (80, 10, 10)
@@ -61,17 +63,28 @@ class ConvertRequest:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.format not in SOURCES:
-            raise InputError(f"format {self.format!r} is unknown; use one of {', '.join(SOURCES)}")
-        for place in (self.source, self.volumes):
+        for word, _ in self.sources:
+            if word not in SOURCES:
+                raise InputError(f"format {word!r} is unknown; use one of {', '.join(SOURCES)}")
+        for place in (self.volumes, *(source for _, source in self.sources)):
             if place is not None and not place.exists():
                 raise InputError(f"{place}: no such file or folder; check the path")
         if min(self.split_shares) < 0 or self.split_shares[0] <= 0:
             raise InputError(
                 f"split shares are {self.split_shares}; expected train above 0 and none below, as 80,10,10"
             )
-        if self.out.resolve() == self.source.resolve():
+        if self.out.resolve() in [source.resolve() for _, source in self.sources]:
             raise InputError(f"{self.out}: the output would mix with the source; name another folder")
+
+    @property
+    def sources(self) -> tuple[tuple[str, Path], ...]:
+        """(format, source) of everything to read."""
+        return ((self.format, self.source), *self.also)
+
+    @property
+    def named(self) -> list[dict[str, str]]:
+        """The sources as the summary names them."""
+        return [{"format": word, "name": source.resolve().name} for word, source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -109,8 +122,7 @@ class Conversion:
         """What summary.json holds."""
         deduplicated = self.deduplicated
         return {
-            "format": self.request.format,
-            "source": self.request.source.resolve().name,
+            "sources": self.request.named,
             "counts": counts_of(self.cases),
             "skipped": dict(sorted(Counter(skipped.kind for skipped in self.skipped).items())),
             "duplicates": None if self.groups is None else leak_summary(self.groups),
@@ -152,18 +164,8 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
     """
     _check_out(request)
     intake = Intake(on_bad_case=request.on_bad_case)
-    found = SOURCES[request.format](
-        Request(
-            source=request.source.resolve(),
-            out=request.out.resolve(),
-            volumes=request.volumes.resolve() if request.volumes else None,
-        ),
-        intake,
-    )
-    cases = _limited(found, request.limit)
-    if not cases:
-        first = f"; the first thing left out: {intake.skipped[0].reason}" if intake.skipped else ""
-        raise InputError(f"{request.source}: no usable scan with a text found as {request.format}{first}")
+    found = [_read(word, source, request, intake) for word, source in request.sources]
+    cases = _limited(_joined(found), request.limit)
     splits = {case.split for case in cases}
     if request.split_seed is not None and splits != {None}:
         counts = ", ".join(f"{split} {counted['scans']}" for split, counted in counts_of(cases).items())
@@ -193,13 +195,11 @@ def _check_out(request: ConvertRequest) -> None:
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise InputError(f"{out / SUMMARY}: damaged; remove it or name another folder") from None
     if (out / MANIFEST).exists():
-        if not isinstance(told, dict) or "format" not in told:
+        if not isinstance(told, dict) or "sources" not in told:
             raise InputError(f"{out / MANIFEST} exists and was not made by prepare; name another folder")
-        made = (told["format"], told.get("source"))
-        if made != (request.format, request.source.resolve().name):
-            raise InputError(
-                f"{out}: was prepared from {made[1]} as {made[0]}; name another folder, or remove it first"
-            )
+        if told["sources"] != request.named:
+            made = " and ".join(f"{source['name']} as {source['format']}" for source in told["sources"])
+            raise InputError(f"{out}: was prepared from {made}; name another folder, or remove it first")
 
 
 def _made(folder: Path) -> Path:
@@ -208,6 +208,35 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name a folder you may write to") from error
     return folder
+
+
+def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
+    volumes = request.volumes.resolve() if request.volumes else None
+    place = Request(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
+    skipped_before = len(intake.skipped)
+    cases = SOURCES[word](place, intake)
+    if not cases:
+        left_out = intake.skipped[skipped_before:]
+        first = f"; the first thing left out: {left_out[0].reason}" if left_out else ""
+        raise InputError(f"{source}: no usable scan with a text found as {word}{first}")
+    return cases
+
+
+def _joined(sources: list[list[Case]]) -> list[Case]:
+    """One case per scan and split, with the questions of all sources, in the order in which scans are first named."""
+    joined: dict[tuple[str, Split | None], Case] = {}
+    taken: set[str] = set()
+    for cases in sources:
+        for case in cases:
+            key = (case.volume, case.split)
+            if key in joined:
+                asked = (*joined[key].conversations, *case.conversations)
+                joined[key] = joined[key].model_copy(update={"conversations": asked})
+                continue
+            name = case.id if case.id not in taken else f"{case.id}@{case.split or case.source}"
+            taken.add(name)
+            joined[key] = case.model_copy(update={"id": name})
+    return list(joined.values())
 
 
 def _limited(cases: list[Case], limit: int | None) -> list[Case]:

@@ -1,7 +1,7 @@
 """Do two scans look the same, whatever they are stored as?
 
 look = signs of the low frequencies of a thumbnail: 8 x 32 x 32 along the scan's own slices, grey values replaced by
-their ranks (so that no rescaling of them changes anything), DCT, the signs of its first 8 x 12 x 12 coefficients but
+their ranks (so that no rescaling of them changes anything), DCT, the signs of its first 8 x 16 x 16 coefficients but
 the constant one. It is taken twice, of the whole scan and of the part where something is: a picture folder and the
 array cropped from it agree in the second, a scan with little in it is steady only in the first. Two scans differ by the
 smaller share of signs that differ: 0 for the same scan, about 1/2 for strangers, less for two people scanned alike.
@@ -22,19 +22,19 @@ from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume
 
 THUMBNAIL = (8, 32, 32)
-KEPT = (8, 12, 12)
-NUM_SIGNS = 8 * 12 * 12 - 1
+KEPT = (8, 16, 16)
+NUM_SIGNS = 8 * 16 * 16 - 1
 ALIKE = 0.15
 """Copies of one scan differ by less, scans of two patients by more; docs/decisions.md has the figures."""
 
 _THRESHOLD = 0.12
 _MIN_SHARE = 0.02
 _ROWS_AT_ONCE = 64
-_FIRST_WORDS = 7  # strangers differ in more of these 448 signs than copies may in all
+_FIRST_WORDS = 13  # strangers differ in more of these 832 signs than copies may in all
 
 
 def look_of(volume: Volume) -> NDArray[np.uint8]:
-    """The look of a scan: (2, 144) packed bits, of the whole and of the part where something is."""
+    """The look of a scan: (2, 256) packed bits, of the whole and of the part where something is."""
     along_slices = np.moveaxis(volume.voxels, volume.acquisition_axis, 0)
     values = sampled(along_slices)
     low, high = (float(bound) for bound in np.percentile(values, (0.5, 99.5)))
@@ -49,7 +49,7 @@ def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 
 def alike(looks_S2B: NDArray[np.uint8], *, least: float = ALIKE) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of S looks that differ by less than `least`; S² / 2 comparisons of 2 · 144 bytes."""
+    """Pairs (i, j), i < j, of S looks that differ by less than `least`; S² / 2 comparisons of 2 · 256 bytes."""
     pairs: set[tuple[int, int]] = set()
     for looks_SB in np.moveaxis(looks_S2B, 1, 0):
         words_WS = np.ascontiguousarray(np.ascontiguousarray(looks_SB).view(np.uint64).T)

@@ -148,6 +148,34 @@ def test_json_on_stdout_is_the_summary_and_nothing_else(prepare, twelve, tmp_pat
     }
 
 
+def test_questions_of_another_source_join_the_scans_they_are_about(
+    prepare, write_m3d_cap, write_m3d_vqa, vqa_row, tmp_path
+) -> None:
+    """Med-2E3's eleven pairs a volume: M3D-Cap's report and M3D-VQA's questions."""
+    tables = {
+        "M3D_VQA_train.csv": [vqa_row("ct_case/000002/Axial"), vqa_row("ct_case/000003/Axial")],
+        "M3D_VQA_test.csv": [vqa_row("ct_quizze/000009/Axial")],
+    }
+    root = write_m3d_vqa(tables).parent
+    listed = {
+        split: [{"image": f"M3D_Cap_npy/{name}.npy", "text": f"M3D_Cap_npy/{name.rpartition('/')[0]}/text.txt"}]
+        for split, name in (("train", "ct_case/000002/Axial"), ("test", "ct_quizze/000009/Axial"))
+    }
+    (root / "M3D_Cap.json").write_text(json.dumps(listed))
+    also = ("--also", f"m3d-vqa={root / 'M3D-VQA'}", "--manifest-only")
+    assert prepare(root, "--format", "m3d-cap", "--out", "ready", *also)[0] == 0
+    cases = read_manifest(tmp_path / "ready" / "manifest.jsonl")
+    assert [(case.id, case.split, [asked.task for asked in case.conversations]) for case in cases] == [
+        ("ct_case/000002/Axial", "train", ["report", "open", "closed"]),
+        ("ct_quizze/000009/Axial", "test", ["report", "open", "closed"]),
+        ("ct_case/000003/Axial", "train", ["open", "closed"]),
+    ]
+    code, _, err = prepare(root, "--format", "m3d-cap", "--out", "ready")
+    assert code == 2
+    assert "was prepared from m3d as m3d-cap and M3D-VQA as m3d-vqa" in err
+    assert "expected FORMAT=SOURCE" in prepare(root, "--format", "m3d-cap", "--out", "x", "--also", "m3d-vqa")[2]
+
+
 def test_limit_takes_the_first_of_each_split(prepare, write_m3d_cap, tmp_path) -> None:
     assert prepare(write_m3d_cap("npy"), "--format", "m3d-cap", "--out", "ready", "--limit", 1, *SMALL)[0] == 0
     cases = read_manifest(tmp_path / "ready" / "manifest.jsonl")
