@@ -78,8 +78,9 @@ def quantize_weights(weights_OK: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     """(codes 1 to 255 around ZERO, the largest size of each token (M, 1) float32)."""
-    sizes_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp(min=SMALLEST)
-    return (x_MK.float() * (LEVELS / sizes_M1)).round_().add_(ZERO).to(torch.uint8), sizes_M1
+    sizes_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=SMALLEST)
+    shifted_MK = (x_MK.float() * (LEVELS / sizes_M1)).add_(ZERO + 0.5)  # codes are positive: cutting off rounds them
+    return shifted_MK.to(torch.uint8), sizes_M1
 
 
 def quantize_model(model: Med2E3ForConditionalGeneration, *, word: str = "int8", device: str = "cpu") -> None:
