@@ -145,7 +145,7 @@ def _lines(items: list[dict[str, str]], bulk: Bulk, *, num_workers: int, address
     import ray.data
     import ray.exceptions
 
-    with connected(address, num_workers):
+    with connected(address, num_workers + 1):  # one processor is left to move blocks
         per_block = max(1, min(CASES_PER_BLOCK, len(items) // (2 * num_workers)))
         blocks = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_block))
         context = blocks.context
