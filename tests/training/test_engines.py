@@ -42,8 +42,7 @@ def test_the_launchers_variables_name_the_engine(monkeypatch) -> None:
     assert find_engine({**TWO, **DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}).kind == "zero3"
     assert find_engine({**TWO, **DEEPSPEED}).kind == "zero2"
     assert not find_engine({**TWO}).is_main
-    assert Engine(kind="zero3").is_sharded
-    assert not Engine(kind="zero2").is_sharded
+    assert [Engine(kind=kind).is_sharded for kind in ("single", "ddp", "fsdp2", "zero2")] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ class Engine:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a process holds only a share of the weights."""
-        return self.kind in ("fsdp2", "zero3")
+        """Whether processes hold shares, of the optimizer at least; whole weights then come from a checkpoint."""
+        return self.kind in ("fsdp2", "zero2", "zero3")
 
     def wait(self) -> None:
         """Until every process is here."""

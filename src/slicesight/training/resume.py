@@ -68,7 +68,9 @@ class Run:
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             cut(folder / "log.jsonl", self.log_bytes)
-            self.log_file = (folder / "log.jsonl").open("a", encoding="utf-8")
+            self.log_file = (folder / "log.jsonl").open(
+                "ab", buffering=0
+            )  # nothing left to write when the disk is full
 
     @property
     def seconds(self) -> float:
@@ -79,13 +81,11 @@ class Run:
         """Append one JSON line to log.jsonl -> what was written."""
         line = {**facts, "seconds": round(self.seconds, 1)}
         if self.is_main:
-            self.log_file.write(json.dumps(line) + "\n")
-            self.log_file.flush()
+            self.log_file.write(f"{json.dumps(line)}\n".encode())
         return line
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint has to know of the run beside the training state."""
-        self.log_file.flush()
         os.fsync(self.log_file.fileno())
         log_bytes = (self.folder / "log.jsonl").stat().st_size
         return {"log_bytes": log_bytes, "seconds": round(self.seconds, 1), "recipe": self.recipe}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
@@ -147,6 +148,7 @@ def whole_model(
 
     Its adapters are in place, not yet merged.
     """
+    unset_hf_deepspeed_config()  # under ZeRO-3 the library would build it in shares again
     whole = Med2E3ForConditionalGeneration(model.config)
     whole.generation_config = model.generation_config
     adapters = add_adapters(whole, lora)
