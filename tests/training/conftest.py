@@ -27,7 +27,7 @@ stages:
   - {{name: align, trainable: [projector_2d, projector_3d], tasks: [report], steps: 5, learning_rate: 1.0e-3,
      volumes_per_step: 2}}
   - {{name: instruct, trainable: [projector_2d, projector_3d, language_model, vision2d], steps: 5,
-     learning_rate: 1.0e-3, volumes_per_step: 2, questions_per_volume: 3, score_weight: 0.1}}
+     learning_rate: 1.0e-3, volumes_per_step: 2, score_weight: 0.1}}
 """
 
 
