@@ -90,7 +90,7 @@ def test_a_run_killed_anywhere_goes_on_as_if_nothing_had_happened(tiny_recipe, t
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on_when_there_is_room(tiny_recipe, tmp_path) -> None:
-    points = ("limit:50000", "limit:160000")  # no room for the weights; none for the optimizer of the last stage
+    points = ("limit:50000", "limit:220000")  # no room for the weights; none for the optimizer of the last stage
     statuses = drive(tiny_recipe, tmp_path, "none", *points)
     assert statuses[points[0]] == [2, 2]  # no checkpoint was ever complete
     assert statuses[points[1]] == [2, 0]
