@@ -1,0 +1,199 @@
+"""Does a Med-2E3 answer better with a 3D encoder that Med3DInsight has pre-trained? Synthetic CT, several seeds.
+
+    python benchmarks/joint_phantoms.py --init runs/phantom-tiny-stage0/stage0 --parts PARTS_FOLDER --out runs/joint
+
+Both arms start from the language model and the 2D encoder of --init, with a fresh connector behind the 3D encoder; the
+encoder itself is random ("random") or pre-trained on other synthetic scans ("insight"), and learns on in every stage.
+"labels", on wish, keeps the encoder that stage 0 taught with label maps. All grids are axial. Each arm is trained by
+recipes/phantom-tiny.yaml, its last stage left out and the others --steps long, with --fusion 3d (what the 3D encoder
+alone carries) or 3d+2d (the whole method), then asked the closed questions about --count unseen phantoms; the question
+for the plane is left out, for it is always axial. Last line: JSON. With the defaults about an hour of CPU for scans
+and pre-training, then 15 to 25 CPU minutes a run, twelve runs; a run that is finished is kept. PARTS_FOLDER holds
+vit-s14 and minilm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import AutoProcessor
+
+import slicesight
+from slicesight.conversations.phantom_folder import write_phantoms
+from slicesight.evaluation.phantom_scores import ask_phantoms, is_right
+from slicesight.evaluation.statistics import compare, holm
+from slicesight.insight.backbones import load_backbone, put_into_med2e3
+from slicesight.insight.pretrain import run_pretraining
+from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
+from slicesight.insight.triplets import make_triplets
+from slicesight.model import Med2E3ForConditionalGeneration
+from slicesight.model.configuration import CNN3DConfig
+from slicesight.training.recipe import read_recipe
+from slicesight.training.stages import run_recipe
+from slicesight.volumes.anatomy import LABEL_NAMES
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+SCAN_SEED, UNSEEN_SEED = 70_000, 90_000
+ARMS = ("random", "insight", "labels")
+NAMES = {**LABEL_NAMES, **{100 + number: "an abnormality" for number in range(1, 20)}}
+ENCODER_FIELDS = ("widths", "blocks", "strides", "num_groups")
+
+
+def pretrained(args) -> Path:
+    """The folder of the pre-trained 3D encoder, made on first use."""
+    scans = args.out / "scans"
+    if not (scans / "manifest.jsonl").exists():
+        write_phantoms(scans, count=args.scans, seed=SCAN_SEED, progress=say("painting"))
+    cases = [json.loads(line) for line in (scans / "manifest.jsonl").read_text().splitlines()]
+    lines = [{"image": case["volume"], "mask": case["labels"], "patient": case["id"]} for case in cases]
+    (scans / "scans.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    names = json.dumps({str(value): name for value, name in NAMES.items()})
+    encoders = (f"image_encoder={args.parts / 'vit-s14'}", f"text_encoder={args.parts / 'minilm'}")
+    settings = read_triplet_settings(RECIPES / "joint-pretrain.yaml", (*encoders, f"label_names={names}"))
+    make_triplets(scans / "scans.jsonl", args.out / "triplets", settings)
+    config = Med2E3ForConditionalGeneration.from_pretrained(args.init).config.vision3d_config
+    if not isinstance(config, CNN3DConfig):
+        raise SystemExit(f"{args.init}: its 3D encoder is {config.model_type}; expected phantom-tiny's cnn3d")
+    own = json.dumps({**{name: getattr(config, name) for name in ENCODER_FIELDS}, "feature_size": 8})
+    changes = (f"data={args.out / 'triplets'}", f"output_dir={args.out / 'pretrained'}", f"backbone.settings={own}")
+    return run_pretraining(
+        read_pretrain_recipe(RECIPES / "joint-pretrain.yaml", (*changes, *args.pretrain)), resume=True
+    )
+
+
+def start_folder(args, arm: str, seed: int) -> Path:
+    """The --init folder on an axial grid, with this arm's 3D encoder and a fresh connector behind it."""
+    folder = args.out / "starts" / f"{arm}-{seed}"
+    if not (folder / "config.json").exists():
+        model = Med2E3ForConditionalGeneration.from_pretrained(args.init, dtype=torch.float32)
+        torch.manual_seed(seed)
+        fresh = Med2E3ForConditionalGeneration(model.config)
+        model.projector_3d.load_state_dict(fresh.projector_3d.state_dict())
+        if arm == "random":
+            model.vision3d.load_state_dict(fresh.vision3d.state_dict())
+        elif arm == "insight":
+            put_into_med2e3(model, load_backbone(args.out / "pretrained"))
+        processor = AutoProcessor.from_pretrained(args.init)
+        processor.grid = {**processor.grid, "plane": "axial"}
+        processor.save_pretrained(folder)
+        model.save_pretrained(folder)
+    return folder
+
+
+def trained(args, arm: str, fusion: str, seed: int) -> Path:
+    folder = args.out / "runs" / fusion / f"{arm}-{seed}"
+    if (folder / "model").is_dir():
+        return folder / "model"
+    changes = (
+        f"output_dir={folder}",
+        f"init={start_folder(args, arm, seed)}",
+        f"seed={seed}",
+        f"model.fusion={fusion}",
+        "grid.plane=axial",
+        f"data.folder={args.out / 'phantoms'}",
+        f"data.count={args.phantoms}",
+    )
+    recipe = read_recipe(RECIPES / "phantom-tiny.yaml", changes)
+    unused = {"3d": ("projector_2d", "vision2d", "scorer"), "3d+2d": ()}[fusion]
+    stages = []
+    for stage, steps in zip(recipe.stages, args.steps, strict=False):
+        parts = tuple(part for part in (*stage.trainable, "vision3d") if part not in unused)
+        weight = 0.0 if "scorer" in unused else stage.score_weight
+        stages.append(replace(stage, trainable=parts, steps=steps, score_weight=weight))
+    started = time.process_time()
+    run_recipe(replace(recipe, stages=tuple(stages)), overwrite=True)
+    sys.stderr.write(f"trained {fusion} {arm} {seed}: {(time.process_time() - started) / 60:.1f} CPU min\n")
+    return folder / "model"
+
+
+def answered(folder: Path, count: int) -> dict[str, list[tuple[str, bool]]]:
+    """Per topic, and for all, (phantom, right) of the closed questions; kept beside the model."""
+    kept = folder.parent / f"answers-{count}.json"
+    if not kept.exists():
+        rows = defaultdict(list)
+        for asked in ask_phantoms(slicesight.load(folder), seed=UNSEEN_SEED, count=count):
+            topic = asked.conversation.topic
+            if asked.conversation.task == "closed" and topic != "plane":
+                rows[topic].append((str(asked.case), bool(is_right(asked))))
+                rows["all"].append(rows[topic][-1])
+        kept.write_text(json.dumps(rows))
+    return json.loads(kept.read_text())
+
+
+def by_phantom(rows) -> dict[str, float]:
+    right = defaultdict(list)
+    for phantom, hit in rows:
+        right[phantom].append(hit)
+    return {phantom: statistics.mean(hits) for phantom, hits in right.items()}
+
+
+def say(doing: str):
+    return lambda done, total: sys.stderr.write(f"{doing} {done}/{total}\n") if done % 50 == 0 else None
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--init", type=Path, default=Path("runs/phantom-tiny-stage0/stage0"))
+    parser.add_argument("--parts", type=Path, default=Path("runs/parts"))
+    parser.add_argument("--out", type=Path, default=Path("runs/joint"))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["insight", "random"])
+    parser.add_argument("--fusions", nargs="+", choices=["3d", "3d+2d"], default=["3d+2d", "3d"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--scans", type=int, default=200, help="synthetic scans to pre-train on")
+    parser.add_argument("--phantoms", type=int, default=1200, help="synthetic scans to learn answers on")
+    parser.add_argument("--steps", type=int, nargs="+", default=[300, 300], help="of the stages")
+    parser.add_argument("--count", type=int, default=100, help="unseen phantoms to ask")
+    parser.add_argument("--pretrain", action="append", default=[], metavar="KEY=VALUE", help="of the pre-training")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if "insight" in args.arms:
+        pretrained(args)
+    summary = {"seeds": args.seeds, "steps": args.steps, "count": args.count, "fusions": {}}
+    for fusion in args.fusions:
+        found = {
+            arm: [answered(trained(args, arm, fusion, seed), args.count) for seed in args.seeds] for arm in args.arms
+        }
+        first, *others = args.arms
+        topics = [*sorted({topic for runs in found.values() for run in runs for topic in run} - {"all"}), "all"]
+        print(f"\n{fusion}: closed accuracy over {args.count} unseen phantoms, mean ± sd of {len(args.seeds)} seeds\n")
+        print("| topic | " + " | ".join(args.arms) + " |\n|---|" + "---|" * len(args.arms))
+        table = {}
+        for topic in topics:
+            table[topic] = {
+                arm: [statistics.mean(by_phantom(run[topic]).values()) for run in found[arm]] for arm in found
+            }
+            cells = [
+                f"{statistics.mean(seeds):.3f}" + (f" ± {statistics.stdev(seeds):.3f}" if len(seeds) > 1 else "")
+                for seeds in table[topic].values()
+            ]
+            print(f"| {topic} | " + " | ".join(cells) + " |")
+        tests = {
+            other: compare(
+                [by_phantom(run["all"]) for run in found[first]], [by_phantom(run["all"]) for run in found[other]]
+            )
+            for other in others
+        }
+        corrected = holm([test.p for test in tests.values()])
+        tests = {other: replace(test, p_holm=p) for (other, test), p in zip(tests.items(), corrected, strict=True)}
+        for other, test in tests.items():
+            low_high = f"{test.low:+.3f} to {test.high:+.3f}"
+            print(
+                f"\n{first} minus {other}: {test.difference:+.3f} ({low_high} by phantom), p {test.p_holm:.3f} (Holm)"
+            )
+        summary["fusions"][fusion] = {
+            "accuracy": table,
+            "tests": {other: test.to_dict() for other, test in tests.items()},
+        }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
