@@ -153,18 +153,35 @@ def test_reconstruction_alone_has_no_psat_and_reads_no_slices(folders, tmp_path)
         model.read(torch.zeros(1, 1, 16, 16, 16), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1).long())
 
 
-def test_a_hidden_cell_reaches_the_network_as_black(folders) -> None:
-    model, steps = make_model(make_recipe(folders))
-    batch = first_batch(steps)
-    seen = []
-    model.backbone.register_forward_pre_hook(lambda module, arguments: None)
-    encode = model.backbone.encode
+def volumes_seen(folders, **changes):
+    """What the backbone encodes in one step, and the step's batch."""
+    model, steps = make_model(make_recipe(folders, **changes))
+    batch, seen, encode = first_batch(steps), [], model.backbone.encode
     model.backbone.encode = lambda volumes: seen.append(volumes) or encode(volumes)
     model.loss_of(batch)
-    assert not seen[0][batch["masked"]].any()
-    assert torch.equal(seen[0][~batch["masked"]], batch["volumes"][~batch["masked"]])
-    _, steps = make_model(make_recipe(folders, variant="released"))
-    assert "masked" not in first_batch(steps)
+    return seen, batch
+
+
+def test_slices_are_read_from_the_whole_volume_and_hidden_cells_are_black_where_it_is_reconstructed(folders) -> None:
+    (whole, masked), batch = volumes_seen(folders)
+    assert torch.equal(whole, batch["volumes"])
+    assert not masked[batch["masked"]].any()
+    assert torch.equal(masked[~batch["masked"]], batch["volumes"][~batch["masked"]])
+
+
+def test_no_volume_is_encoded_that_no_loss_needs(folders) -> None:
+    for changes, number in (
+        ({"variant": "released"}, 1),
+        ({"reconstruction_weight": 0}, 1),
+        ({"image_weight": 0, "text_weight": 0}, 1),
+    ):
+        seen, batch = volumes_seen(folders, **changes)
+        assert len(seen) == number
+        if "image_weight" in changes:
+            assert not seen[0][batch["masked"]].any()
+        else:
+            assert torch.equal(seen[0], batch["volumes"])
+    assert "masked" not in volumes_seen(folders, variant="released")[1]
 
 
 def test_one_space_gives_one_output_for_both_targets(folders) -> None:

@@ -80,12 +80,15 @@ class Pretraining(nn.Module):
         return self._by_target(self.psat(memory_BCdhw, planes_BS, bins_BS))
 
     def loss_of(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a step, and its parts for the log."""
+        """The loss of a step, and its parts for the log.
+
+        Slices are read from the whole volume, as they will be later; what is reconstructed is seen with cells hidden.
+        """
         volumes, masked = batch["volumes"], batch.get("masked")
-        features = self.backbone.encode(volumes if masked is None else volumes.masked_fill(masked, 0.0))
+        whole = self.backbone.encode(volumes) if self.psat is not None or masked is None else None
         loss, facts = volumes.new_zeros(()), {}
         if self.psat is not None:
-            found = self.read_memory(features.memory, batch["planes"], batch["bins"])
+            found = self.read_memory(whole.memory, batch["planes"], batch["bins"])
             pairs = {
                 name: (vectors.flatten(0, 1).float(), batch[name].flatten(0, 1).float())
                 for name, vectors in found.items()
@@ -98,7 +101,8 @@ class Pretraining(nn.Module):
             if self.queue is not None:
                 self.queue.remember(pairs)
         if self.head is not None:
-            part = reconstruction_loss(self.head(self.backbone.decode(features)), volumes, masked)
+            seen = whole if masked is None else self.backbone.encode(volumes.masked_fill(masked, 0.0))
+            part = reconstruction_loss(self.head(self.backbone.decode(seen)), volumes, masked)
             loss = loss + self.recipe.reconstruction_weight * part
             facts["reconstruction"] = part.detach()
         return loss, facts
