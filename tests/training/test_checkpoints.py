@@ -117,10 +117,12 @@ def test_an_existing_run_is_refused_with_the_ways_out_and_replaced_when_asked(fo
         InputError, match=r"holds a trained model; give another folder .* or replace it with --overwrite"
     ):
         Run(place, RECIPE)
-    assert Run(place, RECIPE, resume=True).is_finished
     with pytest.raises(InputError, match="give one of them"):
         Run(place, RECIPE, resume=True, overwrite=True)
     assert folder.list_complete()
+    assert Run(place, RECIPE, resume=True).is_finished
+    assert not folder.list_complete(), "killed after its model was in place: nothing is left to go on with"
+    write(folder, 4)
     Run(place, RECIPE, overwrite=True)
     assert not folder.list_complete()
     assert (place / "log.jsonl").read_text() == ""

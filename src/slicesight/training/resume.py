@@ -55,6 +55,7 @@ class Run:
         if resume and overwrite:
             raise InputError("--resume goes on with a run and --overwrite replaces it; give one of them")
         if self.is_finished:
+            self._sweep()
             return
         if resume:
             self.start = self._find_start(say)
@@ -102,8 +103,7 @@ class Run:
         """The model is in its place: nothing is left to go on with."""
         if self.is_main:
             self.log_file.close()
-            self.checkpoints.drop_all()
-            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
+        self._sweep()
 
     def _find_start(self, say: Say) -> Checkpoint:
         complete = self.checkpoints.list_complete()
@@ -121,6 +121,12 @@ class Run:
             return checkpoint
         what = "no checkpoint is whole any more" if complete else "there is no complete checkpoint"
         raise InputError(f"{self.folder}: {what}, so nothing can be resumed; start anew without --resume")
+
+    def _sweep(self) -> None:
+        """Remove what a run with its model in place no longer needs."""
+        if self.is_main:
+            self.checkpoints.drop_all()
+            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
 
     def _set_aside(self) -> None:
         """Drop the checkpoints of the run to be replaced; its model stays beside until the new one is there."""
