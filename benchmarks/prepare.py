@@ -41,6 +41,13 @@ from slicesight.conversations.schema import Case, read_manifest, write_manifest
 from slicesight.volumes import GridSpec, read_volume
 from slicesight.volumes.writers import write_nifti
 
+FRESH = """
+import sys
+from slicesight.conversations.preparation import prepare_volumes
+from slicesight.volumes import GridSpec
+manifest, out, workers, ray = sys.argv[1:]
+prepare_volumes(manifest, out, spec=GridSpec(), workers=int(workers), ray_address=ray or None)
+"""
 DISTINCT = 4
 """Different scans on disk; the rest are further names of them, prepared each on its own."""
 
@@ -147,8 +154,10 @@ def busy_processes(count: int, loops: int) -> None:
 
 def worker_figures(manifest: Path, place: Path, rounds: int, *, with_ray: bool) -> dict[str, object]:
     def run(workers: int, ray_address: str | None = None) -> None:
+        """In a fresh process, as the command line is, so that its workers load no more than they need."""
         shutil.rmtree(place / "out", ignore_errors=True)
-        prepare_volumes(manifest, place / "out", spec=GridSpec(), workers=workers, ray_address=ray_address)
+        arguments = [str(manifest), str(place / "out"), str(workers), ray_address or ""]
+        subprocess.run([sys.executable, "-c", FRESH, *arguments], check=True)
 
     runs = {
         "one": lambda: run(1),
