@@ -79,7 +79,7 @@ def test_every_shipped_engine_is_one_that_accelerate_and_we_know(path, monkeypat
     config = config_args.load_config_from_file(str(path))
     settings = yaml.safe_load(path.read_text())
     kind = config.distributed_type.value
-    expected = {"ddp": "MULTI_GPU", "ddp-cpu": "MULTI_CPU", "fsdp2": "FSDP"}.get(path.stem, "DEEPSPEED")
+    expected = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(path.stem, "DEEPSPEED")
     assert kind == expected
     if kind == "FSDP":
         assert settings["fsdp_config"]["fsdp_version"] == 2

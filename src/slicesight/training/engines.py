@@ -74,7 +74,7 @@ def find_engine(environment: Mapping[str, str] = os.environ) -> Engine:
         if not torch.cuda.is_available():
             raise EngineError(
                 f"{kind} was asked for but there is no GPU, and accelerate would then train unsharded in silence; "
-                f"use recipes/engines/ddp.yaml, or torchrun alone"
+                f"start it with torchrun alone (DDP)"
             )
         if num_processes < 2:
             raise EngineError(f"{kind} was asked for with one process; start at least two (--num_processes)")
