@@ -24,7 +24,7 @@ from slicesight.volumes.volume import Volume
 THUMBNAIL = (8, 32, 32)
 KEPT = (8, 16, 16)
 NUM_SIGNS = 8 * 16 * 16 - 1
-ALIKE = 0.15
+ALIKE = 0.17
 """Copies of one scan differ by less, scans of two patients by more; docs/decisions.md has the figures."""
 
 _THRESHOLD = 0.12
