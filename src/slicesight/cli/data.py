@@ -210,7 +210,7 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, has_volumes: boo
             f"{deduplicated['left_out_of']} and can stand for {out} as the folder of prepared data"
         )
     next_step = (
-        f"slicesight train RECIPE.yaml --set data.prepared={out}"
+        f"slicesight train RECIPE.yaml --set 'data={{prepared: {out}}}'"
         if has_volumes
         else "the same command without --manifest-only"
     )

@@ -89,7 +89,7 @@ def test_m3d_cap_becomes_a_manifest_volumes_and_a_deduplicated_split(prepare, wr
     assert ["scans", "3", "1", "1", "1"] in table
     assert ["report", "3", "1", "1", "1"] in table
     assert "manifest_deduplicated.jsonl leaves 2 scans out of train" in err
-    assert "next: slicesight train RECIPE.yaml --set data.prepared=ready" in err
+    assert "next: slicesight train RECIPE.yaml --set 'data={prepared: ready}'" in err
 
 
 def test_leaks_may_leave_the_test_side_instead(prepare, write_m3d_cap, tmp_path) -> None:
