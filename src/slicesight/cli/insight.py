@@ -113,6 +113,8 @@ def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resum
         if "hd95_mm" in row:
             line += f", HD95 {row['hd95_mm']:.1f} mm" + _spread(row["hd95_mm_sd"], 1)
         typer.echo(f"{line}, {row['patients']} patients")
+    if not scores:
+        say(f"nothing was scored: {plan.data} has no scan of {' or '.join(plan.score_splits)}")
     say(f"wrote {plan.output_dir}; use it: slicesight insight predict SCAN --model {plan.output_dir} --out MASK.nii.gz")
 
 

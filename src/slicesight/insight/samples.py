@@ -7,6 +7,7 @@ Axes 0, 1, 2 are canonical: superior, posterior, patient-left.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,9 @@ class CropSamples(Samples):
         voxels, mask = self.prepared.load(case)
         assert mask is not None
         self.transform.set_random_state(seed=_seed(self.seed, index))
-        (found,) = self.transform({IMAGE: _grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a scan that shows nothing is a fair sample
+            (found,) = self.transform({IMAGE: _grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
         return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), MASK: found[MASK].as_tensor().long()}
 
 

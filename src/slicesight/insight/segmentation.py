@@ -321,8 +321,9 @@ def _labels_found(cases: Sequence[ScanCase], progress: Progress | None) -> dict[
     values: set[int] = set()
     for number, case in enumerate(cases, start=1):
         assert case.mask is not None
-        found = read_labels(case.mask, read_volume(case.image))
-        values |= set(np.unique(found).tolist())
+        values |= {
+            int(value) for value in np.unique(read_volume(case.mask, unit="arbitrary", may_be_blank=True).voxels)
+        }
         if progress is not None:
             progress("looking for labels", number, len(cases))
     values -= {0}

@@ -58,7 +58,8 @@ def train_stage(
         **engine_arguments(engine),
         "seed": seed,
     }
-    batches = make_batches(model, processor, data, stage, recipe, log=log, seed=seed, engine=engine, progress=progress)
+    once: Log = log if keeper.start is None else lambda facts: None
+    batches = make_batches(model, processor, data, stage, recipe, log=once, seed=seed, engine=engine, progress=progress)
     trainer = StageTrainer(
         score_weight=stage.score_weight,
         keeper=keeper,
