@@ -29,9 +29,9 @@ from slicesight.insight.data import read_cases
 from slicesight.insight.pretrain import load_pretraining, run_pretraining
 from slicesight.insight.recipe import TripletSettings, read_pretrain_recipe, read_triplet_settings
 from slicesight.insight.retrieval import guess_by_place, mean_by_patient, read_slices, recall_at_1
-from slicesight.insight.settings import build_settings
 from slicesight.insight.triplet_set import open_triplets
 from slicesight.insight.triplets import make_triplets
+from slicesight.settings import build_settings
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "sts-pretrain.yaml"
 ARMS = {

@@ -17,7 +17,7 @@ from slicesight.insight.classification import (
     solve_probe,
 )
 from slicesight.insight.preparation import Preparation
-from slicesight.insight.settings import build_settings
+from slicesight.settings import build_settings
 from slicesight.volumes.readers import read_volume
 
 SETTINGS = {

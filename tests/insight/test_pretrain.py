@@ -10,9 +10,9 @@ from slicesight.insight import fitting
 from slicesight.insight.backbones import BACKBONES, load_backbone
 from slicesight.insight.pretrain import Pretraining, build_pretraining, load_pretraining, run_pretraining
 from slicesight.insight.recipe import PretrainRecipe, TripletSettings
-from slicesight.insight.settings import build_settings
 from slicesight.insight.triplet_set import PretrainSteps, open_triplets
 from slicesight.insight.triplets import make_triplets
+from slicesight.settings import build_settings
 
 SEGRESNET = {"name": "segresnet", "settings": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}}
 PSAT = {"num_queries": 4, "num_layers": 1, "num_heads": 2, "dropout": 0.0}

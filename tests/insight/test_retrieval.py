@@ -9,9 +9,9 @@ import torch
 from slicesight.insight.pretrain import build_pretraining
 from slicesight.insight.recipe import PretrainRecipe, TripletSettings
 from slicesight.insight.retrieval import SliceVectors, guess_by_place, mean_by_patient, read_slices, recall_at_1
-from slicesight.insight.settings import build_settings
 from slicesight.insight.triplet_set import open_triplets
 from slicesight.insight.triplets import make_triplets
+from slicesight.settings import build_settings
 
 
 def vectors_of(found, own, *, scans, planes) -> SliceVectors:

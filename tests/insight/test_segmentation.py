@@ -20,7 +20,7 @@ from slicesight.insight.segmentation import (
     run_segmentation,
     segment_volume,
 )
-from slicesight.insight.settings import build_settings
+from slicesight.settings import build_settings
 from slicesight.volumes.readers import read_volume
 
 

@@ -10,9 +10,9 @@ import pytest
 from slicesight.errors import InputError, VolumeError
 from slicesight.insight import triplets
 from slicesight.insight.recipe import PretrainRecipe, TripletSettings
-from slicesight.insight.settings import build_settings
 from slicesight.insight.triplet_set import PretrainSteps, draw_mask, open_triplets, shuffled_partners
 from slicesight.insight.triplets import list_scans, make_triplets
+from slicesight.settings import build_settings
 
 SETTINGS = TripletSettings(
     image_encoder="pixels", text_encoder="words", text="labels", size=(16, 16, 16), slices_per_plane=8, picture_size=40

@@ -37,8 +37,8 @@ from slicesight.insight.model_folder import finished_run, read_model_folder, wri
 from slicesight.insight.preparation import Preparation, PreparedScans, prepare_scan
 from slicesight.insight.run_log import write_provenance
 from slicesight.insight.samples import CLASS, IMAGE, Augmentation, CubeSamples, fitted_cube
-from slicesight.insight.settings import build_settings, read_settings
 from slicesight.model.vision3d_monai import import_monai
+from slicesight.settings import build_settings, read_settings
 from slicesight.volumes.volume import Volume
 
 VERB, KIND = "insight classify", "classifier"

@@ -30,8 +30,8 @@ from slicesight.insight.model_folder import finished_run, read_model_folder, wri
 from slicesight.insight.psat import PlaneSliceTransformer
 from slicesight.insight.recipe import VERB, PretrainRecipe
 from slicesight.insight.run_log import write_provenance
-from slicesight.insight.settings import build_settings
 from slicesight.insight.triplet_set import TARGETS, PretrainSteps, Triplets, open_triplets
+from slicesight.settings import build_settings
 
 KIND = "pretraining"
 SHARED = "shared"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from slicesight.errors import InputError
 from slicesight.insight.fitting import FitSettings
-from slicesight.insight.settings import build_settings, changed, read_settings
+from slicesight.settings import build_settings, changed, read_settings
 from slicesight.volumes.windows import checked_window
 
 VERB = "insight pretrain"

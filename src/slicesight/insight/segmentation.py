@@ -38,8 +38,8 @@ from slicesight.insight.overlays import write_overlay
 from slicesight.insight.preparation import Preparation, PreparedScans, prepare_scan, read_labels
 from slicesight.insight.run_log import write_provenance
 from slicesight.insight.samples import IMAGE, MASK, Augmentation, CropSamples
-from slicesight.insight.settings import build_settings, read_settings
 from slicesight.model.vision3d_monai import import_monai
+from slicesight.settings import build_settings, read_settings
 from slicesight.volumes.readers import read_volume
 from slicesight.volumes.volume import Volume
 

@@ -1,4 +1,4 @@
-"""What is one training run? A YAML file, checked key by key (settings.py) before anything is loaded."""
+"""What is one training run? A YAML file, checked key by key (slicesight.settings) before anything is loaded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from slicesight.conversations.schema import Conversation
 from slicesight.errors import InputError
+from slicesight.settings import read_settings
 from slicesight.volumes.grid import GridSpec
 
 from .augmentation import Augmentation
-from .settings import read_settings
 
 TASKS = ("report", "open", "closed")
 DTYPES = ("float32", "bfloat16")
@@ -240,4 +240,4 @@ def read_recipe(path: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
     Args:
         changes: "key=value" strings, dotted keys, list positions as numbers; values are YAML.
     """
-    return read_settings(Recipe, path, changes)
+    return read_settings(Recipe, path, changes, verb="train", needs_verb=False)
