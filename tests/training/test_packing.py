@@ -88,13 +88,27 @@ def test_the_slices_tokens_are_shared_where_no_question_weighs_them(
     assert count_shared(model) == model.num_visual_tokens - (0 if shares_slices else num_2d)
 
 
+def equal_prompts(count: int, head: int, rest: int) -> tuple[list[list[int]], list[list[int]]]:
+    rows = [[1] * (head - 3) + [IMAGE] * 3 + [number + 20] * rest for number in range(count)]
+    return rows, [[NO] * (len(row) - 1) + row[-1:] for row in rows]
+
+
 def test_rows_take_as_many_prompts_as_cost_least() -> None:
-    assert LINEAR.best_rows(11, 10, 10) == 1
-    assert Cost(per_token=0, per_pair=1).best_rows(11, 10, 10) == 11
-    paper = Cost(per_token=7.6e9, per_pair=4 * 32 * 3072)  # Phi-3-mini
-    assert paper.best_rows(11, 296, 296) == 1
-    assert paper.best_rows(11, 296, 800) == 4
-    assert paper.count(4, 296 + 3 * 800) < min(paper.count(1, 296 + 11 * 800), paper.count(11, 296 + 800))
+    rows, labels = equal_prompts(11, 30, 30)
+    assert plan(rows, labels, [0] * 11).places.shape[0] == 1
+    assert plan(rows, labels, [0] * 11, cost=Cost(per_token=0, per_pair=1)).places.shape[0] == 11
+    between = plan(rows, labels, [0] * 11, cost=Cost(per_token=120, per_pair=1)).places.shape[0]
+    assert 1 < between < 11
+
+
+def test_short_prompts_fill_the_rows_that_one_long_prompt_makes_long() -> None:
+    """A report beside short questions: without rows that hold several, most of the batch is padding."""
+    rows, labels = equal_prompts(10, 4, 10)
+    rows.append([1, IMAGE, IMAGE, IMAGE] + [50] * 60)
+    labels.append([NO] * 63 + [50])
+    found = plan(rows, labels, [0] * 11, cost=Cost(per_token=1000, per_pair=1))
+    assert (found.places == -1).float().mean() < 0.2
+    assert found.saved > 0.6
 
 
 def test_the_cost_is_that_of_the_layers_matrices(tiny_model_folder) -> None:

@@ -2,15 +2,14 @@
 
 A volume's questions all begin with the prompt's head and z_3D, which no question changes (eq. 8: z_I = [z_3D ; z_2D],
 and only z_2D is weighed by the question). That beginning of p tokens runs once for q questions, their own s tokens each
-behind it: p + q s tokens instead of q (p + s). Attention, dense under its mask, costs (p + q s)^2 pairs instead of
-q (p + s)^2, so a volume's questions are dealt into as many rows as cost least (`Cost.best_rows`).
+behind it: p + q s tokens instead of q (p + s). Rows are padded to the longest, and attention, dense under its mask,
+costs (p + q s)^2 pairs instead of q (p + s)^2: the rows have the length that costs least (`plan_rows`).
 B prompts of T tokens, M volumes per prompt, R rows of U tokens.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,8 @@ from slicesight.model.packed import PADDING, pack
 from slicesight.model.vision2d import measure_slice_tokens
 
 HEAD_LENGTH, REST_LENGTHS = 3, (2, 3)
+NUM_LENGTHS = 12
+Group = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,6 @@ class Cost:
     def count(self, rows: int, length: int) -> float:
         """Of `rows` sequences of `length` tokens, padding included: it is multiplied like any token."""
         return rows * (self.per_token * length + self.per_pair * length**2)
-
-    def best_rows(self, prompts: int, head: int, rest: float) -> int:
-        """In how many rows prompts with `rest` tokens of their own behind a common head cost least."""
-        return min(
-            range(1, prompts + 1),
-            key=lambda rows: self.count(rows, math.ceil(head + math.ceil(prompts / rows) * rest)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +106,11 @@ def plan_rows(
     Args:
         num_shared: visual tokens of a volume that no question changes (z_3D). A prompt shares what lies before its
             first volume and those, but no token whose successor is supervised: each prompt predicts its own.
-        cost: decides how many prompts a row takes.
+        cost: decides how long the rows are.
     """
     lengths = attention_mask_BT.sum(dim=-1).tolist()
     assert bool((attention_mask_BT[:, 1:] <= attention_mask_BT[:, :-1]).all()), "prompts are padded on the right"
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[Group, list[int]] = {}
     shared = []
     for prompt, ids in enumerate(input_ids_BT.tolist()):
         first = ids.index(placeholder) if placeholder in ids else 0
@@ -125,18 +119,43 @@ def plan_rows(
         shared.append(max(0, min(first + num_shared if placeholder in ids else 0, limit)))
         groups.setdefault((*volume_index_BM[prompt].tolist(), *ids[: first + num_shared]), []).append(prompt)
     width = input_ids_BT.shape[1]
-    rows = []
-    for group in groups.values():
-        head = min(shared[prompt] for prompt in group)
-        rest = sum(lengths[prompt] - head for prompt in group) / len(group)
-        num_rows = cost.best_rows(len(group), head, rest) if head else len(group)
-        for number in range(num_rows):
-            rows.append(_row(group[number::num_rows], head, lengths, width))
+    heads = {group: min(shared[prompt] for prompt in prompts) for group, prompts in groups.items()}
+    rests = {prompt: lengths[prompt] - heads[group] for group, prompts in groups.items() for prompt in prompts}
+    plans = [
+        [(heads[group], row) for group in groups for row in fill_rows(groups[group], rests, limit - heads[group])]
+        for limit in row_lengths(heads, groups, rests)
+    ]
+
+    def price(plan: list[tuple[int, list[int]]]) -> float:
+        return cost.count(len(plan), max(head + sum(rests[prompt] for prompt in row) for head, row in plan))
+
+    rows = [_row(prompts, head, lengths, width) for head, prompts in min(plans, key=price)]
     longest = max(len(places) for places, _ in rows)
     padded = [[(values + [PADDING] * (longest - len(values))) for values in row] for row in rows]
     before, after = cost.count(len(lengths), width), cost.count(len(rows), longest)
     places, parts = (torch.tensor([row[part] for row in padded], device=input_ids_BT.device) for part in (0, 1))
     return Rows(places=places, parts=parts, saved=1 - after / before)
+
+
+def row_lengths(
+    heads: Mapping[Group, int], groups: Mapping[Group, Sequence[int]], rests: Mapping[int, int]
+) -> list[int]:
+    """Lengths to try, from the longest prompt to the longest group in one row."""
+    shortest = max(heads[group] + rests[prompt] for group in groups for prompt in groups[group])
+    longest = max(heads[group] + sum(rests[prompt] for prompt in groups[group]) for group in groups)
+    return sorted({round(shortest * (longest / shortest) ** (step / NUM_LENGTHS)) for step in range(NUM_LENGTHS + 1)})
+
+
+def fill_rows(prompts: Sequence[int], rests: Mapping[int, int], limit: int) -> list[list[int]]:
+    """Deal prompts into rows of at most `limit` tokens, the longest first, each into the first row with room."""
+    rows: list[list[int]] = []
+    for prompt in sorted(prompts, key=lambda prompt: -rests[prompt]):
+        has_room = [row for row in rows if sum(rests[other] for other in row) + rests[prompt] <= limit]
+        if has_room:
+            has_room[0].append(prompt)
+        else:
+            rows.append([prompt])
+    return [sorted(row) for row in rows]
 
 
 def _row(prompts: list[int], head: int, lengths: list[int], width: int) -> tuple[list[int], list[int]]:
