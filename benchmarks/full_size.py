@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import initialization as init
 
-from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.planning import DTYPES, GIB, measure_speed, plan, read_config
+from slicesight.planning import DTYPES, GIB, plan, read_config
+from slicesight.planning.timing import random_model, time_stages
 
 ALLOWED = 0.15
 
@@ -29,16 +28,6 @@ def forget_peak():
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def fill(model):
-    """Random weights of a size that keeps activations finite, drawn once and repeated."""
-    noise = torch.randn(2**22).to(model.dtype) * 0.02
-    with torch.no_grad():
-        for parameter in model.parameters():
-            flat = parameter.view(-1)
-            for start in range(0, flat.numel(), len(noise)):
-                flat[start : start + len(noise)] = noise[: flat.numel() - start]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default="med2e3-phi3")
@@ -48,13 +37,8 @@ def main():
     args = parser.parse_args()
     config = read_config(args.config)
     planned = plan(config, dtype=args.dtype, length=args.length)
-    speed = measure_speed(dtype=args.dtype)
-
-    torch.set_default_dtype(DTYPES[args.dtype])
-    with init.no_init_weights():
-        model = Med2E3ForConditionalGeneration(config).eval()
-    torch.set_default_dtype(torch.float32)
-    fill(model)
+    seconds = time_stages(config, dtype=args.dtype, length=args.length)
+    model = random_model(config, dtype=args.dtype)
     print(f"{'':18}{'planned':>12}{'measured':>12}{'ratio':>8}")
     text_length = args.length - planned.num_visual_tokens - args.answer
     ids = torch.randint(3, 1000, (1, text_length))
@@ -101,14 +85,11 @@ def main():
     show("weights", planned.weight_bytes, weights)
     show("encoding, peak", planned.peak_bytes, encode_peak)
     show("answering, peak", planned.peak_bytes, max(peak, encode_peak))
-    work = {stage.name: stage.flops for stage in planned.stages}
-    share = planned.parameters["language_model"] / sum(planned.parameters.values())
-    print("time, s (planned from two products timed on this machine)")
-    show("encode", (work.get("encode volume", 0) + work.get("encode slices", 0)) / speed.flops_per_s, encoding, 1)
-    show("prefill", work["prefill"] / speed.flops_per_s, times[1] - start, 1)
+    print("time, s (planned from a few layers timed on this machine)")
+    show("encode", seconds.get("encode volume", 0) + seconds.get("encode slices", 0), encoding, 1)
+    show("prefill", seconds["score"] + seconds["prefill"], times[1] - start, 1)
     if len(times) > 3:
-        each = (times[-1] - times[1]) / (len(times) - 2)
-        show("decode a token", planned.weight_bytes * share / speed.bytes_per_s, each, 1)
+        show("decode a token", seconds["decode a token"], (times[-1] - times[1]) / (len(times) - 2), 1)
     ratio = max(peak, encode_peak) / planned.peak_bytes
     print(
         f"peak: measured is {ratio:.3f} of planned; 11 GiB {'held' if max(peak, encode_peak) <= 11 * GIB else 'PASSED'}"

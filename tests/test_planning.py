@@ -7,7 +7,6 @@ from slicesight.model.accounting import AllocationCounter
 from slicesight.model.presets import make_preset
 from slicesight.planning import (
     GIB,
-    Speed,
     describe_plan,
     describe_training,
     fake_inputs,
@@ -15,6 +14,7 @@ from slicesight.planning import (
     plan,
     plan_training,
     read_config,
+    timing,
 )
 
 TINY = {
@@ -82,7 +82,9 @@ def test_the_full_size_plan_is_made_in_seconds_and_fits_eleven_gib():
     assert found.weight_bytes == 2 * sum(found.parameters.values())
     assert found.cache_bytes == 2 * 32 * 3072 * 769 * 2  # after one decoded token
     assert found.weight_bytes < found.peak_bytes < 11 * GIB
-    text = describe_plan(found, free_bytes=8 * GIB, device="8GiB", speed=Speed(flops_per_s=1e12, bytes_per_s=1e10))
+    seconds = {stage.name: 10.0 + number for number, stage in enumerate(found.stages)}
+    text = describe_plan(found, free_bytes=8 * GIB, device="8GiB", seconds=seconds)
+    assert "14.00 s" in next(line for line in text.splitlines() if line.startswith("decode a token"))
     assert "4,236,219,904   weights 7.89 GiB" in text
     assert "DOES NOT FIT" in text
     assert "DOES NOT FIT" not in describe_plan(found, free_bytes=12 * GIB, device="12GiB")
@@ -146,3 +148,50 @@ def test_a_saved_folder_and_its_config_file_are_both_read(tmp_path):
 
 def test_a_size_is_read_as_memory():
     assert find_free_bytes("24GiB") == 24 * GIB
+
+
+def test_a_deep_stacks_time_follows_from_its_first_layers(monkeypatch):
+    seconds_a_layer = {"encode_3d": 2.0, "encode_2d": 3.0, "score": 0.0, "prefill": 5.0, "decode": 0.5}
+    parts = {"encode_3d": "vision3d_config", "encode_2d": "vision2d_config"}
+    built = []
+
+    def remember(config, *, dtype):
+        built.append(config)
+        return random_model(config, dtype=dtype)
+
+    def clock(step, *, device):
+        step()
+        part = getattr(built[-1], parts.get(step.__name__, "text_config"))
+        return 0.25 + seconds_a_layer[step.__name__] * part.num_hidden_layers
+
+    random_model = timing.random_model
+    monkeypatch.setattr(timing, "random_model", remember)
+    monkeypatch.setattr(timing, "_seconds", clock)
+    depths = {
+        "text_config": 32,
+        "vision2d_config": 24,
+        "vision3d_config": 2,
+    }  # the last is less deep than what is timed
+    config = Med2E3Config(**{**TINY, **{part: {**TINY[part], "num_hidden_layers": n} for part, n in depths.items()}})
+    found = timing.time_stages(config, dtype="float32", length=64)
+    layers = {"encode volume": 2 * 2.0, "encode slices": 24 * 3.0, "score": 0, "prefill": 160, "decode a token": 16}
+    assert found == pytest.approx({name: 0.25 + seconds for name, seconds in layers.items()})
+    twenty = timing.time_stages(config, dtype="float32", length=64, num_questions=20)
+    assert twenty["prefill"] == pytest.approx(20 / timing.ROWS_TIMED * found["prefill"])
+    assert twenty["encode slices"] == found["encode slices"]
+
+
+def test_a_convolutional_encoder_is_timed_whole():
+    words = {
+        **TINY,
+        "vision3d_config": {
+            "model_type": "cnn3d",
+            "widths": [8, 16],
+            "blocks": [0, 1],
+            "strides": [[2, 4, 4], [1, 2, 2]],
+            "pool_size": [2, 2, 2],
+        },
+    }
+    shallow = timing.with_layers(Med2E3Config(**words), 1)
+    assert shallow.vision3d_config.to_dict() == Med2E3Config(**words).vision3d_config.to_dict()
+    assert shallow.text_config.num_hidden_layers == 1

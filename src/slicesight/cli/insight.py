@@ -17,6 +17,7 @@ from .options import (
     SpacingOption,
     TimePointOption,
     UnitOption,
+    say,
     stderr,
     three_numbers,
 )
@@ -203,11 +204,6 @@ for verb, example in EXAMPLES.items():
 
 def _spread(deviation: float | None, digits: int) -> str:
     return "" if deviation is None else f" ± {deviation:.{digits}f}"
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    stderr().print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import stderr
+from .options import say, stderr
 
 
 def convert(
@@ -39,6 +39,9 @@ def plan(
     device: Annotated[str, typer.Option(help="cpu, cuda, or a size such as 24GiB.")] = "cpu",
     questions: Annotated[int, typer.Option(min=1, help="Asked together about one volume.")] = 1,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence, visual ones included.")] = 768,
+    time: Annotated[
+        bool, typer.Option(help="Time a few layers of each part here, for seconds beside the work.")
+    ] = True,
     train: Annotated[bool, typer.Option("--train", help="Also the paper's two training stages.")] = False,
 ) -> None:
     """What a model needs before it is loaded: parameters, memory, work, and whether it fits."""
@@ -46,9 +49,14 @@ def plan(
 
     model_config = planning.read_config(config)
     found = planning.plan(model_config, dtype=dtype, num_questions=questions, length=length)
-    speed = planning.measure_speed(dtype=dtype, device=device) if device in ("cpu", "cuda") else None
     free_bytes = planning.find_free_bytes(device)
-    typer.echo(planning.describe_plan(found, free_bytes=free_bytes, device=device, speed=speed))
+    seconds = None
+    if time and device in ("cpu", "cuda"):
+        from slicesight.planning.timing import time_stages
+
+        say("timing a few layers of each part (--no-time leaves this out)")
+        seconds = time_stages(model_config, dtype=dtype, num_questions=questions, length=length, device=device)
+    typer.echo(planning.describe_plan(found, free_bytes=free_bytes, device=device, seconds=seconds))
     for stage in planning.TRAINED_PARTS if train else ():
         step = planning.plan_training(model_config, stage, dtype=dtype, num_questions=questions, length=length)
         typer.echo(planning.describe_training(step))

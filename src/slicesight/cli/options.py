@@ -57,6 +57,11 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """A line on stderr."""
+    stderr().print(text, highlight=False, soft_wrap=True)
+
+
 def three_numbers(text: str | None, option: str) -> tuple[float, float, float] | None:
     """Three sizes in mm from "Z,Y,X"."""
     if text is None:

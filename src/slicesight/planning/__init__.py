@@ -7,8 +7,7 @@ S visual tokens per volume, T tokens of the whole sequence, B questions about on
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,45 +102,11 @@ def plan(config: Med2E3Config, *, dtype: str = "bfloat16", num_questions: int = 
         ModelError: the parts do not fit one another, or no text fits beside the visual tokens.
     """
     with fake_model(config, dtype=dtype, length=length) as model:
-        volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
-        index = torch.zeros(num_questions, 1, dtype=torch.long)
-        made: dict[str, Any] = {"tokens_3d": None, "tokens_2d": None}
-
-        def encode_3d() -> None:
-            made["tokens_3d"] = model.projector_3d(model.vision3d(volumes))
-
-        def encode_2d() -> None:
-            planes = config.planes
-            slices = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
-            features = model.vision2d(slices.flatten(0, 1).unsqueeze(1))
-            made["tokens_2d"] = model.projector_2d(features).unflatten(0, (1, config.num_scored_slices))
-
-        def score() -> None:
-            features = VolumeFeatures(tokens_3d_VKPD=made["tokens_3d"], tokens_2d_VNLD=made["tokens_2d"])
-            embeds = model.embed_tokens(input_ids)
-            visual, _ = model.see(features, index, question(embeds))
-            made["embeds"] = torch.cat([visual.flatten(1, 2).to(embeds.dtype), embeds[:, model.num_visual_tokens :]], 1)
-
-        def prefill() -> None:
-            made["cache"] = model.language_model(
-                inputs_embeds=made.pop("embeds"), use_cache=True, logits_to_keep=1
-            ).past_key_values
-
-        def decode() -> None:
-            model.language_model(input_ids=input_ids[:, :1], past_key_values=made["cache"], use_cache=True)
-
-        steps: list[tuple[str, Callable[[], None]]] = [
-            ("score", score),
-            ("prefill", prefill),
-            ("decode a token", decode),
-        ]
-        if model.vision2d is not None:
-            steps.insert(0, ("encode slices", encode_2d))
-        if model.vision3d is not None:
-            steps.insert(0, ("encode volume", encode_3d))
-        counter = AllocationCounter([*model.parameters(), *model.buffers(), volumes, input_ids])
+        inputs = fake_inputs(config, num_questions=num_questions, length=length)
+        steps, made = answering_steps(model, inputs)
+        counter = AllocationCounter([*model.parameters(), *model.buffers(), inputs[0], inputs[1]])
         with torch.no_grad():
-            stages = tuple(counter.watch(name, step) for name, step in steps)
+            stages = tuple(counter.watch(name, step) for name, step in steps.items())
         return Plan(
             parameters=count_parameters(model),
             dtype=dtype,
@@ -152,6 +117,46 @@ def plan(config: Med2E3Config, *, dtype: str = "bfloat16", num_questions: int = 
             cache_bytes=sum(tensor_bytes(leaf) for leaf in cache_tensors(made["cache"])),
             stages=stages,
         )
+
+
+def answering_steps(
+    model: Med2E3ForConditionalGeneration, inputs: tuple[Tensor, Tensor, Callable[[Tensor], Question]]
+) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
+    """Answering cut into its stages, each using what the ones before it left in the second dict: to be run in order."""
+    volumes, input_ids, question = inputs
+    config = model.config
+    index = torch.zeros(len(input_ids), 1, dtype=torch.long)
+    made: dict[str, Any] = {"tokens_3d": None, "tokens_2d": None}
+
+    def encode_3d() -> None:
+        made["tokens_3d"] = model.projector_3d(model.vision3d(volumes))
+
+    def encode_2d() -> None:
+        planes = config.planes
+        slices = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
+        features = model.vision2d(slices.flatten(0, 1).unsqueeze(1))
+        made["tokens_2d"] = model.projector_2d(features).unflatten(0, (1, config.num_scored_slices))
+
+    def score() -> None:
+        features = VolumeFeatures(tokens_3d_VKPD=made["tokens_3d"], tokens_2d_VNLD=made["tokens_2d"])
+        embeds = model.embed_tokens(input_ids)
+        visual, _ = model.see(features, index, question(embeds))
+        made["embeds"] = torch.cat([visual.flatten(1, 2).to(embeds.dtype), embeds[:, model.num_visual_tokens :]], 1)
+
+    def prefill() -> None:
+        made["cache"] = model.language_model(
+            inputs_embeds=made.pop("embeds"), use_cache=True, logits_to_keep=1
+        ).past_key_values
+
+    def decode() -> None:
+        model.language_model(input_ids=input_ids[:, :1], past_key_values=made["cache"], use_cache=True)
+
+    steps: dict[str, Callable[[], None]] = {}
+    if model.vision3d is not None:
+        steps["encode volume"] = encode_3d
+    if model.vision2d is not None:
+        steps["encode slices"] = encode_2d
+    return {**steps, "score": score, "prefill": prefill, "decode a token": decode}, made
 
 
 def plan_training(
@@ -251,32 +256,8 @@ def tensor_bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What this machine does: products per second, and bytes of weights read per second for one token."""
-
-    flops_per_s: float
-    bytes_per_s: float
-
-
-def measure_speed(*, dtype: str, device: str = "cpu", repeats: int = 3) -> Speed:
-    """Two matrix products, a wide one and one of a single row, timed."""
-    weight = torch.ones(8192, 4096, dtype=DTYPES[dtype], device=device)
-
-    def best(rows: int) -> float:
-        x = torch.ones(rows, 4096, dtype=DTYPES[dtype], device=device)
-        times = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            float(torch.nn.functional.linear(x, weight).sum())
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
-
-    return Speed(flops_per_s=2 * 512 * weight.numel() / best(512), bytes_per_s=tensor_bytes(weight) / best(1))
-
-
-def describe_plan(found: Plan, *, free_bytes: int, device: str, speed: Speed | None = None) -> str:
-    """The plan as a table for the terminal; with the machine's speed, seconds beside the work."""
+def describe_plan(found: Plan, *, free_bytes: int, device: str, seconds: Mapping[str, float] | None = None) -> str:
+    """The plan as a table for the terminal; with seconds by stage (timing.py), they stand beside the work."""
     text_length = found.length - found.num_visual_tokens
     questions = f"{found.num_questions} question{'s' * (found.num_questions != 1)}"
     header = f"{found.dtype} on {device}: 1 volume, {questions}, {found.length} tokens each "
@@ -288,17 +269,13 @@ def describe_plan(found: Plan, *, free_bytes: int, device: str, speed: Speed | N
         *(f"{name:18}{number:>16,}" for name, number in found.parameters.items()),
         f"{'together':18}{sum(found.parameters.values()):>16,}   weights {found.weight_bytes / GIB:.2f} GiB",
         "",
-        f"{'stage':18}{'at most':>12}{'kept':>12}{'work':>14}" + ("" if speed is None else f"{'time':>12}"),
+        f"{'stage':18}{'at most':>12}{'kept':>12}{'work':>14}" + ("" if seconds is None else f"{'time':>12}"),
     ]
     for stage in found.stages:
         line = f"{stage.name:18}{stage.peak_bytes / GIB:>8.3f} GiB{stage.kept_bytes / GIB:>8.3f} GiB"
         line += f"{stage.flops / 1e12:>7.3f} TFLOP"
-        if speed is not None:
-            seconds = stage.flops / speed.flops_per_s
-            if stage.name == "decode a token":  # every weight of the language model is read for one row
-                share = found.parameters["language_model"] / sum(found.parameters.values())
-                seconds = max(seconds, found.weight_bytes * share / speed.bytes_per_s)
-            line += f"{seconds:>10.2f} s"
+        if seconds is not None:
+            line += f"{seconds[stage.name]:>10.2f} s"
         lines.append(line)
     verdict = "fits" if found.peak_bytes <= free_bytes else "DOES NOT FIT"
     at_once = questions_at_once(
