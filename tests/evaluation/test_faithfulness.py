@@ -37,10 +37,12 @@ def test_steps_double_until_all_slices():
 
 def test_masks_take_the_heaviest_away_first_and_begin_with_the_whole_scan():
     scores = np.array([0.1, 0.5, 0.05, 0.35])
-    kept, keys = _masks(scores, np.random.default_rng(0))
+    kept, keys = _masks(scores, [np.array([2, 0, 3, 1])])
     assert kept[0].all()
     heaviest = [row for row, key in zip(kept, keys, strict=True) if key == ("deletion", "heaviest")]
     assert [np.flatnonzero(~row).tolist() for row in heaviest] == [[], [1], [1, 3], [0, 1, 2, 3]]
+    random = [row for row, key in zip(kept, keys, strict=True) if key == ("deletion", "random")]
+    assert [np.flatnonzero(~row).tolist() for row in random] == [[], [2], [0, 2], [0, 1, 2, 3]]
     lightest = [row for row, key in zip(kept, keys, strict=True) if key == ("insertion", "lightest")]
     assert [np.flatnonzero(row).tolist() for row in lightest] == [[], [2], [0, 2], [0, 1, 2, 3]]
 
@@ -59,6 +61,18 @@ def test_the_log_likelihood_is_the_sum_over_the_answers_tokens_one_scan_at_a_tim
         spread = torch.log_softmax(logits.float(), dim=-1)
         expected = sum(spread[place - 1, token].item() for place, token in enumerate(labels.tolist()) if token >= 0)
         assert row == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_mask_is_encoded_once_however_often_it_is_asked_for(source, tiny_reader, monkeypatch):
+    scan = open_scan(tiny_reader, source.grid(source.cases[0], tiny_reader.grid_spec))
+    kept = np.array([np.ones(N, bool), np.arange(N) > 2, np.ones(N, bool), np.arange(N) > 2])
+    calls = []
+    encode = tiny_reader.model.vision3d.forward
+    monkeypatch.setattr(tiny_reader.model.vision3d, "forward", lambda volumes: calls.append(1) or encode(volumes))
+    found = [log_likelihoods(scan, question, "yes", kept, branch="whole") for question in ("One?", "Two?")]
+    assert len(calls) == 2
+    assert found[0][:2].tolist() == found[0][2:].tolist()
+    assert found[0][0] != found[0][1]
 
 
 def test_masking_the_2d_branch_leaves_the_3d_tokens_alone(scan):

@@ -137,16 +137,28 @@ def test_a_processor_that_refuses_long_prompts_does_not_stop_training(tiny, memo
     assert tiny.processor.max_length == length
 
 
-@pytest.mark.parametrize("score_weight", [0.0, 0.7])
-def test_accumulated_parts_train_as_one_big_batch(tiny, tiny_model_folder, memory_data, tmp_path, score_weight) -> None:
-    """Parts hold different numbers of tokens and of questions with known slices: each counts by what it holds."""
-    once = train(tiny, memory_data(5), make_stage(steps=3, score_weight=score_weight), tmp_path / "once")
+@pytest.mark.parametrize("weights", [{}, {"score_weight": 0.7}, {"entropy_weight": 0.7}], ids=str)
+def test_accumulated_parts_train_as_one_big_batch(tiny, tiny_model_folder, memory_data, tmp_path, weights) -> None:
+    """Parts hold different numbers of tokens, prompts and questions with known slices: each counts by what it holds."""
+    once = train(tiny, memory_data(5), make_stage(steps=3, **weights), tmp_path / "once")
     tiny.model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder, dtype=torch.float32)
-    stage = make_stage(steps=3, score_weight=score_weight, accumulation=3)
+    stage = make_stage(steps=3, **weights, accumulation=3)
     parts = train(tiny, memory_data(5), stage, tmp_path / "parts")
     assert [line["loss"] for line in parts[0]] == pytest.approx([line["loss"] for line in once[0]], rel=1e-5)
     for name, weight in once[1].items():
         torch.testing.assert_close(parts[1][name], weight, rtol=2e-3, atol=2e-5)
+
+
+def test_entropy_weight_adds_the_share_of_an_even_spread_to_the_loss(
+    tiny, tiny_model_folder, memory_data, tmp_path
+) -> None:
+    losses = []
+    for weight in (0.0, 0.5):
+        tiny.model = Med2E3ForConditionalGeneration.from_pretrained(tiny_model_folder, dtype=torch.float32)
+        tiny.model.config.score_scale = 0.0  # spreads the scores evenly: their entropy is log N
+        lines, _ = train(tiny, memory_data(5), make_stage(steps=1, entropy_weight=weight), tmp_path / str(weight))
+        losses.append(lines[0]["loss"])
+    assert losses[1] - losses[0] == pytest.approx(0.5, abs=1e-5)
 
 
 def test_more_parts_than_volumes_train_alike_too(tiny, tiny_model_folder, memory_data, tmp_path) -> None:

@@ -15,7 +15,7 @@ from slicesight.training.phantom_set import PhantomSet, open_phantom_set
 from slicesight.training.recipe import Recipe, read_recipe
 from slicesight.training.stages import run_recipe, set_trainable
 from slicesight.training.starts import start
-from slicesight.training.trainer import score_loss
+from slicesight.training.trainer import entropy_loss, score_loss
 from slicesight.volumes.grid import GridSpec
 
 GRID = GridSpec(num_slices=8, height=32, width=32)
@@ -106,6 +106,17 @@ def test_score_loss_is_minus_log_of_the_mass_and_skips_questions_without_slices(
     true = torch.tensor([[True, True, False], [False, False, False]])
     assert torch.isclose(score_loss(scores, true), -torch.tensor(0.75).log())
     assert score_loss(scores, torch.zeros_like(true)) == 0
+
+
+def test_entropy_loss_is_one_for_an_even_spread_and_zero_on_one_slice_and_skips_absent_volumes() -> None:
+    even, single, absent = [0.25] * 4, [0.0, 1.0, 0.0, 0.0], [0.0] * 4
+    scores = torch.tensor([[even, absent], [single, absent]])
+    is_scored = torch.tensor([[True, False], [True, False]])
+    assert entropy_loss(scores, is_scored) == pytest.approx(0.5)
+    assert entropy_loss(scores, torch.zeros_like(is_scored)) == 0
+    relevance = torch.tensor([[[0.0, 0.1, 0.2, 0.9]]], requires_grad=True)
+    entropy_loss(relevance.softmax(dim=-1), torch.tensor([[True]])).backward()
+    assert relevance.grad[0, 0].argmin() == 3, "a step against the gradient favours the slice that is ahead"
 
 
 def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> None:

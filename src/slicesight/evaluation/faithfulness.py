@@ -119,6 +119,7 @@ def _curves_of(
 ) -> list[QuestionCurves]:
     from slicesight.reader import NO_WORDS
 
+    random_orders = [rng.permutation(len(grid.slices)) for _ in range(NUM_RANDOM)]
     wanted = [number for number, pair in enumerate(case.conversations) if pair.task in tasks]
     prompts = [case.conversations[number].prompt for number in wanted]
     answers = scan.reader.ask(grid, prompts, max_new_tokens=MAX_NEW_TOKENS)
@@ -127,7 +128,7 @@ def _curves_of(
         if answer.text == NO_WORDS:
             continue
         said = own_words(scan, prompt, answer.text)
-        kept_VN, keys = _masks(scores_QN[number], rng)
+        kept_VN, keys = _masks(scores_QN[number], random_orders)
         curves: dict[tuple[str, str, str], Floats] = {}
         for branch in BRANCHES:
             likely_V = log_likelihoods(scan, prompt, said, kept_VN, branch=branch)
@@ -141,12 +142,17 @@ def _curves_of(
     return found
 
 
-def _masks(scores_N: Floats, rng: np.random.Generator) -> tuple[NDArray[np.bool_], list[tuple[str, str]]]:
-    """Which slices are kept at every step of every curve (V, N), and each row's (curve, order); the first keeps all."""
+def _masks(
+    scores_N: Floats, random_orders: Sequence[NDArray[np.int_]]
+) -> tuple[NDArray[np.bool_], list[tuple[str, str]]]:
+    """Which slices are kept at every step of every curve (V, N), and each row's (curve, order); the first keeps all.
+
+    random_orders: the same for all questions of a scan, whose masked versions are then encoded once.
+    """
     num_slices = len(scores_N)
     heaviest = np.argsort(-scores_N, kind="stable")
     orders = [("heaviest", heaviest), ("lightest", heaviest[::-1])]
-    orders += [("random", rng.permutation(num_slices)) for _ in range(NUM_RANDOM)]
+    orders += [("random", order) for order in random_orders]
     masks, keys = [], []
     for curve in CURVES:
         for order, slices in orders:

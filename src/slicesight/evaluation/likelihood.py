@@ -2,12 +2,13 @@
 
 V masked versions of one scan, N slices, K depth bins, P and L tokens, D width, T tokens of the prompt. A deleted slice
 is black. "whole": both encoders see the masked scan. "slices": only the 2D branch does, which is what the scores weigh.
+Every mask is computed once per question, and its 3D tokens once per scan as long as no more than KEPT_MASKS are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 BRANCHES = ("whole", "slices")
 VOLUMES_AT_ONCE = 32
+KEPT_MASKS = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class MaskableScan:
     voxels_1NHW: Tensor  # noqa: N815
     seen: VolumeFeatures
     black: VolumeFeatures
+    known_3d: dict[bytes, Tensor] = field(default_factory=dict)
 
     def features(self, kept_VN: NDArray[np.bool_], *, branch: str) -> VolumeFeatures:
         """Features of V versions of the scan in which only the kept slices are left."""
@@ -42,7 +45,6 @@ class MaskableScan:
 
         from slicesight.model import VolumeFeatures
 
-        model = self.reader.model
         kept = torch.from_numpy(kept_VN).to(self.voxels_1NHW.device)
         tokens_2d = self.seen.tokens_2d_VNLD
         if tokens_2d is not None:
@@ -50,13 +52,23 @@ class MaskableScan:
             tokens_2d = torch.where(kept[:, :, None, None], tokens_2d, self.black.tokens_2d_VNLD)
         tokens_3d = self.seen.tokens_3d_VKPD
         if tokens_3d is not None and branch == "whole":
-            assert model.vision3d is not None
-            assert model.projector_3d is not None
-            masked_V1NHW = (self.voxels_1NHW * kept[:, :, None, None]).unsqueeze(1)
-            tokens_3d = model.projector_3d(model.vision3d(masked_V1NHW))
+            tokens_3d = torch.stack([self._masked_3d(mask_N) for mask_N in kept])
         elif tokens_3d is not None:
             tokens_3d = tokens_3d.expand(len(kept), -1, -1, -1)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d, tokens_2d_VNLD=tokens_2d)
+
+    def _masked_3d(self, kept_N: Tensor) -> Tensor:
+        """3D tokens (K, P, D) of the scan with only these slices."""
+        key = kept_N.cpu().numpy().tobytes()
+        if key in self.known_3d:
+            return self.known_3d[key]
+        model = self.reader.model
+        assert model.vision3d is not None
+        assert model.projector_3d is not None
+        tokens_KPD = model.projector_3d(model.vision3d((self.voxels_1NHW * kept_N[:, None, None]).unsqueeze(1)))[0]
+        if len(self.known_3d) < KEPT_MASKS:
+            self.known_3d[key] = tokens_KPD
+        return tokens_KPD
 
 
 def open_scan(reader: Reader, grid: GridVolume) -> MaskableScan:
@@ -88,11 +100,13 @@ def log_likelihoods(
     scan: MaskableScan, question: str, answer: str, kept_VN: NDArray[np.bool_], *, branch: str
 ) -> NDArray[np.float64]:
     """log p(answer) under each mask -> (V,), summed over the answer's tokens and its end."""
+    unique_UN, row_V = np.unique(kept_VN, axis=0, return_inverse=True)
     found = [
-        _log_likelihoods(scan, question, answer, kept_VN[start : start + VOLUMES_AT_ONCE], branch=branch)
-        for start in range(0, len(kept_VN), VOLUMES_AT_ONCE)
+        _log_likelihoods(scan, question, answer, unique_UN[start : start + VOLUMES_AT_ONCE], branch=branch)
+        for start in range(0, len(unique_UN), VOLUMES_AT_ONCE)
     ]
-    return np.concatenate(found)
+    likely_V: NDArray[np.float64] = np.concatenate(found)[row_V.reshape(-1)]
+    return likely_V
 
 
 def own_words(scan: MaskableScan, question: str, answer: str) -> str:

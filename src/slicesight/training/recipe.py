@@ -106,6 +106,7 @@ class Stage:
     subset: how many pairs of each task to train on, drawn once from all ({report: 50000, open: 25000, closed: 25000}).
     score_weight: of a second loss that wants the slice scores on the slices that show the abnormality asked about, from
         the label maps; 0 (the paper) leaves the scores to the answers' loss alone.
+    entropy_weight: of a loss that wants the scores on few slices, whichever: their entropy, 1 where spread evenly.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Stage:
     augment: Augmentation = field(default_factory=Augmentation)
     lora: Lora | None = None
     score_weight: float = 0.0
+    entropy_weight: float = 0.0
     warmup_share: float = 0.03
     weight_decay: float = 0.0
 
@@ -138,6 +140,9 @@ class Stage:
         for name in ("steps", "volumes_per_step", "tokens_per_step", "accumulation", "questions_per_volume"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"stage {self.name}: {name} is {value}; it must be at least 1")
+        for name in ("score_weight", "entropy_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"stage {self.name}: {name} is {getattr(self, name)}; it must be 0 or more")
         if self.epochs is not None and not self.epochs > 0:
             raise InputError(f"stage {self.name}: epochs is {self.epochs}; it must be more than 0")
         if self.lora and (twice := set(self.lora.parts) & set(self.trainable)):

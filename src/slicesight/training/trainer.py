@@ -62,6 +62,7 @@ def train_stage(
     batches = make_batches(model, processor, data, stage, recipe, log=once, seed=seed, engine=engine, progress=progress)
     trainer = StageTrainer(
         score_weight=stage.score_weight,
+        entropy_weight=stage.entropy_weight,
         keeper=keeper,
         model=model,
         args=training_arguments(stage, recipe, num_steps=batches.num_steps, **arguments),
@@ -164,12 +165,13 @@ def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others
 
 
 class StageTrainer(ResumableTrainer):
-    """The library's Trainer with the loss on slice scores beside the model's own, and a count of cut prompts."""
+    """The library's Trainer with the losses on slice scores beside the model's own, and a count of cut prompts."""
 
-    def __init__(self, *, score_weight: float, **arguments: Any) -> None:
+    def __init__(self, *, score_weight: float, entropy_weight: float = 0.0, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.score_weight = score_weight
+        self.score_weight, self.entropy_weight = score_weight, entropy_weight
         self.num_asked: Tensor = torch.tensor(0)
+        self.num_scored: Tensor = torch.tensor(0)
         self.num_cut = 0
 
     def get_batch_samples(
@@ -181,18 +183,25 @@ class StageTrainer(ResumableTrainer):
         if self.score_weight:
             asked = sum(int(batch["true_slices"].any(dim=-1).sum()) for batch in batches if "true_slices" in batch)
             self.num_asked = sum_over_processes(torch.tensor(asked, device=device))
+        if self.entropy_weight:
+            scored = sum(int((batch["volume_index"] >= 0).sum()) for batch in batches if "volume_index" in batch)
+            self.num_scored = sum_over_processes(torch.tensor(scored, device=device))
         return batches, None if num_items is None else num_items.clamp(min=1)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **arguments: Any
     ) -> Any:
-        """As the library's, plus score_weight times the cross-entropy of the scores."""
+        """As the library's, plus score_weight times the cross-entropy of the scores, entropy_weight times their own."""
         true_BN = inputs.pop("true_slices", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **arguments)
         if self.score_weight and true_BN is not None and outputs.slice_scores is not None:
             # every question counts alike, however many each part of the step has
             share = self.args.world_size * true_BN.any(dim=-1).sum() / self.num_asked.clamp(min=1)
             loss = loss + share * self.score_weight * score_loss(outputs.slice_scores[:, 0], true_BN)
+        if self.entropy_weight and outputs.slice_scores is not None:
+            is_scored_BM = inputs["volume_index"] >= 0
+            share = self.args.world_size * is_scored_BM.sum() / self.num_scored.clamp(min=1)
+            loss = loss + share * self.entropy_weight * entropy_loss(outputs.slice_scores, is_scored_BM)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -209,6 +218,12 @@ def score_loss(scores_BN: Tensor, true_BN: Tensor) -> Tensor:
     asked = true_BN.any(dim=-1)
     mass_B = (scores_BN * true_BN).sum(dim=-1)[asked]
     return -mass_B.clamp(min=1e-6).log().mean() if len(mass_B) else scores_BN.sum() * 0.0
+
+
+def entropy_loss(scores_BMN: Tensor, is_scored_BM: Tensor) -> Tensor:
+    """Mean entropy of the scores over log N, over the volumes of all prompts: 1 where spread evenly, 0 on one slice."""
+    entropy_BM = torch.special.entr(scores_BMN.clamp(min=1e-12)).sum(dim=-1) / math.log(max(2, scores_BMN.shape[-1]))
+    return entropy_BM[is_scored_BM].mean() if is_scored_BM.any() else scores_BMN.sum() * 0.0
 
 
 class LogLines(TrainerCallback):
