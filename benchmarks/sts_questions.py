@@ -5,10 +5,10 @@
 STS_FOLDER/STS_001…034 hold {CT,MR_T1,PET}_image.nii.gz with a tumour _mask each, cut about 5 cm round the tumour. Asked
 whole, they give the answers away: the tumour lies in the middle, and a scan's size is its tumour's plus 10 cm. So a
 cube of NUM_SLICES slices, the same for every scan, is cut at a random place along all three axes, at one voxel size
-(the scans' own distance of slices, so no plane is sharper than another), as grey values of one range, without its place in
-the patient, and stacked along each plane. For a scan, plane and size class three cubes come together, with most of the
-tumour in one third of the stack each. A slab is asked twice, of cubes of one scan, with tumour in one and none in the
-other.
+(the scans' own distance of slices, so no plane is sharper than another), as grey values of one range, without its place
+in the patient, and stacked along each plane. For a scan, plane and size class three cubes come together, with most of
+the tumour in one third of the stack each. A slab is asked twice, of cubes of one scan, with tumour in one and none in
+the other.
 
     kind      answers                               balanced over
     modality  CT, MR, PET                           plane, size class
@@ -209,6 +209,30 @@ def conversations(cube: Cube, slabs: list[tuple[int, bool]], cuts: tuple[int, in
         inside = tuple(i for i in shown if start <= i < start + SLAB) or None
         pairs.append(_closed("slab", question, ("yes", "no"), "yes" if is_yes else "no", inside))
     return tuple(pairs)
+
+
+def guessed_from_whole_scans(scans: list[Scan]) -> dict[str, float]:
+    """What position alone would be worth without the cubes: the commonest training answer, on the test patients.
+
+    third: of the whole scan, along every plane. slab: at five places, each a third of the scan long.
+    """
+    counted: dict[tuple[str, str], Counter[bool | int]] = defaultdict(Counter)
+    answers: dict[str, list[tuple[tuple[str, str], bool | int]]] = defaultdict(list)
+    for scan in scans:
+        for axis in range(3):
+            counts = np.moveaxis(scan.tumour, axis, 0).sum(axis=(1, 2))
+            cells = [counts[len(counts) * place // 6 : len(counts) * (place + 2) // 6].sum() for place in range(5)]
+            said: list[tuple[tuple[str, str], bool | int]] = [(("third", ""), int(np.argmax(cells[::2])))]
+            said += [(("slab", str(place)), bool(cell > 0)) for place, cell in enumerate(cells)]
+            for key, answer in said:
+                if scan.split == "train":
+                    counted[key][answer] += 1
+                else:
+                    answers[key[0]].append((key, answer))
+    return {
+        kind: sum(counted[key].most_common(1)[0][0] == answer for key, answer in found) / len(found)
+        for kind, found in answers.items()
+    }
 
 
 def _closed(

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sts_questions import KINDS, SOURCE, arguments_of, make
+from sts_questions import KINDS, SOURCE, arguments_of, guessed_from_whole_scans, make, read_scans
 
 import slicesight
 from slicesight.choices import with_letter
@@ -214,7 +214,10 @@ def report(options: argparse.Namespace) -> None:
     for arm in ARMS:
         systems[arm] = [read_jsonl(options.out / f"{arm}-{seed}" / "predictions.jsonl") for seed in options.seeds]
     table = make_table(systems, {case.id: str(case.patient) for case in cases})
+    table["whole_scans"] = guessed_from_whole_scans(list(read_scans(options.sts)))
     print("\n".join(table_lines(table)))
+    uncut = ", ".join(f"{kind} {100 * value:.0f} %" for kind, value in table["whole_scans"].items())
+    print(f"\nWithout the cubes, of whole scans, position alone would be right: {uncut}.")
     table["minutes"] = {
         f"{arm}-{seed}": json.loads((options.out / f"{arm}-{seed}" / "minutes.json").read_text())
         for arm in ARMS

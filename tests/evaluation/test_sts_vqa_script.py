@@ -146,6 +146,13 @@ def test_position_alone_is_no_better_than_the_majority(experiment, made, cases):
         assert np.mean([is_right(row) for row in of_kind]) == pytest.approx(chance)
 
 
+def test_of_whole_scans_position_alone_knows_the_third(questions, sts_folder):
+    """Why the cubes are cut at all."""
+    found = questions.guessed_from_whole_scans(list(questions.read_scans(sts_folder)))
+    assert found["third"] == 1.0
+    assert found["slab"] > 0.9
+
+
 def test_position_alone_finds_a_leak_that_is_there(experiment, made, cases, tmp_path):
     """Files of another length for every third: the same baseline then knows the third."""
     (tmp_path / "volumes").mkdir()
