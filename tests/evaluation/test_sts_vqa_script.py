@@ -150,7 +150,7 @@ def test_of_whole_scans_position_alone_knows_the_third(questions, sts_folder):
     """Why the cubes are cut at all."""
     found = questions.guessed_from_whole_scans(list(questions.read_scans(sts_folder)))
     assert found["third"] == 1.0
-    assert found["slab"] > 0.9
+    assert found["slab"] > 0.8
 
 
 def test_position_alone_finds_a_leak_that_is_there(experiment, made, cases, tmp_path):
