@@ -156,7 +156,7 @@ def desk(tmp_path, monkeypatch, phantom, phantom_file, tiny_model_folder):
     shipped = tmp_path / "weights"
     shipped.mkdir()
     (shipped / "phantom-tiny").symlink_to(tiny_model_folder)
-    monkeypatch.setattr("slicesight.reader.SHIPPED_FOLDER", shipped)
+    monkeypatch.setattr("slicesight.shipped.SHIPPED_FOLDER", shipped)
     return tmp_path
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import slicesight
 from slicesight.evaluation.phantom_scores import ask_phantoms, is_right, score
-from slicesight.reader import SHIPPED_FOLDER
+from slicesight.shipped import SHIPPED_FOLDER
 
 FOLDER = Path(SHIPPED_FOLDER) / "phantom-tiny"
 UNSEEN_SEED, COUNT = 31_000, 8

@@ -46,6 +46,7 @@ def test_values_are_changed_by_dotted_keys(tiny: Path) -> None:
         ("stages.0.tasks=[reports]", "'reports' is unknown"),
         ("stages.0.steps=0", "at least 1"),
         ("grid.plane=oblique", "oblique"),
+        ("see_volume=false", "stage align: see_volume is false, and of projector_2d nothing is used then"),
         ("data={prepared: x, splti: train}", "did you mean 'split'"),
         ("data={foldr: x}", "did you mean 'folder'"),
         ("grid=null", "grid is missing; phantoms need one"),

@@ -11,6 +11,7 @@ from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration
 from slicesight.model.configuration import CNN3DConfig, M3DViTConfig
 from slicesight.model.m3d import M3DClip, M3DClipConfig
+from slicesight.shipped import find_folder, shipped_models
 from slicesight.training.lora import add_adapters
 from slicesight.training.recipe import Parts, Recipe, read_recipe
 from slicesight.training.stages import set_trainable
@@ -109,6 +110,23 @@ def test_m3d_clip_gives_its_3d_encoder_read_before_the_final_norm(recipe: Recipe
     assert torch.equal(model.vision3d.encoder(volumes), original(volumes))
 
 
+def test_an_encoder_that_insight_pretrained_is_a_part(recipe: Recipe, parts: Parts, tmp_path) -> None:
+    pytest.importorskip("monai")
+    from slicesight.insight.backbones import build_backbone, save_backbone
+
+    words = {"widths": [8, 8], "blocks": [0, 0], "strides": [[2, 4, 4], [2, 2, 2]], "feature_size": 4}
+    backbone = build_backbone("cnn3d", image_size=(8, 32, 32), **words)
+    save_backbone(backbone, tmp_path / "insight")
+    trained = replace(parts, vision3d=str(tmp_path / "insight"))
+    model, _ = put_together(recipe, trained, GRID)
+    taught = backbone.vision3d().state_dict()
+    assert all(torch.equal(model.vision3d.encoder.state_dict()[name], weight) for name, weight in taught.items())
+    with pytest.raises(
+        InputError, match=r"insight reads volumes of .8, 32, 32., .* with --size 8,32,32"
+    ):
+        put_together(recipe, trained, GridSpec(num_slices=16, height=32, width=32))
+
+
 @pytest.mark.parametrize("part", ["language_model", "vision2d", "vision3d"])
 def test_a_part_that_is_not_there_is_one_line_that_names_it(recipe: Recipe, parts: Parts, part: str) -> None:
     with pytest.raises(InputError, match="parts: /no/where cannot be") as error:
@@ -116,16 +134,29 @@ def test_a_part_that_is_not_there_is_one_line_that_names_it(recipe: Recipe, part
     assert "\n" not in str(error.value)
 
 
-def test_an_init_without_a_model_is_one_line(recipe: Recipe, tmp_path) -> None:
-    with pytest.raises(InputError, match="is no folder with a model"):
-        load_start(replace(recipe, init=str(tmp_path)))
+def test_an_init_that_cannot_be_started_from_is_one_line(recipe: Recipe, parts: Parts, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"is no folder with a model; name one, or a shipped model \(phantom-tiny\)"):
+        load_start(replace(recipe, init=str(tmp_path)), GRID)
+    with pytest.raises(InputError, match="llm holds a llama, expected a whole Med-2E3; name it under parts"):
+        load_start(replace(recipe, init=parts.language_model), GRID)
+    with pytest.raises(InputError, match=r"reads scans of 32×96×96, but .* grid of 8×32×32; .* --size 32,96,96 into"):
+        load_start(replace(recipe, init="phantom-tiny"), GRID)
+
+
+def test_a_start_from_a_shipped_model_reads_scans_as_they_are_trained_on(recipe: Recipe, parts: Parts) -> None:
+    grid = GridSpec(num_slices=32, height=96, width=96, window="lung", crop_foreground=False)
+    model, processor = load_start(replace(recipe, init="phantom-tiny"), grid)
+    shipped = Med2E3ForConditionalGeneration.from_pretrained(find_folder("phantom-tiny"), dtype=torch.float32)
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in shipped.state_dict().items())
+    assert GridSpec.from_dict(processor.grid) == grid, "as prepared, not as phantom-tiny was trained"
 
 
 def words_of_init(recipe: Recipe) -> Recipe:
     """The recipe with the words of the shipped recipe that makes its `init`, as its model folder will have them."""
     if recipe.init is None:
         return recipe
-    (before,) = [found for found in map(read_recipe, RECIPES) if recipe.init.startswith(found.output_dir + "/")]
+    init = f"runs/{recipe.init}/model" if recipe.init in shipped_models() else recipe.init
+    (before,) = [found for found in map(read_recipe, RECIPES) if init.startswith(found.output_dir + "/")]
     before = words_of_init(before)
     return replace(recipe, init=None, model={**before.model, **recipe.model}, grid=recipe.grid or before.grid)
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slicesight.errors import InputError
 
 from .options import PlaneOption, WindowOption, stderr
+
+if TYPE_CHECKING:
+    from slicesight.conversations.converting import ConvertRequest
+
+SMALL_MODEL_SIZE = (32, 96, 96)
+"""What phantom-tiny reads."""
 
 
 class ScanFormat(StrEnum):
@@ -182,16 +188,31 @@ def prepare(
             conversion = conversion.without({case.id: case.reason for case in report.failed})
             summary = conversion.write()
         stderr().print(str(report), highlight=False, soft_wrap=True)
-    _tell(summary, out, as_json=json, has_volumes=not manifest_only)
+    if manifest_only:
+        next_step = "the same command without --manifest-only"
+    else:
+        has_splits = "train" in summary["counts"]
+        next_step = _training_command(request, size=(num_slices, height, width), has_splits=has_splits)
+    _tell(summary, out, as_json=json, next_step=next_step)
 
 
-def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, has_volumes: bool) -> None:
+def _training_command(request: ConvertRequest, *, size: tuple[int, int, int], has_splits: bool) -> str:
+    """What to type next; own scans have a recipe that starts from the small model, where the grid is that model's."""
+    command = f"--set 'data={{prepared: {request.out}{'' if has_splits else ', split: null'}}}'"
+    if request.format != "folder":
+        return f"slicesight train RECIPE.yaml {command}"
+    if size != SMALL_MODEL_SIZE:
+        command += " --set init=null --set 'parts={language_model: NAME, vision2d: NAME}'"
+    return f"slicesight train recipes/own-scans.yaml {command} (docs/how-to/own-scans.md)"
+
+
+def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) -> None:
     """The summary on stdout; what was written, and what to do next, on stderr."""
     import sys
     from json import dumps
 
     from slicesight.conversations.converting import DUPLICATES, SKIPPED
-    from slicesight.conversations.summary import counts_table
+    from slicesight.conversations.summary import NO_SPLIT, counts_table
     from slicesight.shell import report_console
 
     deduplicated = summary["deduplicated"]
@@ -200,6 +221,8 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, has_volumes: boo
     else:
         report_console().print(counts_table(summary["counts"], deduplicated["counts"] if deduplicated else None))
     lines = [f"note: {note}" for note in summary["notes"]]
+    if set(summary["counts"]) == {NO_SPLIT}:
+        lines.append("note: no scan has a split; --split-by-patient 0 deals patients into train, val and test")
     if summary["skipped"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary["skipped"].items())
         lines.append(f"left out: {kinds}; {out / SKIPPED} says which and why")
@@ -209,11 +232,6 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, has_volumes: boo
             f"{out / deduplicated['manifest']} leaves {deduplicated['scans_left_out']} scans out of "
             f"{deduplicated['left_out_of']} and can stand for {out} as the folder of prepared data"
         )
-    next_step = (
-        f"slicesight train RECIPE.yaml --set 'data={{prepared: {out}}}'"
-        if has_volumes
-        else "the same command without --manifest-only"
-    )
     lines.append(f"wrote {out / 'manifest.jsonl'}; next: {next_step}")
     for line in lines:
         stderr().print(line, highlight=False, soft_wrap=True)

@@ -217,7 +217,7 @@ def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> l
     cases = SOURCES[word](place, intake)
     if not cases:
         left_out = intake.skipped[skipped_before:]
-        first = f"; the first thing left out: {left_out[0].reason}" if left_out else ""
+        first = f"; the first thing left out: {left_out[0]}" if left_out else ""
         raise InputError(f"{source}: no usable scan with a text found as {word}{first}")
     return cases
 

@@ -17,6 +17,7 @@ from slicesight.model_card import CARD_FILE, ModelCard, read_card
 from slicesight.reader.answers import NO_WORDS, Answer, AnswerPiece, SliceEvidence, rank_slices
 from slicesight.reader.asking_many import Asking, Progress
 from slicesight.reader.scans import EncodedScan, Scan
+from slicesight.shipped import find_folder, shipped_models
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.volume import Volume
 
@@ -39,8 +40,6 @@ __all__ = [
     "rank_slices",
     "shipped_models",
 ]
-
-SHIPPED_FOLDER = Path(__file__).parent.parent / "weights"
 
 
 class Reader:
@@ -272,16 +271,11 @@ def load(
     )
 
 
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in SHIPPED_FOLDER.glob("*/config.json"))
-
-
 def _find(name_or_dir: str | Path) -> tuple[str, str]:
     """(what from_pretrained takes, the model's name)."""
     name = str(name_or_dir)
     if name in shipped_models():
-        return str(SHIPPED_FOLDER / name), name
+        return str(find_folder(name)), name
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -44,8 +44,8 @@ class PreparedData:
 class Parts:
     """Trained parts to start from, each a Hugging Face folder or hub name; what is left out starts from random weights.
 
-    vision3d: one of this package's 3D encoders. text_encoder: of the question. tokenizer: by default the language
-    model's own.
+    vision3d: one of this package's 3D encoders, or a folder that `slicesight insight pretrain` wrote. text_encoder: of
+    the question. tokenizer: by default the language model's own.
     """
 
     language_model: str | None = None
@@ -220,6 +220,12 @@ class Recipe:
         if len(set(names)) < len(names):
             raise InputError(f"two stages are called {max(names, key=names.count)!r}; give each its own name")
         for stage in self.stages:
+            learning = {*stage.trainable, *(stage.lora.parts if stage.lora else ())}
+            if not self.see_volume and "language_model" not in learning:
+                raise InputError(
+                    f"stage {stage.name}: see_volume is false, and of {', '.join(sorted(learning))} nothing is used "
+                    "then; name language_model under trainable, or leave the stage out"
+                )
             if self.feature_cache and stage.augment.changes_pixels:
                 raise InputError(
                     f"stage {stage.name}: augment changes pixels, so feature_cache would be wrong; "

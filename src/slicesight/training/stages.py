@@ -32,7 +32,7 @@ from .recipe import Lora, PreparedData, Recipe
 from .record import check_loggers, describe_run, write_recipe
 from .resume import Run, disk_errors
 from .stage0 import SECTIONS, pretrain
-from .starts import start
+from .starts import find_start, start
 from .trainer import Progress, train_stage
 from .weights import read_weights
 
@@ -54,8 +54,8 @@ def run_recipe(
     Raises:
         InputError: the recipe, its folder, the disk or the processes do not allow it.
     """
-    if recipe.init and not Path(recipe.init).is_dir():
-        raise InputError(f"init: {recipe.init} is no folder; name a model folder, or leave init out to start anew")
+    if recipe.init:
+        find_start(recipe.init)
     check_loggers(recipe.report_to)
     engine = find_engine()
     if recipe.pretrains and engine.num_processes > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E
 from slicesight.model.m3d import M3DClip
 from slicesight.model.presets import make_preset
 from slicesight.model.vision3d import M3DViT
+from slicesight.shipped import find_folder, shipped_models
 from slicesight.volumes.grid import GridSpec
 
 from .data import PreparedScans
@@ -42,23 +44,57 @@ def start(recipe: Recipe, source: Source) -> tuple[Med2E3ForConditionalGeneratio
     Raises:
         InputError: a part or folder is missing, or the parts do not fit one another.
     """
-    if recipe.init:
-        return load_start(recipe)
     grid = source.grid if isinstance(source, PhantomSet) else source.prepared.spec
+    if recipe.init:
+        return load_start(recipe, grid)
     return put_together(recipe, recipe.parts, grid) if recipe.parts else build(recipe, source, grid)
 
 
-def load_start(recipe: Recipe) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
-    """The model folder named by `init`, with the recipe's model words laid over its configuration."""
+def find_start(init: str) -> Path:
+    """The folder that `init` names: a shipped model's, or a model folder.
+
+    Raises:
+        InputError: it is neither, or holds another kind of model.
+    """
+    folder = find_folder(init)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"init: {init} is no folder with a model; name one, or a shipped model ({', '.join(shipped_models())}), "
+            "or leave init out to start anew"
+        )
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != Med2E3Config.model_type:
+        raise InputError(
+            f"init: {init} holds a {found}, expected a whole Med-2E3; name it under parts, with init: null, "
+            "to start from it as one part"
+        )
+    return folder
+
+
+def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """The model folder named by `init`, with the recipe's model words laid over its configuration.
+
+    Its processor takes the grid of the scans it will now be trained on.
+
+    Raises:
+        InputError: there is no model, or it reads scans of another size.
+    """
     assert recipe.init is not None
-    if not (Path(recipe.init) / "config.json").is_file():
-        raise InputError(f"init: {recipe.init} is no folder with a model; name one, or leave init out to start anew")
-    config = Med2E3Config.from_pretrained(recipe.init)
+    folder = find_start(recipe.init)
+    config = Med2E3Config.from_pretrained(folder)
+    reads, given = tuple(config.image_size), (grid.num_slices, grid.height, grid.width)
+    if reads != given:
+        size = ",".join(map(str, reads))
+        raise InputError(
+            f"init: {recipe.init} reads scans of {'×'.join(map(str, reads))}, but these are on a grid of "
+            f"{'×'.join(map(str, given))}; prepare them with --size {size} into another folder (phantoms: change grid)"
+        )
     for key, value in recipe.model.items():
         if not key.endswith("_config") and key != "preset":
             setattr(config, key, value)
-    model = Med2E3ForConditionalGeneration.from_pretrained(recipe.init, config=config, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(recipe.init)
+    model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.grid = grid.to_dict()
     processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
     return model, processor
 
@@ -120,6 +156,12 @@ def put_together(
     if "language_model" in loaded:
         configs["text_config"] = configs.pop("language_model_config")
     if "vision3d" in loaded:
+        reads, given = configs["vision3d_config"].image_size, (grid.num_slices, grid.height, grid.width)
+        if tuple(reads) != given:
+            raise InputError(
+                f"parts: {parts.vision3d} reads volumes of {list(reads)}, the scans have a grid of {list(given)}; "
+                f"prepare them with --size {','.join(map(str, reads))}, or leave vision3d out"
+            )
         for word in ("pool_size", "final_norm"):  # how Med-2E3 reads it, whatever it was trained for
             if hasattr(planned.vision3d_config, word):
                 setattr(configs["vision3d_config"], word, getattr(planned.vision3d_config, word))
@@ -161,7 +203,7 @@ def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrai
 
 
 def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
-    """Every named part in float32; SigLIP gives its vision half, M3D-CLIP its 3D encoder."""
+    """Every named part in float32; SigLIP gives its vision half, M3D-CLIP and Med3DInsight's runs their 3D encoder."""
     loaded: dict[str, PreTrainedModel] = {}
     if parts.language_model:
         loaded["language_model"] = load_part(AutoModelForCausalLM, parts.language_model)
@@ -172,12 +214,26 @@ def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
             config.vision_use_head = False
         loaded["vision2d"] = load_part(AutoModel, parts.vision2d, config=config)
     if parts.vision3d:
-        found = load_part(AutoModel, parts.vision3d)
-        loaded["vision3d"] = found.volume_encoder if isinstance(found, M3DClip) else found
+        loaded["vision3d"] = load_vision3d(parts.vision3d)
     if parts.text_encoder:
         found = load_part(AutoModel, parts.text_encoder)
         loaded["text_encoder"] = found.text_encoder if isinstance(found, M3DClip) else found
     return loaded
+
+
+def load_vision3d(name: str) -> PreTrainedModel:
+    """A 3D encoder: one of this package's, M3D-CLIP's, or what `slicesight insight pretrain` taught.
+
+    Raises:
+        InputError: it cannot be read, or is no encoder that Med-2E3 has.
+    """
+    about = Path(name) / "config.json"
+    if about.is_file() and "backbone" in json.loads(about.read_text(encoding="utf-8")):
+        from slicesight.insight.backbones import load_backbone  # MONAI's networks need MONAI
+
+        return load_backbone(name).vision3d()
+    found = load_part(AutoModel, name)
+    return found.volume_encoder if isinstance(found, M3DClip) else found
 
 
 def load_part(kind: Any, name: str, **settings: Any) -> Any:

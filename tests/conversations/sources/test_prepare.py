@@ -263,7 +263,7 @@ def test_a_folder_with_another_manifest_or_source_is_left_alone(prepare, twelve,
 def test_a_source_of_nothing_usable_says_what_was_wrong_first(tmp_path) -> None:
     (tmp_path / "scans").mkdir()
     np.save(tmp_path / "scans" / "a.npy", np.ones((3, 4, 4)))
-    with pytest.raises(InputError, match=r"no usable scan with a text found as folder; .*no text beside this scan"):
+    with pytest.raises(InputError, match=r"found as folder; .*: a.npy: no text beside this scan; .* a.txt or"):
         convert(ConvertRequest(format="folder", source=tmp_path / "scans", out=tmp_path / "ready"))
     with pytest.raises(InputError, match="format 'm3d' is unknown; use one of m3d-cap"):
         ConvertRequest(format="m3d", source=tmp_path, out=tmp_path / "ready")
@@ -326,3 +326,25 @@ def test_the_commands_of_the_how_to_run_on_what_it_describes(
         prepared = open_prepared(words[words.index("--out") + 1])
         assert prepared.voxels(prepared.cases[0].id).shape == (32, 256, 256)
     assert {case.split for case in open_prepared("prepared").cases} == {"train", "val", "test"}
+
+
+def test_the_last_line_is_a_training_command_that_fits_what_was_prepared(prepare, twelve) -> None:
+    own = "next: slicesight train recipes/own-scans.yaml --set 'data={prepared: %s}'"
+    for out, arguments, expected in (
+        ("small", ("--size", "32,96,96", "--split-by-patient", 0), own % "small" + " (docs/how-to/own-scans.md)"),
+        ("large", ("--size", "4,16,16", "--split-by-patient", 0), own % "large" + " --set init=null --set 'parts="),
+        ("whole", ("--size", "32,96,96"), own % "whole, split: null"),
+        ("lines", ("--manifest-only",), "next: the same command without --manifest-only"),
+    ):
+        code, _, err = prepare(twelve, "--format", "folder", "--out", out, *arguments)
+        assert code == 0, err
+        assert expected in err.splitlines()[-1]
+        assert ("no scan has a split; --split-by-patient 0 deals patients" in err) == (out in ("whole", "lines"))
+
+
+def test_the_size_it_takes_for_the_small_models_is_that_models() -> None:
+    from slicesight.cli.data import SMALL_MODEL_SIZE
+    from slicesight.shipped import find_folder
+
+    config = json.loads((find_folder("phantom-tiny") / "config.json").read_text())
+    assert tuple(config["image_size"]) == SMALL_MODEL_SIZE

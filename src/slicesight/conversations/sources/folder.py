@@ -191,7 +191,8 @@ def _case(
         intake.refuse("bad text", f"{reason}; correct it", Place(texts[0].name if texts else name), case_id=name)
         return None
     if not conversations:
-        intake.leave_out("no text", "no text beside this scan", Place(name), case_id=name)
+        wanted = f"no text beside this scan; write its report into {_scan_stem(scan)}.txt or report.txt there"
+        intake.leave_out("no text", wanted, Place(name), case_id=name)
         return None
     return Case(
         id=name,

@@ -51,6 +51,9 @@ class Skipped:
     place: Place | None = None
     case_id: str | None = None
 
+    def __str__(self) -> str:
+        return self.reason if self.place is None else f"{self.place}: {self.reason}"
+
     def to_dict(self) -> dict[str, Any]:
         facts = {
             "kind": self.kind,
