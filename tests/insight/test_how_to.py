@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from slicesight import cli
+from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
+from slicesight.insight.segmentation import read_segment_recipe
 from slicesight.volumes.writers import write_dicom
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,6 +46,8 @@ def tiny(command):
     """The command's own words, with settings that make it quick added."""
     words = shlex.split(command)
     assert words[:2] == ["slicesight", "insight"]
+    if "smoke" in words[3]:
+        return [*words, "--set", "training.steps=2"]
     added = [word for change in CUT.get(words[2], []) for word in ("--set", change)]
     if words[2] == "segment" and "backbone=null" not in words:
         added += ["--set", SCRATCH]
@@ -85,6 +89,22 @@ def test_the_lists_on_the_page_are_lists(tmp_path):
     assert [case.split for case in read_cases(tmp_path / "b.jsonl", needs="mask")] == ["train", "test"]
 
 
+def test_training_without_the_pre_training_is_of_the_same_network():
+    (scratch,) = [command for command in commands() if "runs/scratch" in command]
+    changes = tuple(word for word in shlex.split(scratch) if "=" in word)
+    recipe = read_segment_recipe(REPOSITORY / "recipes" / "segment.yaml", changes)
+    pretrained = read_pretrain_recipe(REPOSITORY / "recipes" / "insight.yaml")
+    assert (recipe.backbone.name, recipe.backbone.settings) == (pretrained.backbone.name, pretrained.backbone.settings)
+    assert recipe.backbone.image_size == pretrained.triplets.size
+
+
+def test_the_page_says_how_to_do_without_a_captioner():
+    (said,) = re.findall(r"`((?:--set \w+=\w+ ?){2})`: plane and place", PAGE)
+    changes = tuple(said.replace("--set", "").split())
+    settings = read_triplet_settings(REPOSITORY / "recipes" / "insight.yaml", changes)
+    assert (settings.text, settings.captioner) == ("position", None)
+
+
 def test_the_commands_of_the_page_run_one_after_the_other(desk, monkeypatch, capsys):
     done = []
     for command in commands():
@@ -93,7 +113,10 @@ def test_the_commands_of_the_page_run_one_after_the_other(desk, monkeypatch, cap
             cli.main()
         assert not stopped.value.code, f"{command}: {capsys.readouterr().err}"
         done.append(command.split()[2])
-    assert done == ["triplets", "pretrain", "segment", "segment", "predict", "predict", "classify", "predict"]
+    assert done == [
+        *("pretrain", "segment"), "triplets", "pretrain", "segment", "segment", "predict", "predict", "classify",
+        "predict",
+    ]  # fmt: skip
     assert (desk / "runs" / "insight" / "loss.png").exists()
     assert "image_hits" in (desk / "runs" / "insight" / "log.jsonl").read_text()
     assert (desk / "seg.dcm").stat().st_size > 0
