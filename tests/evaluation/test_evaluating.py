@@ -266,11 +266,21 @@ def test_the_report_needs_nothing_but_itself(finished):
 def test_the_report_lists_answers_worst_first_with_topics_to_filter_by(finished):
     page = (finished / "report.html").read_text()
     rows = json.loads(re.search(r"const rows = (\[.*?\]);\n", page).group(1))
-    values = [float(row["value"]) for row in rows]
-    assert values == sorted(values)
+    texts = [float(row["value"].removeprefix("ROUGE-1 ")) for row in rows if row["task"] != "closed"]
+    assert texts == sorted(texts)
+    closed = [row["verdict"] for row in rows if row["task"] == "closed"]
+    assert closed == sorted(closed, reverse=True), "wrong ones first"
     assert len(rows) == 9
     for topic in {row["topic"] for row in rows}:
         assert f'data-value="{topic}"' in page
+
+
+def test_a_report_is_neither_right_nor_wrong_whatever_its_words_share_with_the_truth():
+    from slicesight.evaluation.report import verdict
+
+    assert verdict("report", 0.8) == verdict("report", 1.0) == ""
+    assert [verdict("open", value) for value in (1.0, 0.7, 0.3)] == ["right", "", "wrong"]
+    assert [verdict("closed", value) for value in (1.0, 0.0)] == ["right", "wrong"]
 
 
 def test_hostile_text_stays_text_in_the_report(tmp_path, source, tiny_reader):

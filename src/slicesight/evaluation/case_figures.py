@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE_IN, PANELS_ACROSS, SLICES_ACROSS = 13.0, 3, 16
-PANEL_IN, WRAP = 2.1, 46
+PANEL_IN, WRAP = 2.1, 62
 
 
 def draw_case(grid: GridVolume, rows: Sequence[Prediction], *, title: str) -> Figure:
@@ -87,19 +87,18 @@ def _heaviest(rows: Sequence[Prediction], num_slices: int) -> set[int]:
 def _draw_question(figure: Figure, row: Prediction, *, left: float, top: float, total_in: float) -> None:
     said = row.prediction or "(nothing)"
     right = is_right(row) if row.task == "closed" else plain(said) == plain(row.answer)
-    lines = [(textwrap.shorten(f"{row.task} · {row.topic}: {row.question}", 2 * WRAP), INK, "bold")]
-    lines.append(
-        (
-            textwrap.shorten(f"{'✓' if right else '✗'} {said}", 2 * WRAP),
-            TRUTH_COLOUR if right else EVEN_COLOUR,
-            "normal",
-        )
-    )
+    asked = row.task if row.task == row.topic else f"{row.task} · {row.topic}"
+    lines = [(textwrap.shorten(f"{asked}: {row.question}", 2 * WRAP - 16), INK, "bold")]
+    if row.task == "report":  # neither right nor wrong
+        lines.append((textwrap.shorten(said, 2 * WRAP), INK, "normal"))
+    else:
+        mark, colour = ("✓", TRUTH_COLOUR) if right else ("✗", EVEN_COLOUR)
+        lines.append((textwrap.shorten(f"{mark} {said}", 2 * WRAP), colour, "normal"))
     if not right:
         lines.append((textwrap.shorten(f"truth: {row.answer}", 2 * WRAP), FAINT, "normal"))
     height = 0.0
     for text, colour, weight in lines:
-        wrapped = textwrap.wrap(text, WRAP + 8)
+        wrapped = textwrap.wrap(text, WRAP if weight == "normal" else WRAP - 8)
         figure.text(
             left, top - height, "\n".join(wrapped), size=8, color=colour, weight=weight, va="top", parse_math=False
         )

@@ -46,6 +46,8 @@ CONTROL_NAMES = {
     "majority": "commonest answer",
     "blind": "trained without scans",
 }
+SHOWS_THE_SCAN = ("shuffled_slices",)
+HEADINGS = {metric: heading for _, _, parts in BLOCKS for _, names in parts for metric, heading in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +156,19 @@ def worst_rows(scored: Scored) -> list[dict[str, Any]]:
                 "question": row.question,
                 "prediction": row.prediction or "(nothing)",
                 "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
-                "value": f"{values[place]:.2f}",
-                "is_wrong": bool(values[place] < 0.5),
+                "value": "" if row.task == "closed" else f"ROUGE-1 {values[place]:.2f}",
+                "verdict": verdict(row.task, float(values[place])),
                 "outcome": reading.outcome if reading else "",
             }
         )
     return found
+
+
+def verdict(task: str, value: float) -> str:
+    """ "right", "wrong" or neither: a report, or an open answer in part, is judged by its reader."""
+    if task == "report" or 0.5 <= value < 1.0 - 1e-9:
+        return ""
+    return "right" if value >= 1.0 - 1e-9 else "wrong"
 
 
 def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any) -> dict[str, Any] | None:
@@ -196,7 +205,8 @@ def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
         [topic, *(percent(sheet[task]["by_topic"].get(topic, {}).get(metric)) for task, metric in columns)]
         for topic in topics
     ]
-    return {"columns": [f"{task} {metric}" for task, metric in columns], "rows": rows} if rows else None
+    columns_said = [HEADINGS[metric] if task == "closed" else f"{task} {HEADINGS[metric]}" for task, metric in columns]
+    return {"columns": columns_said, "rows": rows} if rows else None
 
 
 def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
@@ -215,7 +225,8 @@ def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
                 continue
             place = control[task]["micro"] if bar["name"] == "all" else control[task]["by_topic"].get(bar["name"], {})
             if place.get(metric) is not None:
-                bar["marks"].append({"name": name, "x": 100 * place[metric]})
+                sees = name in SHOWS_THE_SCAN
+                bar["marks"].append({"name": name, "x": 100 * place[metric], "shows_the_scan": sees})
     return {"title": MAIN_NAMES[task], "bars": bars}
 
 
@@ -286,8 +297,8 @@ def _case(one: PicturedCase) -> dict[str, Any]:
                 "choices": row.choices or (),
                 "prediction": row.prediction or "(nothing)",
                 "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
-                "is_right": value >= 1.0 - 1e-9,
-                "value": f"{value:.2f}",
+                "verdict": verdict(row.task, value),
+                "value": "" if row.task == "closed" else f"ROUGE-1 {value:.2f}",
                 "bars": _score_bars(row),
                 "num_slices": len(row.scores or ()),
             }
