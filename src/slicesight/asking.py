@@ -100,6 +100,7 @@ class Consultation:
                         {
                             "rank": found.rank,
                             "grid_slice": found.grid_slice,
+                            **({} if found.plane is None else {"plane": found.plane}),
                             "score": found.score,
                             "source_slices": list(found.source_slices),
                             "position_mm": None if found.position_mm is None else list(found.position_mm),

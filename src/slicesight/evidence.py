@@ -1,7 +1,8 @@
 """Which part of the scan does an answer rest on, said so that a person can find it again?
 
 Neighbouring grid slices that weigh more than twice an even spread become one range of source slices with its
-millimetres. In a reformatted plane every grid slice cuts all source slices, so there the cut itself is named.
+millimetres. In a reformatted plane every grid slice cuts all source slices, so there the cut itself is named. Where
+slices of several planes are scored together each name begins with its plane, and neighbours are of one plane.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from slicesight.reader import Answer, SliceEvidence
 from slicesight.volumes.grid import GridVolume
+from slicesight.volumes.volume import Plane
 
 AXIS_NAMES = ("x", "y", "z")
 WORTH_NAMING = 2.0
@@ -27,6 +29,9 @@ class Piece(Protocol):
 
     @property
     def position_mm(self) -> tuple[float, float, float] | None: ...
+
+    @property
+    def plane(self) -> Plane | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,34 +107,38 @@ def peak_slice(answer: Answer) -> int | None:
 
 
 def slice_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
-    """`slice 7`, `slices 71–76`, or `cut 5 of 32` in a reformatted plane.
+    """`slice 7`, `slices 71–76`, `cut 5 of 32` in a reformatted plane, `coronal cut 5 of 32` where there are several.
 
     Args:
-        pieces: every grid slice, in grid order; first, last: which of them, both included.
+        pieces: every scored slice, in the order of the scores; first, last: which of them, both included, of one plane.
     """
     last = first if last is None else last
-    if _is_reformatted(pieces):
-        return f"cut {first} of {len(pieces)}" if first == last else f"cuts {first}–{last} of {len(pieces)}"
+    own, before = _same_plane(pieces, first)
+    plane = f"{own[0].plane} " if own[0].plane else ""
+    if _is_reformatted(own):
+        first, last = first - before, last - before
+        return f"{plane}cut {first} of {len(own)}" if first == last else f"{plane}cuts {first}–{last} of {len(own)}"
     numbers = [number for piece in pieces[first : last + 1] for number in piece.source_slices]
     low, high = min(numbers), max(numbers)
-    return f"slice {low}" if low == high else f"slices {low}–{high}"
+    return f"{plane}slice {low}" if low == high else f"{plane}slices {low}–{high}"
 
 
 def place_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
     """Where they lie, `z -208 mm` for one grid slice's centre, `z -214…-202 mm` from edge to edge for a range."""
-    axis = stacking_axis(pieces)
+    own, before = _same_plane(pieces, first)
+    axis = stacking_axis(own)
     if axis is None:
         return ""
-    along = [piece.position_mm[axis] for piece in pieces if piece.position_mm is not None]
+    along = [piece.position_mm[axis] for piece in own if piece.position_mm is not None]
     if last is None:
-        return f"{AXIS_NAMES[axis]} {along[first]:.0f} mm"
+        return f"{AXIS_NAMES[axis]} {along[first - before]:.0f} mm"
     half = abs(along[-1] - along[0]) / (len(along) - 1) / 2
-    low, high = sorted((along[first], along[last]))
+    low, high = sorted((along[first - before], along[last - before]))
     return f"{AXIS_NAMES[axis]} {low - half:.0f}…{high + half:.0f} mm"
 
 
 def stacking_axis(pieces: Sequence[Piece]) -> int | None:
-    """The LPS axis (0, 1, 2) along which the slices differ most; None without geometry."""
+    """The LPS axis (0, 1, 2) along which the slices of a plane differ most; None without geometry."""
     first, last = pieces[0].position_mm, pieces[-1].position_mm
     if first is None or last is None or len(pieces) == 1:
         return None
@@ -141,7 +150,13 @@ def reading_line(grid: GridVolume) -> str:
     window, size = grid.receipt["window"], "×".join(str(length) for length in grid.voxels.shape)
     name = str(window["name"]).replace("_", " ")
     bounds = f"{window['low']:g}…{window['high']:g}" + (" HU" if window["unit"] == "HU" else "")
-    return f"window {name + ' ' if not name[-1].isdigit() else ''}{bounds} · read as {size}, {grid.plane}"
+    planes = f"cut {listed(grid.planes)}" if grid.planes else grid.plane
+    return f"window {name + ' ' if not name[-1].isdigit() else ''}{bounds} · read as {size}, {planes}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`axial, coronal and sagittal`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def sides(plane: str) -> tuple[str, str, str, str]:
@@ -149,12 +164,24 @@ def sides(plane: str) -> tuple[str, str, str, str]:
     return {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}[plane]
 
 
-def pick_over_volume(answer: Answer, *, num_slices: int, count: int) -> list[int]:
-    """`count` slices spread over the volume: of each equal part its heaviest, so the peak is always there."""
+def pick_over_volume(answer: Answer, *, num_slices: int, count: int, num_planes: int = 1) -> list[int]:
+    """`count` slices spread over the volume: of each equal part its heaviest, so the peak is always there.
+
+    Of several planes with `num_slices` together each gets as many, at least `count` in all.
+    """
     scores = answer.scores or (1.0 / num_slices,) * num_slices
-    count = min(count, num_slices)
-    edges = [round(part * num_slices / count) for part in range(count + 1)]
+    in_plane = num_slices // num_planes
+    count = min(-(-count // num_planes), in_plane)
+    edges = [
+        plane * in_plane + round(part * in_plane / count) for plane in range(num_planes) for part in range(count)
+    ] + [num_slices]
     return [max(range(start, stop), key=lambda index: scores[index]) for start, stop in pairwise(edges)]
+
+
+def _same_plane(pieces: Sequence[Piece], number: int) -> tuple[Sequence[Piece], int]:
+    """The slices of this one's plane, and how many of other planes stand before them."""
+    places = [place for place, piece in enumerate(pieces) if piece.plane == pieces[number].plane]
+    return pieces[places[0] : places[-1] + 1], places[0]
 
 
 def _is_reformatted(pieces: Sequence[Piece]) -> bool:
@@ -165,7 +192,8 @@ def _is_reformatted(pieces: Sequence[Piece]) -> bool:
 def _neighbours(found: Sequence[SliceEvidence]) -> list[list[SliceEvidence]]:
     groups: list[list[SliceEvidence]] = []
     for one in found:
-        if groups and one.grid_slice == groups[-1][-1].grid_slice + 1:
+        last = groups[-1][-1] if groups else None
+        if last is not None and (last.grid_slice + 1, last.plane) == (one.grid_slice, one.plane):
             groups[-1].append(one)
         else:
             groups.append([one])

@@ -2,6 +2,7 @@
 
 One block per answer: question and answer, eight slices (of each eighth of the volume its heaviest), and below them a
 bar per grid slice with the dashed line of an even spread (1/N). Each picture stands above its own eighth of the bars.
+Where slices of several planes are scored together, each plane has its block of bars, and as many pictures above it.
 Lengths are inches, counted from the top of the page.
 """
 
@@ -27,7 +28,7 @@ NUM_PICTURES = 8
 SCORE_COLOUR, PICTURED_COLOUR, EVEN_COLOUR, TRUTH_COLOUR = "#a9c3e6", "#1f5fae", "#c8372d", "#0d8a6a"
 INK, FAINT, WARNING_INK, WARNING_PAPER = "#1c2430", "#66707e", "#7a2e00", "#fff1e0"
 PAGE_IN, MARGIN_IN, LEFT_IN = 13.0, 0.35, 0.75
-LINE_IN, CAPTION_IN, BARS_IN, GAP_IN = 0.25, 0.42, 0.95, 0.55
+LINE_IN, CAPTION_IN, BARS_IN, GAP_IN, BLOCK_GAP_IN = 0.25, 0.42, 0.95, 0.55, 0.12
 WRAP_CHARACTERS = 150
 
 
@@ -52,7 +53,7 @@ def draw_report(
 
     known = list(truths) or [None] * len(answers)
     texts = [_lines(answer, truth) for answer, truth in zip(answers, known, strict=True)]
-    picture_in = _picture_width_in() * min(height_over_width(grid), 1.5)
+    picture_in = _picture_width_in() * min(max(height_over_width(stack) for stack in grid.stacks), 1.5)
     block_in = [LINE_IN * len(lines) + 0.1 + picture_in + CAPTION_IN + BARS_IN + GAP_IN for lines in texts]
     notes_in = 0.24 * len(notes)
     header_in = 0.75 + notes_in + 0.42 * len(warnings)
@@ -70,6 +71,14 @@ def draw_report(
         top += height
     page.text(footer, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
     return figure
+
+
+def pick_pictures(answer: Answer, *, grid: GridVolume) -> list[int]:
+    """Which scored slices a report shows of an answer, as many of each plane."""
+    stacks = grid.stacks
+    return pick_over_volume(
+        answer, num_slices=len(stacks) * len(grid.slices), count=NUM_PICTURES, num_planes=len(stacks)
+    )
 
 
 def save_report(figure: Figure, path: Path) -> None:
@@ -150,10 +159,10 @@ def _draw_answer(
         page.text(text, left=MARGIN_IN, top=top, size=11, weight=weight, colour=colour)
         top += LINE_IN
     top += 0.1
-    pictured = pick_over_volume(answer, num_slices=len(grid.slices), count=NUM_PICTURES)
+    pictured = pick_pictures(answer, grid=grid)
     _draw_pictures(page, grid, answer, pictured, top=top, picture_in=picture_in)
     if answer.scores:
-        _draw_bars(page, answer, pictured, truth=truth, top=top + picture_in + CAPTION_IN)
+        _draw_bars(page, grid, answer, pictured, truth=truth, top=top + picture_in + CAPTION_IN)
 
 
 def _draw_pictures(
@@ -163,18 +172,24 @@ def _draw_pictures(
 
     heaviest = peak_slice(answer)
     width = (PAGE_IN - LEFT_IN - MARGIN_IN) / len(pictured)
-    left_side, right_side, _, _ = sides(grid.plane)
     for place, index in enumerate(pictured):
+        stack, own_index = grid.scored_slice(index)
+        left_side, right_side, _, _ = sides(stack.plane)
         axes = page.axes(left=LEFT_IN + place * width + 0.03, top=top, width=width - 0.06, height=picture_in)
         axes.set_facecolor("black")
         axes.imshow(
-            grid.voxels[index], cmap="gray", vmin=0, vmax=1, aspect=height_over_width(grid), interpolation="bilinear"
+            stack.voxels[own_index],
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            aspect=height_over_width(stack),
+            interpolation="bilinear",
         )
-        axes.set(xticks=[], yticks=[], anchor="C", adjustable="datalim")
+        axes.set(xticks=[], yticks=[], anchor="S", adjustable="box")
         is_heaviest = index == heaviest
         for spine in axes.spines.values():
             spine.set(color=PICTURED_COLOUR if is_heaviest else "#c9d0d8", linewidth=3.0 if is_heaviest else 0.8)
-        if grid.slices[index].position_mm is not None:
+        if stack.slices[own_index].position_mm is not None:
             for x, side in ((0.03, left_side), (0.97, right_side)):
                 align = "left" if x < 0.5 else "right"
                 mark = axes.text(
@@ -182,39 +197,58 @@ def _draw_pictures(
                 )
                 mark.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
         weight = "bold" if is_heaviest else "normal"
-        axes.text(
-            0.5, -0.06, _caption(grid, index), fontsize=8, weight=weight, color=INK, ha="center", va="top",
-            transform=axes.transAxes, linespacing=1.3,
+        axes.annotate(
+            _caption(grid, index), (0.5, 0), xycoords="axes fraction", xytext=(0, -7), textcoords="offset points",
+            fontsize=8, weight=weight, color=INK, ha="center", va="top", linespacing=1.3,
         )  # fmt: skip
 
 
 def _caption(grid: GridVolume, index: int) -> str:
-    return f"{slice_name(grid.slices, index)}\n{place_name(grid.slices, index)}".strip()
+    pieces = grid.scored_slices
+    return f"{slice_name(pieces, index)}\n{place_name(pieces, index)}".strip()
 
 
-def _draw_bars(page: _Page, answer: Answer, pictured: Sequence[int], *, truth: Truth | None, top: float) -> None:
-    num_slices = len(answer.scores)
-    axes = page.axes(left=LEFT_IN, top=top, width=PAGE_IN - LEFT_IN - MARGIN_IN, height=BARS_IN)
-    colours = [PICTURED_COLOUR if index in pictured else SCORE_COLOUR for index in range(num_slices)]
-    axes.bar(range(num_slices), answer.scores, width=0.82, color=colours)
-    axes.axhline(1 / num_slices, color=EVEN_COLOUR, linestyle=(0, (5, 3)), linewidth=1.2)
-    ceiling = max(*answer.scores, 2 / num_slices) * 1.25
-    axes.text(num_slices - 0.35, 1 / num_slices, f"1/{num_slices}", color=EVEN_COLOUR, fontsize=8, va="center")
+def _draw_bars(
+    page: _Page, grid: GridVolume, answer: Answer, pictured: Sequence[int], *, truth: Truth | None, top: float
+) -> None:
+    num_slices, num_blocks = len(answer.scores), len(grid.stacks)
+    in_block = num_slices // num_blocks
+    even, ceiling = 1 / num_slices, max(*answer.scores, 2 / num_slices) * 1.25
     heaviest = answer.slices[0]
-    axes.annotate(
-        f"{heaviest.score:.2f}", (heaviest.grid_slice, heaviest.score), xytext=(0, 1.5), textcoords="offset points",
-        color=PICTURED_COLOUR, fontsize=8, weight="bold", ha="center", va="bottom",
-    )  # fmt: skip
-    if truth is not None and truth.grid_slices:
-        axes.bar(truth.grid_slices, [-0.09 * ceiling] * len(truth.grid_slices), width=1.0, color=TRUTH_COLOUR)
-        axes.text(-0.65, -0.055 * ceiling, "truth", color=TRUTH_COLOUR, fontsize=8, ha="right", va="center")
-    axes.set_xlim(-0.5, num_slices - 0.5)
-    axes.set_ylim(-0.1 * ceiling, ceiling)
-    axes.set_yticks([])
-    axes.set_xticks(pictured)
-    axes.tick_params(labelsize=8, colors=FAINT, length=2)
-    axes.set_ylabel("score", fontsize=8, color=FAINT)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#c9d0d8")
+    shows_truth = truth.grid_slices if truth is not None else ()
+    width = (PAGE_IN - LEFT_IN - MARGIN_IN) / num_blocks
+    for number, stack in enumerate(grid.stacks):
+        first, last = number * in_block, (number + 1) * in_block
+        axes = page.axes(
+            left=LEFT_IN + number * width,
+            top=top,
+            width=width - (BLOCK_GAP_IN if last < num_slices else 0),
+            height=BARS_IN,
+        )
+        colours = [PICTURED_COLOUR if index in pictured else SCORE_COLOUR for index in range(first, last)]
+        axes.bar(range(in_block), answer.scores[first:last], width=0.82, color=colours)
+        axes.axhline(even, color=EVEN_COLOUR, linestyle=(0, (5, 3)), linewidth=1.2)
+        if first <= heaviest.grid_slice < last:
+            axes.annotate(
+                f"{heaviest.score:.2f}", (heaviest.grid_slice - first, heaviest.score), xytext=(0, 1.5),
+                textcoords="offset points", color=PICTURED_COLOUR, fontsize=8, weight="bold", ha="center", va="bottom",
+            )  # fmt: skip
+        marked = [index - first for index in shows_truth if first <= index < last]
+        axes.bar(marked, [-0.09 * ceiling] * len(marked), width=1.0, color=TRUTH_COLOUR)
+        axes.set_xlim(-0.5, in_block - 0.5)
+        axes.set_ylim(-0.1 * ceiling, ceiling)
+        axes.set_yticks([])
+        axes.set_xticks([index - first for index in pictured if first <= index < last])
+        axes.tick_params(labelsize=8, colors=FAINT, length=2)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color("#c9d0d8")
+        if grid.planes:
+            axes.set_xlabel(stack.plane, fontsize=9, color=INK, labelpad=1)
+        if number == 0:
+            axes.set_ylabel("score", fontsize=8, color=FAINT)
+            if shows_truth:
+                axes.text(-0.65, -0.055 * ceiling, "truth", color=TRUTH_COLOUR, fontsize=8, ha="right", va="center")
+        if last == num_slices:
+            axes.text(in_block - 0.35, even, f"1/{num_slices}", color=EVEN_COLOUR, fontsize=8, va="center")

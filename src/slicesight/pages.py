@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from slicesight import __version__
 from slicesight.evidence import (
+    Piece,
     Truth,
+    listed,
     peak_slice,
-    pick_over_volume,
     place_name,
     sides,
     slice_name,
     stacking_axis,
     summarise,
 )
-from slicesight.figures import NUM_PICTURES, height_over_width
+from slicesight.figures import height_over_width, pick_pictures
 from slicesight.model_card import RESEARCH_NOTICE, ModelCard
 from slicesight.reader import Answer
 from slicesight.volumes.grid import GridVolume
@@ -55,8 +56,8 @@ def render_page(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     known = list(truths) or [None] * len(answers)
-    height = round(PICTURE_WIDTH * height_over_width(grid))
     has_positions = stacking_axis(grid.slices) is not None
+    pieces = grid.scored_slices
     environment = Environment(
         loader=PackageLoader("slicesight"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
@@ -69,34 +70,44 @@ def render_page(
         model=card,
         version=__version__,
         width=PICTURE_WIDTH,
-        height=height,
-        sides=sides(grid.plane) if has_positions else None,
-        stack_ends=STACK_ENDS[grid.plane] if has_positions else ("first", "last"),
-        pictures=[_picture(voxels, height=height) for voxels in grid.voxels],
-        captions=[_caption(grid, index) for index in range(len(grid.slices))],
+        stacks=[
+            {
+                "height": (height := round(PICTURE_WIDTH * height_over_width(stack))),
+                "sides": sides(stack.plane) if has_positions else None,
+                "ends": STACK_ENDS[stack.plane] if has_positions else ("first", "last"),
+                "plane": stack.plane if grid.planes else "",
+                "first": number * len(stack.slices),
+                "pictures": [_picture(voxels, height=height) for voxels in stack.voxels],
+            }
+            for number, stack in enumerate(grid.stacks)
+        ],
+        captions=[_caption(pieces, index) for index in range(len(pieces))],
         blocks=[_block(grid, answer, truth) for answer, truth in zip(answers, known, strict=True)],
         receipt=list(_rows(grid.receipt)),
     )
 
 
-def _caption(grid: GridVolume, index: int) -> str:
-    return " · ".join(filter(None, (slice_name(grid.slices, index), place_name(grid.slices, index))))
+def _caption(pieces: Sequence[Piece], index: int) -> str:
+    return " · ".join(filter(None, (slice_name(pieces, index), place_name(pieces, index))))
 
 
 def _block(grid: GridVolume, answer: Answer, truth: Truth | None) -> dict[str, Any]:
-    pictured = pick_over_volume(answer, num_slices=len(grid.slices), count=NUM_PICTURES)
-    peak = peak_slice(answer)
+    pictured = pick_pictures(answer, grid=grid)
+    peak, pieces = peak_slice(answer), grid.scored_slices
+    shows_truth = truth.grid_slices if truth else ()
     return {
         "question": answer.question,
         "text": answer.text,
         "truth": truth,
-        "marks_truth": bool(truth and truth.grid_slices),
+        "marks_truth": bool(shows_truth),
+        "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
         "ranges": list(_ranges(answer)),
         "tiles": [
             {
                 "index": index,
-                "label": slice_name(grid.slices, index),
-                "place": place_name(grid.slices, index),
+                "stack": index // len(grid.slices),
+                "label": slice_name(pieces, index),
+                "place": place_name(pieces, index),
                 "score": f"{answer.scores[index]:.2f}" if answer.scores else "",
                 "is_peak": index == peak,
             }
@@ -123,6 +134,7 @@ def _ranges(answer: Answer) -> Iterator[dict[str, Any]]:
 def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: Truth | None) -> dict[str, Any]:
     """Bars in a box of BARS_HEIGHT, the truth's marks along its bottom."""
     shows_truth = set(truth.grid_slices) if truth else set()
+    pieces = grid.scored_slices
     drawable = BARS_HEIGHT - (TRUTH_HEIGHT + 1 if shows_truth else 0)
     ceiling = max(*answer.scores, 2 / len(answer.scores))
     return {
@@ -133,7 +145,7 @@ def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: Tru
                 "height": round(drawable * score / ceiling, 2),
                 "is_pictured": index in pictured,
                 "shows_truth": index in shows_truth,
-                "title": f"{_caption(grid, index)} · score {score:.3f}",
+                "title": f"{_caption(pieces, index)} · score {score:.3f}",
             }
             for index, score in enumerate(answer.scores)
         ],

@@ -56,8 +56,15 @@ def agrees(said: str, pair: Conversation) -> bool:
 
 
 def shown_slices(pair: Conversation, *, grid: GridVolume) -> tuple[int, ...]:
-    """Grid slices that show what is asked; none where every slice does, which is no place to point at."""
+    """Grid slices that show what is asked; none where every slice does, which is no place to point at.
+
+    Of several planes only the acquired one can be known: every cut of another goes through all source slices.
+    """
     if pair.source_slices is None:
         return ()
-    slices = grid.grid_slices_of(pair.source_slices)
-    return () if len(slices) == len(grid.slices) else slices
+    found: list[int] = []
+    for number, stack in enumerate(grid.stacks):
+        shown = stack.grid_slices_of(pair.source_slices)
+        if len(shown) < len(stack.slices):
+            found += [number * len(stack.slices) + index for index in shown]
+    return tuple(found)

@@ -63,10 +63,15 @@ def measure(
     """Everything that is known about how faithful a model's slice scores are, as numbers with intervals by volume.
 
     Raises:
-        InputError: the model does not weigh slices.
+        InputError: the model does not weigh slices, or weighs those of several planes.
     """
     if reader.model.scorer is None or reader.model.config.aggregation == "max":
         raise InputError(f"{reader.card.name} has no slice scores to be faithful; choose a model that weighs slices.")
+    if reader.planes:
+        raise InputError(
+            f"{reader.card.name} weighs slices of {', '.join(reader.planes)} cuts together, of which none can be taken "
+            "away alone; choose a model of one plane."
+        )
     curves: list[QuestionCurves] = []
     rows: list[Prediction] = []
     asked: list[AskedScores] = []

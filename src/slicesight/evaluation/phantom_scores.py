@@ -82,7 +82,7 @@ def ask_phantoms(
                     conversation=conversation,
                     prediction=text,
                     scores=tuple(scores),
-                    true_grid_slices=grid.grid_slices_of(conversation.source_slices or ()),
+                    true_grid_slices=() if grid.planes else grid.grid_slices_of(conversation.source_slices or ()),
                 )
             )
         if progress:

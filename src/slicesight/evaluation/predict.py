@@ -185,7 +185,8 @@ def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVo
         asked = case.conversations[number]
         shown = grid.grid_slices_of(asked.source_slices) if asked.source_slices is not None else ()
         extra: dict[str, Any] = {"scores": answer.scores or None}
-        if system == MODEL and 0 < len(shown) < len(grid.slices):
+        is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
+        if system == MODEL and is_one_plane and 0 < len(shown) < len(grid.slices):
             extra["true_slices"] = shown
         rows.append(as_prediction(case, number, said).model_copy(update=extra))
     return rows

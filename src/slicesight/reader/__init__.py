@@ -19,7 +19,7 @@ from slicesight.reader.asking_many import Asking, Progress
 from slicesight.reader.scans import EncodedScan, Scan
 from slicesight.shipped import find_folder, shipped_models
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
-from slicesight.volumes.volume import Volume
+from slicesight.volumes.volume import Plane, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +71,13 @@ class Reader:
                 f"{card.name}: the processor's grid is {settings} but the model reads {num_slices}×{height}×{width}; "
                 "save the processor that belongs to the model."
             )
-        if model.config.planes is not None:
+        self.planes: tuple[Plane, ...] = tuple(model.config.planes or ()) if model.config.needs_2d else ()
+        if self.planes and self.grid_spec.plane == "acquired":
+            self.grid_spec = replace(self.grid_spec, plane="axial")
+        if self.planes and self.grid_spec.plane != "axial":
             raise ModelError(
-                f"{card.name} weighs slices of several planes, which cannot be shown yet; "
-                "use its generate and score_slices in Python (benchmarks/planes.py does)."
+                f"{card.name}: the processor stacks {self.grid_spec.plane} slices but the model cuts "
+                f"{', '.join(self.planes)} ones from an axial stack; set plane: axial in the processor's grid."
             )
         model.to(device)  # type: ignore[arg-type]  # the library's wrapper hides the parameter's type
         self.model = model
@@ -94,19 +97,26 @@ class Reader:
         return self._engine
 
     def grid(self, volume: Volume, *, window: str | None = None, plane: str | None = None) -> GridVolume:
-        """The scan as the model sees it, with another window or plane than the model's own on wish."""
+        """The scan as the model sees it, with another window or plane than the model's own on wish.
+
+        Raises:
+            InputError: another plane for a model that cuts several planes itself.
+        """
+        if self.planes and plane not in (None, "axial"):
+            raise InputError(self._cuts_itself(plane))
         spec = replace(self.grid_spec, window=window or self.grid_spec.window, plane=plane or self.grid_spec.plane)
-        return to_grid(volume, spec)
+        return self._as_scored(to_grid(volume, spec))
 
     def encode(self, scan: Volume | GridVolume) -> EncodedScan:
         """Run both encoders once, for as many questions as will be asked.
 
         Raises:
-            InputError: the grid has several windows, one channel each, and the model reads one channel.
+            InputError: the grid has several windows, one channel each, and the model reads one channel; or it is not
+                stacked axially and the model cuts several planes from it.
         """
         from slicesight.reader.encoding import encode_grid
 
-        grid = self.grid(scan) if isinstance(scan, Volume) else scan
+        grid = self.grid(scan) if isinstance(scan, Volume) else self._as_scored(scan)
         if grid.channels is not None:
             raise InputError(
                 f"window {grid.spec.window!r} gives {len(grid.channels)} channels but {self.card.name} reads one; "
@@ -186,6 +196,23 @@ class Reader:
         job = (scan, self._checked(questions))
         steps = asking.pieces(iter([job]), history=history, in_pieces=True)
         return (piece for step in steps for _, piece in step)
+
+    def _as_scored(self, grid: GridVolume) -> GridVolume:
+        """The grid with the planes this model scores, which its receipt then names too."""
+        if grid.planes == self.planes:
+            return grid
+        if self.planes and grid.plane != "axial":
+            raise InputError(self._cuts_itself(grid.plane))
+        stated = {name: fact for name, fact in grid.receipt["grid"].items() if name != "planes"}
+        if self.planes:
+            stated["planes"] = list(self.planes)
+        return replace(grid, planes=self.planes, receipt={**grid.receipt, "grid": stated})
+
+    def _cuts_itself(self, found: str | None) -> str:
+        return (
+            f"{self.card.name} cuts {', '.join(self.planes)} slices from an axial stack itself, but plane {found} is "
+            "asked for; leave the plane out."
+        )
 
     def _asking(self, max_new_tokens: int, batch_size: int, options: dict[str, Any]) -> Asking:
         for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slicesight.choices import listed_choices, with_letter
-from slicesight.volumes.grid import GridSlice, GridVolume
+from slicesight.volumes.grid import GridVolume
+from slicesight.volumes.volume import Plane
 
 NO_WORDS = "(the model gave no words)"
 HALF_A_LETTER = "\ufffd"
@@ -21,8 +22,10 @@ HALF_A_LETTER = "\ufffd"
 class SliceEvidence:
     """One slice of the model's grid and how much the answer rests on it.
 
-    rank: 1 is the heaviest. source_slices: 0-based on the file's third stored axis (DICOM: geometric order).
+    rank: 1 is the heaviest. grid_slice: its place in the answer's scores.
+    source_slices: 0-based on the file's third stored axis (DICOM: geometric order).
     position_mm: (x, y, z) LPS of the slice's centre; None where the file holds no geometry.
+    plane: of the slice, for a model that scores slices of several planes together; None otherwise.
     """
 
     rank: int
@@ -31,13 +34,15 @@ class SliceEvidence:
     source_slices: tuple[int, ...]
     position_mm: tuple[float, float, float] | None
     sop_instance_uids: tuple[str, ...] = ()
+    plane: Plane | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """A text and the slices it rests on.
 
-    scores: one per grid slice, in grid order, summing to 1; empty for a model that does not weigh slices.
+    scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
+        model that does not weigh slices.
     slices: all of them, heaviest first.
     """
 
@@ -96,20 +101,19 @@ def make_answer(question: str, text: str, scores: Sequence[float], *, grid: Grid
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:
     """Every grid slice with its score and its place in the file, heaviest first; equal ones in grid order."""
-    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    pieces = grid.scored_slices
+    order = sorted(range(len(scores)), key=lambda number: (-scores[number], number))
     return tuple(
-        _evidence(grid.slices[index], rank=rank, score=scores[index]) for rank, index in enumerate(order, start=1)
-    )
-
-
-def _evidence(piece: GridSlice, *, rank: int, score: float) -> SliceEvidence:
-    return SliceEvidence(
-        rank=rank,
-        grid_slice=piece.index,
-        score=score,
-        source_slices=piece.source_slices,
-        position_mm=piece.position_mm,
-        sop_instance_uids=piece.sop_instance_uids,
+        SliceEvidence(
+            rank=rank,
+            grid_slice=number,
+            score=scores[number],
+            source_slices=pieces[number].source_slices,
+            position_mm=pieces[number].position_mm,
+            sop_instance_uids=pieces[number].sop_instance_uids,
+            plane=pieces[number].plane,
+        )
+        for rank, number in enumerate(order, start=1)
     )
 
 

@@ -12,13 +12,16 @@ N slices, H rows, W columns; grid slices are upright radiological pictures:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from slicesight.errors import InputError
+from slicesight.volumes.cuts import cut
 from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.receipt import grid_receipt
@@ -72,12 +75,14 @@ class GridSlice:
     source_slices: stored slices whose centres lie in this grid slice's slab, the nearest one if none does; for a
         reformatted plane every stored slice it cuts. 0-based on the file's third stored axis (DICOM: geometric order).
     position_mm: (x, y, z) LPS of the slice's centre; None without geometry.
+    plane: where slices of several planes are scored together, this one's; None otherwise. `index` counts within it.
     """
 
     index: int
     source_slices: tuple[int, ...]
     position_mm: tuple[float, float, float] | None
     sop_instance_uids: tuple[str, ...] = ()
+    plane: Plane | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,7 @@ class GridVolume:
 
     channels: (3, N, H, W) for a window of three parts, whose first is `voxels`; None otherwise.
     spec: as asked, with plane and window resolved; box: the part of the canonical volume that the grid covers.
+    planes: those in which the model cuts this axial stack to score all cuts together; empty: it scores `slices`.
     """
 
     voxels: NDArray[np.float32]
@@ -96,6 +102,22 @@ class GridVolume:
     geometry: Geometry
     box: Box
     channels: NDArray[np.float32] | None = None
+    planes: tuple[Plane, ...] = ()
+
+    @cached_property
+    def stacks(self) -> tuple[GridVolume, ...]:
+        """The slices that are scored, one grid of N per plane, in the order of the scores; alone, the grid itself."""
+        return tuple(_restack(self, plane) for plane in self.planes) or (self,)
+
+    @property
+    def scored_slices(self) -> tuple[GridSlice, ...]:
+        """Every slice that is scored, in the order of the scores."""
+        return tuple(piece for stack in self.stacks for piece in stack.slices)
+
+    def scored_slice(self, number: int) -> tuple[GridVolume, int]:
+        """The stack that holds score `number`, and which of its slices it is."""
+        stack, index = divmod(number, len(self.voxels))
+        return self.stacks[stack], index
 
     def to_canonical(self, index_nhw: ArrayLike) -> NDArray[np.float64]:
         """Fractional canonical (z, y, x) indices of (..., 3) grid indices (n, h, w)."""
@@ -153,7 +175,25 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         geometry=volume.geometry,
         box=box,
     )
-    return replace(grid, slices=_grid_slices(grid, volume))
+    source = volume.geometry.source_slices(range(*box[volume.acquisition_axis]))
+    return replace(grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids))))
+
+
+def _restack(grid: GridVolume, plane: Plane) -> GridVolume:
+    """The grid's cuts in a plane, with their own way back."""
+    assert grid.plane == "axial", grid.plane
+    if plane == grid.plane:
+        return replace(grid, planes=(), slices=tuple(replace(piece, plane=plane) for piece in grid.slices))
+    other = replace(
+        grid, voxels=cut(grid.voxels, plane), plane=plane, spec=replace(grid.spec, plane=plane), planes=(), slices=()
+    )
+    uids = {
+        number: uid
+        for piece in grid.slices
+        for number, uid in zip(piece.source_slices, piece.sop_instance_uids, strict=False)
+    }
+    source = tuple(sorted({number for piece in grid.slices for number in piece.source_slices}))
+    return replace(other, slices=tuple(replace(piece, plane=plane) for piece in _grid_slices(other, source, uids)))
 
 
 def _grid_axes(plane: Plane) -> tuple[tuple[int, bool], ...]:
@@ -169,30 +209,28 @@ def _upright(voxels_ZYX: NDArray[Any], plane: Plane) -> NDArray[Any]:
     return view[tuple(slice(None, None, -1 if flipped else 1) for _, flipped in axes)]
 
 
-def _grid_slices(grid: GridVolume, volume: Volume) -> tuple[GridSlice, ...]:
+def _grid_slices(grid: GridVolume, source: tuple[int, ...], uids: Mapping[int, str]) -> tuple[GridSlice, ...]:
+    """Args: source: every stored slice that the grid cuts. uids: by stored slice, empty where there are none."""
     num_slices, height, width = grid.voxels.shape
-    stack_axis = PLANES.index(grid.plane)
+    acquisition_axis = grid.geometry.acquisition_axis
     centres = np.stack(
         [np.arange(num_slices), np.full(num_slices, (height - 1) / 2), np.full(num_slices, (width - 1) / 2)], axis=1
     )
     positions = grid.to_mm(centres)
-    start, stop = grid.box[volume.acquisition_axis]
+    start, stop = grid.box[acquisition_axis]
     slices = []
     for index in range(num_slices):
-        if stack_axis == volume.acquisition_axis:
-            canonical = _slab(index, start=start, length=stop - start, num_slices=num_slices)
-        else:
-            canonical = range(start, stop)
-        source = grid.geometry.source_slices(canonical)
+        shown = source
+        if PLANES.index(grid.plane) == acquisition_axis:
+            slab = _slab(index, start=start, length=stop - start, num_slices=num_slices)
+            shown = grid.geometry.source_slices(slab)
         x, y, z = positions[index].tolist() if positions is not None else (0.0, 0.0, 0.0)
         slices.append(
             GridSlice(
                 index=index,
-                source_slices=source,
+                source_slices=shown,
                 position_mm=(x, y, z) if positions is not None else None,
-                sop_instance_uids=tuple(volume.sop_instance_uids[i] for i in source)
-                if volume.sop_instance_uids
-                else (),
+                sop_instance_uids=tuple(uids[number] for number in shown) if uids else (),
             )
         )
     return tuple(slices)
