@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from insight_arms import ARMS, Clock, encoders, pretrained, read_lines, say
 from insight_lists import CLASSES, list_adrenal, write_list
-from insight_sts import ARMS, Clock, encoders, not_of_triplets, of_triplets, say
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import rankdata
 from torch import nn
@@ -30,9 +30,6 @@ from torch import nn
 from slicesight.evaluation.statistics import holm
 from slicesight.insight.classification import measure, read_classify_recipe, run_classification, solve_probe
 from slicesight.insight.data import read_cases
-from slicesight.insight.pretrain import run_pretraining
-from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
-from slicesight.insight.triplets import make_triplets
 from slicesight.volumes.readers import read_volume
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -66,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shape = out / "shape.json"
     if not shape.is_file():
         clock.time("shape measurements", "shape", lambda: shape.write_text(json.dumps(regress_shapes(data))))
+    changes = SMOKE_PRETRAIN if options.smoke else encoders(options.parts)
+
+    def scans() -> Path:
+        training = [line for line in read_lines(data) if line["split"] == "train"]
+        step = max(1, len(training) // NUM_PRETRAINING_SHAPES)
+        return write_list(out / "pretraining.jsonl", training[::step][:NUM_PRETRAINING_SHAPES])
+
     left_out: list[str] = []
     for arm in options.arms:
         if not clock.has_time_for(arm):
@@ -74,28 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in options.seeds:
             init = None
             if ARMS[arm] is not None:
-                init = pretrained(out, data, arm, seed, options, clock)
+                init = pretrained(
+                    out, RECIPES / "adrenal-pretrain.yaml", arm, seed, scans=scans, changes=changes, clock=clock
+                )
             for mode in MODES:
                 trained(out, data, arm, mode, seed, init, options, clock)
     report(out, data, options, left_out, clock)
-
-
-def pretrained(out: Path, data: Path, arm: str, seed: int, options: argparse.Namespace, clock: Clock) -> Path:
-    """The folder of the arm's backbone, made on first use from every so many-th training shape."""
-    changes = SMOKE_PRETRAIN if options.smoke else encoders(options.parts)
-    folder, triplets = out / "pretrain" / arm / f"seed{seed}", out / "triplets"
-    recipe_file = RECIPES / "adrenal-pretrain.yaml"
-    if not (triplets / "scans.jsonl").is_file():
-        training = [line for line in map(json.loads, data.read_text().splitlines()) if line["split"] == "train"]
-        step = max(1, len(training) // NUM_PRETRAINING_SHAPES)
-        scans = write_list(out / "pretraining.jsonl", training[::step][:NUM_PRETRAINING_SHAPES])
-        settings = read_triplet_settings(recipe_file, of_triplets(changes))
-        clock.time("triplets", "triplets", lambda: make_triplets(scans, triplets, settings, progress=say))
-    own = (*not_of_triplets(changes), *(ARMS[arm] or ()), f"seed={seed}", f"data={triplets}", f"output_dir={folder}")
-    recipe = read_pretrain_recipe(recipe_file, own)
-    if not (folder / "config.json").is_file():
-        clock.time(f"pretrain seed {seed}", arm, lambda: run_pretraining(recipe, resume=True, progress=say))
-    return folder
 
 
 def trained(

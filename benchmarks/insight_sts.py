@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from insight_arms import ARMS, Clock, encoders, pretrained, read_lines, say
 from insight_lists import list_sts, write_list
 from torch.nn import functional
 
@@ -30,24 +29,11 @@ from slicesight.evaluation.statistics import compare, holm
 from slicesight.insight.data import ScanCase, of_split, part_of_patients, read_cases
 from slicesight.insight.overlap import overlap
 from slicesight.insight.preparation import prepare_mask, read_labels
-from slicesight.insight.pretrain import run_pretraining
-from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
 from slicesight.insight.segmentation import read_segment_recipe, run_segmentation
-from slicesight.insight.triplets import make_triplets
 from slicesight.volumes.readers import read_volume
 from slicesight.volumes.volume import Volume
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-ARMS: dict[str, tuple[str, ...] | None] = {
-    "scratch": None,
-    "image_text": (),
-    "reconstruction": ("image_weight=0", "text_weight=0"),
-    "shuffled": ("pairing=shuffled",),
-    "released": ("variant=released",),
-    "image": ("text_weight=0",),
-    "contrastive": ("alignment=contrastive",),
-}
-"""What each arm changes in the pre-training recipe, the most wanted first; None is no pre-training."""
 MAIN_ARMS = ("scratch", "image_text", "reconstruction", "shuffled", "released")
 BLIND, BLIND_SIZE = "blind", (48, 48, 48)
 COMPARISONS = (
@@ -90,12 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     clock = Clock(out / "minutes.jsonl", budget=options.budget_minutes)
-    smoke_pretrain = SMOKE_PRETRAIN if options.smoke else encoders(options.parts)
+    changes = SMOKE_PRETRAIN if options.smoke else encoders(options.parts)
     smoke_segment = SMOKE_SEGMENT if options.smoke else ()
     data = list_sts(options.sts, out)
     for share in options.shares:
         for seed in options.seeds:
             guessed(out, data, Cell(BLIND, share, seed), clock)
+
+    def scans() -> Path:
+        return write_list(out / "sts-train.jsonl", [line for line in read_lines(data) if line["split"] == "train"])
+
     left_out: list[str] = []
     for arm in options.arms:
         if not clock.has_time_for(arm):
@@ -104,27 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in options.seeds:
             init = None
             if ARMS[arm] is not None:
-                init = pretrained(out, data, arm, seed, smoke_pretrain, clock)
+                init = pretrained(
+                    out, RECIPES / "sts-pretrain.yaml", arm, seed, scans=scans, changes=changes, clock=clock
+                )
             for share in options.shares:
                 fine_tuned(out, data, Cell(arm, share, seed), init, smoke_segment, clock)
     report(out, options, left_out, clock)
-
-
-def pretrained(out: Path, data: Path, arm: str, seed: int, changes: tuple[str, ...], clock: Clock) -> Path:
-    """The folder of the arm's backbone, made on first use."""
-    folder = out / "pretrain" / arm / f"seed{seed}"
-    recipe_file = RECIPES / "sts-pretrain.yaml"
-    triplets = out / "triplets"
-    if not (triplets / "scans.jsonl").is_file():
-        training = [json.loads(line) for line in data.read_text().splitlines()]
-        scans = write_list(out / "sts-train.jsonl", [line for line in training if line["split"] == "train"])
-        settings = read_triplet_settings(recipe_file, of_triplets(changes))
-        clock.time("triplets", "triplets", lambda: make_triplets(scans, triplets, settings, progress=say))
-    own = (*not_of_triplets(changes), *(ARMS[arm] or ()), f"seed={seed}", f"data={triplets}", f"output_dir={folder}")
-    recipe = read_pretrain_recipe(recipe_file, own)
-    if not (folder / "config.json").is_file():
-        clock.time(f"pretrain seed {seed}", arm, lambda: run_pretraining(recipe, resume=True, progress=say))
-    return folder
 
 
 def fine_tuned(out: Path, data: Path, cell: Cell, init: Path | None, changes: tuple[str, ...], clock: Clock) -> None:
@@ -186,37 +161,6 @@ def mask_of(case: ScanCase, volume: Volume) -> np.ndarray[Any, Any]:
 
 def is_of(case: ScanCase, modality: str) -> bool:
     return case.name.endswith(MODALITIES[modality])
-
-
-class Clock:
-    """CPU minutes of every piece of work, kept in a file; says whether one more arm fits the budget."""
-
-    def __init__(self, file: Path, *, budget: float | None) -> None:
-        self.file, self.budget = file, budget
-
-    def time(self, what: str, arm: str, work: Callable[[], Any]) -> None:
-        started, wall = time.process_time(), time.monotonic()
-        work()
-        line = {"what": what, "arm": arm, "cpu_minutes": round((time.process_time() - started) / 60, 3),
-                "wall_minutes": round((time.monotonic() - wall) / 60, 3)}  # fmt: skip
-        with self.file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
-        print(json.dumps(line), file=sys.stderr, flush=True)
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
-
-    def has_time_for(self, arm: str) -> bool:
-        """Whether the dearest arm so far would fit once more; an arm that was begun is always finished."""
-        by_arm: dict[str, float] = {}
-        for line in self.lines():
-            by_arm[line["arm"]] = by_arm.get(line["arm"], 0.0) + line["cpu_minutes"]
-        if self.budget is None or arm in by_arm or not by_arm:
-            return True
-        return sum(by_arm.values()) + max(by_arm.values()) <= self.budget
-
-    def total(self) -> float:
-        return sum(line["cpu_minutes"] for line in self.lines())
 
 
 def report(out: Path, options: argparse.Namespace, left_out: list[str], clock: Clock) -> None:
@@ -329,24 +273,6 @@ def _mean(
     if not means:
         return None, 0.0
     return float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
-
-
-def encoders(parts: Path) -> tuple[str, ...]:
-    return (f"triplets.image_encoder={parts / 'vit-s14'}", f"triplets.text_encoder={parts / 'minilm'}")
-
-
-def of_triplets(changes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(change.removeprefix("triplets.") for change in changes if change.startswith("triplets."))
-
-
-def not_of_triplets(changes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(change for change in changes if not change.startswith("triplets."))
-
-
-def say(doing: str, done: int, total: int) -> None:
-    """A line on stderr at every tenth of the work."""
-    if done == total or done * 10 // total > (done - 1) * 10 // total:
-        print(f"{doing} {done}/{total}", file=sys.stderr, flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -121,8 +121,7 @@ def test_the_sts_tables_average_scans_then_patients_then_seeds(script, tmp_path)
 
 
 def test_the_clock_leaves_out_an_arm_that_would_not_fit(script, tmp_path):
-    sts = script("insight_sts")
-    clock = sts.Clock(tmp_path / "minutes.jsonl", budget=10.0)
+    clock = script("insight_arms").Clock(tmp_path / "minutes.jsonl", budget=10.0)
     assert clock.has_time_for("scratch")
     lines = [{"arm": "scratch", "cpu_minutes": 3.0, "what": "x"}, {"arm": "image", "cpu_minutes": 5.0, "what": "x"}]
     clock.file.write_text("".join(json.dumps(line) + "\n" for line in lines))

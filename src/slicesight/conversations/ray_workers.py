@@ -34,7 +34,7 @@ _STORE_BYTES_PER_CPU = 64 << 20
 
 def outcomes_on_ray(jobs: Sequence[ScanJob], *, address: str, num_cpus: int) -> Generator[ScanOutcome, None, None]:
     """Prepare the scans on the cluster at `address`; "local" starts one of `num_cpus` here and ends it afterwards."""
-    with _connected(address, num_cpus):
+    with connected(address, num_cpus):
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         jobs_per_block = max(1, min(_JOBS_PER_BLOCK, len(jobs) // (4 * cpus)))
         items = [{"job": json.dumps(asdict(job))} for job in jobs]
@@ -67,7 +67,12 @@ def _prepare_item(item: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _connected(address: str, num_cpus: int) -> Iterator[None]:
+def connected(address: str, num_cpus: int) -> Iterator[None]:
+    """A connection to the cluster at `address`; "local" starts one of `num_cpus` here and ends it afterwards.
+
+    Raises:
+        InputError: there is no cluster, or it does not start.
+    """
     if ray.is_initialized():  # the caller's own connection stays the caller's
         yield
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from slicesight.conversations.ray_workers import _connected as connected
+from slicesight.conversations.ray_workers import connected
 from slicesight.errors import InputError
 
 from .cases import choose, open_cases

@@ -24,18 +24,9 @@ from slicesight.atomic import write_text
 from slicesight.errors import InputError, ManifestError
 from slicesight.insight.backbones import Backbone, BackboneSpec, backbone_from, load_weights, spec_of, start_backbone
 from slicesight.insight.data import SPLITS, ScanCase, of_split, part_of_patients, read_cases
-from slicesight.insight.fitting import (
-    FitSettings,
-    Progress,
-    check_resume,
-    digest_of,
-    fit,
-    forget_checkpoint,
-    settings_that_matter,
-)
-from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
+from slicesight.insight.fitting import FitSettings, Progress, check_resume, digest_of_fine_tuning, finish_run, fit
+from slicesight.insight.model_folder import finished_run, read_model_folder
 from slicesight.insight.preparation import Preparation, PreparedScans, prepare_scan
-from slicesight.insight.run_log import write_provenance
 from slicesight.insight.samples import CLASS, IMAGE, Augmentation, CubeSamples, fitted_cube
 from slicesight.model.vision3d_monai import import_monai
 from slicesight.settings import build_settings, read_settings
@@ -181,15 +172,14 @@ def run_classification(
     folder = Path(recipe.output_dir)
     check_resume(folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
-    digest = _run_digest(recipe)
+    digest = digest_of_fine_tuning(recipe)
     prepared, backbone = _prepared(recipe, cases, progress)
     if finished_run(folder, digest=digest):
         classifier = load_classifier(folder).to(recipe.training.torch_device)
     else:
         classifier = train_classifier(recipe, cases, classes, prepared, backbone, run_digest=digest, progress=progress)
-        write_provenance(folder, recipe.to_dict(), verb=VERB)
-        write_model_folder(folder, kind=KIND, facts={**classifier.facts(), "run": digest}, model=classifier)
-        forget_checkpoint(folder)
+        facts = classifier.facts()
+        finish_run(folder, classifier, kind=KIND, facts=facts, verb=VERB, recipe=recipe.to_dict(), digest=digest)
     return _score(classifier, cases, recipe, prepared, progress)
 
 
@@ -373,11 +363,3 @@ def _score(
             scores[split] = measure(np.stack([found for _, found in members]), truth)
     write_text(folder / SCORES_FILE, text=json.dumps(scores, indent=1) + "\n")
     return scores
-
-
-def _run_digest(recipe: ClassifyRecipe) -> str:
-    settings = recipe.to_dict()
-    for key in ("name", "output_dir", "data", "prepared_dir", "score_splits"):
-        del settings[key]
-    settings["training"] = settings_that_matter(recipe.training)
-    return digest_of(settings, Path(recipe.data).read_bytes().hex())

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,20 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from slicesight.atomic import replacing
 from slicesight.errors import InputError
-from slicesight.insight.run_log import RunLog, draw_losses
+from slicesight.insight.model_folder import write_model_folder
+from slicesight.insight.run_log import RunLog, draw_losses, write_provenance
 
 CHECKPOINT_FILE = "checkpoint.pt"
 NOT_PART_OF_A_RUN = ("log_every", "checkpoint_every", "num_workers")
+NOT_PART_OF_FINE_TUNING = (
+    "name",
+    "output_dir",
+    "data",
+    "prepared_dir",
+    "score_splits",
+    "save_masks",
+    "num_overlays",
+)
 LOG_FILE, LOSS_PICTURE = "log.jsonl", "loss.png"
 Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
 Progress = Callable[[str, int, int], None]
@@ -182,14 +192,37 @@ def settings_that_matter(settings: FitSettings) -> dict[str, Any]:
     return {key: value for key, value in asdict(settings).items() if key not in NOT_PART_OF_A_RUN}
 
 
+class FineTuning(Protocol):
+    """What the recipes of segment and classify have in common."""
+
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def training(self) -> FitSettings: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def digest_of_fine_tuning(recipe: FineTuning) -> str:
+    """What must be alike for a checkpoint or a finished model to be this run's: the settings, and the list itself."""
+    settings = {key: value for key, value in recipe.to_dict().items() if key not in NOT_PART_OF_FINE_TUNING}
+    settings["training"] = settings_that_matter(recipe.training)
+    return digest_of(settings, Path(recipe.data).read_bytes().hex())
+
+
 def check_resume(folder: Path, *, resume: bool) -> None:
     """Raises InputError where a stopped run lies in the folder and nobody said to go on with it."""
     if (folder / CHECKPOINT_FILE).is_file() and not resume:
         raise InputError(f"{folder}: holds a run that was stopped; add --resume to go on, or set another output_dir")
 
 
-def forget_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a run that is complete."""
+def finish_run(
+    folder: Path, model: nn.Module, *, kind: str, facts: dict[str, Any], verb: str, recipe: dict[str, Any], digest: str
+) -> None:
+    """Write the model with what it was made from, its config.json last, and remove the checkpoint."""
+    write_provenance(folder, recipe, verb=verb)
+    write_model_folder(folder, kind=kind, facts={**facts, "run": digest}, model=model)
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slicesight.errors import InputError, ModelError
 from slicesight.insight.backbones import Backbone, backbone_from, build_backbone, load_weights, spec_of
-from slicesight.insight.fitting import Progress, check_resume, digest_of, fit, forget_checkpoint, settings_that_matter
+from slicesight.insight.fitting import Progress, check_resume, digest_of, finish_run, fit, settings_that_matter
 from slicesight.insight.losses import (
     ContrastiveLoss,
     PairQueue,
@@ -26,10 +26,9 @@ from slicesight.insight.losses import (
     normalised,
     reconstruction_loss,
 )
-from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
+from slicesight.insight.model_folder import finished_run, read_model_folder
 from slicesight.insight.psat import PlaneSliceTransformer
 from slicesight.insight.recipe import VERB, PretrainRecipe
-from slicesight.insight.run_log import write_provenance
 from slicesight.insight.triplet_set import TARGETS, PretrainSteps, Triplets, open_triplets
 from slicesight.settings import build_settings
 
@@ -174,16 +173,13 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
         run_digest=digest,
         progress=progress,
     )
-    write_provenance(folder, recipe.to_dict(), verb=VERB)
     facts = {
         "backbone": model.backbone.spec.to_dict(),
         "pretraining": {"recipe": recipe.to_dict(), "sizes": triplets.sizes, "shares_space": triplets.shares_space},
         "text_source": triplets.text_source,
         "num_scans": len(scans),
-        "run": digest,
     }
-    write_model_folder(folder, kind=KIND, facts=facts, model=model)
-    forget_checkpoint(folder)
+    finish_run(folder, model, kind=KIND, facts=facts, verb=VERB, recipe=recipe.to_dict(), digest=digest)
     return folder
 
 

@@ -22,21 +22,12 @@ from slicesight.atomic import write_text
 from slicesight.errors import InputError, ManifestError
 from slicesight.insight.backbones import Backbone, BackboneSpec, backbone_from, load_weights, spec_of, start_backbone
 from slicesight.insight.data import SPLITS, ScanCase, of_split, part_of_patients, read_cases
-from slicesight.insight.fitting import (
-    FitSettings,
-    Progress,
-    check_resume,
-    digest_of,
-    fit,
-    forget_checkpoint,
-    settings_that_matter,
-)
+from slicesight.insight.fitting import FitSettings, Progress, check_resume, digest_of_fine_tuning, finish_run, fit
 from slicesight.insight.masks import write_mask
-from slicesight.insight.model_folder import finished_run, read_model_folder, write_model_folder
+from slicesight.insight.model_folder import finished_run, read_model_folder
 from slicesight.insight.overlap import CaseScore, overlap, summarise
 from slicesight.insight.overlays import write_overlay
 from slicesight.insight.preparation import Preparation, PreparedScans, prepare_scan, read_labels
-from slicesight.insight.run_log import write_provenance
 from slicesight.insight.samples import IMAGE, MASK, Augmentation, CropSamples
 from slicesight.model.vision3d_monai import import_monai
 from slicesight.settings import build_settings, read_settings
@@ -164,14 +155,13 @@ def run_segmentation(
     folder = Path(recipe.output_dir)
     check_resume(folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
-    digest = _run_digest(recipe)
+    digest = digest_of_fine_tuning(recipe)
     if finished_run(folder, digest=digest):
         segmenter = load_segmenter(folder).to(recipe.training.torch_device)
     else:
         segmenter = train_segmenter(recipe, cases, run_digest=digest, progress=progress)
-        write_provenance(folder, recipe.to_dict(), verb=VERB)
-        write_model_folder(folder, kind=KIND, facts={**segmenter.facts(), "run": digest}, model=segmenter)
-        forget_checkpoint(folder)
+        facts = segmenter.facts()
+        finish_run(folder, segmenter, kind=KIND, facts=facts, verb=VERB, recipe=recipe.to_dict(), digest=digest)
     scored = [case for split in SPLITS if split in recipe.score_splits for case in cases if case.split == split]
     scores = score_cases(segmenter, scored, recipe, progress=progress)
     content = {"scans": [score.to_dict() for score in scores], "summary": summarise(scores)}
@@ -330,12 +320,3 @@ def _labels_found(cases: Sequence[ScanCase], progress: Progress | None) -> dict[
     if not values:
         raise ManifestError("every training mask is empty; expected at least one label above 0, check the masks")
     return {f"label {value}": value for value in sorted(values)}
-
-
-def _run_digest(recipe: SegmentRecipe) -> str:
-    """What must be alike for a checkpoint or a finished model to be this run's."""
-    settings = recipe.to_dict()
-    for key in ("name", "output_dir", "data", "prepared_dir", "save_masks", "num_overlays", "score_splits"):
-        del settings[key]
-    settings["training"] = settings_that_matter(recipe.training)
-    return digest_of(settings, Path(recipe.data).read_bytes().hex())
