@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slicesight.asking import Consultation
+from slicesight.asking import AskRequest, Consultation, run_ask
+from slicesight.conversations.phantom_folder import phantom_case
 from slicesight.conversations.schema import Conversation
 from slicesight.errors import InputError, ModelError
 from slicesight.evaluation.faithfulness import measure
+from slicesight.evaluation.predict import MODEL, _rows_of
 from slicesight.evidence import Truth, peak_slice, place_name, reading_line, slice_name, summarise
 from slicesight.figures import draw_report, pick_pictures
 from slicesight.pages import render_page
@@ -20,6 +22,7 @@ from slicesight.reader import Answer, rank_slices
 from slicesight.reader.feature_cache import FeatureCache
 from slicesight.truths import shown_slices
 from slicesight.volumes.volume import PLANES
+from slicesight.volumes.writers import write_dicom
 
 QUESTIONS = [
     "Is the liver enlarged?",
@@ -212,3 +215,37 @@ def test_picture_shows_a_block_of_bars_per_plane_under_pictures_of_that_plane(co
 def test_faithfulness_of_several_planes_is_refused_in_one_line(reader):
     with pytest.raises(InputError, match="one plane"):
         measure(reader, source=None)
+
+
+def test_evidence_is_not_scored_where_the_truth_is_known_of_one_plane_only(reader, make_reader, phantom):
+    case = phantom_case(phantom, seed=7, index=0, volume="v.nii.gz")
+    prompts = [pair.prompt for pair in case.conversations]
+    for asked, is_scored in ((reader, False), (make_reader(), True)):
+        grid = asked.grid(phantom.volume)
+        answers = asked.ask(grid, prompts, max_new_tokens=1)
+        rows = _rows_of(case, answers, system=MODEL, grid=replace(grid, planes=()))
+        assert any(row.true_slices for row in rows) is is_scored
+
+
+def test_ask_writes_every_report_from_a_dicom_folder(reader, phantom, tmp_path, capsys):
+    reader.model.save_pretrained(tmp_path / "model")
+    reader.processor.save_pretrained(tmp_path / "model")
+    write_dicom(phantom.volume, tmp_path / "scan")
+    files = {name: tmp_path / f"report.{name}" for name in ("json", "html", "png")}
+    run_ask(AskRequest(scan=tmp_path / "scan", questions=["Why?"], model=str(tmp_path / "model"), **files))
+    assert "cut axial, coronal and sagittal" in capsys.readouterr().out
+    assert all(path.stat().st_size > 5000 for path in files.values())
+    (answer,) = json.loads(files["json"].read_text())["answers"]
+    for found in answer["slices"]:
+        assert len(found["sop_instance_uids"]) == len(found["source_slices"]) > 0
+        if found["plane"] != "axial":
+            assert len(found["source_slices"]) > phantom.volume.num_source_slices // 2
+
+
+def test_without_geometry_no_plane_gets_millimetres_or_sides(reader, phantom):
+    volume = replace(phantom.volume, affine_lps=None, spacing_mm=None, slice_positions_mm=None)
+    (answer,) = reader.ask(volume, "Why?", max_new_tokens=2)
+    assert all(found.position_mm is None for found in answer.slices)
+    page = render_page(reader.grid(volume), [answer], card=reader.card, title="t", reading="r")
+    assert 'class="side"' not in page
+    assert "coronal cut" in page

@@ -69,7 +69,7 @@ def measure(
         raise InputError(f"{reader.card.name} has no slice scores to be faithful; choose a model that weighs slices.")
     if reader.planes:
         raise InputError(
-            f"{reader.card.name} weighs slices of {', '.join(reader.planes)} cuts together, of which none can be taken "
+            f"{reader.card.name} weighs {', '.join(reader.planes)} slices together, and none of them can be taken "
             "away alone; choose a model of one plane."
         )
     curves: list[QuestionCurves] = []
