@@ -19,7 +19,8 @@ the other.
               terciles of random training cubes
 
 Patients 001–026 train, 027–034 test. Written: OUT/manifest.jsonl, volumes/, labels/ (the same cubes of the masks) and
-facts.json. Synthetic CT in the same grey values joins the training split, asked the questions it always is.
+facts.json (the size classes' ends among them). Synthetic CT in the same grey values joins the training split, with its
+own open questions and the closed one for its plane.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ LAST_TRAIN_PATIENT = 26
 NUM_SLICES, VOXEL_MM = 24, 3.27
 VOXEL_ML = VOXEL_MM**3 / 1000
 THIRD = NUM_SLICES // 3
-THIRDS = ("first third", "middle third", "last third")
+THIRDS = ("first", "middle", "last")
+SIZES = ("small", "medium", "large")
 SLAB, SLAB_STARTS = 8, (0, 4, 8, 12, 16)
 SLABS_PER_TRIPLE = 2
 MIN_ML = 3.0
@@ -135,11 +137,6 @@ def size_cuts(scans: list[Scan], rng: np.random.Generator) -> tuple[int, int]:
     return round(low), round(high)
 
 
-def size_answers(cuts: tuple[int, int]) -> tuple[str, str, str]:
-    low, high = cuts
-    return f"under {low} ml", f"{low} to {high} ml", f"over {high} ml"
-
-
 def draw_triples(
     scans: list[Scan], cuts: tuple[int, int], *, per_cell: int, rng: np.random.Generator
 ) -> list[list[Cube]]:
@@ -200,9 +197,7 @@ def conversations(cube: Cube, slabs: list[tuple[int, bool]], cuts: tuple[int, in
         _closed("modality", "Which kind of scan is this?", tuple(MODALITIES), cube.scan.modality),
         _closed("plane", "In which plane are the slices?", PLANES, cube.plane),
         _closed("third", "Which third of the stack holds most of the tumour?", THIRDS, THIRDS[third], shown),
-        _closed(
-            "size", "How much tumour is in this scan?", size_answers(cuts), size_answers(cuts)[np.digitize(ml, cuts)]
-        ),
+        _closed("size", "How large is the tumour shown?", SIZES, SIZES[np.digitize(ml, cuts)]),
     ]
     for start, is_yes in slabs:
         question = f"Is there tumour in slices {start + 1} to {start + SLAB}?"
@@ -275,7 +270,9 @@ def write_synthetic(out: Path, count: int) -> Iterator[Case]:
         name = f"volumes/synthetic_{index:04d}.nii.gz"
         write_nifti(replace(phantom.volume, voxels=grey), out / name)
         case = phantom_case(phantom, seed=SYNTHETIC_SEED, index=index, volume=name)
-        yield case.model_copy(update={"split": "train", "patient": case.id, "source": "phantom"})
+        kept = tuple(asked for asked in case.conversations if asked.task == "open" or asked.topic == "plane")
+        changes = {"split": "train", "patient": case.id, "source": "phantom", "conversations": kept}
+        yield case.model_copy(update=changes)
 
 
 def make(folder: Path, out: Path, *, train: int, test: int, synthetic: int, seed: int = 0) -> Path:
@@ -321,7 +318,7 @@ def arguments_of(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sts", type=Path, metavar="STS_FOLDER")
     parser.add_argument("--train", type=int, default=5, help="triples of each modality, plane and size class")
     parser.add_argument("--test", type=int, default=2)
-    parser.add_argument("--synthetic", type=int, default=60, help="phantoms that join the training split")
+    parser.add_argument("--synthetic", type=int, default=40, help="phantoms that join the training split")
 
 
 def main() -> None:
