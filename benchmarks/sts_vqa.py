@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from sts_questions import KINDS, SOURCE, arguments_of, guessed_from_whole_scans, make, read_scans
-from torch import Tensor, nn
+from sts_start import start_folder
 
 import slicesight
 from slicesight.choices import with_letter
@@ -43,15 +43,12 @@ from slicesight.evaluation.predict import MODEL, Run, open_run, predict
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.evaluation.statistics import compare, holm, mean_interval
 from slicesight.reader import Reader
-from slicesight.training.data import open_prepared_scans
 from slicesight.training.recipe import Recipe, read_recipe
 from slicesight.training.stages import run_recipe
-from slicesight.training.starts import start
 from slicesight.volumes.readers import read_volume
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "sts-vqa.yaml"
 ARMS = ("model", "blind")
-STANDARDISE_EVERY = 10
 BLIND_SHARE = 0.4
 """Of the model's steps: without a scan there are few different questions, and their answers' shares are soon learnt."""
 
@@ -117,7 +114,7 @@ def answered(options: argparse.Namespace, arm: str, seed: str) -> None:
     if path.exists() and (folder / "minutes.json").exists():
         return
     recipe = plan(options, arm, int(seed))
-    recipe = replace(recipe, parts=None, init=str(start_folder(options, recipe)))
+    recipe = replace(recipe, parts=None, init=str(start_folder(options.out, recipe, options.encoder3d)))
     started = time.process_time()
     run_recipe(recipe, resume=(folder / "run").is_dir())
     trained = time.process_time()
@@ -132,44 +129,6 @@ def answered(options: argparse.Namespace, arm: str, seed: str) -> None:
     minutes = {"training": (trained - started) / 60, "asking": (time.process_time() - trained) / 60}
     (folder / "minutes.json").write_text(json.dumps(minutes) + "\n", encoding="utf-8")
     say(f"{arm}-{seed}: {minutes['training']:.1f} CPU minutes of training, {minutes['asking']:.1f} of asking")
-
-
-def start_folder(options: argparse.Namespace, recipe: Recipe) -> Path:
-    """All runs' common start: the parts, and connectors that begin as if what they read were standardised."""
-    folder = options.out / "start"
-    if not (folder / "config.json").exists():
-        if not (options.out / "encoder3d" / "config.json").exists():
-            keep_encoder3d(options.encoder3d, recipe, options.out / "encoder3d")
-        torch.manual_seed(0)
-        scans = open_prepared_scans(str(options.out / "prepared"), split="train", grid=recipe.grid)
-        model, processor = start(recipe, scans)
-        model.eval()
-        real = [case for case in range(len(scans)) if scans.cases[case].source == SOURCE][::STANDARDISE_EVERY]
-        volumes = torch.stack([torch.from_numpy(scans.voxels(case)) for case in real])[:, None]
-        with torch.no_grad():
-            for name, encode in (("projector_2d", model.encode_2d), ("projector_3d", model.encode_3d)):
-                features = torch.cat([encode(few) for few in volumes.split(4)]).flatten(0, -2)
-                standardise(model.get_submodule(name)[0], features)
-        processor.save_pretrained(folder)
-        model.save_pretrained(folder)
-    return folder
-
-
-def standardise(layer: nn.Linear, features_RC: Tensor) -> None:
-    """Let a layer give for x what it gave for (x - mean) / std over R rows of C channels.
-
-    A frozen encoder's tokens differ little from their common mean; without this a short training hardly sees by what.
-    """
-    mean_C, std_C = features_RC.mean(dim=0), features_RC.std(dim=0).clamp(min=1e-3)
-    layer.weight.div_(std_C)
-    layer.bias.sub_(layer.weight @ mean_C)
-
-
-def keep_encoder3d(name: str, recipe: Recipe, folder: Path) -> None:
-    """Write a model's 3D encoder, which is convolutional, as a part for volumes of the recipe's size."""
-    encoder = slicesight.load(name).model.vision3d.encoder.to(torch.float32)
-    encoder.config.image_size = [recipe.grid.num_slices, recipe.grid.height, recipe.grid.width]
-    encoder.save_pretrained(folder)
 
 
 def ask_without_scans(reader: Reader, cases: Sequence[Case]) -> list[Prediction]:

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+import torch
+from torch import nn
 
 from slicesight.conversations.schema import read_manifest
 from slicesight.evaluation.choice_metrics import is_right
 from slicesight.training.recipe import read_recipe
 from slicesight.volumes.readers import read_volume
+from slicesight.volumes.writers import write_nifti
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PATIENTS = {"STS_001": 12.0, "STS_002": 24.0, "STS_026": 40.0, "STS_027": 12.0, "STS_031": 24.0, "STS_034": 40.0}
@@ -35,6 +38,13 @@ def experiment(questions):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         return importlib.import_module("sts_vqa")
+
+
+@pytest.fixture(scope="session")
+def start(questions):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module("sts_start")
 
 
 @pytest.fixture(scope="session")
@@ -162,8 +172,7 @@ def test_position_alone_finds_a_leak_that_is_there(experiment, made, cases, tmp_
         shorter = np.moveaxis(
             np.moveaxis(volume.voxels, volume.acquisition_axis, 0)[: 20 + third], 0, volume.acquisition_axis
         )
-        write = importlib.import_module("slicesight.volumes.writers").write_nifti
-        write(replace(volume, voxels=np.ascontiguousarray(shorter)), tmp_path / case.volume)
+        write_nifti(replace(volume, voxels=np.ascontiguousarray(shorter)), tmp_path / case.volume)
         leaking.append(case)
     rows = experiment.answers_by_position(leaking[::2], leaking[1::2], tmp_path)
     assert all(is_right(row) for row in rows if row.topic == "third")
@@ -193,6 +202,28 @@ def test_the_blind_twin_learns_the_same_questions_without_a_scan(experiment):
     assert replace(model.stages[-1], trainable=(), steps=only.steps) == only
     assert (model.stages[-1].steps, only.steps) == (7, 3)
     assert read_recipe(experiment.RECIPE).grid.num_slices == importlib.import_module("sts_questions").NUM_SLICES
+
+
+def test_a_standardised_layer_reads_as_if_its_inputs_had_been(start):
+    torch.manual_seed(0)
+    layer, features = nn.Linear(5, 3), 7 + torch.randn(200, 5) * torch.tensor([0.1, 1, 2, 3, 4])
+    with torch.no_grad():
+        wanted = layer((features - features.mean(0)) / features.std(0))
+        start.standardise(layer, features)
+        assert torch.allclose(layer(features), wanted, atol=1e-3)
+
+
+def test_stage_0_wants_tokens_that_are_the_true_words(start):
+    torch.manual_seed(0)
+    words = {kind: torch.randn(len(names), 64) for kind, names in start.WORDS.items()}
+    truth, chosen = {"modality": torch.tensor([2, 0]), "plane": torch.tensor([1, 1])}, torch.tensor([0, 1])
+    tumour_VT = torch.tensor([[0, 1, 1], [0, 0, 1]])
+    said = words["modality"][truth["modality"]] + words["plane"][truth["plane"]]
+    right = said[:, None] + words["tumour"][tumour_VT]
+    wrong = said[:, None] + words["tumour"][1 - tumour_VT]
+    elsewhere = right.flip(0)
+    losses = [start.say_loss(tokens, tumour_VT, truth, chosen, words) for tokens in (right, wrong, elsewhere)]
+    assert losses[0] < min(losses[1:])
 
 
 @pytest.mark.shared_data
