@@ -51,9 +51,12 @@ def test_a_block_answers_its_own_cases_as_the_whole_run_would(tmp_path, tiny_mod
 
 
 @pytest.mark.distributed
-def test_two_workers_write_the_files_of_one_process_and_finish_what_was_begun(tmp_path, tiny_model_folder):
+def test_two_workers_write_the_files_of_one_process_and_finish_what_was_begun(tmp_path, tiny_model_folder, monkeypatch):
     pytest.importorskip("ray")
     from slicesight.evaluation.bulk import predict_in_bulk
+
+    # conftest's few words do not reach the workers, which are processes of their own
+    monkeypatch.setattr("slicesight.evaluation.predict.MAX_NEW_TOKENS", 160)
 
     reader = slicesight.load(tiny_model_folder)
     alone = open_folder(tmp_path / "alone", reader)
