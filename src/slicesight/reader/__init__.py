@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from slicesight.errors import InputError, ModelError
 from slicesight.model_card import CARD_FILE, ModelCard, read_card
@@ -71,7 +71,8 @@ class Reader:
                 f"{card.name}: the processor's grid is {settings} but the model reads {num_slices}×{height}×{width}; "
                 "save the processor that belongs to the model."
             )
-        self.planes: tuple[Plane, ...] = tuple(model.config.planes or ()) if model.config.needs_2d else ()
+        planes = model.config.planes if model.config.needs_2d else None
+        self.planes = cast("tuple[Plane, ...]", tuple(planes or ()))
         if self.planes and self.grid_spec.plane == "acquired":
             self.grid_spec = replace(self.grid_spec, plane="axial")
         if self.planes and self.grid_spec.plane != "axial":
