@@ -121,9 +121,7 @@ def test_an_encoder_that_insight_pretrained_is_a_part(recipe: Recipe, parts: Par
     model, _ = put_together(recipe, trained, GRID)
     taught = backbone.vision3d().state_dict()
     assert all(torch.equal(model.vision3d.encoder.state_dict()[name], weight) for name, weight in taught.items())
-    with pytest.raises(
-        InputError, match=r"insight reads volumes of .8, 32, 32., .* with --size 8,32,32"
-    ):
+    with pytest.raises(InputError, match=r"insight reads volumes of .8, 32, 32., .* with --size 8,32,32"):
         put_together(recipe, trained, GridSpec(num_slices=16, height=32, width=32))
 
 
