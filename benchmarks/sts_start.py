@@ -3,7 +3,8 @@
 Stage 0, as phantom-tiny has one: without the language model, the connectors (and the 3D encoder) learn on the training
 cubes that a token's cosine to the embedding of a word is high where the word is true: modality, plane, tumour or
 normal in these slices, and for the mean of the 3D tokens the size class. In a trial from random connectors the
-loss stayed at the blind twin's. Three minutes of one thread; the seeds share it. V volumes, N slices, K depth bins, L tokens, D width.
+loss stayed at the blind twin's. Three minutes of one thread; the seeds share it.
+V volumes, N slices, K depth bins, L tokens, D width.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@
 
 makes the questions (sts_questions.py), prepares the cubes, gives the connectors a stage 0 (sts_start.py), trains
 recipes/sts-vqa.yaml and its blind twin (the same language model on the same questions, without any scan) with three
-seeds each, asks the test patients and prints the table; the last line is JSON. PARTS_FOLDER holds smollm2-135m (SmolLM2-135M-Instruct) and vit-s14 (a ViT-S/14
-with DINOv2's layout); the 3D encoder is that of phantom-tiny, which has seen synthetic CT only. What is done already
-is kept, so --runs model-2 makes one run at a time. Beside the models stand, without a network:
+seeds each, asks the test patients and prints the table; the last line is JSON. PARTS_FOLDER holds smollm2-135m
+(SmolLM2-135M-Instruct) and vit-s14 (a ViT-S/14 with DINOv2's layout); the 3D encoder is that of phantom-tiny, which had
+seen synthetic CT only. What is done already is kept, so --runs model-2 makes one run at a time. About half an hour of
+one thread in all. Beside the models stand, without a network:
 
     majority   the commonest answer of the training questions of the kind
     position   the commonest answer of those training questions that agree in all that can be known without looking:
