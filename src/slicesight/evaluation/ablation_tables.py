@@ -209,14 +209,17 @@ def orderings(table: AblationTable) -> list[dict[str, Any]]:
 
 def results_page(tables: Sequence[AblationTable], *, num_volumes: int, num_seeds: int) -> str:
     """docs/results.md's part on ablations: ours beside the paper's, and what becomes of each printed ordering."""
+    seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
     lines = [
         "## Ablations",
         "",
-        f"Ours: {num_volumes} synthetic scans nobody trained on, {num_seeds} seeds, percent, 95 % interval over",
+        f"Ours: {num_volumes} synthetic scans nobody trained on, {seeds}, percent, 95 % interval over",
         "scans and seeds; † differs from the last row (paired by scan, Holm, p < .05). In brackets what the paper",
         "printed, for real scans and one seed: the numbers cannot be compared, only their order can.",
         "",
     ]
+    if absent := [_heading(column) for column in METRICS if any(column not in table.columns for table in tables)]:
+        lines += [f"Left out, because their model or data was not named or not there: {', '.join(absent)}.", ""]
     for table in tables:
         lines += [f"### {TITLES[table.number]}", "", to_markdown(table, beside_paper=True), *_ordering_lines(table), ""]
         if table.number == 5:

@@ -90,12 +90,12 @@ def _draw_question(figure: Figure, row: Prediction, *, left: float, top: float, 
     asked = row.task if row.task == row.topic else f"{row.task} · {row.topic}"
     lines = [(textwrap.shorten(f"{asked}: {row.question}", 2 * WRAP - 16), INK, "bold")]
     if row.task == "report":  # neither right nor wrong
-        lines.append((textwrap.shorten(said, 2 * WRAP), INK, "normal"))
+        lines.append((textwrap.shorten(said, 2 * WRAP - 12), INK, "normal"))
     else:
         mark, colour = ("✓", TRUTH_COLOUR) if right else ("✗", EVEN_COLOUR)
-        lines.append((textwrap.shorten(f"{mark} {said}", 2 * WRAP), colour, "normal"))
+        lines.append((textwrap.shorten(f"{mark} {said}", 2 * WRAP - 12), colour, "normal"))
     if not right:
-        lines.append((textwrap.shorten(f"truth: {row.answer}", 2 * WRAP), FAINT, "normal"))
+        lines.append((textwrap.shorten(f"truth: {row.answer}", 2 * WRAP - 12), FAINT, "normal"))
     height = 0.0
     for text, colour, weight in lines:
         wrapped = textwrap.wrap(text, WRAP if weight == "normal" else WRAP - 8)

@@ -42,21 +42,21 @@ class FaithfulnessRequest:
 
 
 def run_faithfulness(request: FaithfulnessRequest, *, load: Callable[[str], Reader]) -> None:
-    """Measure every model on the same scans, then write and print."""
+    """Measure every model on the same scans, writing what is there after each; print at the end."""
     stderr = Console(stderr=True)
     source = choose(open_cases(request.data), split=request.split, count=request.count)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{request.out}: cannot be made ({error.strerror}); name another folder.") from error
     found = []
     for name in request.models:
         with stderr.status(f"loading {name}"):
             reader = load(name)
         with progress_bar(stderr, f"measuring {reader.card.name}") as progress:
             found.append(measure(reader, source, progress=progress))
-    try:
-        request.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{request.out}: cannot be made ({error.strerror}); name another folder.") from error
-    write_text(request.out / "faithfulness.json", text=to_json({"data": request.data, "models": found}))
-    save_figure(draw_faithfulness(found), request.out / "faithfulness.png")
+        write_text(request.out / "faithfulness.json", text=to_json({"data": request.data, "models": found}))
+        save_figure(draw_faithfulness(found), request.out / "faithfulness.png")
     console = Console(highlight=False)
     for one in found:
         for table in tables_of(one):
