@@ -42,8 +42,7 @@ class Answer:
     """A text and the slices it rests on.
 
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
-        model that does not weigh slices.
-    slices: all of them, heaviest first.
+    model that does not weigh slices. slices: all of them, heaviest first.
     """
 
     question: str
