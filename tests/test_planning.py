@@ -195,3 +195,9 @@ def test_a_convolutional_encoder_is_timed_whole():
     shallow = timing.with_layers(Med2E3Config(**words), 1)
     assert shallow.vision3d_config.to_dict() == Med2E3Config(**words).vision3d_config.to_dict()
     assert shallow.text_config.num_hidden_layers == 1
+
+
+def test_every_tensor_that_is_timed_lies_on_the_device_asked_for(monkeypatch):
+    monkeypatch.setattr(timing, "EVICTED_BYTES", 2**20)
+    found = timing.time_stages(Med2E3Config(**TINY), dtype="float32", length=64, device="meta")
+    assert list(found) == ["encode volume", "encode slices", "score", "prefill", "decode a token"]

@@ -212,15 +212,19 @@ def fake_model(config: Med2E3Config, *, dtype: str, length: int) -> Iterator[Med
     num_visual_tokens = count_visual_tokens(config)
     if length <= num_visual_tokens:
         raise ModelError(f"length {length} leaves no room beside {num_visual_tokens} visual tokens; raise --length.")
-    before = torch.get_default_dtype()
     with FakeTensorMode():
-        torch.set_default_dtype(DTYPES[dtype])
-        try:
-            with init.no_init_weights():
-                model = Med2E3ForConditionalGeneration(config).eval()
-        finally:
-            torch.set_default_dtype(before)
-        yield model
+        yield build_model(config, dtype=dtype)
+
+
+def build_model(config: Med2E3Config, *, dtype: str) -> Med2E3ForConditionalGeneration:
+    """The model in evaluation mode, its weights whatever lay in memory."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPES[dtype])
+    try:
+        with init.no_init_weights():
+            return Med2E3ForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def fake_inputs(

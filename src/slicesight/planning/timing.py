@@ -14,10 +14,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import initialization as init
 
 from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
-from slicesight.planning import DTYPES, answering_steps, fake_inputs
+from slicesight.planning import DTYPES, answering_steps, build_model, fake_inputs
 
 DEPTHS = (1, 5)
 REPEATS = 2
@@ -56,10 +55,9 @@ def _time_at_depth(
     config: Med2E3Config, depth: int, *, dtype: str, num_questions: int, length: int, device: str
 ) -> dict[str, float]:
     model = random_model(with_layers(config, depth), dtype=dtype).to(device)
-    volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
-    inputs = (volumes.to(device, DTYPES[dtype]), input_ids.to(device), question)
-    with torch.inference_mode():
-        steps, _ = answering_steps(model, inputs)
+    with torch.inference_mode(), torch.device(device):
+        volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
+        steps, _ = answering_steps(model, (volumes.to(DTYPES[dtype]), input_ids, question))
         best: dict[str, float] = {}
         for _ in range(REPEATS):
             for name, step in steps.items():
@@ -98,13 +96,7 @@ def _count_layers(config: Med2E3Config, stage: str) -> int | None:
 
 def random_model(config: Med2E3Config, *, dtype: str) -> Med2E3ForConditionalGeneration:
     """Weights of a size that keeps activations finite, drawn once and repeated: drawing all would take longer."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPES[dtype])
-    try:
-        with init.no_init_weights():
-            model = Med2E3ForConditionalGeneration(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    model = build_model(config, dtype=dtype)
     noise = torch.randn(2**20).to(DTYPES[dtype]) * 0.02
     with torch.no_grad():
         for parameter in model.parameters():
