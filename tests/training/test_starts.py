@@ -141,6 +141,13 @@ def test_an_init_that_cannot_be_started_from_is_one_line(recipe: Recipe, parts: 
         load_start(replace(recipe, init="phantom-tiny"), GRID)
 
 
+@pytest.mark.parametrize(("text", "words"), [('{"model_type": "med2', "is no JSON"), ("[1]", "holds a list, expected")])
+def test_an_init_with_a_damaged_config_is_one_line(recipe: Recipe, tmp_path, text: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=f"config.json: {words}"):
+        load_start(replace(recipe, init=str(tmp_path)), GRID)
+
+
 def test_a_start_from_a_shipped_model_reads_scans_as_they_are_trained_on(recipe: Recipe, parts: Parts) -> None:
     grid = GridSpec(num_slices=32, height=96, width=96, window="lung", crop_foreground=False)
     model, processor = load_start(replace(recipe, init="phantom-tiny"), grid)

@@ -69,9 +69,8 @@ class Run:
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             cut(folder / "log.jsonl", self.log_bytes)
-            self.log_file = (folder / "log.jsonl").open(
-                "ab", buffering=0
-            )  # nothing left to write when the disk is full
+            # unbuffered: nothing is left to write when the disk is full
+            self.log_file = (folder / "log.jsonl").open("ab", buffering=0)
 
     @property
     def seconds(self) -> float:

@@ -62,13 +62,28 @@ def find_start(init: str) -> Path:
             f"init: {init} is no folder with a model; name one, or a shipped model ({', '.join(shipped_models())}), "
             "or leave init out to start anew"
         )
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    found = read_words(folder / "config.json").get("model_type")
     if found != Med2E3Config.model_type:
         raise InputError(
             f"init: {init} holds a {found}, expected a whole Med-2E3; name it under parts, with init: null, "
             "to start from it as one part"
         )
     return folder
+
+
+def read_words(config: Path) -> dict[str, Any]:
+    """What a model folder's config.json says.
+
+    Raises:
+        InputError: it is no JSON object, as where a download was cut off.
+    """
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config}: is no JSON ({error}); copy or download the model folder again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{config}: holds a {type(found).__name__}, expected a model's words; name a model folder")
+    return found
 
 
 def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
@@ -228,7 +243,7 @@ def load_vision3d(name: str) -> PreTrainedModel:
         InputError: it cannot be read, or is no encoder that Med-2E3 has.
     """
     about = Path(name) / "config.json"
-    if about.is_file() and "backbone" in json.loads(about.read_text(encoding="utf-8")):
+    if about.is_file() and "backbone" in read_words(about):
         from slicesight.insight.backbones import load_backbone  # MONAI's networks need MONAI
 
         return load_backbone(name).vision3d()
