@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model test lint format docs clean
+.PHONY: help demo model web test lint format docs clean
 
 help: ## List these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,6 +20,10 @@ test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes opti
 model: $(VENV)/.installed-train ## Train the model that ships, from nothing, into runs/ (about an hour on two cores)
 	$(BIN)/slicesight train recipes/phantom-tiny-stage0.yaml
 	$(BIN)/slicesight train recipes/phantom-tiny.yaml
+
+web: ## Build the web page into src/slicesight/serving/page (needs Node.js and npm)
+	cd web && npm ci --no-audit --no-fund && npm run build
+	@echo "built; slicesight serve shows it, and the next wheel carries it"
 
 lint: $(VENV)/.installed-lint ## Check format, style, types and which room imports which
 	$(BIN)/ruff format --check .
