@@ -30,6 +30,7 @@ class Volume:
     slice_positions_mm: (S, 3) LPS position of each SOURCE slice's centre, in source order, from each slice's own header
         where it has one; None without geometry.
     sop_instance_uids: one per source slice for DICOM, else empty.
+    frame_numbers: which frame of its DICOM file each source slice is, from 1; empty where every file is one slice.
     modality: "CT", "MR", "PT" or "unknown"; unit: "HU", "SUV" or "arbitrary".
     display_range: the grey range of values that are pictures already (8-bit slices, M3D arrays); None for measurements.
     is_synthetic: the scan carries the phantom marker.
@@ -43,6 +44,7 @@ class Volume:
     slices_reversed: bool = False
     slice_positions_mm: NDArray[np.float64] | None = None
     sop_instance_uids: tuple[str, ...] = ()
+    frame_numbers: tuple[int, ...] = ()
     modality: str = "unknown"
     unit: Literal["HU", "SUV", "arbitrary"] = "arbitrary"
     display_range: tuple[float, float] | None = None

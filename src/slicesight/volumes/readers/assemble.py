@@ -72,6 +72,7 @@ def assemble(
     warnings: Sequence[str] = (),
     source: dict[str, Any] | None = None,
     sop_instance_uids: tuple[str, ...] = (),
+    frame_numbers: tuple[int, ...] = (),
     display_range: tuple[float, float] | None = None,
     is_synthetic: bool = False,
 ) -> Volume:
@@ -108,6 +109,7 @@ def assemble(
         slices_reversed=is_reversed,
         slice_positions_mm=slice_positions_mm if affine_zyx is not None else None,
         sop_instance_uids=sop_instance_uids,
+        frame_numbers=frame_numbers,
         modality=modality,
         unit="HU" if unit == "HU" else "SUV" if unit == "SUV" else "arbitrary",
         display_range=display_range,

@@ -64,6 +64,9 @@ def _read_series(name: str, headers: list[pydicom.Dataset], options: ReadOptions
         unit=pixels.unit,
         warnings=notes,
         sop_instance_uids=uids if all(uids) else (),
+        frame_numbers=tuple(frame.number + 1 for frame in frames)
+        if any(frame.is_one_of_many for frame in frames)
+        else (),
         is_synthetic=text_of(frames[0].header, "Manufacturer") == SYNTHETIC_MARKER,
         source={
             "format": "DICOM",

@@ -38,6 +38,11 @@ class Frame:
         return text_of(self.header, "SOPInstanceUID")
 
     @property
+    def is_one_of_many(self) -> bool:
+        """Its file holds several frames."""
+        return whole_number("", self.header, "NumberOfFrames", default=1) > 1
+
+    @property
     def order_in_time(self) -> tuple[int, int, str]:
         """What tells apart frames at one position: instance number, frame number, UID."""
         return whole_number("", self.header, "InstanceNumber", default=0), self.number, self.sop_instance_uid
