@@ -1,0 +1,85 @@
+/** How is the page laid out? Notices on top, always; then the welcome, or viewer and conversation side by side. */
+
+import { useEffect, useRef } from "preact/hooks";
+import { Composer, Conversation } from "./parts/conversation";
+import { ExportMenu } from "./parts/export_menu";
+import { HelpDialog } from "./parts/help_dialog";
+import { Notices } from "./parts/notices";
+import { Toast } from "./parts/toast";
+import { TokenDialog } from "./parts/token_dialog";
+import { Sending, Welcome } from "./parts/welcome";
+import { scanLine } from "./receipt";
+import { closeScan, news, settings, stage, stop } from "./session";
+import { Viewer } from "./viewer/viewer";
+
+export function App() {
+  const help = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      const isTyping = event.target instanceof HTMLElement && event.target.matches("input, textarea, select");
+      if (event.key === "Escape") stop();
+      if (isTyping || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+      if (event.key === "?") help.current?.showModal();
+      else if (event.key === "/") document.getElementById("question")?.focus();
+      else return;
+      event.preventDefault();
+    };
+    document.addEventListener("keydown", onKey);
+    return () => document.removeEventListener("keydown", onKey);
+  }, []);
+  const now = stage.value;
+  return (
+    <>
+      <header class="top">
+        <div class="bar">
+          <span class="brand">
+            <img src="icon.svg" alt="" width="24" height="24" /> slicesight
+            {settings.value !== null && <span class="chip">{settings.value.model}</span>}
+          </span>
+          {now.name === "open" && <h1 class="scan">{scanLine(now.volume.receipt)}</h1>}
+          <span class="actions">
+            {now.name === "open" && (
+              <>
+                <ExportMenu volume={now.volume} />
+                <button
+                  type="button"
+                  onClick={() => void closeScan()}
+                  title="Delete this scan from the server and start anew"
+                >
+                  Delete scan
+                </button>
+              </>
+            )}
+            <button
+              type="button"
+              class="round"
+              aria-label="Help"
+              title="Help (?)"
+              onClick={() => help.current?.showModal()}
+            >
+              ?
+            </button>
+          </span>
+        </div>
+        <Notices />
+      </header>
+      {now.name === "welcome" && <Welcome problem={now.problem} />}
+      {now.name === "sending" && <Sending stage={now} />}
+      {now.name === "open" && (
+        <main class="workplace">
+          <Viewer volume={now.volume} />
+          <section class="talk" aria-label="Questions and answers">
+            <Conversation volume={now.volume} title={now.title} />
+            <Composer />
+          </section>
+        </main>
+      )}
+      <div class="unseen" role="status">
+        {news.value}
+      </div>
+      <Toast />
+      <HelpDialog dialog={help} />
+      <TokenDialog />
+    </>
+  );
+}

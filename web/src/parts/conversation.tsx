@@ -1,0 +1,146 @@
+/** How do question and answer follow each other? First what was read, then turn by turn, the composer below. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Volume } from "../contract";
+import { plainName, rowsOf, spacingText, windowText } from "../receipt";
+import { ask, isAnswering, settings, stop, turns } from "../session";
+import { Answer } from "./answer";
+
+const SUGGESTIONS = [
+  "Which contrast phase is this?",
+  "In which plane was this scan acquired?",
+  "Which organ shows an abnormality?",
+  "Where is the lesion?",
+  "What kind of lesion is it?",
+];
+
+export function Conversation({ volume, title }: { volume: Volume; title: string }) {
+  const end = useRef<HTMLDivElement>(null);
+  const count = turns.value.length;
+  useEffect(() => {
+    if (count > 0) end.current?.scrollIntoView({ block: "end" });
+  }, [count, turns.value.at(-1)?.state]);
+  return (
+    <div class="turns">
+      <ReceiptCard volume={volume} title={title} />
+      <div role="log" aria-live="polite" aria-busy={isAnswering.value} aria-label="Answers">
+        {turns.value.map((turn) => (
+          <Answer key={turn.key} turn={turn} />
+        ))}
+      </div>
+      <div ref={end} />
+    </div>
+  );
+}
+
+function ReceiptCard({ volume, title }: { volume: Volume; title: string }) {
+  const { receipt } = volume;
+  const { num_slices, height, width } = receipt.grid;
+  return (
+    <section class="card receipt" aria-label="How the scan was read">
+      <h2 title={title}>{title}</h2>
+      <dl>
+        <div>
+          <dt>Read as</dt>
+          <dd>
+            {receipt.modality === "unknown" ? "unknown modality" : receipt.modality}
+            {receipt.is_synthetic && ", synthetic"}
+          </dd>
+        </div>
+        <div>
+          <dt>Voxel size</dt>
+          <dd>{spacingText(receipt)}</dd>
+        </div>
+        <div>
+          <dt>Model's window</dt>
+          <dd>{windowText(receipt.window)}</dd>
+        </div>
+        <div>
+          <dt>Model's grid</dt>
+          <dd>
+            {num_slices} slices of {height}×{width},{" "}
+            {(receipt.grid.planes ?? [receipt.grid.plane]).map(plainName).join(", ")}
+          </dd>
+        </div>
+      </dl>
+      {receipt.warnings.map((warning) => (
+        <p class="doubt" key={warning}>
+          {warning}
+        </p>
+      ))}
+      <details>
+        <summary>All facts</summary>
+        <table>
+          <tbody>
+            {rowsOf(receipt).map(([name, value]) => (
+              <tr key={name}>
+                <th scope="row">{name}</th>
+                <td>{value}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </details>
+    </section>
+  );
+}
+
+export function Composer() {
+  const field = useRef<HTMLTextAreaElement>(null);
+  const [text, setText] = useState("");
+  const isBusy = isAnswering.value;
+  const send = (question: string) => {
+    if (isBusy || question.trim() === "") return;
+    setText("");
+    void ask(question.trim());
+  };
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        send(text);
+      }}
+    >
+      {turns.value.length === 0 && (
+        <fieldset class="suggestions" aria-label="Questions to begin with">
+          {SUGGESTIONS.map((question) => (
+            <button type="button" key={question} onClick={() => send(question)}>
+              {question}
+            </button>
+          ))}
+        </fieldset>
+      )}
+      <label class="unseen" for="question">
+        Question about the scan
+      </label>
+      <textarea
+        id="question"
+        ref={field}
+        rows={2}
+        value={text}
+        placeholder={turns.value.length > 0 ? "Ask on …" : "Ask about this scan …"}
+        onInput={(event) => setText(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+          event.preventDefault();
+          send(text);
+        }}
+      />
+      <div class="row">
+        <button type="button" disabled={isBusy || settings.value === null} onClick={() => void ask("")}>
+          Describe the findings
+        </button>
+        {isBusy ? (
+          <button type="button" class="main stop" onClick={stop}>
+            Stop
+          </button>
+        ) : (
+          <button type="submit" class="main" disabled={text.trim() === ""}>
+            Ask
+          </button>
+        )}
+      </div>
+    </form>
+  );
+}

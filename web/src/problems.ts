@@ -1,0 +1,68 @@
+/** What went wrong, in words for somebody who never saw an HTTP status? */
+
+export class Problem extends Error {
+  /** status: of the HTTP answer; 0 when there was none. retryAfter: seconds the server asks to wait. */
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly retryAfter: number | null = null,
+  ) {
+    super(message);
+  }
+}
+
+export const NO_CONNECTION = new Problem(0, "no connection");
+
+/** A problem from an answer that is none: the server's own line where it sent one. */
+export function problemFrom(status: number, body: string, retryAfter: string | null): Problem {
+  const seconds = Number.parseInt(retryAfter ?? "", 10);
+  return new Problem(
+    status,
+    messageIn(body) ?? `the server answered ${status}`,
+    Number.isNaN(seconds) ? null : seconds,
+  );
+}
+
+function messageIn(body: string): string | null {
+  try {
+    const message = JSON.parse(body)?.error?.message;
+    return typeof message === "string" ? message : null;
+  } catch {
+    return null;
+  }
+}
+
+/** One or two plain sentences: what happened, what to do. */
+export function inWords(error: unknown): string {
+  if (!(error instanceof Problem)) return `Something in this page failed: ${String(error)}`;
+  switch (error.status) {
+    case 0:
+      return "The server does not answer. The connection was lost, or it was stopped; check it and try again.";
+    case 408:
+    case 504:
+      return `This took longer than the server allows, so it gave up. Try again, or ask for something shorter. (${error.message})`;
+    case 413:
+      return `This scan is too large for this server. ${sentence(error.message)}`;
+    case 429:
+      return "The server is busy with other questions. Try again in a moment.";
+    case 404:
+      return "The scan is no longer on the server: it was deleted, or its time ran out. Open it again.";
+    default:
+      return sentence(error.message);
+  }
+}
+
+function sentence(text: string): string {
+  const trimmed = text.trim();
+  const ended = /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
+  return ended.charAt(0).toUpperCase() + ended.slice(1);
+}
+
+/** 2000000000 → `2 GB`. */
+export function sizeText(bytes: number): string {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];
+  return `${value < 10 && unit > 0 ? Number(value.toFixed(1)) : Math.round(value)} ${units[unit]}`;
+}
