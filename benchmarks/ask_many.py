@@ -19,18 +19,19 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager
+from statistics import median
 
 import torch
-from full_size import fill, forget_peak, read_memory
+from full_size import forget_peak, read_memory
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers import initialization as init
 
-from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.model import Med2E3Config, Med2E3Processor
 from slicesight.model.memory import GIB, cache_bytes_per_token
 from slicesight.model.presets import make_preset
 from slicesight.model_card import ModelCard
 from slicesight.planning import DTYPES, fake_model, plan
+from slicesight.planning.timing import random_model
 from slicesight.reader import Reader, machine
 from slicesight.reader.engine import Engine
 from slicesight.reader.machine import (
@@ -40,6 +41,7 @@ from slicesight.reader.machine import (
     measure_rate,
     read_processor,
 )
+from slicesight.reader.turned import turn_model
 from slicesight.reader.wide import pays_to_widen, widen_model
 from slicesight.volumes.phantoms import make_phantom
 
@@ -121,7 +123,7 @@ def build_config(size: str) -> Med2E3Config:
     )
 
 
-def build_reader(size: str, dtype: torch.dtype) -> Reader:
+def build_reader(size: str, dtype_name: str) -> Reader:
     """Random weights of the right shapes; a tokenizer of one token per word; no token that ends an answer."""
     config = build_config(size)
     words = sorted({word for text in [*QUESTIONS, Med2E3Processor.__doc__ or ""] for word in split_words(text)})
@@ -132,12 +134,7 @@ def build_reader(size: str, dtype: torch.dtype) -> Reader:
     num_slices, height, width = config.image_size
     grid = {"num_slices": num_slices, "height": height, "width": width}
     processor = Med2E3Processor.for_model(config, tokenizer, grid=grid)
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    with init.no_init_weights():
-        model = Med2E3ForConditionalGeneration(config).eval()
-    torch.set_default_dtype(torch.float32)
-    fill(model)
+    model = random_model(config, dtype=dtype_name)
     model.generation_config.eos_token_id = None
     return Reader(model=model, processor=processor, card=ModelCard(name=f"random {size}"))
 
@@ -235,23 +232,32 @@ def timed_parts(engine):
     del engine.model.encode_volumes
 
 
-def official_parts(reader, grid):
-    """Seconds of one encoding, one prefill and one further token, as the official way does them."""
+def official_parts(reader, grid, *, repeats):
+    """Seconds of one encoding, one prefill and one further token, as the official way does them: medians.
+
+    The prompts are the shortest, the middle and the longest one, `repeats` times each.
+    """
     model = reader.model
     volumes = torch.from_numpy(grid.voxels)[None, None].to(model.dtype)
-    middle = sorted(QUESTIONS, key=lambda question: len(reader.processor.encode_prompt(question).input_ids))[5]
-    inputs = reader.processor(middle, volume_index=[0])
+    by_length = sorted(QUESTIONS, key=lambda question: len(reader.processor.encode_prompt(question).input_ids))
+    seconds = defaultdict(list)
+
+    def timed(name, function, *, less=0.0, per=1):
+        start = machine.now()
+        found = function()
+        seconds[name].append((machine.now() - start - less) / per)
+        return found
+
+    def said(inputs, num_tokens):
+        return model.generate(**inputs, volume_features=features, max_new_tokens=num_tokens, do_sample=False)
+
     with torch.inference_mode():
-        start = machine.now()
-        features = model.encode_volumes(volumes)
-        encode = machine.now() - start
-        start = machine.now()
-        model.generate(**inputs, volume_features=features, max_new_tokens=1, do_sample=False)
-        prefill = machine.now() - start
-        start = machine.now()
-        model.generate(**inputs, volume_features=features, max_new_tokens=9, do_sample=False)
-        decode = (machine.now() - start - prefill) / 8
-    return {"encode": encode, "prefill": prefill, "decode": decode}
+        for question in (by_length[0], by_length[len(by_length) // 2], by_length[-1]) * repeats:
+            inputs = reader.processor(question, volume_index=[0])
+            features = timed("encode", lambda: model.encode_volumes(volumes))
+            timed("prefill", lambda inputs=inputs: said(inputs, 1))
+            timed("decode", lambda inputs=inputs: said(inputs, 9), less=seconds["prefill"][-1], per=8)
+    return {name: median(values) for name, values in seconds.items()}
 
 
 # --- the limit --------------------------------------------------------------------------------------------------------
@@ -347,7 +353,7 @@ def main():
     torch.set_num_threads(args.threads)
     dtype_name = args.dtype or ({"tiny": "float32", "full": "bfloat16"}.get(args.size) or fastest_dtype())
     repeats = args.repeats or {"tiny": 3, "small": 2, "full": 1}[args.size]
-    reader = build_reader(args.size, DTYPES[dtype_name])
+    reader = build_reader(args.size, dtype_name)
     config = reader.model.config
     grid = reader.grid(make_phantom(5, 0, pixel_mm=(3.5, 4.0)).volume)
     say(f"{args.size}, {dtype_name}, {args.threads} threads, 11 questions, {NEW_TOKENS} new tokens each")
@@ -361,9 +367,10 @@ def main():
     if args.size != "full":
         generate(reader, QUESTIONS[1], volumes=torch.from_numpy(grid.voxels)[None, None].to(reader.model.dtype))
     meter.run("official", lambda: officially(reader, grid), repeats=once)
-    parts = official_parts(reader, grid)
+    parts = official_parts(reader, grid, repeats=repeats)
     expected = len(QUESTIONS) * (parts["encode"] + parts["prefill"] + NEW_TOKENS * parts["decode"])
     meter.run("encode once", lambda: encode_once(reader, grid), repeats=once)
+    turn_model(reader.model.language_model)
     meter.run("shared prefix", lambda: through_the_engine(reader, grid, batch_size=1), repeats=repeats)
     meter.run("batched decoding", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
     if pays_to_widen(reader.model.dtype):

@@ -179,6 +179,8 @@ def test_ablations_run_go_on_after_a_kill_and_refuse_another_recipe(tmp_path, ti
     def counting(planned, **options):
         if len(trained) == 3:
             trained.append(None)
+            Path(planned.output_dir).mkdir()
+            (Path(planned.output_dir) / "log.jsonl").write_text("killed before its first checkpoint\n")
             raise KeyboardInterrupt
         trained.append(planned.name)
         return run_recipe(planned, **options)

@@ -108,3 +108,24 @@ def test_without_8_bit_instructions_it_is_refused(make_reader, monkeypatch):
     monkeypatch.setattr(int8, "read_processor", lambda: plain)
     with pytest.raises(ModelError, match="int8 needs an x86 processor with VNNI"):
         quantize_model(make_reader().model)
+
+
+@needs_operator
+def test_layers_of_one_module_round_the_same_tensor_once_and_no_other(monkeypatch):
+    torch.manual_seed(0)
+    seen = []
+    usual = int8.quantize_tokens
+    monkeypatch.setattr(int8, "quantize_tokens", lambda x_MK: seen.append(x_MK.shape) or usual(x_MK))
+    shared = int8.SharedCodes()
+    layers = [nn.Linear(64, width) for width in (32, 48)]
+    one, other = (Int8Linear(layer, shared=shared) for layer in layers)
+    with torch.inference_mode():
+        x = torch.randn(3, 64)
+        torch.testing.assert_close(one(x), formula(layers[0], x).float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(other(x), formula(layers[1], x).float(), atol=1e-4, rtol=1e-4)
+        assert len(seen) == 1
+        for _ in range(3):  # a new tensor is often put where the old one was
+            del x
+            x = torch.randn(3, 64)
+            torch.testing.assert_close(one(x), formula(layers[0], x).float(), atol=1e-4, rtol=1e-4)
+        assert len(seen) == 4

@@ -142,6 +142,7 @@ def run_cell(
     Raises:
         InputError: the folder holds a cell of another recipe.
     """
+    from slicesight.training.resume import can_resume
     from slicesight.training.stages import run_recipe
 
     planned = plan_cell(recipe, cell, seed=seed, folder=folder)
@@ -157,8 +158,14 @@ def run_cell(
     if known["minutes"] is None:
         started = time.monotonic()
         with progress_bar(console, f"training {cell.name}") as progress:
-            has_begun = any((folder / "run").glob("*"))
-            trained = run_recipe(planned, console=Console(stderr=True, quiet=True), resume=has_begun, progress=progress)
+            goes_on = can_resume(folder / "run")
+            trained = run_recipe(
+                planned,
+                console=Console(stderr=True, quiet=True),
+                resume=goes_on,
+                overwrite=not goes_on,
+                progress=progress,
+            )
         target = folder / "model"
         if trained != target:
             shutil.rmtree(target, ignore_errors=True)

@@ -136,8 +136,9 @@ class Segment:
 class BlockStep:
     """Passes one block of tokens of several rows that share a prefix, side by side in one sequence (1, T).
 
-    Nothing is padded: a mask keeps every row to the prefix and its own tokens. Only a row that is alone in its block
-    may hold earlier tokens, which is how a long text goes through in pieces.
+    Nothing is padded and no row's queries are multiplied with another row's keys: each row attends on its own to the
+    prefix and its own tokens. Only a row that is alone in its block may hold earlier tokens, which is how a long text
+    goes through in pieces.
     """
 
     def __init__(
@@ -146,40 +147,38 @@ class BlockStep:
         assert len(segments) == 1 or all(segment.start == 0 for segment in segments)
         self.store, self.segments, self.prefix = store, segments, prefix
         self.num_before = (0 if prefix is None else prefix.length) + segments[0].start
-        self.is_plain = len(segments) == 1 and self.num_before == 0
-        self.mask_TS = None if self.is_plain else self._mask(dtype, device)
+        longest = max(segment.length for segment in segments)
+        self.mask_TS = None if self.num_before == 0 else causal_mask(longest, self.num_before, dtype).to(device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        seen = [] if self.prefix is None else [self.prefix.read(layer)]
+        if self.segments[0].start:
+            seen.append(self.store.read(layer, self.segments[0].row, self.segments[0].start))
+        groups = query.shape[1] // key.shape[1]
+        before = [repeat_heads(torch.cat(parts, dim=2), groups) for parts in zip(*seen, strict=True)]
+        keys, values = repeat_heads(key, groups), repeat_heads(value, groups)
+        mixed = []
         offset = 0
         for segment in self.segments:
             piece = slice(offset, offset + segment.length)
             self.store.write(layer, segment.row, segment.start, key[0, :, piece], value[0, :, piece])
+            own = keys[:, :, piece], values[:, :, piece]
+            if before:
+                own = torch.cat([before[0], own[0]], dim=2), torch.cat([before[1], own[1]], dim=2)
+            mask_TS = None if self.mask_TS is None else self.mask_TS[: segment.length, : own[0].shape[2]]
+            mixed.append(
+                functional.scaled_dot_product_attention(
+                    query[:, :, piece], *own, attn_mask=mask_TS, is_causal=mask_TS is None, scale=scale
+                )
+            )
             offset += segment.length
-        seen = [] if self.prefix is None else [self.prefix.read(layer)]
-        if self.segments[0].start:
-            seen.append(self.store.read(layer, self.segments[0].row, self.segments[0].start))
-        if seen:
-            key = torch.cat([*(keys for keys, _ in seen), key], dim=2)
-            value = torch.cat([*(values for _, values in seen), value], dim=2)
-        groups = query.shape[1] // key.shape[1]
-        return functional.scaled_dot_product_attention(
-            query,
-            repeat_heads(key, groups),
-            repeat_heads(value, groups),
-            attn_mask=self.mask_TS,
-            is_causal=self.is_plain,
-            scale=scale,
-        )
+        return torch.cat(mixed, dim=2)
 
-    def _mask(self, dtype: torch.dtype, device: Any) -> Tensor:
-        """0 where a token may look, -inf elsewhere (T, P + start + T)."""
-        row_T = torch.repeat_interleave(
-            torch.arange(len(self.segments)), torch.tensor([segment.length for segment in self.segments])
-        )
-        place_T = torch.arange(len(row_T))
-        may_TT = (row_T[:, None] == row_T) & (place_T[:, None] >= place_T)
-        may_TS = functional.pad(may_TT, (self.num_before, 0), value=True)
-        return torch.zeros(may_TS.shape, dtype=dtype).masked_fill(~may_TS, -torch.inf).to(device)
+
+def causal_mask(num_tokens: int, num_before: int, dtype: torch.dtype) -> Tensor:
+    """0 where a token may look, at all before it and itself, -inf elsewhere (T, num_before + T)."""
+    own_TT = torch.full((num_tokens, num_tokens), -torch.inf, dtype=dtype).triu(1)
+    return functional.pad(own_TT, (num_before, 0))
 
 
 class TokenStep:

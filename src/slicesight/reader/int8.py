@@ -4,14 +4,16 @@
 
 Weights keep one scale per output channel, activations one per token, so that a token's result never depends on which
 others pass beside it. The product is PyTorch's own oneDNN operator, the one its compiler uses for 8-bit models; it
-reads packed weights of a quarter of float32's bytes and multiplies with the processor's 8-bit instructions. Heads,
-norms, embeddings, convolutions, attention and the 3D encoder keep their precision. M tokens, K inputs, O outputs.
+reads packed weights of a quarter of float32's bytes and multiplies with the processor's 8-bit instructions. Layers that
+are given the same tensor (query, key and value; gate and up) round it once. Heads, norms, embeddings, convolutions,
+attention and the 3D encoder keep their precision. M tokens, K inputs, O outputs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
+import weakref
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from slicesight.errors import ModelError
 from slicesight.model import Med2E3ForConditionalGeneration
 from slicesight.reader.machine import read_processor
+from slicesight.reader.turned import TurnedLinear
 from slicesight.reader.wide import WideLinear
 
 LEVELS = 127
@@ -28,14 +31,37 @@ SMALLEST = 1e-30
 QUANTIZED_PARTS = ("language_model", "vision2d")
 
 
+class SharedCodes:
+    """The codes of the tensor that the layers of one module were given last, for as long as that tensor lives."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[weakref.ref[Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def codes_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`quantize_tokens` of x (..., K) as M tokens; not again for the very tensor of the call before."""
+        latest = self._latest
+        if latest is not None and latest[0]() is x:
+            return latest[1]
+        codes = quantize_tokens(x.reshape(-1, x.shape[-1]))
+        self._latest = weakref.ref(x, self._forget), codes
+        return codes
+
+    def _forget(self, reference: weakref.ref[Tensor]) -> None:
+        latest = self._latest
+        if latest is not None and latest[0] is reference:
+            self._latest = None
+
+
 class Int8Linear(nn.Module):
     """A linear layer with 8-bit weights and activations, for inference on the CPU.
 
     digest: of the weights, as part of the state, so that a cache can tell two of them apart; None leaves it out.
+    shared: with the layers that may be given the same tensor.
     """
 
-    def __init__(self, layer: nn.Linear, *, has_digest: bool = False) -> None:
+    def __init__(self, layer: nn.Linear, *, has_digest: bool = False, shared: SharedCodes | None = None) -> None:
         super().__init__()
+        self.shared = shared or SharedCodes()
         self.in_features, self.out_features, self.dtype = layer.in_features, layer.out_features, layer.weight.dtype
         scales_O, weights_OK = quantize_weights(layer.weight.detach())
         self.register_buffer("scales_O", scales_O)
@@ -46,14 +72,13 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) to (..., O), each token on its own scale."""
-        codes_MK, sizes_M1 = quantize_tokens(x.reshape(-1, self.in_features))
+        codes_MK, sizes_M1 = self.shared.codes_of(x)
         out_MO = torch.ops.onednn.qlinear_pointwise(
             *(codes_MK, 1 / LEVELS, ZERO, self.packed, self.scales_O, self.zeros_O, None),
             *(1.0, 0, x.dtype, "none", [], ""),
         )
-        out_MO = out_MO.mul_(sizes_M1.to(x.dtype))
-        if self.bias is not None:
-            out_MO = out_MO.add_(self.bias)
+        sizes_M1 = sizes_M1.to(x.dtype)
+        out_MO = out_MO.mul_(sizes_M1) if self.bias is None else torch.addcmul(self.bias, out_MO, sizes_M1)
         out: Tensor = out_MO.reshape(*x.shape[:-1], self.out_features)
         return out
 
@@ -78,9 +103,10 @@ def quantize_weights(weights_OK: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     """(codes 1 to 255 around ZERO, the largest size of each token (M, 1) float32)."""
-    sizes_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=SMALLEST)
-    shifted_MK = (x_MK.float() * (LEVELS / sizes_M1)).add_(ZERO + 0.5)  # codes are positive: cutting off rounds them
-    return shifted_MK.to(torch.uint8), sizes_M1
+    x_MK = x_MK.float()
+    sizes_M1 = torch.linalg.vector_norm(x_MK, torch.inf, dim=1, keepdim=True).clamp_(min=SMALLEST)
+    half = x_MK.new_tensor(ZERO + 0.5)  # codes are positive: cutting off rounds them
+    return torch.addcmul(half, x_MK, LEVELS / sizes_M1).to(torch.uint8), sizes_M1
 
 
 def quantize_model(model: Med2E3ForConditionalGeneration, *, word: str = "int8", device: str = "cpu") -> None:
@@ -99,14 +125,14 @@ def quantize_model(model: Med2E3ForConditionalGeneration, *, word: str = "int8",
         if part is None:
             continue
         places = [
-            (owner, child_name, child)
-            for owner in part.modules()
+            (owner, child_name, child, shared)
+            for owner, shared in [(owner, SharedCodes()) for owner in part.modules()]
             for child_name, child in owner.named_children()
-            if type(child) in (nn.Linear, WideLinear) and child is not head
+            if type(child) in (nn.Linear, WideLinear, TurnedLinear) and child is not head
         ]
         while places:  # each layer's own weights are freed before the next is packed
-            owner, child_name, child = places.pop()
-            setattr(owner, child_name, Int8Linear(child, has_digest=name != "language_model"))
+            owner, child_name, child, shared = places.pop()
+            setattr(owner, child_name, Int8Linear(child, has_digest=name != "language_model", shared=shared))
             del child
 
 

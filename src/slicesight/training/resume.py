@@ -144,6 +144,11 @@ class Run:
             )
 
 
+def can_resume(folder: Path) -> bool:
+    """Whether a run in this folder left a model or a complete checkpoint; one killed before its first did not."""
+    return (folder / "model").is_dir() or bool(CheckpointFolder(folder / "checkpoints").list_complete())
+
+
 def refuse_other_recipe(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """A run goes on with the recipe it began with.
 
