@@ -135,14 +135,16 @@ def write_report(
     checked_place(path)
     with quiet_pydicom():
         root = _container(TITLE, None)
-        root.ContentSequence = [
-            *_observer(card),
-            _text(NOTICE, RESEARCH_NOTICE),
-            *(_text(WARNING, warning) for warning in warnings),
-            _text(SCAN, title),
-            _text(READING, "\n".join([reading, *notes])),
-            *(_entry(answer, grid=grid, source=source) for answer in answers),
-        ]
+        root.ContentSequence = highdicom.sr.ContentSequence(
+            [
+                *_observer(card),
+                _text(NOTICE, RESEARCH_NOTICE),
+                *(_text(WARNING, warning) for warning in warnings),
+                _text(SCAN, title),
+                _text(READING, "\n".join([reading, *notes])),
+                *(_entry(answer, grid=grid, source=source) for answer in answers),
+            ]
+        )
         try:
             document = highdicom.sr.EnhancedSR(
                 evidence=_evidence(source),
@@ -254,35 +256,39 @@ def _observer(card: ModelCard) -> list[ContentItem]:
 
 
 def _entry(answer: Answer, *, grid: GridVolume, source: SourceSeries) -> ContentItem:
+    from highdicom.sr import ContentSequence
+
     entry = _container(ENTRY, "CONTAINS")
     items = [_text(QUESTION, answer.question), _text(ANSWER, answer.text)]
     if answer.slices:
         items.append(_number(EVEN_SHARE, summarise(answer).even_share, "CONTAINS"))
         pieces = grid.scored_slices
         items += [_slice_score(found, pieces=pieces, source=source) for found in answer.slices]
-    entry.ContentSequence = items
+    entry.ContentSequence = ContentSequence(items)
     return entry
 
 
 def _slice_score(found: SliceEvidence, *, pieces: Sequence[Piece], source: SourceSeries) -> ContentItem:
-    from highdicom.sr import ImageContentItem
+    from highdicom.sr import ContentSequence, ImageContentItem
 
     score = _number(SCORE, found.score, "CONTAINS")
     place = " · ".join(filter(None, (slice_name(pieces, found.grid_slice), place_name(pieces, found.grid_slice))))
-    score.ContentSequence = [
-        _number(GRID_SLICE, found.grid_slice, "HAS PROPERTIES"),
-        _text(PLACE, place, "HAS PROPERTIES"),
-        *(
-            ImageContentItem(
-                name=SOURCE_IMAGE,
-                referenced_sop_class_uid=image.sop_class_uid,
-                referenced_sop_instance_uid=image.sop_instance_uid,
-                referenced_frame_numbers=frames,
-                relationship_type="INFERRED FROM",
-            )
-            for image, frames in _images_of(found, source.images)
-        ),
-    ]
+    score.ContentSequence = ContentSequence(
+        [
+            _number(GRID_SLICE, found.grid_slice, "HAS PROPERTIES"),
+            _text(PLACE, place, "HAS PROPERTIES"),
+            *(
+                ImageContentItem(
+                    name=SOURCE_IMAGE,
+                    referenced_sop_class_uid=image.sop_class_uid,
+                    referenced_sop_instance_uid=image.sop_instance_uid,
+                    referenced_frame_numbers=frames,
+                    relationship_type="INFERRED FROM",
+                )
+                for image, frames in _images_of(found, source.images)
+            ),
+        ]
+    )
     return score
 
 
@@ -299,7 +305,7 @@ def _images_of(found: SliceEvidence, images: Sequence[SourceImage]) -> Iterator[
 
 def _evidence(source: SourceSeries) -> list[Dataset]:
     """Every image of the scan; the first carries patient and study, from which highdicom copies them."""
-    references = []
+    references: list[Dataset] = []
     for image in {image.sop_instance_uid: image for image in source.images}.values():
         reference = _subject(source) if not references else Dataset()
         reference.SOPClassUID, reference.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slicesight.errors import VolumeError
+from slicesight.volumes.archive_address import is_address, read_address
 from slicesight.volumes.readers.archive import is_zip, unpacked
 from slicesight.volumes.readers.arrays import is_npy, read_npy
 from slicesight.volumes.readers.dicom import is_dicom, is_dicomdir, read_dicom
@@ -39,7 +40,8 @@ def read_volume(
     """Read a scan in canonical orientation.
 
     Args:
-        path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, or a zip.
+        path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, a zip, or
+            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID.
         series_uid: which DICOM series of a folder that holds several.
         spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
         time_point: which volume of a 4D file, from 0.
@@ -52,6 +54,11 @@ def read_volume(
     options = ReadOptions(
         series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit, may_be_blank=may_be_blank
     )
+    if is_address(path):
+        from slicesight.volumes.archive import fetched
+
+        with fetched(read_address(path)) as folder:
+            return _read_folder(folder, options)
     place = Path(path)
     try:
         return _read(place, options)

@@ -14,7 +14,7 @@ from slicesight.errors import VolumeError
 from slicesight.volumes.readers.dicom_values import text_of, whole_number
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_NOT_SCANS = ("SEG", "RTDOSE", "PR", "KO", "SR", "REG", "RTSTRUCT", "RTPLAN")
+NOT_SCANS = ("SEG", "RTDOSE", "PR", "KO", "SR", "REG", "RTSTRUCT", "RTPLAN")
 _DATE = re.compile(r"\b(19|20)\d{2}[-./]?[01]\d[-./]?[0-3]\d\b")
 _IMAGE_MODALITIES = ("CT", "MR", "PT")
 _MAX_LISTED = 20
@@ -61,7 +61,7 @@ def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
     """Series with at least one image, largest first; objects without pixels are left out."""
     by_uid: dict[str, list[pydicom.Dataset]] = defaultdict(list)
     for header in headers:
-        if text_of(header, "Modality") in _NOT_SCANS:
+        if text_of(header, "Modality") in NOT_SCANS:
             continue
         if "Rows" in header and "Columns" in header:
             by_uid[text_of(header, "SeriesInstanceUID")].append(header)
