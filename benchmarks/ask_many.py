@@ -235,7 +235,7 @@ def timed_parts(engine):
 def official_parts(reader, grid, *, repeats):
     """Seconds of one encoding, one prefill and one further token, as the official way does them: medians.
 
-    The prompts are the shortest, the middle and the longest one, `repeats` times each.
+    The prompts are the shortest, the middle and the longest one, `repeats` times each; the middle one alone for 1.
     """
     model = reader.model
     volumes = torch.from_numpy(grid.voxels)[None, None].to(model.dtype)
@@ -252,7 +252,8 @@ def official_parts(reader, grid, *, repeats):
         return model.generate(**inputs, volume_features=features, max_new_tokens=num_tokens, do_sample=False)
 
     with torch.inference_mode():
-        for question in (by_length[0], by_length[len(by_length) // 2], by_length[-1]) * repeats:
+        middle = by_length[len(by_length) // 2]
+        for question in (by_length[0], middle, by_length[-1]) * repeats if repeats > 1 else [middle]:
             inputs = reader.processor(question, volume_index=[0])
             features = timed("encode", lambda: model.encode_volumes(volumes))
             timed("prefill", lambda inputs=inputs: said(inputs, 1))
@@ -372,14 +373,15 @@ def main():
     meter.run("encode once", lambda: encode_once(reader, grid), repeats=once)
     turn_model(reader.model.language_model)
     meter.run("shared prefix", lambda: through_the_engine(reader, grid, batch_size=1), repeats=repeats)
-    meter.run("batched decoding", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+    with timed_parts(reader.engine) as spent:
+        meter.run("batched decoding", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
     if pays_to_widen(reader.model.dtype):
         widen_model(reader.model)
         reader._engine = Engine(reader.model)
         say(f"products in float32 are faster here; tokens of a block: {reader.engine.block_tokens}")
-        meter.run("wide products", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
-    with timed_parts(reader.engine) as spent:
-        through_the_engine(reader, grid, batch_size=16)
+        with timed_parts(reader.engine) as spent:
+            meter.run("wide products", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+    spent = {name: seconds / repeats for name, seconds in spent.items()}
     work = count_work(reader, config, dtype_name)
     again = measure_rates(reader.model)
     rates = {name: max(rates[name], again[name]) for name in ("flops", "bytes")} | {
@@ -394,6 +396,7 @@ def main():
 
         quantize_model(reader.model, word="int8", device="cpu")
         reader._engine = Engine(reader.model)
+        say(f"in 8 bits; tokens of a block: {reader.engine.block_tokens}")
         meter.run("int8", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
     report(args, dtype_name, meter, parts, expected, spent, work, rates, limit, top)
 

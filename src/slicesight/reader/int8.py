@@ -77,8 +77,9 @@ class Int8Linear(nn.Module):
             *(codes_MK, 1 / LEVELS, ZERO, self.packed, self.scales_O, self.zeros_O, None),
             *(1.0, 0, x.dtype, "none", [], ""),
         )
-        sizes_M1 = sizes_M1.to(x.dtype)
-        out_MO = out_MO.mul_(sizes_M1) if self.bias is None else torch.addcmul(self.bias, out_MO, sizes_M1)
+        out_MO = out_MO.mul_(sizes_M1.to(x.dtype))
+        if self.bias is not None:
+            out_MO = out_MO.add_(self.bias)
         out: Tensor = out_MO.reshape(*x.shape[:-1], self.out_features)
         return out
 
@@ -104,9 +105,10 @@ def quantize_weights(weights_OK: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     """(codes 1 to 255 around ZERO, the largest size of each token (M, 1) float32)."""
     x_MK = x_MK.float()
-    sizes_M1 = torch.linalg.vector_norm(x_MK, torch.inf, dim=1, keepdim=True).clamp_(min=SMALLEST)
-    half = x_MK.new_tensor(ZERO + 0.5)  # codes are positive: cutting off rounds them
-    return torch.addcmul(half, x_MK, LEVELS / sizes_M1).to(torch.uint8), sizes_M1
+    lowest_M1, highest_M1 = x_MK.amin(dim=1, keepdim=True), x_MK.amax(dim=1, keepdim=True)
+    sizes_M1 = torch.maximum(highest_M1, -lowest_M1).clamp_(min=SMALLEST)
+    shifted_MK = (x_MK * (LEVELS / sizes_M1)).add_(ZERO + 0.5)  # codes are positive: cutting off rounds them
+    return shifted_MK.to(torch.uint8), sizes_M1
 
 
 def quantize_model(model: Med2E3ForConditionalGeneration, *, word: str = "int8", device: str = "cpu") -> None:
