@@ -36,7 +36,12 @@ class ModelCard:
 
     def warnings_about(self, volume: Volume) -> tuple[str, ...]:
         """Plain sentences that must stand beside any answer this model gives about `volume`."""
-        if self.is_synthetic and not volume.is_synthetic:
+        return () if volume.is_synthetic else self.warnings
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Plain sentences that must stand beside any answer about a real scan."""
+        if self.is_synthetic:
             return (f"{self.name} was trained on synthetic CT only: its answer about a real scan means nothing.",)
         return ()
 

@@ -15,12 +15,13 @@ import typer
 from slicesight import __version__
 from slicesight.errors import InputError
 
-from . import data, insight, models, scans, scoring, training
+from . import data, insight, models, scans, scoring, serving, training
 
 EXAMPLES: dict[Callable[..., None], str] = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",
+    serving.serve: "slicesight serve --port 8000",
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
     data.prepare: "slicesight prepare scans --format folder --out prepared --split-by-patient 0",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",

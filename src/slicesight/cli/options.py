@@ -27,7 +27,8 @@ ScanArgument = Annotated[
     Path,
     typer.Argument(
         metavar="SCAN",
-        help="NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM, PNG or JPEG slices, or a zip.",
+        help="NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM, PNG or JPEG slices, a zip, or a series in "
+        "an archive: dicomweb+https://host/dicom-web/studies/S/series/UID.",
         show_default=False,
     ),
 ]

@@ -49,6 +49,19 @@ def ask(
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None,
+    sr: Annotated[
+        Path | None, typer.Option(metavar="FILE.dcm", help="Write the answers as a DICOM Structured Report.")
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Send the DICOM report to the archive the scan came from.")
+    ] = False,
+    archive_token: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The archive's token; else SLICESIGHT_ARCHIVE_TOKEN, else ~/.netrc.",
+        ),
+    ] = None,
 ) -> None:
     """Answer questions about a scan, with the slices each answer rests on."""
     from slicesight.asking import AskRequest, run_ask
@@ -70,6 +83,9 @@ def ask(
             json=json,
             html=html,
             png=png,
+            sr=sr,
+            store=store,
+            archive_token=archive_token,
         )
     )
 

@@ -103,10 +103,17 @@ class Reader:
         Raises:
             InputError: another plane for a model that cuts several planes itself.
         """
+        return self.as_scored(to_grid(volume, self.grid_spec_with(window=window, plane=plane)))
+
+    def grid_spec_with(self, *, window: str | None = None, plane: str | None = None) -> GridSpec:
+        """What the model wants to be fed, with another window or plane on wish.
+
+        Raises:
+            InputError: another plane for a model that cuts several planes itself.
+        """
         if self.planes and plane not in (None, "axial"):
             raise InputError(self._cuts_itself(plane))
-        spec = replace(self.grid_spec, window=window or self.grid_spec.window, plane=plane or self.grid_spec.plane)
-        return self._as_scored(to_grid(volume, spec))
+        return replace(self.grid_spec, window=window or self.grid_spec.window, plane=plane or self.grid_spec.plane)
 
     def encode(self, scan: Volume | GridVolume) -> EncodedScan:
         """Run both encoders once, for as many questions as will be asked.
@@ -117,7 +124,7 @@ class Reader:
         """
         from slicesight.reader.encoding import encode_grid
 
-        grid = self.grid(scan) if isinstance(scan, Volume) else self._as_scored(scan)
+        grid = self.grid(scan) if isinstance(scan, Volume) else self.as_scored(scan)
         if grid.channels is not None:
             raise InputError(
                 f"window {grid.spec.window!r} gives {len(grid.channels)} channels but {self.card.name} reads one; "
@@ -198,8 +205,20 @@ class Reader:
         steps = asking.pieces(iter([job]), history=history, in_pieces=True)
         return (piece for step in steps for _, piece in step)
 
-    def _as_scored(self, grid: GridVolume) -> GridVolume:
-        """The grid with the planes this model scores, which its receipt then names too."""
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """What these tokens of an answer say, special ones left out."""
+        import torch
+
+        tokens_1T = torch.tensor([list(token_ids)], dtype=torch.long)
+        (text,) = self.processor.decode_answers(tokens_1T, num_prompt_tokens=0)
+        return text
+
+    def as_scored(self, grid: GridVolume) -> GridVolume:
+        """The grid with the planes this model scores, which its receipt then names too.
+
+        Raises:
+            InputError: the grid is not stacked axially and the model cuts several planes from it.
+        """
         if grid.planes == self.planes:
             return grid
         if self.planes and grid.plane != "axial":
@@ -263,6 +282,7 @@ def load(
     from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
     from slicesight.reader.feature_cache import FeatureCache
     from slicesight.reader.machine import count_cores, fastest_dtype
+    from slicesight.reader.turned import turn_model
     from slicesight.reader.wide import pays_to_widen, widen_model
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -285,8 +305,10 @@ def load(
         from slicesight.reader.int8 import quantize_model
 
         quantize_model(model, word=quantize, device=device)
-    if device == "cpu" and pays_to_widen(model.dtype):
-        widen_model(model)
+    if device == "cpu":
+        turn_model(model.language_model)
+        if pays_to_widen(model.dtype):
+            widen_model(model)
     cache = None
     if cache_bytes or cache_folder is not None:
         cache = FeatureCache(memory_bytes=cache_bytes, folder=None if cache_folder is None else Path(cache_folder))

@@ -133,25 +133,15 @@ class Asking:
                     desk.open[desk.num_asked] = OpenQuestion(
                         job=job,
                         number=number,
-                        wording=Wording(prompt.question, self._decode),
+                        wording=Wording(prompt.question, self.reader.decode),
                         scores=prompt.scores,
                         grid=encoded.grid,
                     )
                     room = self.max_new_tokens
                     if longest_made_for is not None:
                         room = min(room, longest_made_for - len(prompt.token_ids))
-                    yield self._request(encoded, prompt, number=desk.num_asked, max_new_tokens=room)
+                    yield make_request(self.reader, encoded, prompt, number=desk.num_asked, max_new_tokens=room)
                     desk.num_asked += 1
-
-    def _request(self, encoded: EncodedScan, prompt: Prompt, *, number: int, max_new_tokens: int) -> Request:
-        from slicesight.reader.encoding import weights_mark
-        from slicesight.reader.engine import Request
-
-        prefix = None
-        if shared := prompt.num_shared:
-            key = (prompt.token_ids[:shared], weights_mark(self.reader.model))
-            prefix = encoded.memo.get(key, lambda: self.reader.engine.make_prefix(prompt.embeds_TD[:shared]))
-        return Request(number=number, prefix=prefix, suffix_TD=prompt.embeds_TD[shared:], max_new_tokens=max_new_tokens)
 
     def _piece(self, desk: Desk, said: Said, in_pieces: bool) -> tuple[int, AnswerPiece] | None:
         asked = desk.open[said.number]
@@ -177,13 +167,18 @@ class Asking:
             options=self.options,
         )
         for number, (token_ids, scores) in enumerate(found):
-            _, text = Wording(asked[number], self._decode).finish(token_ids)
+            _, text = Wording(asked[number], self.reader.decode).finish(token_ids)
             answer = make_answer(asked[number], text, scores, grid=encoded.grid)
             yield AnswerPiece(number=number, text=text, answer=answer)
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        import torch
 
-        tokens_1T = torch.tensor([list(token_ids)], dtype=torch.long)
-        (text,) = self.reader.processor.decode_answers(tokens_1T, num_prompt_tokens=0)
-        return text
+def make_request(reader: Reader, encoded: EncodedScan, prompt: Prompt, *, number: int, max_new_tokens: int) -> Request:
+    """The prompt as a request, its shared part taken from the scan's memo or made."""
+    from slicesight.reader.encoding import weights_mark
+    from slicesight.reader.engine import Request
+
+    prefix = None
+    if shared := prompt.num_shared:
+        key = (prompt.token_ids[:shared], weights_mark(reader.model))
+        prefix = encoded.memo.get(key, lambda: reader.engine.make_prefix(prompt.embeds_TD[:shared]))
+    return Request(number=number, prefix=prefix, suffix_TD=prompt.embeds_TD[shared:], max_new_tokens=max_new_tokens)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,17 @@ HARMLESS_WORDS = {
 }
 DEFAULT_TOP_K = 50
 """What `generate` takes where nobody says otherwise."""
+
+
+class Chooser(Protocol):
+    """What the engine asks of whoever chooses words: a source of chance per question, handed back at every step."""
+
+    @property
+    def ends(self) -> frozenset[int]: ...
+
+    def generator(self, number: int) -> Any: ...
+
+    def choose(self, logits_RW: Tensor, generators: list[Any]) -> list[int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

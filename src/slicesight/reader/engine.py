@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from slicesight.errors import InputError
 from slicesight.model import Med2E3ForConditionalGeneration
 from slicesight.model.memory import GIB, block_bytes, cache_bytes_per_token, find_free_bytes
 from slicesight.reader.attention import ROW_ATTENTION, BlockStep, Prefix, RowStore, Segment, Step, TokenStep
-from slicesight.reader.choosing import Choosing
+from slicesight.reader.choosing import Chooser
 from slicesight.reader.machine import choose_block
 
 USABLE_SHARE = 0.8
@@ -57,7 +58,7 @@ class Row:
     """A question at work. length: own tokens whose keys and values the store holds."""
 
     request: Request
-    generator: torch.Generator
+    generator: Any
     length: int = 0
     token_ids: list[int] = field(default_factory=list)
 
@@ -100,7 +101,7 @@ class Engine:
         self._pass_row(store, 0, embeds_PD, prefix=None)
         return Prefix(store=store, length=len(embeds_PD))
 
-    def answer(self, requests: Iterable[Request], *, choosing: Choosing, at_once: int) -> Iterator[list[Said]]:
+    def answer(self, requests: Iterable[Request], *, choosing: Chooser, at_once: int) -> Iterator[list[Said]]:
         """Answer all requests, at most `at_once` at a time, and tell after every step who said what.
 
         A request is taken from the iterable only when there is room for it.
@@ -143,7 +144,7 @@ class Engine:
             self._drop_finished(store, rows, choosing)
 
     @staticmethod
-    def _say(rows: list[Row], logits_RW: Tensor, choosing: Choosing) -> list[Said]:
+    def _say(rows: list[Row], logits_RW: Tensor, choosing: Chooser) -> list[Said]:
         tokens = choosing.choose(logits_RW, [row.generator for row in rows])
         for row, token in zip(rows, tokens, strict=True):
             row.token_ids.append(token)
@@ -153,7 +154,7 @@ class Engine:
         ]
 
     @staticmethod
-    def _drop_finished(store: RowStore, rows: list[Row], choosing: Choosing) -> None:
+    def _drop_finished(store: RowStore, rows: list[Row], choosing: Chooser) -> None:
         """Give each finished row's place to the last row."""
         for place in reversed(range(len(rows))):
             if is_finished(rows[place], choosing):
@@ -299,7 +300,7 @@ class Waiting:
         return found
 
 
-def is_finished(row: Row, choosing: Choosing) -> bool:
+def is_finished(row: Row, choosing: Chooser) -> bool:
     """It said an end token, or as many as it may."""
     return row.token_ids[-1] in choosing.ends or len(row.token_ids) >= row.request.max_new_tokens
 

@@ -1,0 +1,65 @@
+"""How is the HTTP API put together?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from slicesight import __version__
+from slicesight.errors import InputError
+from slicesight.model_card import RESEARCH_NOTICE
+from slicesight.reader import Reader
+from slicesight.serving.chat_routes import chat_routes
+from slicesight.serving.guard import Guard
+from slicesight.serving.options import ServeOptions
+from slicesight.serving.refusals import Refusal, add_handlers
+from slicesight.serving.server import Server
+from slicesight.serving.site_routes import add_page, site_routes
+from slicesight.serving.volume_routes import volume_routes
+
+_DESCRIPTION = f"""Ask questions of a 3D medical scan and see which slices each answer rests on.
+
+{RESEARCH_NOTICE}
+
+Bring a scan to `POST /v1/volumes`, then ask it with `POST /v1/chat/completions`, for which any client of OpenAI's API
+will do."""
+
+
+def create_app(reader: Reader, options: ServeOptions) -> FastAPI:
+    """The application; it answers between its lifespan's beginning and end, and then leaves no scan behind.
+
+    Raises:
+        InputError: the folder for scans cannot be used.
+    """
+    server = Server(reader, options)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with server.running():
+            yield
+
+    app = FastAPI(
+        title="slicesight",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # its page would come from elsewhere
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.server = server
+    add_handlers(app)
+
+    @app.exception_handler(InputError)
+    async def mistaken(request: Request, error: InputError) -> JSONResponse:
+        return Refusal(400, str(error)).response()
+
+    app.include_router(volume_routes(server))
+    app.include_router(chat_routes(server))
+    app.include_router(site_routes(server))
+    add_page(app)
+    app.add_middleware(Guard, options=options, metrics=server.metrics)
+    return app

@@ -1,0 +1,146 @@
+"""/v1/chat/completions: ask a volume, in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from slicesight.errors import InputError
+from slicesight.reader.continuous import Told
+from slicesight.serving.completions import LAST_EVENT, Completion, error_event
+from slicesight.serving.conversation import Asked, ChatRequest, read_conversation
+from slicesight.serving.refusals import Refusal
+from slicesight.serving.reports import answer_to_keep
+from slicesight.serving.server import Server
+from slicesight.serving.shapes import REFUSALS, CompletionShape
+from slicesight.serving.shelf import new_id
+from slicesight.serving.waiting import ClientGone, EventStream, Waiter, unless_gone
+
+log = logging.getLogger("slicesight.serving")
+DEFAULT_MAX_TOKENS = 160
+_NOBODY_THERE = 499
+"""A status no client sees: it has closed the connection."""
+
+
+def chat_routes(server: Server) -> APIRouter:
+    """The route over one server's model."""
+    router = APIRouter(tags=["chat"], responses=REFUSALS)
+
+    @router.post(
+        "/v1/chat/completions",
+        response_model=CompletionShape,
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    )
+    async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+        """Ask a question about a volume; the latest one is answered, with the slices it rests on.
+
+        Name the volume once in the conversation, as a content part `{"type": "file", "file": {"file_id": "vol_..."}}`
+        of a user message. A user message with a volume and no words asks for the findings.
+        """
+        if body.model != server.name:
+            raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
+        asked = read_conversation(body, caption_question=server.reader.card.caption_question)
+        kept, _ = await asyncio.to_thread(server.shelf.read, asked.volume_id)
+        completion = Completion(
+            id=new_id("chatcmpl-"), model=server.name, notices=server.notices(kept.volume), plane=kept.grid.plane
+        )
+        waiter = Waiter(
+            server.thread,
+            scan=functools.partial(server.thread.encoded.get, asked.volume_id),
+            question=asked.question,
+            history=asked.history,
+            in_pieces=bool(body.stream),
+            timeout_s=server.options.answer_timeout_s,
+            max_new_tokens=min(
+                body.max_completion_tokens or body.max_tokens or DEFAULT_MAX_TOKENS, server.options.max_answer_tokens
+            ),
+            options=_choosing(body),
+        )
+        answering = _Answering(server, asked, completion, waiter)
+        if body.stream:
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            waiter.submit()  # a full queue is an answer of its own, not a broken stream
+            return EventStream(answering.events(with_usage=usage), on_end=waiter.call_off)
+        return await answering.response(request)
+
+    return router
+
+
+class _Answering:
+    """One question's way to its response."""
+
+    def __init__(self, server: Server, asked: Asked, completion: Completion, waiter: Waiter) -> None:
+        self.server, self.asked, self.completion, self.waiter = server, asked, completion, waiter
+
+    async def response(self, request: Request) -> Response:
+        """The whole answer in one body."""
+        self.waiter.submit()
+        try:
+            told = await unless_gone(self.waiter.whole(), request.receive)
+        except ClientGone:
+            self._count("called off")
+            return Response(status_code=_NOBODY_THERE)
+        except Exception as error:
+            raise self._refused(error) from None
+        finally:
+            self.waiter.call_off()
+        await self._keep(told)
+        return JSONResponse(self.completion.whole(told))
+
+    async def events(self, *, with_usage: bool) -> AsyncIterator[str]:
+        """The answer's pieces as server-sent events."""
+        is_whole = False
+        try:
+            yield self.completion.first_chunk()
+            async for told in self.waiter.pieces():
+                if told.answer is not None:
+                    is_whole = True
+                    await self._keep(told)
+                yield self.completion.chunk(told)
+                if told.answer is not None and with_usage:
+                    yield self.completion.usage_chunk(told)
+            yield LAST_EVENT
+        except Exception as error:  # the stream has begun: whatever it is, it can only be said in it
+            is_whole = True
+            yield error_event(self._refused(error).body())
+            yield LAST_EVENT
+        finally:
+            if not is_whole:
+                self._count("called off")
+
+    async def _keep(self, told: Told) -> None:
+        assert told.answer is not None
+        self._count("answered")
+        await asyncio.to_thread(
+            self.server.shelf.keep_answer, self.asked.volume_id, self.completion.id, answer_to_keep(told.answer)
+        )
+
+    def _refused(self, error: Exception) -> Refusal:
+        """What the client is told; of our own mistakes only that there was one."""
+        if isinstance(error, Refusal):
+            self._count("timed out" if error.status_code == 504 else "refused")
+            return error
+        if isinstance(error, InputError):
+            self._count("refused")
+            return Refusal(400, str(error), param="messages")
+        self._count("failed")
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        log.error("answering failed with %s\n%s", type(error).__name__, frames)
+        return Refusal(500, "the server made a mistake; its log says where.", code="internal_error")
+
+    def _count(self, end: str) -> None:
+        self.server.metrics.questions.labels(end).inc()
+
+
+def _choosing(body: ChatRequest) -> dict[str, Any]:
+    """Greedy unless a temperature above 0 is asked for."""
+    if not body.temperature:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": body.temperature, "top_p": body.top_p, "top_k": 0, "seed": body.seed}

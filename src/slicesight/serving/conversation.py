@@ -1,0 +1,191 @@
+"""What is asked of which volume? OpenAI's messages -> volume, question, earlier turns.
+
+The volume is a content part of a user message, {"type": "file", "file": {"file_id": "vol_..."}}, named once. What would
+change an answer's meaning and is not supported is refused by name; other unknown fields are left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from slicesight.serving.refusals import Refusal
+
+_EXAMPLE: dict[str, Any] = {
+    "model": "phantom-tiny",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Is there a lesion in the liver?"},
+                {"type": "file", "file": {"file_id": "vol_0123456789abcdef0123456789abcdef"}},
+            ],
+        }
+    ],
+    "stream": False,
+}
+
+
+class FileReference(BaseModel):
+    """Which volume."""
+
+    file_id: Annotated[str, Field(max_length=100, description="A volume's id.")]
+
+
+class ContentPart(BaseModel):
+    """Text, or a volume."""
+
+    type: Annotated[str, Field(max_length=100, description="`text` or `file`.")]
+    text: Annotated[str, Field(max_length=100_000)] | None = None
+    file: FileReference | None = None
+
+
+class Message(BaseModel):
+    """One turn."""
+
+    role: Literal["user", "assistant", "system", "developer", "tool", "function"]
+    content: Annotated[str, Field(max_length=100_000)] | list[ContentPart] | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream says besides words."""
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's body of a chat completion."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [_EXAMPLE]})
+
+    model: Annotated[str, Field(max_length=500)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: int | None = None
+    stop: Any = None
+    tools: Any = None
+    functions: Any = None
+    tool_choice: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    logit_bias: Any = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be answered."""
+
+    volume_id: str
+    question: str
+    history: tuple[tuple[str, str], ...]
+
+
+def read_conversation(body: ChatRequest, *, caption_question: str) -> Asked:
+    """The latest question with its volume and what was said before.
+
+    Args:
+        caption_question: what a user message with a volume and no words asks.
+
+    Raises:
+        Refusal: 400 with the field that is wrong.
+    """
+    _refuse_unsupported(body)
+    turns: list[str] = []
+    volume_ids: set[str] = set()
+    for number, message in enumerate(body.messages):
+        place = f"messages.{number}"
+        expected = "user" if number % 2 == 0 else "assistant"
+        if message.role not in ("user", "assistant"):
+            raise Refusal(
+                400,
+                f"{place}.role is {message.role}, which this model has never learnt to follow; send only user and "
+                "assistant messages.",
+                param=f"{place}.role",
+            )
+        if message.role != expected:
+            raise Refusal(
+                400,
+                f"{place}.role is {message.role}, expected {expected}: user and assistant take turns, user first.",
+                param=f"{place}.role",
+            )
+        text, found = _read_content(message, place)
+        volume_ids |= found
+        if not text and not (message.role == "user" and found):
+            raise Refusal(400, f"{place}.content has no words; write some.", param=f"{place}.content")
+        turns.append(text or caption_question)
+    if len(turns) % 2 == 0:
+        raise Refusal(400, "the last message is the assistant's; end with a question of the user.", param="messages")
+    if len(volume_ids) != 1:
+        found_text = "no volume" if not volume_ids else f"{len(volume_ids)} volumes"
+        raise Refusal(
+            400,
+            f"messages name {found_text}; name one, as a user's content part "
+            '{"type": "file", "file": {"file_id": "vol_..."}}.',
+            param="messages",
+        )
+    return Asked(
+        volume_id=volume_ids.pop(),
+        question=turns[-1],
+        history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)),
+    )
+
+
+def _read_content(message: Message, place: str) -> tuple[str, set[str]]:
+    if message.content is None or isinstance(message.content, str):
+        return (message.content or "").strip(), set()
+    texts, volume_ids = [], set()
+    for number, part in enumerate(message.content):
+        where = f"{place}.content.{number}"
+        if part.type == "text" and part.text is not None:
+            texts.append(part.text.strip())
+        elif part.type == "file" and part.file is not None and message.role == "user":
+            volume_ids.add(part.file.file_id)
+        else:
+            raise Refusal(
+                400,
+                f"{where} is not supported; expected a text part, or a user's file part with a file_id.",
+                param=where,
+            )
+    return "\n".join(text for text in texts if text), volume_ids
+
+
+def _refuse_unsupported(body: ChatRequest) -> None:
+    """Fields that ask for what this model cannot do."""
+    is_plain_text = isinstance(body.response_format, dict) and body.response_format.get("type") == "text"
+    asks_for = {
+        "n": body.n not in (None, 1),
+        "stop": bool(body.stop),
+        "tools": bool(body.tools),
+        "functions": bool(body.functions),
+        "tool_choice": body.tool_choice not in (None, "none", "auto"),
+        "function_call": body.function_call not in (None, "none", "auto"),
+        "response_format": body.response_format is not None and not is_plain_text,
+        "logprobs": bool(body.logprobs),
+        "top_logprobs": bool(body.top_logprobs),
+        "logit_bias": bool(body.logit_bias),
+        "presence_penalty": bool(body.presence_penalty),
+        "frequency_penalty": bool(body.frequency_penalty),
+        "modalities": body.modalities not in (None, ["text"]),
+        "audio": body.audio is not None,
+        "prediction": body.prediction is not None,
+        "web_search_options": body.web_search_options is not None,
+    }
+    for name, is_asked in asks_for.items():
+        if is_asked:
+            raise Refusal(400, f"{name} is not supported here; leave it out.", param=name, code="unsupported_parameter")

@@ -1,0 +1,168 @@
+"""What must hold for every request, whatever route it takes?
+
+Only the right host name (against DNS rebinding), no foreign page, the token where one is set; bodies of bounded size
+that keep arriving; clients that keep reading; the same security headers on every response; a log line without anything
+the client wrote; and a mistake of our own ends as one line, never as a traceback with somebody's question in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+import traceback
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from slicesight.serving.metrics import Metrics
+from slicesight.serving.options import LOOPBACK_NAMES, ServeOptions
+from slicesight.serving.refusals import Refusal
+
+log = logging.getLogger("slicesight.serving")
+MAX_JSON_BYTES = 4 * 2**20
+UPLOAD_PATH = "/v1/volumes"
+
+_PAGE_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:; "
+    "font-src 'self' data:; style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; sandbox allow-scripts"
+)
+_HEADERS = {
+    "content-security-policy": _PAGE_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class TooSlow(Exception):  # noqa: N818  # it ends a connection, nobody reads it
+    """The client has stopped reading."""
+
+
+class Guard:
+    """Pure ASGI, around everything."""
+
+    def __init__(self, app: ASGIApp, *, options: ServeOptions, metrics: Metrics) -> None:
+        self.app, self.options, self.metrics = app, options, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await _Exchange(self, scope, receive, send).run()
+        # there are no web sockets here: leaving without a word refuses them
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """Why this request is not let in."""
+        headers = Headers(scope=scope)
+        host = _host_name(f"//{headers.get('host', '')}")
+        if self.options.is_loopback and host not in LOOPBACK_NAMES:
+            return Refusal(421, "the Host header names another machine; open the address this server printed.")
+        origin = headers.get("origin")
+        if self.options.is_loopback and origin is not None and _host_name(origin) not in LOOPBACK_NAMES:
+            return Refusal(403, "a page from elsewhere may not ask this server; open its own page.")
+        if self.options.token is not None and _needs_token(scope["path"]):
+            kind, _, token = headers.get("authorization", "").partition(" ")
+            is_right = hmac.compare_digest(token.encode(), self.options.token.encode())
+            if kind.lower() != "bearer" or not is_right:
+                return Refusal(
+                    401,
+                    "the token is missing or wrong; send the header Authorization: Bearer TOKEN.",
+                    code="invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+        return None
+
+
+class _Exchange:
+    """One request and its response."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        self.status = 0
+        self.num_received = 0
+        self.has_body = False
+        is_upload = scope["path"].rstrip("/") == UPLOAD_PATH
+        self.max_bytes = guard.options.max_upload_bytes + MAX_JSON_BYTES if is_upload else MAX_JSON_BYTES
+
+    async def run(self) -> None:
+        began = time.monotonic()
+        try:
+            refusal = self.guard.refusal(self.scope)
+            if refusal is None:
+                await self.guard.app(self.scope, self.receive, self.send)
+            else:
+                await refusal.response()(self.scope, self.receive, self.send)
+        except TooSlow:
+            pass
+        except Exception as error:  # the last place before the server's own log, which would print the error's words
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s failed with %s\n%s", self.route, type(error).__name__, frames)
+            if not self.status:
+                refusal = Refusal(500, "the server made a mistake; its log says where.", code="internal_error")
+                await refusal.response()(self.scope, self.receive, self.send)
+        finally:
+            method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
+            self.guard.metrics.requests.labels(method, self.route, str(self.status)).inc()
+            log.info("%s %s %d %.0f ms", method, self.route, self.status, 1000 * (time.monotonic() - began))
+
+    @property
+    def route(self) -> str:
+        """The address without anything of the client's in it."""
+        return getattr(self.scope.get("route"), "path", None) or "(none)"
+
+    async def receive(self) -> Message:
+        if self.has_body:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self.guard.options.stall_timeout_s)
+        except TimeoutError:
+            self.has_body = True
+            seconds = self.guard.options.stall_timeout_s
+            raise Refusal(
+                408, f"nothing came for {seconds:.0f} s; send the request again.", headers={"Connection": "close"}
+            ) from None
+        self.num_received += len(message.get("body", b""))
+        self.has_body = not message.get("more_body", False)
+        if self.num_received > self.max_bytes:
+            raise Refusal(
+                413, f"the request is larger than {self.max_bytes} bytes; send less.", headers={"Connection": "close"}
+            )
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            if not self.scope["path"].startswith("/assets/"):
+                headers.setdefault("cache-control", "no-store")
+        try:
+            await asyncio.wait_for(self._send(message), self.guard.options.stall_timeout_s)
+        except TimeoutError:
+            raise TooSlow from None
+
+
+_METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
+
+
+def _needs_token(path: str) -> bool:
+    """All but the page, which holds nothing, and the question whether we live."""
+    return path.startswith("/v1") or path in ("/metrics", "/openapi.json")
+
+
+def _host_name(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""

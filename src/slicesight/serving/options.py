@@ -1,0 +1,117 @@
+"""What does the operator of a server decide, and which of it cannot be?"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from slicesight.errors import InputError
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+MIN_TOKEN_LENGTH = 16
+_SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The arguments of `slicesight serve`, checked."""
+
+    model: str = "phantom-tiny"
+    int8: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    """What `Authorization: Bearer` must carry; None only where nobody but this machine can ask."""
+    archives: tuple[str, ...] = ()
+    """DICOMweb addresses beneath which a series may be named instead of uploaded."""
+    folder: Path | None = None
+    """Where scans are kept while they are asked; None is the system's place for temporary files."""
+    is_shared: bool = False
+    """Whether several servers keep their scans in `folder` together (replicas of one service)."""
+
+    max_upload_bytes: int = 2 * 10**9
+    max_kept_volumes: int = 200
+    max_answers: int = 200
+    """Kept with each volume for its reports; the oldest go first."""
+    keep_minutes: float = 60
+    """A scan nobody has asked for as long is removed; 0 keeps it until the server stops."""
+
+    max_waiting: int = 32
+    """Questions that may wait; one more is told to come again."""
+    at_once: int = 16
+    """Questions answered together."""
+    encoded_bytes: int = 2**30
+    """Of encoded scans kept in memory, the ones used last."""
+    max_answer_tokens: int = 1024
+
+    answer_timeout_s: float = 300
+    read_timeout_s: float = 180
+    """To read an uploaded scan."""
+    read_memory_bytes: int = 8 * 2**30
+    """A process that reads a scan may address."""
+    max_reading: int = 2
+    """Scans read at the same time."""
+    stall_timeout_s: float = 30
+    """Without a byte from or to the client."""
+    min_upload_rate: int = 16 * 2**10
+    """Bytes per second that an upload must reach on the whole."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; expected 1 to 65535, or 0 for any that is free.")
+        if self.max_upload_bytes < 1:
+            raise InputError(f"--max-upload is {self.max_upload_bytes} bytes; expected more than none, say 2GB.")
+        if self.max_waiting < 1:
+            raise InputError(f"--queue is {self.max_waiting}; expected at least 1 question that may wait.")
+        if not 0 <= self.keep_minutes < 10**6:
+            raise InputError(f"--keep-minutes is {self.keep_minutes:g}; expected 0 (no end) or more.")
+        if self.token is None and not self.is_loopback:
+            raise InputError(
+                f"--host {self.host} can be reached from other machines, and there is no token; write one into a file "
+                "(openssl rand -hex 32) and pass --token-file FILE."
+            )
+        if self.token is not None and (len(self.token) < MIN_TOKEN_LENGTH or not re.fullmatch(r"[!-~]+", self.token)):
+            raise InputError(
+                f"the token has {len(self.token)} characters; expected at least {MIN_TOKEN_LENGTH} of ASCII without "
+                "blanks, for instance from openssl rand -hex 32."
+            )
+        for archive in self.archives:
+            _check_archive(archive)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody but this machine reaches the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def read_token(file: Path) -> str:
+    """The token in a file's first line."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--token-file {file}: cannot be read ({type(error).__name__}); name a text file.") from None
+    if not lines[0].strip():
+        raise InputError(f"--token-file {file}: its first line is empty; write the token there.")
+    return lines[0].strip()
+
+
+def read_size(text: str) -> int:
+    """Bytes from "2GB", "500 MB", "1GiB" or a plain number."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if found is None or found[2].upper() not in _SIZE_UNITS:
+        raise InputError(f"--max-upload is {text!r}; expected a size such as 500MB or 2GB.")
+    return int(float(found[1]) * _SIZE_UNITS[found[2].upper()])
+
+
+def _check_archive(address: str) -> None:
+    parts = urlsplit(address.removeprefix("dicomweb+"))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InputError(f"--archive {address}: expected a DICOMweb address such as http://host:8042/dicom-web.")

@@ -1,0 +1,92 @@
+"""How is an uploaded file read without trusting it? In a process of its own, with limits on time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slicesight.serving.kept_scan import REFUSAL_FILE, SCAN_FILE
+from slicesight.serving.refusals import Refusal
+from slicesight.volumes.grid import GridSpec
+
+_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanReader:
+    """Starts the process that reads a scan.
+
+    max_reading: scans read at the same time; a further one waits its turn.
+    """
+
+    timeout_s: float
+    memory_bytes: int
+    max_reading: asyncio.Semaphore
+
+    async def read(self, folder: Path, *, said: dict[str, Any], grid: GridSpec, **source: str) -> None:
+        """Read the folder's upload and leave grid, picture and facts beside it.
+
+        Args:
+            said: what the client says about the file, by the names of `slicesight ask`.
+            source: `file`, the upload's name in the folder, or `series`, an address in an archive.
+
+        Raises:
+            Refusal: the scan cannot be read, or not within the limits.
+        """
+        request = {
+            "folder": str(folder),
+            **source,
+            "said": said,
+            "grid": grid.to_dict(),
+            "memory_bytes": self.memory_bytes,
+        }
+        async with self.max_reading:
+            code = await self._run(json.dumps(request))
+        refusal = folder / REFUSAL_FILE
+        if refusal.exists():
+            message = json.loads(refusal.read_text(encoding="utf-8"))["message"]
+            raise Refusal(422, _by_field_names(message), param="file", code="unreadable_scan")
+        if code != 0 or not (folder / SCAN_FILE).exists():
+            raise Refusal(
+                422,
+                "the file stopped the program that reads it; it is damaged or larger than this server allows, "
+                "check it with slicesight inspect.",
+                param="file",
+                code="unreadable_scan",
+            )
+
+    async def _run(self, request: str) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "slicesight.serving.reading_worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
+            stderr=asyncio.subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {"OMP_NUM_THREADS": "1"},
+        )
+        assert process.stdin is not None
+        try:
+            process.stdin.write(request.encode() + b"\n")
+            return await asyncio.wait_for(process.wait(), self.timeout_s)
+        except TimeoutError:
+            raise Refusal(
+                422,
+                f"reading the scan took more than {self.timeout_s:.0f} s; send a smaller part of it.",
+                param="file",
+                code="unreadable_scan",
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _by_field_names(message: str) -> str:
+    """Options of the command line by the names of the form's fields."""
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), message)

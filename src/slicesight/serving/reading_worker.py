@@ -1,0 +1,109 @@
+"""What runs in the process that reads one uploaded scan? (`python -m slicesight.serving.reading_worker`)
+
+Decoders of medical formats are native code and meet files from strangers: here they may crash, hang or ask for memory
+without end, and nobody but this process notices. The request comes as one line of JSON on stdin, which stays open: when
+it closes, the server is gone and so are we. What was found is left in the folder, a refusal in refusal.json.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slicesight.errors import InputError
+from slicesight.serving.kept_scan import IMAGE_FILE, REFUSAL_FILE, write_scan
+from slicesight.serving.kept_source import write_source
+from slicesight.volumes.grid import GridSpec, to_grid
+from slicesight.volumes.readers import read_volume
+from slicesight.volumes.readers.options import checked_unit
+from slicesight.volumes.volume import Volume
+from slicesight.volumes.writers import write_nifti
+
+_PACK_LEVEL = 1  # a viewer waits for it
+
+
+def main() -> None:
+    """Read the request, obey it, leave the outcome in its folder."""
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_server, daemon=True).start()
+    limit = request["memory_bytes"]
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the scan
+    folder = Path(request["folder"])
+    tempfile.tempdir = str(folder / "unpacked")
+    Path(tempfile.tempdir).mkdir()
+    try:
+        _read(folder, request)
+    except InputError as error:
+        _refuse(folder, str(error))
+    except MemoryError:
+        _refuse(folder, f"reading the scan takes more than {limit / 2**30:.0f} GiB; send a smaller part of it.")
+    finally:
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
+
+
+def _read(folder: Path, request: dict[str, Any]) -> None:
+    said = request["said"]
+    volume = read_volume(
+        folder / request["file"],
+        series_uid=said.get("series"),
+        spacing_mm=said.get("spacing_mm"),
+        time_point=said.get("time_point"),
+        unit=checked_unit(said.get("unit")),
+    )
+    spec = GridSpec.from_dict(request["grid"])
+    grid = to_grid(volume, spec)
+    if grid.channels is not None:
+        raise InputError(f"window {spec.window!r} gives several channels; name a single window.")
+    _write_image(volume, folder)
+    write_source(folder / request["file"], volume, folder=folder)
+    write_scan(volume, grid, folder=folder)
+
+
+def _write_image(volume: Volume, folder: Path) -> None:
+    """The scan for a viewer; without geometry its voxels are cubes of 1 mm, or what spacing is known."""
+    if volume.affine_lps is None:
+        affine = np.zeros((4, 4))
+        for axis, size in enumerate(volume.spacing_mm or (1.0, 1.0, 1.0)):
+            affine[2 - axis, axis] = size
+        affine[3, 3] = 1.0
+        volume = replace(volume, affine_lps=affine)
+    plain = folder / "image.nii"
+    write_nifti(volume, plain, orientation="RAS")
+    with plain.open("rb") as source, (folder / IMAGE_FILE).open("wb") as sink, _packer(sink) as packed:
+        shutil.copyfileobj(source, packed, 1 << 20)
+    plain.unlink()
+
+
+def _packer(sink: Any) -> Any:
+    try:
+        from isal import igzip
+    except ImportError:
+        return gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=_PACK_LEVEL, mtime=0, filename="")
+    return igzip.IGzipFile(  # type: ignore[no-untyped-call]
+        fileobj=sink, mode="wb", compresslevel=_PACK_LEVEL, mtime=0, filename=""
+    )
+
+
+def _refuse(folder: Path, message: str) -> None:
+    (folder / REFUSAL_FILE).write_text(json.dumps({"message": message}), encoding="utf-8")
+
+
+def _leave_with_server() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""How is a request refused? In OpenAI's shape, one line: what was found, what was expected, what to change.
+
+{"error": {"message", "type", "param", "code"}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Refusal(HTTPException):
+    """A request that is not served, and why."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status_code=status, detail=" ".join(message.split()), headers=headers)
+        self.param, self.code = param, code
+
+    def body(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
+        return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), status_code=self.status_code, headers=self.headers)
+
+
+def no_volume() -> Refusal:
+    """The same whether it never was or is gone."""
+    return Refusal(
+        404, "there is no such volume; it may have expired, upload the scan again.", param="volume", code="no_volume"
+    )
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Give every refusal of the framework the same shape."""
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def refused_by_framework(request: Request, error: HTTPException) -> JSONResponse:
+        message = {
+            404: "there is nothing at this address; /openapi.json lists what there is.",
+            405: "this address does not take that method; /openapi.json lists which it takes.",
+        }.get(error.status_code, str(error.detail))
+        return Refusal(error.status_code, message, headers=error.headers).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+        param = ".".join(place) or None
+        wrong = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "json_invalid":
+            return Refusal(400, "the body is not valid JSON; send one JSON object.", code="json_invalid").response()
+        return Refusal(400, f"{param or 'the body'}: {wrong[:1].lower()}{wrong[1:]}.", param=param).response()

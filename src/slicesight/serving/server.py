@@ -1,0 +1,90 @@
+"""What belongs to one running server, and what happens to it at its beginning and end?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from slicesight.model_card import RESEARCH_NOTICE
+from slicesight.reader import Reader
+from slicesight.serving.metrics import Metrics
+from slicesight.serving.model_thread import ModelThread
+from slicesight.serving.options import ServeOptions
+from slicesight.serving.reading import ScanReader
+from slicesight.serving.shelf import Shelf
+from slicesight.volumes.volume import Volume
+
+_EXPIRE_EVERY_S = 15.0
+
+
+class Server:
+    """Reader, shelf, model thread and figures of one server."""
+
+    def __init__(self, reader: Reader, options: ServeOptions) -> None:
+        self.reader, self.options = reader, options
+        self.metrics = Metrics()
+        self.shelf = Shelf(
+            folder=options.folder,
+            is_shared=options.is_shared,
+            keep_minutes=options.keep_minutes,
+            max_volumes=options.max_kept_volumes,
+            max_answers=options.max_answers,
+        )
+        self.thread = ModelThread(
+            reader,
+            shelf=self.shelf,
+            metrics=self.metrics,
+            max_waiting=options.max_waiting,
+            at_once=options.at_once,
+            encoded_bytes=options.encoded_bytes,
+        )
+        self.scans = ScanReader(
+            timeout_s=options.read_timeout_s,
+            memory_bytes=options.read_memory_bytes,
+            max_reading=asyncio.Semaphore(options.max_reading),
+        )
+        metrics, encoded = self.metrics, self.thread.encoded
+        metrics.queue_length.set_function(lambda: self.thread.num_waiting)
+        metrics.rows.set_function(lambda: self.thread.num_rows)
+        metrics.volumes.set_function(lambda: len(self.shelf.kept()))
+        metrics.encoded_bytes.set_function(lambda: encoded.num_bytes)
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.reader.card.name
+
+    def notices(self, volume: Volume | None = None) -> list[str]:
+        """What must stand beside any answer: about this volume, or about a real scan."""
+        card = self.reader.card
+        return [RESEARCH_NOTICE, *(card.warnings if volume is None else card.warnings_about(volume))]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answer meanwhile; afterwards no scan is left."""
+        self.thread.start()
+        tidying = asyncio.create_task(self._tidy_forever())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await tidying
+            await asyncio.to_thread(self.thread.close)
+            self.shelf.close()
+
+    def tidy(self) -> None:
+        """Remove what has expired, from disk and from memory."""
+        self.shelf.expire()
+        self.tidy_memory()
+
+    def tidy_memory(self) -> None:
+        """Forget the encoded scans of volumes that are gone."""
+        self.thread.encoded.keep_only(self.shelf.kept())
+
+    async def _tidy_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY_S)
+            await asyncio.to_thread(self.tidy)

@@ -1,0 +1,204 @@
+"""What do the responses look like to a program that reads /openapi.json?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+_VOLUME_ID = "vol_0123456789abcdef0123456789abcdef"
+
+
+class ErrorShape(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class RefusalShape(BaseModel):
+    """OpenAI's shape of an error."""
+
+    error: ErrorShape
+
+
+class GridShape(BaseModel):
+    """The grid the model sees."""
+
+    num_slices: int
+    height: int
+    width: int
+    plane: str
+    window: str
+
+
+class GridSliceShape(BaseModel):
+    """One scored slice: the file's own slices behind it, and its centre (LPS, mm)."""
+
+    grid_slice: int
+    source_slices: list[int]
+    position_mm: list[float] | None
+    plane: str
+
+
+class VolumeShape(BaseModel):
+    """A scan the server keeps."""
+
+    id: str
+    object: str
+    created: int
+    expires_at: int | None
+    bytes: int
+    receipt: dict[str, Any]
+    grid: GridShape
+    grid_slices: list[GridSliceShape]
+    notices: list[str]
+
+
+class SliceShape(GridSliceShape):
+    """A slice and how much an answer rests on it."""
+
+    rank: int
+    score: float
+
+
+class RangeShape(BaseModel):
+    """Neighbouring slices that weigh more than twice an even spread."""
+
+    name: str
+    place: str
+    share: float
+    grid_slices: list[int]
+
+
+class AnswerShape(BaseModel):
+    """An assistant's message with what it rests on."""
+
+    role: str
+    content: str
+    refusal: None
+    scores: list[float]
+    even_share: float
+    slices: list[SliceShape]
+    ranges: list[RangeShape]
+
+
+class ChoiceShape(BaseModel):
+    """The one choice."""
+
+    index: int
+    message: AnswerShape
+    logprobs: None
+    finish_reason: str
+
+
+class UsageShape(BaseModel):
+    """Tokens, those of the volume among the prompt's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionShape(BaseModel):
+    """OpenAI's chat completion."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: None
+    notices: list[str]
+    choices: list[ChoiceShape]
+    usage: UsageShape
+
+
+class ModelShape(BaseModel):
+    """OpenAI's model, with what it was made from."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    card: dict[str, Any]
+    notices: list[str]
+
+
+class ModelsShape(BaseModel):
+    """OpenAI's list."""
+
+    object: str
+    data: list[ModelShape]
+
+
+class SettingsShape(BaseModel):
+    """What a page has to know."""
+
+    model: str
+    notices: list[str]
+    max_upload_bytes: int
+    archives: list[str]
+    windows: list[str]
+    needs_token: bool
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    return {"model": RefusalShape, "description": text}
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: _refusal("Something in the request is wrong; `param` names it."),
+    401: _refusal("The token is missing or wrong."),
+    403: _refusal("A page from elsewhere, or an address outside the named archives."),
+    404: _refusal("There is no such volume, model or answer."),
+    408: _refusal("The request's body did not keep coming."),
+    409: _refusal("It cannot be done with this scan."),
+    413: _refusal("Larger than this server takes."),
+    415: _refusal("Neither a form nor JSON."),
+    421: _refusal("The Host header names another machine."),
+    422: _refusal("The scan cannot be read."),
+    429: _refusal("As many questions wait, or volumes are kept, as may; Retry-After says when to come again."),
+    504: _refusal("No whole answer in time."),
+}
+
+_FIELDS: dict[str, Any] = {
+    "window": {"type": "string", "description": "soft_tissue, lung, bone, ..., percentile, m3d or LO,HI"},
+    "plane": {"type": "string", "enum": ["acquired", "axial", "coronal", "sagittal"]},
+    "series": {"type": "string", "description": "UID, where a zip holds several series"},
+    "spacing_mm": {"type": "string", "description": "Z,Y,X where the header is wrong or has none", "example": "5,1,1"},
+    "unit": {"type": "string", "enum": ["HU", "arbitrary"]},
+    "time_point": {"type": "string", "description": "which volume of a 4D file, from 0", "example": "0"},
+}
+UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "NIfTI, NRRD, MetaImage, .npy, DICOM, or a zip of a DICOM series",
+                        },
+                        **_FIELDS,
+                    },
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["source"],
+                    "properties": {"source": {"type": "string"}, **_FIELDS},
+                    "example": {"source": "dicomweb+http://archive:8042/dicom-web/studies/1.2.3/series/1.2.3.4"},
+                }
+            },
+        },
+    }
+}
