@@ -1,14 +1,16 @@
 """How does `slicesight ask` get from a path to answers, files and a report in the terminal?
 
-read -> grid -> encode -> ask -> write. Options and output paths are checked before the long work, and every file
-appears whole or not at all.
+(fetch ->) read -> grid -> encode -> ask -> write (-> store). Options and output paths are checked before the long
+work, and every file appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from slicesight.model_card import RESEARCH_NOTICE, ModelCard
 from slicesight.reader import Answer, Reader, load
 from slicesight.shell import answer_block, progress_bar, report_console, scan_header
 from slicesight.truths import find_case, judge
+from slicesight.volumes.archive_address import is_address, read_address
+from slicesight.volumes.dicom_source import SourceSeries, read_source
 from slicesight.volumes.grid import GridSpec, GridVolume
 from slicesight.volumes.readers import read_volume
 from slicesight.volumes.readers.options import checked_unit
@@ -33,7 +37,10 @@ STDOUT = Path("-")
 
 @dataclass(frozen=True, kw_only=True)
 class AskRequest:
-    """The arguments of `slicesight ask`, after parsing."""
+    """The arguments of `slicesight ask`, after parsing.
+
+    scan: a path or an archive's address. store: the DICOM report goes back into that archive.
+    """
 
     scan: Path
     questions: list[str] | None
@@ -50,6 +57,9 @@ class AskRequest:
     json: Path | None = None
     html: Path | None = None
     png: Path | None = None
+    sr: Path | None = None
+    store: bool = False
+    archive_token: Path | None = None
 
     def __post_init__(self) -> None:
         GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
@@ -57,11 +67,27 @@ class AskRequest:
             checked_place(path)
         if self.cache is not None and not self.cache.is_dir():
             raise InputError(f"--cache {self.cache} is no folder; create it first.")
+        if is_address(self.scan):
+            read_address(self.scan)
+        elif self.store:
+            raise InputError(
+                f"--store sends the report to the archive a scan came from, but {self.scan} is a file; ask a "
+                "dicomweb+https:// address or write --sr FILE.dcm."
+            )
+        if self.wants_sr:
+            from slicesight.structured_report import import_highdicom
+
+            import_highdicom()
 
     @property
     def files(self) -> list[Path]:
         """What will be written beside the terminal's report."""
-        return [path for path in (self.json, self.html, self.png) if path is not None and path != STDOUT]
+        return [path for path in (self.json, self.html, self.png, self.sr) if path is not None and path != STDOUT]
+
+    @property
+    def wants_sr(self) -> bool:
+        """A DICOM report is to be written or stored."""
+        return self.sr is not None or self.store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +171,22 @@ class Consultation:
         )
         save_report(figure, path)
 
+    def write_sr(self, path: Path, *, source: SourceSeries) -> str:
+        """Write the DICOM report; returns its SOP instance UID."""
+        from slicesight.structured_report import write_report
+
+        return write_report(
+            path,
+            self.answers,
+            grid=self.grid,
+            source=source,
+            card=self.card,
+            title=self.title,
+            reading=self.reading,
+            notes=self.volume.warnings,
+            warnings=self.warnings,
+        )
+
 
 def run_ask(request: AskRequest) -> None:
     """Answer, print and write; raises InputError before anything is written."""
@@ -154,14 +196,15 @@ def run_ask(request: AskRequest) -> None:
     questions = request.questions
     if case is not None and questions is None:
         questions = [pair.prompt for pair in case.conversations]
-    with stderr.status("reading the scan"):
+    with scan_at_hand(request, stderr) as place, stderr.status("reading the scan"):
         volume = read_volume(
-            request.scan,
+            place,
             series_uid=request.series_uid,
             spacing_mm=request.spacing_mm,
             time_point=request.time_point,
             unit=checked_unit(request.unit),
         )
+        source = read_source(place, volume) if request.wants_sr else None
     scan_format = volume.source.get("format", "no DICOM")
     if request.series_uid is not None and "DICOM" not in scan_format:
         raise InputError(
@@ -181,8 +224,49 @@ def run_ask(request: AskRequest) -> None:
     else:
         print_report(report_console(), consultation)
     write_files(consultation, json_path=None if json_to_stdout else request.json, html=request.html, png=request.png)
+    if source is not None and request.sr is not None:
+        consultation.write_sr(request.sr, source=source)
     for path in request.files:
         stderr.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    if source is not None and request.store:
+        with stderr.status("storing the report"):
+            stored = store_report(consultation, request, source=source)
+        stderr.print(stored, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def scan_at_hand(request: AskRequest, stderr: Console) -> Iterator[Path]:
+    """The scan's own path, or a temporary folder with the archive's series."""
+    if not is_address(request.scan):
+        yield request.scan
+        return
+    from slicesight.volumes.archive import fetched
+
+    with ExitStack() as stack:
+        with progress_bar(stderr, "fetching the series") as progress:
+            came = fetched(read_address(request.scan), token=archive_token(request), progress=progress)
+            folder = stack.enter_context(came)
+        yield folder
+
+
+def store_report(consultation: Consultation, request: AskRequest, *, source: SourceSeries) -> str:
+    """Send the DICOM report to the archive the scan came from; returns a line that says so."""
+    from slicesight.volumes.archive import store
+
+    archive = read_address(request.scan).archive
+    with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
+        report = request.sr or Path(folder) / "report.dcm"
+        if request.sr is None:
+            consultation.write_sr(report, source=source)
+        uid = store(report, archive=archive, token=archive_token(request))
+    return f"stored the report {uid} in {archive}; it lies in its own series of the scan's study"
+
+
+def archive_token(request: AskRequest) -> str | None:
+    """What the file given holds; without one the environment is asked later."""
+    from slicesight.volumes.archive import read_token
+
+    return None if request.archive_token is None else read_token(request.archive_token)
 
 
 def load_quietly(model: str, *, int8: bool = False, cache: Path | None = None) -> Reader:

@@ -130,7 +130,7 @@ def write_report(
     Raises:
         InputError: the images' headers lack what a report must repeat, or the file cannot be written.
     """
-    highdicom = _highdicom()
+    highdicom = import_highdicom()
     assert answers
     checked_place(path)
     with quiet_pydicom():
@@ -222,7 +222,12 @@ def read_report(path: str | Path) -> Report:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _highdicom() -> Any:
+def import_highdicom() -> Any:
+    """The library that writes the report.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import highdicom
         import highdicom.sr
