@@ -14,6 +14,14 @@ import { Viewer } from "./viewer/viewer";
 
 export function App() {
   const help = useRef<HTMLDialogElement>(null);
+  const top = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const observer = new ResizeObserver(() => {
+      document.documentElement.style.setProperty("--top", `${top.current?.offsetHeight ?? 0}px`);
+    });
+    if (top.current) observer.observe(top.current);
+    return () => observer.disconnect();
+  }, []);
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       const isTyping = event.target instanceof HTMLElement && event.target.matches("input, textarea, select");
@@ -30,7 +38,7 @@ export function App() {
   const now = stage.value;
   return (
     <>
-      <header class="top">
+      <header class="top" ref={top}>
         <div class="bar">
           <span class="brand">
             <img src="icon.svg" alt="" width="24" height="24" /> slicesight
@@ -46,7 +54,7 @@ export function App() {
                   onClick={() => void closeScan()}
                   title="Delete this scan from the server and start anew"
                 >
-                  Delete scan
+                  Delete<span class="wide"> scan</span>
                 </button>
               </>
             )}

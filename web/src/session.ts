@@ -16,6 +16,8 @@ export interface Turn {
   key: number;
   /** Empty: describe the findings. */
   question: string;
+  /** The model reads the turns before it too. */
+  followsUp: boolean;
   state: "waiting" | "busy" | "speaking" | "done" | "stopped" | "failed";
   text: string;
   answerId: string;
@@ -123,11 +125,24 @@ export function connect(drawn: Scene): void {
   marks.value = marksOf(open.grid_slices, open.receipt, (ras) => drawn.toFraction(ras));
 }
 
-export async function ask(question: string): Promise<void> {
+/** Ask; an empty question is answered by a description of the findings, which always stands for itself. */
+export async function ask(question: string, followsUp = false): Promise<void> {
   if (volume.value === null || isAnswering.value) return;
   const key = nextKey++;
   const before = turns.value;
-  turns.value = [...before, { key, question, state: "waiting", text: "", answerId: "", evidence: null, problem: "" }];
+  turns.value = [
+    ...before,
+    {
+      key,
+      question,
+      followsUp: followsUp && question !== "",
+      state: "waiting",
+      text: "",
+      answerId: "",
+      evidence: null,
+      problem: "",
+    },
+  ];
   await answer(key);
 }
 
@@ -168,10 +183,10 @@ export function stop(): void {
   stopAnswer = null;
 }
 
-/** The conversation up to one question, the scan named in its first message. */
+/** A question, after the turns it follows up, the scan named in the first message. */
 export function messagesFor(id: string, all: readonly Turn[], key: number): Message[] {
   const last = all.findIndex((turn) => turn.key === key);
-  const heard = all.slice(0, last).filter((turn) => turn.state === "done");
+  const heard = all[last]?.followsUp ? all.slice(0, last).filter((turn) => turn.state === "done") : [];
   const messages: Message[] = heard.flatMap((turn): Message[] => [
     { role: "user", content: turn.question },
     { role: "assistant", content: turn.text },

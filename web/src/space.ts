@@ -107,7 +107,8 @@ export function placeName(stack: Stack, index: number): string {
   if (!position || !first || !last || stack.slices.length < 2) return "";
   const spans = first.map((value, axis) => Math.abs((last[axis] ?? value) - value));
   const axis = spans.indexOf(Math.max(...spans)) as 0 | 1 | 2;
-  return `${AXIS_NAMES[axis]} ${wholeNumber(position[axis])} mm`;
+  return withMinus(`${AXIS_NAMES[axis]} ${position[axis].toFixed(0).replace(/^-0$/, "0")} mm`);
 }
 
-export const wholeNumber = (value: number) => value.toFixed(0).replace(/^-0$/, "0");
+/** A hyphen before a number as the sign it means. */
+export const withMinus = (text: string) => text.replace(/-(?=\d)/g, "−");

@@ -1,17 +1,29 @@
 /** What was answered, and on which slices does it rest? */
 
+import { useState } from "preact/hooks";
 import { heaviest, restOf, shareText } from "../bars";
 import type { Evidence } from "../contract";
 import { askAgain, goTo, isAnswering, stacks, type Turn } from "../session";
+import { withMinus } from "../space";
 import { ScoreBars } from "./score_bars";
+import { notify } from "./toast";
 
 export function Answer({ turn }: { turn: Turn }) {
   const isOpen = turn.state === "waiting" || turn.state === "speaking" || turn.state === "busy";
   const isReport = turn.question === "";
   return (
     <article class={`turn${isReport ? " report" : ""}`} data-state={turn.state}>
-      <h2 class="question">{isReport ? "Report: describe the findings" : turn.question}</h2>
+      <h2 class="question">
+        {isReport ? "Describe the findings" : turn.question}
+        {turn.followsUp && <span class="faint"> · follow-up</span>}
+      </h2>
       <div class="card">
+        {isReport && (
+          <header class="row">
+            <h3>Report</h3>
+            {turn.state === "done" && <CopyButton text={turn.text} />}
+          </header>
+        )}
         {(turn.text !== "" || turn.state === "waiting") && (
           <p class="words">
             {turn.text}
@@ -53,7 +65,7 @@ function RestsOn({ turn, evidence }: { turn: Turn; evidence: Evidence }) {
               title="Show the heaviest slice of this range"
               onClick={() => goTo(turn.key, heaviest(evidence.scores, ...range.grid_slices))}
             >
-              <span class="name">{range.name}</span> <span class="where">{range.place}</span>
+              <span class="name">{range.name}</span> <span class="where">{withMinus(range.place)}</span>
               <Share share={range.share} widest={widest} />
             </button>
           </li>
@@ -78,8 +90,7 @@ function RestsOn({ turn, evidence }: { turn: Turn; evidence: Evidence }) {
         ))}
       </div>
       <p class="legend">
-        one bar per slice of the model's grid · <b>- - -</b> an even spread, 1/{evidence.scores.length} ={" "}
-        {shareText(evidence.even_share)}
+        one bar per slice · <b>- - -</b> even spread 1/{evidence.scores.length} = {shareText(evidence.even_share)}
       </p>
     </div>
   );
@@ -93,5 +104,23 @@ function Share({ share, widest }: { share: number; widest: number }) {
       </span>
       <span class="number">{shareText(share)}</span>
     </>
+  );
+}
+
+function CopyButton({ text }: { text: string }) {
+  const [isCopied, setCopied] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(text);
+    setCopied(true);
+    setTimeout(() => setCopied(false), 2000);
+  };
+  return (
+    <button
+      type="button"
+      class="quiet"
+      onClick={() => copy().catch(() => notify("The browser did not allow copying."))}
+    >
+      {isCopied ? "Copied" : "Copy text"}
+    </button>
   );
 }

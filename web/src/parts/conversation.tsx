@@ -10,8 +10,8 @@ const SUGGESTIONS = [
   "Which contrast phase is this?",
   "In which plane was this scan acquired?",
   "Which organ shows an abnormality?",
-  "Where is the lesion?",
-  "What kind of lesion is it?",
+  "What is seen in the liver?",
+  "What is seen in the right lung?",
 ];
 
 export function Conversation({ volume, title }: { volume: Volume; title: string }) {
@@ -88,11 +88,17 @@ function ReceiptCard({ volume, title }: { volume: Volume; title: string }) {
 export function Composer() {
   const field = useRef<HTMLTextAreaElement>(null);
   const [text, setText] = useState("");
+  const [followsUp, setFollowsUp] = useState(false);
   const isBusy = isAnswering.value;
+  useEffect(() => {
+    if (field.current === null) return;
+    field.current.style.height = "auto"; // as tall as what is written
+    field.current.style.height = `${field.current.scrollHeight + 2}px`;
+  }, [text]);
   const send = (question: string) => {
     if (isBusy || question.trim() === "") return;
     setText("");
-    void ask(question.trim());
+    void ask(question.trim(), followsUp);
   };
   return (
     <form
@@ -102,35 +108,34 @@ export function Composer() {
         send(text);
       }}
     >
-      {turns.value.length === 0 && (
-        <fieldset class="suggestions" aria-label="Questions to begin with">
-          {SUGGESTIONS.map((question) => (
+      <fieldset class="suggestions" aria-label="Ready questions" disabled={isBusy || settings.value === null}>
+        <button type="button" onClick={() => void ask("")}>
+          <b>Describe the findings</b>
+        </button>
+        {turns.value.length === 0 &&
+          SUGGESTIONS.map((question) => (
             <button type="button" key={question} onClick={() => send(question)}>
               {question}
             </button>
           ))}
-        </fieldset>
-      )}
+      </fieldset>
       <label class="unseen" for="question">
         Question about the scan
       </label>
-      <textarea
-        id="question"
-        ref={field}
-        rows={2}
-        value={text}
-        placeholder={turns.value.length > 0 ? "Ask on …" : "Ask about this scan …"}
-        onInput={(event) => setText(event.currentTarget.value)}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-          event.preventDefault();
-          send(text);
-        }}
-      />
-      <div class="row">
-        <button type="button" disabled={isBusy || settings.value === null} onClick={() => void ask("")}>
-          Describe the findings
-        </button>
+      <div class="line">
+        <textarea
+          id="question"
+          ref={field}
+          rows={1}
+          value={text}
+          placeholder="Ask about this scan …"
+          onInput={(event) => setText(event.currentTarget.value)}
+          onKeyDown={(event) => {
+            if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+            event.preventDefault();
+            send(text);
+          }}
+        />
         {isBusy ? (
           <button type="button" class="main stop" onClick={stop}>
             Stop
@@ -141,6 +146,12 @@ export function Composer() {
           </button>
         )}
       </div>
+      {turns.value.some(({ state }) => state === "done") && (
+        <label class="follow">
+          <input type="checkbox" checked={followsUp} onChange={(event) => setFollowsUp(event.currentTarget.checked)} />
+          Follow-up: the model reads earlier answers
+        </label>
+      )}
     </form>
   );
 }

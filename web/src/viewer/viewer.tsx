@@ -6,6 +6,7 @@ import { inWords } from "../problems";
 import { numberText, plainName } from "../receipt";
 import { readImage } from "../server";
 import { connect, place } from "../session";
+import { withMinus } from "../space";
 import { type Layout, type Place, Scene } from "./scene";
 import { type Preset, presetsFor } from "./windows";
 
@@ -130,11 +131,9 @@ function Readout({ place: now, hasPositions, unit }: { place: Place | null; hasP
   return (
     <output class="readout" data-mm={`${x} ${y} ${z}`} aria-label="Crosshair">
       {hasPositions ? (
-        <>
-          <span title="DICOM patient coordinates: x grows toward the patient's left, y toward the back, z toward the head">
-            x <b>{minus(x)}</b> y <b>{minus(y)}</b> z <b>{minus(z)}</b> mm
-          </span>
-        </>
+        <span title="DICOM patient coordinates: x grows toward the patient's left, y toward the back, z toward the head">
+          x <b>{withMinus(x ?? "")}</b> y <b>{withMinus(y ?? "")}</b> z <b>{withMinus(z ?? "")}</b> mm
+        </span>
       ) : (
         <span>the file holds no positions</span>
       )}
@@ -148,5 +147,3 @@ function Readout({ place: now, hasPositions, unit }: { place: Place | null; hasP
     </output>
   );
 }
-
-const minus = (text: string | undefined) => (text ?? "").replace("-", "−");

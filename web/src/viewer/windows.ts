@@ -19,7 +19,7 @@ const CT: Preset[] = [
 
 export function presetsFor(receipt: Receipt, fullRange?: readonly [number, number]): Preset[] {
   const { low, high } = receipt.window;
-  const presets = [{ name: "as the model saw it", low, high }, ...(receipt.unit === "HU" ? CT : [])];
+  const presets = [{ name: "model's own", low, high }, ...(receipt.unit === "HU" ? CT : [])];
   if (fullRange) presets.push({ name: "full range", low: fullRange[0], high: fullRange[1] });
   return presets;
 }
