@@ -48,7 +48,7 @@ export function App() {
           <span class="actions">
             {now.name === "open" && (
               <>
-                <ExportMenu volume={now.volume} />
+                <ExportMenu volume={now.volume} isFromArchive={now.isFromArchive} />
                 <button
                   type="button"
                   onClick={() => void closeScan()}

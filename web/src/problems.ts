@@ -6,6 +6,7 @@ export class Problem extends Error {
     readonly status: number,
     message: string,
     readonly retryAfter: number | null = null,
+    readonly code: string | null = null,
   ) {
     super(message);
   }
@@ -16,19 +17,16 @@ export const NO_CONNECTION = new Problem(0, "no connection");
 /** A problem from an answer that is none: the server's own line where it sent one. */
 export function problemFrom(status: number, body: string, retryAfter: string | null): Problem {
   const seconds = Number.parseInt(retryAfter ?? "", 10);
-  return new Problem(
-    status,
-    messageIn(body) ?? `the server answered ${status}`,
-    Number.isNaN(seconds) ? null : seconds,
-  );
+  const { message, code } = errorIn(body);
+  const wait = Number.isNaN(seconds) ? null : seconds;
+  return new Problem(status, message ?? `the server answered ${status}`, wait, code ?? null);
 }
 
-function messageIn(body: string): string | null {
+function errorIn(body: string): { message?: string; code?: string } {
   try {
-    const message = JSON.parse(body)?.error?.message;
-    return typeof message === "string" ? message : null;
+    return JSON.parse(body)?.error ?? {};
   } catch {
-    return null;
+    return {};
   }
 }
 
@@ -46,6 +44,7 @@ export function inWords(error: unknown): string {
     case 429:
       return "The server is busy with other questions. Try again in a moment.";
     case 404:
+      if (error.code === "no_model") return sentence(error.message);
       return "The scan is no longer on the server: it was deleted, or its time ran out. Open it again.";
     default:
       return sentence(error.message);

@@ -10,7 +10,7 @@ import type { Fractions, Place, Scene } from "./viewer/scene";
 export type Stage =
   | { name: "welcome"; problem: string }
   | { name: "sending"; title: string; sent: number; total: number; stop: () => void }
-  | { name: "open"; volume: Volume; title: string };
+  | { name: "open"; volume: Volume; title: string; isFromArchive: boolean };
 
 export interface Turn {
   key: number;
@@ -85,7 +85,7 @@ export async function openScan(
       await server.deleteScan(opened.id);
       return;
     }
-    stage.value = { name: "open", volume: opened, title };
+    stage.value = { name: "open", volume: opened, title, isFromArchive: "source" in scan };
   } catch (error) {
     stage.value = { name: "welcome", problem: control.signal.aborted ? "" : inWords(error) };
   }

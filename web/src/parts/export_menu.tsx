@@ -10,11 +10,12 @@ import { notify } from "./toast";
 const FORMATS: { format: ReportFormat; name: string; hint: string; ending: string }[] = [
   { format: "html", name: "Report page", hint: "HTML, opens anywhere", ending: "html" },
   { format: "json", name: "Data", hint: "JSON, for programs", ending: "json" },
-  { format: "sr", name: "DICOM SR", hint: "structured report, for DICOM scans", ending: "dcm" },
+  { format: "sr", name: "DICOM SR", hint: "structured report", ending: "dcm" },
 ];
 
-export function ExportMenu({ volume }: { volume: Volume }) {
+export function ExportMenu({ volume, isFromArchive }: { volume: Volume; isFromArchive: boolean }) {
   const menu = useRef<HTMLDetailsElement>(null);
+  const isDicom = String(volume.receipt.source.format).includes("DICOM");
   const isEmpty = answerIds.value.length === 0;
   const close = () => {
     if (menu.current) menu.current.open = false;
@@ -45,7 +46,7 @@ export function ExportMenu({ volume }: { volume: Volume }) {
           <button
             type="button"
             key={format}
-            disabled={isEmpty}
+            disabled={isEmpty || (format === "sr" && !isDicom)}
             onClick={() =>
               attempt(async () => {
                 save(await readReport(volume.id, format, answerIds.value), `slicesight-report.${ending}`);
@@ -53,10 +54,10 @@ export function ExportMenu({ volume }: { volume: Volume }) {
               })
             }
           >
-            {name} <span class="faint">{hint}</span>
+            {name} <span class="faint">{format === "sr" && !isDicom ? "needs a DICOM scan" : hint}</span>
           </button>
         ))}
-        {volume.receipt.source.archive !== undefined && (
+        {isFromArchive && (
           <button
             type="button"
             disabled={isEmpty}
