@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 MAKER = "slicesight"
 SCHEME = "99SLICESIGHT"
 SERIES_NUMBER = 1001
-LONG_STRING = 64  # characters that a DICOM LO may have
+LONG_STRING = 64  # characters that a DICOM LO may have; kept to as many bytes, which is what some programs count
 VERSION_UNKNOWN = "not stated"
 PURPOSE = "Answers of a research model to single questions; not a report of the examination."
 
@@ -213,7 +214,7 @@ def read_report(path: str | Path) -> Report:
             raise
         except FileNotFoundError:
             raise InputError(f"{place}: no such file; check the path") from None
-        except DAMAGED as error:
+        except (*DAMAGED, InvalidDicomError) as error:
             raise InputError(
                 f"{place.name}: cannot be read as a DICOM report ({_one_line(error)}); write it again"
             ) from None
@@ -392,8 +393,8 @@ def _line(words: str) -> str:
 
 
 def _label(words: str) -> str:
-    """For a DICOM LO: one line, no backslash (which would split it), 64 characters."""
-    return _line(words).replace("\\", "/")[:LONG_STRING].strip()
+    """For a DICOM LO: one line, no backslash (which would split it), not too long."""
+    return _line(words).replace("\\", "/").encode()[:LONG_STRING].decode(errors="ignore").strip()
 
 
 def _one_line(error: Exception) -> str:
