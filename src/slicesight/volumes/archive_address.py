@@ -85,14 +85,7 @@ def read_archive(text: str) -> str:
             "the archive's address holds a user name; put it into ~/.netrc, or a token into a file, and leave it out"
         )
     segments = parts.path.split("/")
-    if (
-        parts.query
-        or parts.fragment
-        or "%" in url
-        or "\\" in url
-        or {".", ".."} & set(segments)
-        or not url.isprintable()
-    ):
+    if set("?#%\\ ") & set(url) or {".", ".."} & set(segments) or not url.isprintable():
         raise InputError(f"{_shown(text)} holds more than an archive's plain address; expected {EXAMPLE}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     shown_port = f":{port}" if port is not None and port != _USUAL_PORTS[parts.scheme] else ""

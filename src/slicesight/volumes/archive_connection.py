@@ -115,7 +115,11 @@ def talking(archive: str, *, token: str | None, max_bytes: int) -> Iterator[Talk
         raise
     except exceptions.HTTPError as error:
         raise InputError(_refusal(archive, error)) from None
-    except exceptions.SSLError:
+    except exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            raise InputError(
+                f"{archive} does not speak TLS; check the port, or use its dicomweb+http:// address"
+            ) from None
         raise InputError(
             f"{archive}: its certificate is not trusted; name the hospital's own in REQUESTS_CA_BUNDLE=FILE.pem"
         ) from None
