@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,14 +14,14 @@ from slicesight.errors import InputError
 from slicesight.reader.continuous import Told
 from slicesight.serving.completions import LAST_EVENT, Completion, error_event
 from slicesight.serving.conversation import Asked, ChatRequest, read_conversation
-from slicesight.serving.refusals import Refusal
+from slicesight.serving.logs import log_failure
+from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.reports import answer_to_keep
 from slicesight.serving.server import Server
 from slicesight.serving.shapes import REFUSALS, CompletionShape
 from slicesight.serving.shelf import new_id
 from slicesight.serving.waiting import ClientGone, EventStream, Waiter, unless_gone
 
-log = logging.getLogger("slicesight.serving")
 DEFAULT_MAX_TOKENS = 160
 _NOBODY_THERE = 499
 """A status no client sees: it has closed the connection."""
@@ -125,15 +123,14 @@ class _Answering:
     def _refused(self, error: Exception) -> Refusal:
         """What the client is told; of our own mistakes only that there was one."""
         if isinstance(error, Refusal):
-            self._count("timed out" if error.status_code == 504 else "refused")
+            self._count({504: "timed out", 500: "failed"}.get(error.status_code, "refused"))
             return error
         if isinstance(error, InputError):
             self._count("refused")
             return Refusal(400, str(error), param="messages")
         self._count("failed")
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        log.error("answering failed with %s\n%s", type(error).__name__, frames)
-        return Refusal(500, "the server made a mistake; its log says where.", code="internal_error")
+        log_failure("a question", error)
+        return internal_error()
 
     def _count(self, end: str) -> None:
         self.server.metrics.questions.labels(end).inc()

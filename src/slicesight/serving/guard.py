@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import time
-import traceback
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slicesight.serving.logs import log, log_failure
 from slicesight.serving.metrics import Metrics
 from slicesight.serving.options import LOOPBACK_NAMES, ServeOptions
-from slicesight.serving.refusals import Refusal
+from slicesight.serving.refusals import Refusal, internal_error
 
-log = logging.getLogger("slicesight.serving")
 MAX_JSON_BYTES = 4 * 2**20
 UPLOAD_PATH = "/v1/volumes"
 
@@ -105,11 +103,9 @@ class _Exchange:
         except TooSlow:
             pass
         except Exception as error:  # the last place before the server's own log, which would print the error's words
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s failed with %s\n%s", self.route, type(error).__name__, frames)
+            log_failure(self.route, error)
             if not self.status:
-                refusal = Refusal(500, "the server made a mistake; its log says where.", code="internal_error")
-                await refusal.response()(self.scope, self.receive, self.send)
+                await internal_error().response()(self.scope, self.receive, self.send)
         finally:
             method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
             self.guard.metrics.requests.labels(method, self.route, str(self.status)).inc()

@@ -5,20 +5,17 @@ The encoded scans used last stay in memory, so a scan is encoded once however ma
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-import traceback
 from collections import OrderedDict, deque
 from math import ceil
 
 from slicesight.reader import EncodedScan, Reader
 from slicesight.reader.continuous import ContinuousAsking, Inquiry
+from slicesight.serving.logs import log_failure
 from slicesight.serving.metrics import Metrics
-from slicesight.serving.refusals import Refusal
+from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.shelf import Shelf
-
-log = logging.getLogger("slicesight.serving")
 
 
 class ModelThread:
@@ -101,10 +98,9 @@ class ModelThread:
                     return
             try:
                 self._asking.answer(self._take)
-            except Exception as error:  # the thread must live on; the error's own words may hold a question
-                frames = "".join(traceback.format_tb(error.__traceback__))
-                log.error("answering failed with %s\n%s", type(error).__name__, frames)
-                self._asking.fail_all(error)
+            except Exception as error:  # the thread must live on
+                log_failure("answering", error)
+                self._asking.fail_all(internal_error())
 
     def _take(self) -> Inquiry | None:
         with self._news:
@@ -153,6 +149,10 @@ class EncodedScans:
         with self._turn:
             for volume_id in set(self._held) - volume_ids:
                 del self._held[volume_id]
+
+    def names(self) -> set[str]:
+        """Volumes held in memory."""
+        return set(self._held)
 
     @property
     def num_bytes(self) -> int:

@@ -6,9 +6,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from slicesight.errors import InputError
+from slicesight.volumes.archive_address import read_archive
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_TOKEN_LENGTH = 16
@@ -52,6 +52,8 @@ class ServeOptions:
     """To read an uploaded scan."""
     read_memory_bytes: int = 8 * 2**30
     """A process that reads a scan may address."""
+    fetch_timeout_s: float = 1800
+    """To take a series from an archive and read it."""
     max_reading: int = 2
     """Scans read at the same time."""
     stall_timeout_s: float = 30
@@ -78,8 +80,7 @@ class ServeOptions:
                 f"the token has {len(self.token)} characters; expected at least {MIN_TOKEN_LENGTH} of ASCII without "
                 "blanks, for instance from openssl rand -hex 32."
             )
-        for archive in self.archives:
-            _check_archive(archive)
+        object.__setattr__(self, "archives", tuple(read_archive(archive) for archive in self.archives))
 
     @property
     def is_loopback(self) -> bool:
@@ -109,9 +110,3 @@ def read_size(text: str) -> int:
     if found is None or found[2].upper() not in _SIZE_UNITS:
         raise InputError(f"--max-upload is {text!r}; expected a size such as 500MB or 2GB.")
     return int(float(found[1]) * _SIZE_UNITS[found[2].upper()])
-
-
-def _check_archive(address: str) -> None:
-    parts = urlsplit(address.removeprefix("dicomweb+"))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(f"--archive {address}: expected a DICOMweb address such as http://host:8042/dicom-web.")

@@ -13,9 +13,13 @@ from typing import Any
 
 from slicesight.serving.kept_scan import REFUSAL_FILE, SCAN_FILE
 from slicesight.serving.refusals import Refusal
+from slicesight.volumes.archive_address import ArchiveAddress
 from slicesight.volumes.grid import GridSpec
 
-_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+_KEPT_VARIABLES = (
+    *("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG"),
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN"),  # for archives
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,32 +30,46 @@ class ScanReader:
     """
 
     timeout_s: float
+    fetch_timeout_s: float
     memory_bytes: int
+    max_fetched_bytes: int
     max_reading: asyncio.Semaphore
 
-    async def read(self, folder: Path, *, said: dict[str, Any], grid: GridSpec, **source: str) -> None:
-        """Read the folder's upload and leave grid, picture and facts beside it.
+    async def read(
+        self,
+        folder: Path,
+        *,
+        said: dict[str, Any],
+        grid: GridSpec,
+        file: str | None = None,
+        series: ArchiveAddress | None = None,
+    ) -> None:
+        """Read the folder's upload, or fetch a series, and leave grid, picture and facts in the folder.
 
         Args:
             said: what the client says about the file, by the names of `slicesight ask`.
-            source: `file`, the upload's name in the folder, or `series`, an address in an archive.
+            file: the upload's name in the folder; series: what to fetch instead.
 
         Raises:
             Refusal: the scan cannot be read, or not within the limits.
         """
         request = {
             "folder": str(folder),
-            **source,
+            "file": file,
+            "series": None if series is None else str(series),
             "said": said,
             "grid": grid.to_dict(),
             "memory_bytes": self.memory_bytes,
+            "max_fetched_bytes": self.max_fetched_bytes,
         }
         async with self.max_reading:
-            code = await self._run(json.dumps(request))
+            code = await self._run(json.dumps(request), self.timeout_s if series is None else self.fetch_timeout_s)
         refusal = folder / REFUSAL_FILE
         if refusal.exists():
-            message = json.loads(refusal.read_text(encoding="utf-8"))["message"]
-            raise Refusal(422, _by_field_names(message), param="file", code="unreadable_scan")
+            found = json.loads(refusal.read_text(encoding="utf-8"))
+            if found["is_archives"]:
+                raise Refusal(502, found["message"], param="source", code="archive_failed")
+            raise Refusal(422, by_field_names(found["message"]), param="file", code="unreadable_scan")
         if code != 0 or not (folder / SCAN_FILE).exists():
             raise Refusal(
                 422,
@@ -61,7 +79,7 @@ class ScanReader:
                 code="unreadable_scan",
             )
 
-    async def _run(self, request: str) -> int:
+    async def _run(self, request: str, timeout_s: float) -> int:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "slicesight.serving.reading_worker"),
@@ -73,11 +91,11 @@ class ScanReader:
         assert process.stdin is not None
         try:
             process.stdin.write(request.encode() + b"\n")
-            return await asyncio.wait_for(process.wait(), self.timeout_s)
+            return await asyncio.wait_for(process.wait(), timeout_s)
         except TimeoutError:
             raise Refusal(
                 422,
-                f"reading the scan took more than {self.timeout_s:.0f} s; send a smaller part of it.",
+                f"reading the scan took more than {timeout_s:.0f} s; send a smaller part of it.",
                 param="file",
                 code="unreadable_scan",
             ) from None
@@ -87,6 +105,6 @@ class ScanReader:
                 await process.wait()
 
 
-def _by_field_names(message: str) -> str:
+def by_field_names(message: str) -> str:
     """Options of the command line by the names of the form's fields."""
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), message)

@@ -24,6 +24,8 @@ import numpy as np
 from slicesight.errors import InputError
 from slicesight.serving.kept_scan import IMAGE_FILE, REFUSAL_FILE, write_scan
 from slicesight.serving.kept_source import write_source
+from slicesight.volumes.archive import fetch
+from slicesight.volumes.archive_address import read_address
 from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.readers import read_volume
 from slicesight.volumes.readers.options import checked_unit
@@ -31,6 +33,10 @@ from slicesight.volumes.volume import Volume
 from slicesight.volumes.writers import write_nifti
 
 _PACK_LEVEL = 1  # a viewer waits for it
+
+
+class ArchiveFailed(Exception):  # noqa: N818  # it is said as a refusal
+    """The archive, not the scan."""
 
 
 def main() -> None:
@@ -45,6 +51,8 @@ def main() -> None:
     Path(tempfile.tempdir).mkdir()
     try:
         _read(folder, request)
+    except ArchiveFailed as error:
+        _refuse(folder, str(error), is_archives=True)
     except InputError as error:
         _refuse(folder, str(error))
     except MemoryError:
@@ -55,8 +63,11 @@ def main() -> None:
 
 def _read(folder: Path, request: dict[str, Any]) -> None:
     said = request["said"]
+    place = folder / (request["file"] or "series")
+    if request["series"] is not None:
+        _fetch(request["series"], place, max_bytes=request["max_fetched_bytes"])
     volume = read_volume(
-        folder / request["file"],
+        place,
         series_uid=said.get("series"),
         spacing_mm=said.get("spacing_mm"),
         time_point=said.get("time_point"),
@@ -67,8 +78,17 @@ def _read(folder: Path, request: dict[str, Any]) -> None:
     if grid.channels is not None:
         raise InputError(f"window {spec.window!r} gives several channels; name a single window.")
     _write_image(volume, folder)
-    write_source(folder / request["file"], volume, folder=folder)
+    write_source(place, volume, folder=folder)
     write_scan(volume, grid, folder=folder)
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+def _fetch(address: str, place: Path, *, max_bytes: int) -> None:
+    place.mkdir()
+    try:
+        fetch(read_address(address), place, max_bytes=max_bytes)
+    except InputError as error:
+        raise ArchiveFailed(str(error)) from None
 
 
 def _write_image(volume: Volume, folder: Path) -> None:
@@ -96,8 +116,9 @@ def _packer(sink: Any) -> Any:
     )
 
 
-def _refuse(folder: Path, message: str) -> None:
-    (folder / REFUSAL_FILE).write_text(json.dumps({"message": message}), encoding="utf-8")
+def _refuse(folder: Path, message: str, *, is_archives: bool = False) -> None:
+    found = {"message": message, "is_archives": is_archives}
+    (folder / REFUSAL_FILE).write_text(json.dumps(found), encoding="utf-8")
 
 
 def _leave_with_server() -> None:

@@ -46,6 +46,11 @@ def no_volume() -> Refusal:
     )
 
 
+def internal_error() -> Refusal:
+    """A mistake of our own; what it was stands in the log."""
+    return Refusal(500, "the server made a mistake; its log says where.", code="internal_error")
+
+
 def add_handlers(app: FastAPI) -> None:
     """Give every refusal of the framework the same shape."""
 

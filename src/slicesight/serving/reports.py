@@ -13,8 +13,10 @@ from slicesight.errors import InputError
 from slicesight.reader import Answer, Reader
 from slicesight.reader.answers import make_answer
 from slicesight.serving.kept_source import read_kept_source
+from slicesight.serving.reading import by_field_names
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.shelf import Shelf
+from slicesight.volumes.archive import store
 from slicesight.volumes.grid import GridVolume
 
 ReportFormat = Literal["html", "json", "sr"]
@@ -64,36 +66,29 @@ def write_report_file(consultation: Consultation, kind: ReportFormat, *, folder:
         if kind == "html":
             consultation.write_html(file)
         else:
-            with as_conflict():
-                write_structured_report(consultation, file, volume_folder=volume_folder)
+            with _as_refusal(409, "no_dicom_report"):
+                consultation.write_sr(file, source=read_kept_source(volume_folder))
         return file.read_bytes()
 
 
-def write_structured_report(consultation: Consultation, file: Path, *, volume_folder: Path) -> str:
-    """Write the DICOM report; returns its SOP instance UID.
+def store_report(consultation: Consultation, *, archive: str, folder: Path, volume_folder: Path) -> str:
+    """Store the DICOM report in the archive the scan came from; returns its SOP instance UID.
 
     Raises:
-        InputError: the scan was no DICOM, or its headers lack what a report must repeat.
+        Refusal: 409 there can be no report of this scan, 502 the archive does not take it.
     """
-    from slicesight.structured_report import write_report
-
-    return write_report(
-        file,
-        consultation.answers,
-        grid=consultation.grid,
-        source=read_kept_source(volume_folder),
-        card=consultation.card,
-        title=consultation.title,
-        reading=consultation.reading,
-        notes=consultation.volume.warnings,
-        warnings=consultation.warnings,
-    )
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        file = Path(place) / FILE_NAMES["sr"]
+        with _as_refusal(409, "no_dicom_report"):
+            consultation.write_sr(file, source=read_kept_source(volume_folder))
+        with _as_refusal(502, "archive_failed"):
+            return store(file, archive=archive)
 
 
 @contextmanager
-def as_conflict() -> Iterator[None]:
-    """What cannot be made of this scan is a conflict with it, not a mistake of the request."""
+def _as_refusal(status: int, code: str) -> Iterator[None]:
+    """What cannot be made of this scan, or is not taken elsewhere, is no mistake of the request."""
     try:
         yield
     except InputError as error:
-        raise Refusal(409, str(error), param="format", code="no_dicom_report") from None
+        raise Refusal(status, by_field_names(str(error)), code=code) from None

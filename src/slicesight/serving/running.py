@@ -15,6 +15,7 @@ from slicesight.asking import load_quietly
 from slicesight.errors import InputError
 from slicesight.model_card import RESEARCH_NOTICE
 from slicesight.serving.app import create_app
+from slicesight.serving.logs import LOGGING
 from slicesight.serving.options import ServeOptions
 from slicesight.serving.site_routes import PAGE_FOLDER
 
@@ -30,7 +31,7 @@ def run_server(options: ServeOptions) -> None:
         InputError: there is no such model, or nobody can listen at that address.
     """
     stderr = Console(stderr=True)
-    listening = _listen(options)
+    listening = listen(options)
     with listening:
         with stderr.status(f"loading {options.model}"):
             reader = load_quietly(options.model, int8=options.int8)
@@ -55,7 +56,7 @@ def uvicorn_config(app: Any) -> uvicorn.Config:
         http=ImpatientProtocol,
         ws="none",
         lifespan="on",
-        log_config=_LOGGING,
+        log_config=LOGGING,
         access_log=False,  # it would hold query strings; guard.py writes a line without anything of the client's
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
@@ -81,19 +82,7 @@ class ImpatientProtocol(H11Protocol):
             self.transport.close()
 
 
-_LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stderr"}},
-    "loggers": {
-        "slicesight.serving": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-    },
-}
-
-
-def _listen(options: ServeOptions) -> socket.socket:
+def listen(options: ServeOptions) -> socket.socket:
     """A socket at the address, taken before the model is loaded."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     listening = socket.socket(family)

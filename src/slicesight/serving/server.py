@@ -42,6 +42,8 @@ class Server:
         )
         self.scans = ScanReader(
             timeout_s=options.read_timeout_s,
+            fetch_timeout_s=options.fetch_timeout_s,
+            max_fetched_bytes=options.max_upload_bytes,
             memory_bytes=options.read_memory_bytes,
             max_reading=asyncio.Semaphore(options.max_reading),
         )

@@ -57,6 +57,13 @@ class VolumeShape(BaseModel):
     notices: list[str]
 
 
+class StoredShape(BaseModel):
+    """A report in an archive."""
+
+    sop_instance_uid: str
+    archive: str
+
+
 class SliceShape(GridSliceShape):
     """A slice and how much an answer rests on it."""
 
@@ -162,6 +169,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     421: _refusal("The Host header names another machine."),
     422: _refusal("The scan cannot be read."),
     429: _refusal("As many questions wait, or volumes are kept, as may; Retry-After says when to come again."),
+    502: _refusal("The archive cannot be reached, or refuses."),
     504: _refusal("No whole answer in time."),
 }
 

@@ -8,6 +8,8 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from slicesight import __version__
 from slicesight.model_card import RESEARCH_NOTICE
@@ -86,9 +88,18 @@ def site_routes(server: Server) -> APIRouter:
 def add_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
     """The built page at `/`, or how to build it; comes last, since it takes every address that is left."""
     if (folder / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=folder, html=True), name="page")
+        app.mount("/", _Page(directory=folder, html=True), name="page")
         return
 
     @app.get("/", include_in_schema=False)
     async def no_page() -> HTMLResponse:
         return HTMLResponse(_NO_PAGE)
+
+
+class _Page(StaticFiles):
+    """The page's files; an address of the API that nothing answers is not the page's."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if scope["path"].startswith("/v1/"):
+            raise HTTPException(404 if scope["method"] == "GET" else 405)
+        return await super().get_response(path, scope)

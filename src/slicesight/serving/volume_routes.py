@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -14,13 +15,16 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from slicesight.errors import InputError
 from slicesight.serving.completions import grid_slices
 from slicesight.serving.guard import REPORT_POLICY
+from slicesight.serving.kept_scan import IMAGE_FILE
 from slicesight.serving.refusals import Refusal, no_volume
-from slicesight.serving.reports import FILE_NAMES, MEDIA_TYPES, ReportFormat, consult, write_report_file
+from slicesight.serving.reports import FILE_NAMES, MEDIA_TYPES, ReportFormat, consult, store_report, write_report_file
 from slicesight.serving.server import Server
-from slicesight.serving.shapes import REFUSALS, UPLOAD_BODY, VolumeShape
+from slicesight.serving.shapes import REFUSALS, UPLOAD_BODY, StoredShape, VolumeShape
 from slicesight.serving.uploads import receive_upload
+from slicesight.volumes.archive_address import read_address
 from slicesight.volumes.readers.options import ReadOptions, checked_unit
 
+AnswersQuery = Annotated[str | None, Query(max_length=10_000, description="chatcmpl-a,chatcmpl-b; else all.")]
 _FIELDS = ("window", "plane", "series", "spacing_mm", "unit", "time_point")
 
 
@@ -68,13 +72,12 @@ def volume_routes(server: Server) -> APIRouter:
     async def get_report(
         volume_id: str,
         format: Annotated[ReportFormat, Query(description="Page, JSON as of `slicesight ask`, or DICOM SR.")] = "html",  # noqa: A002
-        answers: Annotated[str | None, Query(max_length=10_000, description="chatcmpl-a,chatcmpl-b; else all.")] = None,
+        answers: AnswersQuery = None,
     ) -> Response:
         """The answers about a scan as a report."""
-        ids = [name for name in (answers or "").split(",") if name] or None
 
         def make() -> bytes:
-            consultation = consult(shelf, server.reader, volume_id, ids)
+            consultation = consult(shelf, server.reader, volume_id, _names(answers))
             return write_report_file(
                 consultation, format, folder=shelf.incoming, volume_folder=shelf.volumes / volume_id
             )
@@ -88,7 +91,27 @@ def volume_routes(server: Server) -> APIRouter:
             },
         )
 
+    @router.post("/{volume_id}/report/store", response_model=StoredShape)
+    async def store_volume_report(volume_id: str, answers: AnswersQuery = None) -> JSONResponse:
+        """Store the answers as a DICOM report in the archive the scan came from."""
+
+        def make() -> dict[str, str]:
+            consultation = consult(shelf, server.reader, volume_id, _names(answers))
+            _, upload = shelf.read(volume_id)
+            archive = upload["archive"]
+            if archive is None:
+                raise Refusal(409, "this scan came from no archive; download the report instead.")
+            folder = shelf.volumes / volume_id
+            uid = store_report(consultation, archive=archive, folder=shelf.incoming, volume_folder=folder)
+            return {"sop_instance_uid": uid, "archive": archive}
+
+        return JSONResponse(await asyncio.to_thread(make))
+
     return router
+
+
+def _names(answers: str | None) -> list[str] | None:
+    return [name for name in (answers or "").split(",") if name] or None
 
 
 def describe_volume(server: Server, volume_id: str) -> dict[str, Any]:
@@ -130,8 +153,7 @@ async def _receive(request: Request, server: Server) -> str:
         raise Refusal(413, f"the scan is larger than the {options.max_upload_bytes} bytes this server takes.")
     with server.shelf.receiving() as folder:
         if is_json:
-            given = await _read_json(request)
-            raise Refusal(403, f"there is no archive here to take {len(given)} fields from.", param="source")
+            return await _fetch(await _read_json(request), folder, server)
         upload = await receive_upload(
             request.stream(),
             content_type=content_type,
@@ -144,8 +166,27 @@ async def _receive(request: Request, server: Server) -> str:
         grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
         with server.metrics.read_seconds.time():
             await server.scans.read(folder, said=said.for_reading, grid=grid, file=upload.file)
-        (folder / upload.file).unlink()
-        return server.shelf.keep(folder, {"created": int(time.time()), "bytes": upload.num_bytes, "source": None})
+        return server.shelf.keep(folder, {"created": int(time.time()), "bytes": upload.num_bytes, "archive": None})
+
+
+async def _fetch(given: dict[str, Any], folder: Path, server: Server) -> str:
+    """Have a series fetched from an archive and read, keep it -> the volume's id."""
+    source = given.pop("source", None)
+    if not isinstance(source, str):
+        raise Refusal(400, "source is missing; send the address of a series in an archive.", param="source")
+    said = read_said(given)
+    address = read_address(source)
+    if not server.options.archives:
+        raise Refusal(403, "this server asks no archive; start it with --archive URL.", param="source")
+    try:
+        read_address(source, allowed=server.options.archives)
+    except InputError as error:
+        raise Refusal(403, str(error), param="source") from None
+    grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
+    with server.metrics.read_seconds.time():
+        await server.scans.read(folder, said=said.for_reading, grid=grid, series=address)
+    num_bytes = (folder / IMAGE_FILE).stat().st_size
+    return server.shelf.keep(folder, {"created": int(time.time()), "bytes": num_bytes, "archive": address.archive})
 
 
 async def _read_json(request: Request) -> dict[str, Any]:

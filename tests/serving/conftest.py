@@ -1,0 +1,103 @@
+"""A server with the tiny random model: called directly, or really listening on this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from starlette.testclient import TestClient
+
+from slicesight.serving.options import ServeOptions
+
+
+@pytest.fixture
+def options(tmp_path):
+    return ServeOptions(model="tiny-random", folder=tmp_path / "kept")
+
+
+@pytest.fixture
+def make_client(tiny_reader, options):
+    """A client of an app of its own; changes are options."""
+    from slicesight.serving.app import create_app
+
+    open_clients = []
+
+    def make(**changes):
+        app = create_app(tiny_reader, replace(options, **changes))
+        client = TestClient(app, base_url="http://127.0.0.1:8000").__enter__()
+        open_clients.append(client)
+        return client
+
+    yield make
+    for client in open_clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def client(tiny_reader, tmp_path_factory):
+    """A client that all tests share which change nothing for others."""
+    from slicesight.serving.app import create_app
+
+    options = ServeOptions(model="tiny-random", folder=tmp_path_factory.mktemp("serving") / "kept")
+    with TestClient(create_app(tiny_reader, options), base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@contextmanager
+def listening(reader, options):
+    """A real server in a thread -> (its address, the app's Server)."""
+    import asyncio
+
+    import uvicorn
+
+    from slicesight.serving.app import create_app
+    from slicesight.serving.running import listen, uvicorn_config
+
+    app = create_app(reader, options)
+    with listen(options) as socket:
+        server = uvicorn.Server(uvicorn_config(app))
+        server.install_signal_handlers = lambda: None
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[socket])))
+        thread.start()
+        until = time.monotonic() + 20
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{socket.getsockname()[1]}", app.state.server
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@pytest.fixture
+def listen_with(tiny_reader, options):
+    """Start a listening server with other options, as a context."""
+    return lambda **changes: listening(tiny_reader, replace(options, port=0, **changes))
+
+
+@pytest.fixture(scope="session")
+def upload(phantom_file):
+    """Send the phantom -> what the server says about it."""
+
+    def send(client, file=phantom_file, name="scan.nii.gz", **fields):
+        with open(file, "rb") as stream:
+            response = client.post("/v1/volumes", files={"file": (name, stream)}, data=fields)
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def volume(client, upload):
+    """The phantom as the shared client knows it; not to be deleted."""
+    return upload(client)
+
+
+@pytest.fixture
+def own_volume(client, upload):
+    """One to delete, or to have no answers yet."""
+    return upload(client)

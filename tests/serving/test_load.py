@@ -1,0 +1,204 @@
+"""Many ask at once: one encode, a bounded queue, and nothing is done for those who have left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from http_questions import events_of, metric, question
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Keeps the model's thread from its next step until it is set."""
+    from slicesight.reader.engine import Engine
+
+    go = threading.Event()
+    go.set()
+    step = Engine._pass_token
+
+    def patient(self, *arguments):
+        go.wait(30)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Engine, "_pass_token", patient)
+    yield go
+    go.set()
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_however_many_ask_a_scan_is_encoded_once(make_client, upload):
+    client = make_client()
+    found = upload(client)
+    texts = [f"Question {number}?" for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        ask = lambda text: client.post("/v1/chat/completions", json=question(found["id"], text))  # noqa: E731
+        answers = list(pool.map(ask, texts))
+    assert {answer.status_code for answer in answers} == {200}
+    assert metric(client, "encodes_total") == 1
+    assert metric(client, "encode_cache_hits_total") == 11
+    assert metric(client, "questions_total", end="answered") == 12
+    assert metric(client, "answer_seconds_count") == 12
+    alone = client.post("/v1/chat/completions", json=question(found["id"], texts[5])).json()
+    assert answers[5].json()["choices"][0]["message"]["content"] == alone["choices"][0]["message"]["content"]
+
+
+def test_a_question_beyond_the_queue_is_told_when_to_come_again(make_client, upload, held):
+    client = make_client(max_waiting=2, at_once=1)
+    found = upload(client)
+    held.clear()
+    with ThreadPoolExecutor(3) as pool:
+        ask = lambda text: client.post("/v1/chat/completions", json=question(found["id"], text))  # noqa: E731
+        first = pool.submit(ask, "a")
+        assert until(lambda: client.app.state.server.thread.num_waiting == 0 and metric(client, "encodes_total") == 1)
+        waiting = [pool.submit(ask, "b"), pool.submit(ask, "c")]
+        assert until(lambda: client.app.state.server.thread.num_waiting == 2)
+        for is_streamed in (False, True):
+            refused = client.post("/v1/chat/completions", json=question(found["id"], "d", stream=is_streamed))
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+        held.set()
+        assert {one.result().status_code for one in [first, *waiting]} == {200}
+
+
+def test_an_answer_that_takes_too_long_is_given_up(make_client, upload, held):
+    client = make_client(answer_timeout_s=0.3)
+    found = upload(client)
+    held.clear()
+    late = client.post("/v1/chat/completions", json=question(found["id"]))
+    assert late.status_code == 504
+    events, is_ended = events_of(client.post("/v1/chat/completions", json=question(found["id"], stream=True)).text)
+    assert is_ended
+    assert events[-1]["error"]["code"] == "timeout"
+    held.set()
+    assert until(lambda: client.app.state.server.thread.num_rows == 0)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, phantom_file, is_streamed):
+    with listen_with(max_answer_tokens=10**6, encoded_bytes=2**30) as (address, server):
+        found = httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}).json()
+        body = question(found["id"], stream=is_streamed, max_tokens=1500)
+
+        async def leave():
+            async with httpx.AsyncClient() as client:
+                asking = asyncio.create_task(client.post(f"{address}/v1/chat/completions", json=body))
+                while server.thread.num_rows == 0:
+                    await asyncio.sleep(0.005)
+                asking.cancel()
+
+        asyncio.run(leave())
+        assert until(lambda: server.thread.num_rows == 0, seconds=5)
+        text = httpx.get(f"{address}/metrics").text
+        assert 'slicesight_questions_total{end="called off"} 1.0' in text
+        assert "slicesight_answer_tokens_total 0.0" in text
+
+
+def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, phantom_file, held):
+    with listen_with(max_waiting=1, at_once=1) as (address, server):
+        found = httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}).json()
+        held.clear()
+
+        async def fill_and_leave():
+            async with httpx.AsyncClient(timeout=30) as client:
+                post = lambda text: client.post(f"{address}/v1/chat/completions", json=question(found["id"], text))  # noqa: E731
+                first = asyncio.create_task(post("a"))
+                while server.thread.num_rows == 0 and not server.thread.encoded.num_bytes:
+                    await asyncio.sleep(0.005)
+                await asyncio.sleep(0.1)
+                second = asyncio.create_task(post("b"))
+                while server.thread.num_waiting == 0:
+                    await asyncio.sleep(0.005)
+                second.cancel()
+                while server.thread.num_waiting:
+                    await asyncio.sleep(0.005)
+                held.set()
+                return (await first).status_code
+
+        assert asyncio.run(asyncio.wait_for(fill_and_leave(), 20)) == 200
+
+
+def test_an_upload_that_stalls_is_cut(listen_with):
+    with listen_with(stall_timeout_s=0.3) as (address, server):
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            head = "POST /v1/volumes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            connection.sendall(f"{head}Content-Length: 100000\r\n\r\n--x\r\n".encode())
+            answer = connection.recv(10_000)
+            assert b" 408 " in answer.splitlines()[0]
+        assert until(lambda: not list(server.shelf.incoming.iterdir()))
+
+
+def test_an_upload_that_trickles_is_cut(tmp_path, monkeypatch):
+    from slicesight.serving import uploads
+    from slicesight.serving.refusals import Refusal
+
+    monkeypatch.setattr(uploads, "_GRACE_S", 0.05)
+
+    async def trickle():
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.nii"\r\n\r\n'
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            yield b"0"
+
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(
+            uploads.receive_upload(
+                trickle(),
+                content_type="multipart/form-data; boundary=x",
+                folder=tmp_path,
+                max_bytes=10**6,
+                min_rate=10**5,
+            )
+        )
+    assert refused.value.status_code == 408
+
+
+def test_a_connection_that_says_nothing_is_closed(listen_with, monkeypatch):
+    from slicesight.serving import running
+
+    monkeypatch.setattr(running, "FIRST_REQUEST_S", 0.2)
+    with (
+        listen_with() as (address, _),
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10) as connection,
+    ):
+        connection.sendall(b"GET / HT")
+        assert connection.recv(100) == b""
+
+
+def test_a_broken_model_is_a_500_and_the_next_question_is_answered(client, volume, monkeypatch, caplog):
+    from slicesight.reader.engine import Engine
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Engine, "_pass_token", lambda *_: (_ for _ in ()).throw(RuntimeError("about Mrs Miller")))
+        failed = client.post("/v1/chat/completions", json=question(volume["id"]))
+    assert failed.status_code == 500
+    assert failed.json()["error"]["type"] == "server_error"
+    assert "Miller" not in failed.text
+    assert "Miller" not in caplog.text
+    assert client.post("/v1/chat/completions", json=question(volume["id"])).status_code == 200
+    assert client.get("/healthz").json()["status"] == "ok"
+
+
+def test_encoded_scans_beyond_the_memory_given_are_forgotten_and_encoded_again(make_client, upload):
+    client = make_client(encoded_bytes=1)
+    first, second = upload(client), upload(client)
+    words = {}
+    for found in (first, second, first):
+        answer = client.post("/v1/chat/completions", json=question(found["id"])).json()
+        words.setdefault(found["id"], set()).add(answer["choices"][0]["message"]["content"])
+    assert metric(client, "encodes_total") == 3
+    assert len(words[first["id"]]) == 1
