@@ -258,6 +258,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    compile_mode: str | None = None,
     cache_bytes: int = 0,
     cache_folder: str | Path | None = None,
 ) -> Reader:
@@ -268,6 +269,8 @@ def load(
         dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (on a CPU what it multiplies faster, float32 or
             bfloat16, measured); left out, float32 on the CPU and as stored elsewhere.
         quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only).
+        compile_mode: PyTorch's compiler for both encoders, whose shapes stay the same: "default", "reduce-overhead" (CUDA
+            graphs) or "max-autotune"; pays on a GPU for many scans, for the first one takes minutes.
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
 
@@ -305,6 +308,10 @@ def load(
         from slicesight.reader.int8 import quantize_model
 
         quantize_model(model, word=quantize, device=device)
+    if compile_mode is not None:
+        from slicesight.reader.compiling import compile_encoders
+
+        compile_encoders(model, mode=compile_mode)
     if device == "cpu":
         turn_model(model.language_model)
         if pays_to_widen(model.dtype):
