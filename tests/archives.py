@@ -62,7 +62,7 @@ class SmallArchive:
     def __init__(self) -> None:
         self.listed: Reply | Callable[[str], Reply] = listing()
         self.series: Reply | Callable[[str], Reply] = Reply(kind=DICOM_PARTS, body=as_parts([]))
-        self.stored: Reply = Reply(body=b"{}")
+        self.stored: Reply | Callable[[bytes], Reply] = Reply(body=b"{}")
         self.instances: Reply = Reply()
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.posted: list[bytes] = []
@@ -83,7 +83,7 @@ class SmallArchive:
             def do_POST(self) -> None:
                 archive.asked.append(("POST", self.path, dict(self.headers)))
                 archive.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.say(archive.stored)
+                self.say(archive.stored if isinstance(archive.stored, Reply) else archive.stored(archive.posted[-1]))
 
             def say(self, reply: Reply) -> None:
                 time.sleep(reply.wait_s)

@@ -196,7 +196,7 @@ def run_ask(request: AskRequest) -> None:
     questions = request.questions
     if case is not None and questions is None:
         questions = [pair.prompt for pair in case.conversations]
-    with scan_at_hand(request, stderr) as place, stderr.status("reading the scan"):
+    with fetched_scan(request, stderr) as place, stderr.status("reading the scan"):
         volume = read_volume(
             place,
             series_uid=request.series_uid,
@@ -235,38 +235,29 @@ def run_ask(request: AskRequest) -> None:
 
 
 @contextmanager
-def scan_at_hand(request: AskRequest, stderr: Console) -> Iterator[Path]:
-    """The scan's own path, or a temporary folder with the archive's series."""
-    if not is_address(request.scan):
-        yield request.scan
-        return
-    from slicesight.volumes.archive import fetched
+def fetched_scan(request: AskRequest, stderr: Console) -> Iterator[Path]:
+    """`at_hand` with a bar that is gone when the series has come."""
+    from slicesight.volumes.archive import at_hand
 
     with ExitStack() as stack:
         with progress_bar(stderr, "fetching the series") as progress:
-            came = fetched(read_address(request.scan), token=archive_token(request), progress=progress)
-            folder = stack.enter_context(came)
-        yield folder
+            scan = at_hand(request.scan, token_file=request.archive_token, progress=progress)
+            place = stack.enter_context(scan)
+        yield place
 
 
 def store_report(consultation: Consultation, request: AskRequest, *, source: SourceSeries) -> str:
     """Send the DICOM report to the archive the scan came from; returns a line that says so."""
-    from slicesight.volumes.archive import store
+    from slicesight.volumes.archive import read_token, store
 
+    token = None if request.archive_token is None else read_token(request.archive_token)
     archive = read_address(request.scan).archive
     with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
         report = request.sr or Path(folder) / "report.dcm"
         if request.sr is None:
             consultation.write_sr(report, source=source)
-        uid = store(report, archive=archive, token=archive_token(request))
+        uid = store(report, archive=archive, token=token)
     return f"stored the report {uid} in {archive}; it lies in its own series of the scan's study"
-
-
-def archive_token(request: AskRequest) -> str | None:
-    """What the file given holds; without one the environment is asked later."""
-    from slicesight.volumes.archive import read_token
-
-    return None if request.archive_token is None else read_token(request.archive_token)
 
 
 def load_quietly(model: str, *, int8: bool = False, cache: Path | None = None) -> Reader:

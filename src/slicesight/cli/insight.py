@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    ArchiveTokenOption,
     ChangesOption,
     ScanArgument,
     SeriesOption,
@@ -145,27 +146,30 @@ def predict(
     spacing_mm: SpacingOption = None,
     time_point: TimePointOption = None,
     unit: UnitOption = None,
+    archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Outline structures in one scan, or name its class. For research use only; not a medical device."""
     from json import dumps
 
     from slicesight.atomic import write_text
     from slicesight.insight.prediction import PredictRequest, predict_scan
+    from slicesight.volumes.archive import at_hand
     from slicesight.volumes.readers.options import checked_unit
 
-    found = predict_scan(
-        PredictRequest(
-            scan=scan,
-            model=model,
-            out=out,
-            dicom_seg=dicom_seg,
-            png=png,
-            series_uid=series,
-            spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
-            time_point=time_point,
-            unit=checked_unit(unit),
+    with at_hand(scan, token_file=archive_token) as place:
+        found = predict_scan(
+            PredictRequest(
+                scan=place,
+                model=model,
+                out=out,
+                dicom_seg=dicom_seg,
+                png=png,
+                series_uid=series,
+                spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
+                time_point=time_point,
+                unit=checked_unit(unit),
+            )
         )
-    )
     if json is not None and str(json) != "-":
         write_text(json, text=dumps(found, indent=1) + "\n")
     if json is not None and str(json) == "-":

@@ -32,6 +32,10 @@ ScanArgument = Annotated[
         show_default=False,
     ),
 ]
+ArchiveTokenOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The archive's token; else SLICESIGHT_ARCHIVE_TOKEN, else ~/.netrc."),
+]
 ModelOption = Annotated[str, typer.Option(help="A shipped model, a model folder or a hub name.")]
 WindowOption = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    ArchiveTokenOption,
     ModelOption,
     PlaneOption,
     ScanArgument,
@@ -55,13 +56,7 @@ def ask(
     store: Annotated[
         bool, typer.Option("--store", help="Send the DICOM report to the archive the scan came from.")
     ] = False,
-    archive_token: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The archive's token; else SLICESIGHT_ARCHIVE_TOKEN, else ~/.netrc.",
-        ),
-    ] = None,
+    archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Answer questions about a scan, with the slices each answer rests on."""
     from slicesight.asking import AskRequest, run_ask
@@ -100,21 +95,24 @@ def inspect(
     unit: UnitOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")] = False,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet.")] = None,
+    archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Say how a scan is read: geometry, window, crop, and what about it is doubtful."""
+    from slicesight.volumes.archive import at_hand
     from slicesight.volumes.inspection import print_receipt
 
-    print_receipt(
-        scan,
-        window=window or "auto",
-        plane=plane.value if plane else "acquired",
-        series_uid=series,
-        spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
-        time_point=time_point,
-        unit=unit,
-        png=png,
-        as_json=json,
-    )
+    with at_hand(scan, token_file=archive_token) as place:
+        print_receipt(
+            place,
+            window=window or "auto",
+            plane=plane.value if plane else "acquired",
+            series_uid=series,
+            spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
+            time_point=time_point,
+            unit=unit,
+            png=png,
+            as_json=json,
+        )
 
 
 def demo(

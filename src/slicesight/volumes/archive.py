@@ -15,7 +15,7 @@ from pathlib import Path
 import pydicom
 
 from slicesight.errors import InputError
-from slicesight.volumes.archive_address import ArchiveAddress, read_address
+from slicesight.volumes.archive_address import ArchiveAddress, is_address, read_address
 from slicesight.volumes.archive_connection import MAX_BYTES, Talk, json_value, meaning, status_of, talking
 from slicesight.volumes.readers.dicom_series import NOT_SCANS
 from slicesight.volumes.readers.dicom_values import quiet_pydicom
@@ -41,6 +41,20 @@ def read_token(file: Path) -> str:
     if not token or len(token.split()) != 1 or not token.isprintable():
         raise InputError(f"{file}: expected one token of plain letters; write nothing else into the file")
     return token
+
+
+@contextmanager
+def at_hand(scan: str | Path, *, token_file: Path | None = None, progress: Progress | None = None) -> Iterator[Path]:
+    """The scan's own path, or a temporary folder with the series an address names.
+
+    Args and Raises: as `read_token` and `fetch`.
+    """
+    if not is_address(scan):
+        yield Path(scan)
+        return
+    token = None if token_file is None else read_token(token_file)
+    with fetched(read_address(scan), token=token, progress=progress) as folder:
+        yield folder
 
 
 @contextmanager
