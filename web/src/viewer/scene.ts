@@ -78,8 +78,9 @@ export class Scene {
     return scene;
   }
 
-  /** Show a scan from the bytes of its NIfTI file. */
-  async open(nifti: ArrayBuffer, window: GreyWindow): Promise<void> {
+  /** Show a scan from the bytes of its NIfTI file; where sides are not known, no letter may claim them. */
+  async open(nifti: ArrayBuffer, window: GreyWindow, knowsSides: boolean): Promise<void> {
+    this.niivue.setIsOrientationTextVisible(knowsSides);
     await this.niivue.loadFromArrayBuffer(nifti, "scan.nii.gz");
     this.niivue.setRenderAzimuthElevation(200, 12);
     this.setWindow(window.low, window.high);

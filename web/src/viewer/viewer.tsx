@@ -55,7 +55,7 @@ export function Viewer({ volume }: { volume: Volume }) {
         made.dispose();
         return;
       }
-      await made.open(bytes, volume.receipt.window);
+      await made.open(bytes, volume.receipt.window, volume.receipt.has_positions);
       made.setLayout("all");
       connect(made);
       setPresets(presetsFor(volume.receipt, made.fullRange));
@@ -143,7 +143,7 @@ function Readout({ place: now, hasPositions, unit }: { place: Place | null; hasP
           {unit === "arbitrary" ? "" : ` ${unit}`}
         </span>
       )}
-      <span class="faint">R is the patient's right</span>
+      <span class="faint">{hasPositions ? "R is the patient's right" : "sides unknown"}</span>
     </output>
   );
 }

@@ -1,0 +1,41 @@
+"""The server that the browser meets."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DESKTOP, PHONE = {"width": 1100, "height": 700}, {"width": 390, "height": 844}
+TOKEN = "correct-horse-battery-staple"
+
+
+class Served:
+    """`slicesight serve` on a free port; `folder` is where it keeps scans."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        command = [sys.executable, "-m", "slicesight.cli", "serve", "--port", "0", "--folder", str(folder), *options]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.log: list[str] = []
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            found = re.search(r"open (http://\S+)", line)
+            if found:
+                self.address = found.group(1)
+                return
+        raise AssertionError("the server did not start:\n" + "".join(self.log))
+
+    def kept_scans(self) -> list[Path]:
+        """Files on disk that hold a scan."""
+        return [path for path in self.folder.rglob("*") if path.is_file() and path.name.startswith(("image", "grid"))]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=30)
