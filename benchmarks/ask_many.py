@@ -1,6 +1,7 @@
 """Eleven questions about one volume: the official way, then step by step what encoding once, sharing and batching save.
 
 usage: python benchmarks/ask_many.py [--size tiny|small|full] [--json] [--threads N] [--dtype D] [--skip-int8]
+                                     [--device cuda [--compile MODE]]
 
 The official way runs both encoders, the prompt and the answer again for every question, one question at a time: here
 with the same weights, dtype, threads, fused attention and a key/value cache within each answer. Every step keeps the
@@ -33,6 +34,7 @@ from slicesight.model_card import ModelCard
 from slicesight.planning import DTYPES, fake_model, plan
 from slicesight.planning.timing import random_model
 from slicesight.reader import Reader, machine
+from slicesight.reader.compiling import MODES, compile_encoders
 from slicesight.reader.engine import Engine
 from slicesight.reader.machine import (
     cold_linears,
@@ -123,7 +125,7 @@ def build_config(size: str) -> Med2E3Config:
     )
 
 
-def build_reader(size: str, dtype_name: str) -> Reader:
+def build_reader(size: str, dtype_name: str, device: str) -> Reader:
     """Random weights of the right shapes; a tokenizer of one token per word; no token that ends an answer."""
     config = build_config(size)
     words = sorted({word for text in [*QUESTIONS, Med2E3Processor.__doc__ or ""] for word in split_words(text)})
@@ -136,7 +138,7 @@ def build_reader(size: str, dtype_name: str) -> Reader:
     processor = Med2E3Processor.for_model(config, tokenizer, grid=grid)
     model = random_model(config, dtype=dtype_name)
     model.generation_config.eos_token_id = None
-    return Reader(model=model, processor=processor, card=ModelCard(name=f"random {size}"))
+    return Reader(model=model, processor=processor, card=ModelCard(name=f"random {size}"), device=device)
 
 
 def split_words(text):
@@ -149,17 +151,22 @@ def split_words(text):
 def generate(reader, question, **volume):
     inputs = reader.processor(question, volume_index=[0])
     with torch.inference_mode():
+        inputs = {name: torch.as_tensor(value).to(reader.model.device) for name, value in inputs.items()}
         ids = reader.model.generate(**inputs, **volume, do_sample=False, max_new_tokens=NEW_TOKENS)
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+def voxels_of(reader, grid):
+    return torch.from_numpy(grid.voxels)[None, None].to(reader.model.device, reader.model.dtype)
+
+
 def officially(reader, grid):
-    volumes = torch.from_numpy(grid.voxels)[None, None].to(reader.model.dtype)
+    volumes = voxels_of(reader, grid)
     return [generate(reader, question, volumes=volumes) for question in QUESTIONS]
 
 
 def encode_once(reader, grid):
-    volumes = torch.from_numpy(grid.voxels)[None, None].to(reader.model.dtype)
+    volumes = voxels_of(reader, grid)
     with torch.inference_mode():
         features = reader.model.encode_volumes(volumes)
     return [generate(reader, question, volume_features=features) for question in QUESTIONS]
@@ -238,7 +245,7 @@ def official_parts(reader, grid, *, repeats):
     The prompts are the shortest, the middle and the longest one, `repeats` times each; the middle one alone for 1.
     """
     model = reader.model
-    volumes = torch.from_numpy(grid.voxels)[None, None].to(model.dtype)
+    volumes = voxels_of(reader, grid)
     by_length = sorted(QUESTIONS, key=lambda question: len(reader.processor.encode_prompt(question).input_ids))
     seconds = defaultdict(list)
 
@@ -255,6 +262,7 @@ def official_parts(reader, grid, *, repeats):
         middle = by_length[len(by_length) // 2]
         for question in (by_length[0], middle, by_length[-1]) * repeats if repeats > 1 else [middle]:
             inputs = reader.processor(question, volume_index=[0])
+            inputs = {name: torch.as_tensor(value).to(model.device) for name, value in inputs.items()}
             features = timed("encode", lambda: model.encode_volumes(volumes))
             timed("prefill", lambda inputs=inputs: said(inputs, 1))
             timed("decode", lambda inputs=inputs: said(inputs, 9), less=seconds["prefill"][-1], per=8)
@@ -345,16 +353,21 @@ def main():
     parser.add_argument(
         "--clock", default="wall", choices=("wall", "cpu"), help="cpu: seconds of work, on a shared machine; one thread"
     )
+    parser.add_argument("--device", default="cpu", help="cuda: limits are measured there too; int8 is left out")
+    parser.add_argument("--compile", dest="compile_mode", choices=MODES, help="one more step: compiled encoders")
     parser.add_argument("--repeats", type=int, help="runs of every way but the official one at full size; best counts")
     parser.add_argument("--skip-int8", action="store_true")
     parser.add_argument("--json", action="store_true", help="nothing but one line of JSON on stdout")
     args = parser.parse_args()
     if args.clock == "cpu":
         args.threads, machine.now = 1, time.process_time
+    if args.device != "cpu":
+        args.skip_int8 = True
+        machine.now = lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
     torch.set_num_threads(args.threads)
     dtype_name = args.dtype or ({"tiny": "float32", "full": "bfloat16"}.get(args.size) or fastest_dtype())
     repeats = args.repeats or {"tiny": 3, "small": 2, "full": 1}[args.size]
-    reader = build_reader(args.size, dtype_name)
+    reader = build_reader(args.size, dtype_name, args.device)
     config = reader.model.config
     grid = reader.grid(make_phantom(5, 0, pixel_mm=(3.5, 4.0)).volume)
     say(f"{args.size}, {dtype_name}, {args.threads} threads, 11 questions, {NEW_TOKENS} new tokens each")
@@ -366,21 +379,26 @@ def main():
     meter = Meter()
     once = 1 if args.size == "full" else repeats
     if args.size != "full":
-        generate(reader, QUESTIONS[1], volumes=torch.from_numpy(grid.voxels)[None, None].to(reader.model.dtype))
+        generate(reader, QUESTIONS[1], volumes=voxels_of(reader, grid))
     meter.run("official", lambda: officially(reader, grid), repeats=once)
     parts = official_parts(reader, grid, repeats=repeats)
     expected = len(QUESTIONS) * (parts["encode"] + parts["prefill"] + NEW_TOKENS * parts["decode"])
     meter.run("encode once", lambda: encode_once(reader, grid), repeats=once)
-    turn_model(reader.model.language_model)
+    if args.device == "cpu":
+        turn_model(reader.model.language_model)
     meter.run("shared prefix", lambda: through_the_engine(reader, grid, batch_size=1), repeats=repeats)
     with timed_parts(reader.engine) as spent:
         meter.run("batched decoding", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
-    if pays_to_widen(reader.model.dtype):
+    if args.device == "cpu" and pays_to_widen(reader.model.dtype):
         widen_model(reader.model)
         reader._engine = Engine(reader.model)
         say(f"products in float32 are faster here; tokens of a block: {reader.engine.block_tokens}")
         with timed_parts(reader.engine) as spent:
             meter.run("wide products", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+    if args.compile_mode:
+        compile_encoders(reader.model, mode=args.compile_mode)
+        through_the_engine(reader, grid, batch_size=16)
+        meter.run("compiled encoders", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
     spent = {name: seconds / repeats for name, seconds in spent.items()}
     work = count_work(reader, config, dtype_name)
     again = measure_rates(reader.model)

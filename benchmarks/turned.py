@@ -42,8 +42,8 @@ def main():
         cells = []
         for rows in ROWS:
             x = torch.randn(rows, inputs)
-            usual = best_of(lambda x=x: [functional.linear(x, weight) for weight in weights])
-            turned = best_of(lambda x=x: [(weight @ x.t()).t() for weight in weights])
+            usual = best_of(lambda x=x, weights=weights: [functional.linear(x, weight) for weight in weights])
+            turned = best_of(lambda x=x, weights=weights: [(weight @ x.t()).t() for weight in weights])
             cells.append(f" {usual / turned:.2f} |")
         print(f"| {inputs} to {outputs} |" + "".join(cells), flush=True)
 

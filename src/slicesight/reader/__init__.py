@@ -269,8 +269,8 @@ def load(
         dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (on a CPU what it multiplies faster, float32 or
             bfloat16, measured); left out, float32 on the CPU and as stored elsewhere.
         quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only).
-        compile_mode: PyTorch's compiler for both encoders, whose shapes stay the same: "default", "reduce-overhead" (CUDA
-            graphs) or "max-autotune"; pays on a GPU for many scans, for the first one takes minutes.
+        compile_mode: of PyTorch's compiler for both encoders, whose shapes stay the same: "default", "reduce-overhead"
+            (CUDA graphs) or "max-autotune". For many scans on a GPU: the first one takes minutes.
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
 

@@ -89,7 +89,7 @@ def measure_block(linears: Sequence[nn.Module], *, dtype: torch.dtype, sizes: Se
 @torch.inference_mode()
 def measure_rate(linears: Sequence[nn.Module], *, rows: int, dtype: torch.dtype, repeats: int = 2) -> float:
     """Products per second (a multiply-add is two) of rows passing through these layers, the best of `repeats`."""
-    inputs = [torch.ones(rows, _width(layer), dtype=dtype) for layer in linears]
+    inputs = [torch.ones(rows, _width(layer), dtype=dtype, device=_device(layer)) for layer in linears]
     seconds = []
     for _ in range(repeats):
         start = now()
@@ -142,6 +142,10 @@ def fastest_dtype(*, rows: int = 256, width: int = 1024) -> str:
 def count_weights(layer: nn.Module) -> int:
     """Weights of a linear layer of any kind."""
     return _width(layer) * int(layer.out_features)  # type: ignore[arg-type]
+
+
+def _device(layer: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in layer.parameters()), torch.device("cpu"))
 
 
 def _width(layer: nn.Module) -> int:
