@@ -156,6 +156,14 @@ def generate(reader, question, **volume):
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+def sample(reader, count):
+    """So many questions, evenly by the length of their prompts; all of them in their own order."""
+    if count >= len(QUESTIONS):
+        return QUESTIONS
+    by_length = sorted(QUESTIONS, key=lambda question: len(reader.processor.encode_prompt(question).input_ids))
+    return [by_length[round(place * (len(QUESTIONS) - 1) / max(1, count - 1))] for place in range(count)]
+
+
 def voxels_of(reader, grid):
     return torch.from_numpy(grid.voxels)[None, None].to(reader.model.device, reader.model.dtype)
 
@@ -165,14 +173,14 @@ def officially(reader, grid):
     return [generate(reader, question, volumes=volumes) for question in QUESTIONS]
 
 
-def encode_once(reader, grid):
+def encode_once(reader, grid, questions):
     volumes = voxels_of(reader, grid)
     with torch.inference_mode():
         features = reader.model.encode_volumes(volumes)
-    return [generate(reader, question, volume_features=features) for question in QUESTIONS]
+    return [generate(reader, question, volume_features=features) for question in questions]
 
 
-def through_the_engine(reader, grid, *, batch_size):
+def through_the_engine(reader, grid, questions=QUESTIONS, *, batch_size=16):
     """Token ids of every answer, which `ask` turns into text; the decoder is only listened to."""
     ids = []
     decode = reader.processor.decode_answers
@@ -182,7 +190,7 @@ def through_the_engine(reader, grid, *, batch_size):
         return decode(generated, num_prompt_tokens=num_prompt_tokens)
 
     reader.processor.decode_answers = listen
-    reader.ask(grid, QUESTIONS, max_new_tokens=NEW_TOKENS, batch_size=batch_size)
+    reader.ask(grid, questions, max_new_tokens=NEW_TOKENS, batch_size=batch_size)
     del reader.processor.decode_answers
     return ids
 
@@ -191,12 +199,15 @@ def through_the_engine(reader, grid, *, batch_size):
 
 
 class Meter:
-    """Seconds, peak memory and answers of every way."""
+    """Seconds, peak memory and answers of every way.
+
+    A way that answered a sample of the questions is scaled to all of them, its one encoding (`encode` seconds) apart.
+    """
 
     def __init__(self):
-        self.seconds, self.peak, self.answers = {}, {}, {}
+        self.seconds, self.peak, self.answers, self.asked = {}, {}, {}, {}
 
-    def run(self, name, way, *, repeats=1):
+    def run(self, name, way, *, repeats=1, asked=QUESTIONS, encode=0.0):
         best = None
         for _ in range(repeats):
             gc.collect()
@@ -206,11 +217,14 @@ class Meter:
             seconds = machine.now() - start
             if best is None or seconds < best:
                 best = seconds
-        self.seconds[name], self.peak[name], self.answers[name] = best, read_memory("VmHWM"), answers
+        if len(asked) < len(QUESTIONS):
+            best = encode + (best - encode) * len(QUESTIONS) / len(asked)
+        self.seconds[name], self.peak[name] = best, read_memory("VmHWM")
+        self.answers[name], self.asked[name] = dict(zip(asked, answers, strict=True)), len(asked)
         say(f"  {name}: {best:.2f} s")
 
     def equal(self, name, reference="official"):
-        pairs = list(zip(self.answers[name], self.answers[reference], strict=True))
+        pairs = [(answer, self.answers[reference][asked]) for asked, answer in self.answers[name].items()]
         return sum(one == other for one, other in pairs) / len(pairs)
 
 
@@ -356,6 +370,11 @@ def main():
     parser.add_argument("--device", default="cpu", help="cuda: limits are measured there too; int8 is left out")
     parser.add_argument("--compile", dest="compile_mode", choices=MODES, help="one more step: compiled encoders")
     parser.add_argument("--repeats", type=int, help="runs of every way but the official one at full size; best counts")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="questions the steps `encode once` and `shared prefix` answer; 3 at full size, else all",
+    )
     parser.add_argument("--skip-int8", action="store_true")
     parser.add_argument("--json", action="store_true", help="nothing but one line of JSON on stdout")
     args = parser.parse_args()
@@ -383,22 +402,25 @@ def main():
     meter.run("official", lambda: officially(reader, grid), repeats=once)
     parts = official_parts(reader, grid, repeats=repeats)
     expected = len(QUESTIONS) * (parts["encode"] + parts["prefill"] + NEW_TOKENS * parts["decode"])
-    meter.run("encode once", lambda: encode_once(reader, grid), repeats=once)
+    asked = sample(reader, args.sample or (3 if args.size == "full" else len(QUESTIONS)))
+    part = {"asked": asked, "encode": parts["encode"]}
+    meter.run("encode once", lambda: encode_once(reader, grid, asked), repeats=once, **part)
     if args.device == "cpu":
         turn_model(reader.model.language_model)
-    meter.run("shared prefix", lambda: through_the_engine(reader, grid, batch_size=1), repeats=repeats)
+    meter.run("shared prefix", lambda: through_the_engine(reader, grid, asked, batch_size=1), repeats=repeats, **part)
     with timed_parts(reader.engine) as spent:
-        meter.run("batched decoding", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+        meter.run("batched decoding", lambda: through_the_engine(reader, grid), repeats=repeats)
     if args.device == "cpu" and pays_to_widen(reader.model.dtype):
         widen_model(reader.model)
         reader._engine = Engine(reader.model)
         say(f"products in float32 are faster here; tokens of a block: {reader.engine.block_tokens}")
         with timed_parts(reader.engine) as spent:
-            meter.run("wide products", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+            meter.run("wide products", lambda: through_the_engine(reader, grid), repeats=repeats)
     if args.compile_mode:
+        args.skip_int8 = True
         compile_encoders(reader.model, mode=args.compile_mode)
-        through_the_engine(reader, grid, batch_size=16)
-        meter.run("compiled encoders", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+        through_the_engine(reader, grid)
+        meter.run("compiled encoders", lambda: through_the_engine(reader, grid), repeats=repeats)
     spent = {name: seconds / repeats for name, seconds in spent.items()}
     work = count_work(reader, config, dtype_name)
     again = measure_rates(reader.model)
@@ -408,14 +430,14 @@ def main():
         }
     }
     limit = find_limit(work, rates)
-    top = profile_top(lambda: through_the_engine(reader, grid, batch_size=16))
+    top = profile_top(lambda: through_the_engine(reader, grid))
     if not args.skip_int8:
         from slicesight.reader.int8 import quantize_model
 
         quantize_model(reader.model, word="int8", device="cpu")
         reader._engine = Engine(reader.model)
         say(f"in 8 bits; tokens of a block: {reader.engine.block_tokens}")
-        meter.run("int8", lambda: through_the_engine(reader, grid, batch_size=16), repeats=repeats)
+        meter.run("int8", lambda: through_the_engine(reader, grid), repeats=repeats)
     report(args, dtype_name, meter, parts, expected, spent, work, rates, limit, top)
 
 
@@ -424,12 +446,13 @@ def report(args, dtype_name, meter, parts, expected, spent, work, rates, limit, 
     ours = meter.seconds.get("wide products", meter.seconds["batched decoding"])
     least = sum(limit.values())
     out = sys.stderr if args.json else sys.stdout
-    print(f"\n| {'way':18} | {'s':>8} | {'times official':>14} | {'same answers':>12} | {'peak GiB':>8} |", file=out)
+    print(f"\n| {'way':22} | {'s':>8} | {'times official':>14} | {'same answers':>12} | {'peak GiB':>8} |", file=out)
     print("|---|---|---|---|---|", file=out)
     for name, seconds in meter.seconds.items():
-        row = f"| {name:18} | {seconds:>8.2f} | {official / seconds:>14.2f} | {meter.equal(name):>12.2f} "
+        name_and_sample = name if meter.asked[name] == len(QUESTIONS) else f"{name} ({meter.asked[name]} of 11)"
+        row = f"| {name_and_sample:22} | {seconds:>8.2f} | {official / seconds:>14.2f} | {meter.equal(name):>12.2f} "
         print(row + f"| {meter.peak[name] / GIB:>8.2f} |", file=out)
-    print(f"| {'limit':18} | {least:>8.2f} | {official / least:>14.2f} | | |", file=out)
+    print(f"| {'limit':22} | {least:>8.2f} | {official / least:>14.2f} | | |", file=out)
     print(
         f"\nofficial is {official / expected:.3f} of 11 x (encode {parts['encode']:.3f} + prefill "
         f"{parts['prefill']:.3f} + {NEW_TOKENS} x {parts['decode']:.4f} s)",
@@ -456,6 +479,8 @@ def report(args, dtype_name, meter, parts, expected, spent, work, rates, limit, 
         "dtype": dtype_name,
         "threads": args.threads,
         "clock": args.clock,
+        "device": args.device,
+        "questions_timed": meter.asked,
         "ratio_vs_official": round(official / ours, 3),
         "ratio_vs_limit": round(ours / least, 3),
         "ratio_int8_vs_official": round(official / meter.seconds["int8"], 3) if "int8" in meter.seconds else None,

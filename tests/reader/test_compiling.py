@@ -41,3 +41,5 @@ def test_load_compiles_on_wish_and_refuses_other_words(tiny_model_folder, monkey
     monkeypatch.undo()
     with pytest.raises(ModelError, match="compile_mode is 'fast'"):
         slicesight.load(tiny_model_folder, compile_mode="fast")
+    with pytest.raises(ModelError, match="do not go together"):
+        slicesight.load(tiny_model_folder, compile_mode="default", quantize="int8")

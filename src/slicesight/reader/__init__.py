@@ -309,6 +309,8 @@ def load(
 
         quantize_model(model, word=quantize, device=device)
     if compile_mode is not None:
+        if quantize is not None:
+            raise ModelError("compile_mode and quantize do not go together; leave one of them out.")
         from slicesight.reader.compiling import compile_encoders
 
         compile_encoders(model, mode=compile_mode)
