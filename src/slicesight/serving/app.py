@@ -28,6 +28,10 @@ Bring a scan to `POST /v1/volumes`, then ask it with `POST /v1/chat/completions`
 will do."""
 
 
+_TELEMETRY = ("tracing", "metrics", "logs", "operation_spans", "auto_configure")
+"""What newer versions of FastAPI tell OpenTelemetry: spans with addresses, logs with what the client wrote. Nothing."""
+
+
 def create_app(reader: Reader, options: ServeOptions) -> FastAPI:
     """The application; it answers between its lifespan's beginning and end, and then leaves no scan behind.
 
@@ -49,6 +53,7 @@ def create_app(reader: Reader, options: ServeOptions) -> FastAPI:
         docs_url=None,  # its page would come from elsewhere
         redoc_url=None,
         separate_input_output_schemas=False,
+        telemetry=dict.fromkeys(_TELEMETRY, False),
     )
     app.state.server = server
     add_handlers(app)

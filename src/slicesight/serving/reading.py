@@ -16,6 +16,7 @@ from slicesight.serving.refusals import Refusal
 from slicesight.volumes.archive_address import ArchiveAddress
 from slicesight.volumes.grid import GridSpec
 
+WORKER = ("-m", "slicesight.serving.reading_worker")
 _KEPT_VARIABLES = (
     *("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN"),  # for archives
@@ -82,7 +83,7 @@ class ScanReader:
     async def _run(self, request: str, timeout_s: float) -> int:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "slicesight.serving.reading_worker"),
+            *WORKER,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
             stderr=asyncio.subprocess.DEVNULL,

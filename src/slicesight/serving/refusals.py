@@ -28,7 +28,8 @@ class Refusal(HTTPException):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status_code=status, detail=" ".join(message.split()), headers=headers)
+        line = " ".join(message.split()).encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
+        super().__init__(status_code=status, detail=line, headers=headers)
         self.param, self.code = param, code
 
     def body(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Shelf:
         Raises:
             Refusal: as many volumes are kept as may be.
         """
-        if sum(1 for _ in self.volumes.iterdir()) >= self.max_volumes:
+        if len(self.kept()) + sum(1 for _ in self.incoming.iterdir()) >= self.max_volumes:
             raise Refusal(
                 429,
                 f"{self.max_volumes} volumes are kept, which is all there is room for; delete one or come again.",

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from slicesight.errors import InputError
 from slicesight.serving.completions import grid_slices
-from slicesight.serving.guard import REPORT_POLICY
+from slicesight.serving.guard import MAX_JSON_BYTES, REPORT_POLICY
 from slicesight.serving.kept_scan import IMAGE_FILE
 from slicesight.serving.refusals import Refusal, no_volume
 from slicesight.serving.reports import FILE_NAMES, MEDIA_TYPES, ReportFormat, consult, store_report, write_report_file
@@ -149,7 +149,8 @@ async def _receive(request: Request, server: Server) -> str:
         raise Refusal(
             415, "expected multipart/form-data with the scan as part `file`, or application/json with a source."
         )
-    if int(request.headers.get("content-length") or 0) > options.max_upload_bytes + 2**20:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > options.max_upload_bytes + MAX_JSON_BYTES:
         raise Refusal(413, f"the scan is larger than the {options.max_upload_bytes} bytes this server takes.")
     with server.shelf.receiving() as folder:
         if is_json:
@@ -192,7 +193,7 @@ async def _fetch(given: dict[str, Any], folder: Path, server: Server) -> str:
 async def _read_json(request: Request) -> dict[str, Any]:
     try:
         found = json.loads(await request.body())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refusal(400, "the body is not valid JSON; send one JSON object.", code="json_invalid") from None
     if not isinstance(found, dict):
         raise Refusal(400, f"the body is a JSON {type(found).__name__}; send one JSON object.")
