@@ -119,13 +119,17 @@ def test_left_and_right_are_those_of_the_radiological_convention(open_page, serv
 
 def bright_centre(png: bytes) -> tuple[float, float]:
     """Centre of what is white, from the middle of all that is drawn, in half sizes of the drawn part."""
-    from PIL import Image
-
-    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    pixels = pixels_of(png)
     white = (pixels.min(axis=2) > 180) & (np.ptp(pixels, axis=2) < 12)
     rows, columns = np.nonzero(white)
     height, width = white.shape
     return (columns.mean() - width / 2) / (width / 2), (rows.mean() - height / 2) / (height / 2)
+
+
+def pixels_of(png: bytes) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
 def test_a_scan_without_geometry_still_moves_by_index_and_claims_no_sides(open_page, served, tmp_path):
@@ -216,3 +220,27 @@ def test_nothing_of_the_scan_is_left_on_the_server(way, open_page, served, file_
     if way != "close":
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
         assert page.evaluate("indexedDB.databases().then(all => all.length)") == 0
+
+
+def test_windows_are_chosen_by_name_or_drawn_with_the_right_button(open_page, served, file_of):
+    page = open_page(served.address)
+    open_scan(page, file_of("axial"))
+    choice = page.locator(".tools select")
+    assert choice.input_value() == "model's own"
+    seen = {}
+    for name in ("model's own", "lung", "bone"):
+        choice.select_option(name)
+        seen[name] = page.locator("canvas").screenshot()
+    assert len(set(seen.values())) == 3
+    before = crosshair_mm(page)
+    box = page.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down(button="right")
+    page.mouse.move(box["x"] + 160, box["y"] + 150, steps=5)
+    page.mouse.up(button="right")
+    assert choice.input_value().startswith("by hand")
+    assert page.locator("canvas").screenshot() not in seen.values()
+    choice.select_option("bone")
+    assert crosshair_mm(page) == before
+    difference = pixels_of(page.locator("canvas").screenshot()) - pixels_of(seen["bone"])
+    assert np.abs(difference).mean() < 1

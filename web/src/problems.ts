@@ -52,7 +52,7 @@ export function inWords(error: unknown): string {
 }
 
 function sentence(text: string): string {
-  const trimmed = text.trim();
+  const trimmed = text.trim().replace(/^scan: /, ""); // what the server calls every upload
   const ended = /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
   return ended.charAt(0).toUpperCase() + ended.slice(1);
 }

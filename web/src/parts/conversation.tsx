@@ -8,7 +8,6 @@ import { Answer } from "./answer";
 
 const SUGGESTIONS = [
   "Which contrast phase is this?",
-  "In which plane was this scan acquired?",
   "Which organ shows an abnormality?",
   "What is seen in the liver?",
   "What is seen in the right lung?",

@@ -17,9 +17,11 @@ export interface Place {
 }
 
 /** Of the scan's width, in percent: thinner, and lines vanish between the pixels of a small tile. */
-const THIN_LINE = { all: 0.55, one: 0.28 };
+const THIN_LINE = { all: 0.45, one: 0.28 };
 const CROSSHAIR = [1, 0.84, 0.29, 0.9];
 const LETTERS = [0.85, 0.9, 0.96, 1];
+/** Grey, and in 3D the darkest third transparent: air must not hide the body in a window that shows air as grey. */
+const GREY = { R: [0, 85, 255], G: [0, 85, 255], B: [0, 85, 255], A: [0, 0, 128], I: [0, 85, 255] };
 const [AXIAL, CORONAL, SAGITTAL, RENDER] = [0, 1, 2, 4] as const;
 type Tile = { sliceType: number; position: [left: number, top: number, width: number, height: number] };
 const TILES: Record<Layout, Tile[]> = {
@@ -41,12 +43,8 @@ export class Scene {
     private readonly onPlace: (place: Place) => void,
   ) {}
 
-  /** Draw on a canvas; `onPlace` hears every move of the crosshair, `onWindow` a window drawn with the right button. */
-  static async on(
-    canvas: HTMLCanvasElement,
-    onPlace: (place: Place) => void,
-    onWindow: (low: number, high: number) => void,
-  ): Promise<Scene> {
+  /** Draw on a canvas; `onPlace` hears every move of the crosshair. */
+  static async on(canvas: HTMLCanvasElement, onPlace: (place: Place) => void): Promise<Scene> {
     const { Niivue, DRAG_MODE } = await import("@niivue/niivue");
     const niivue = new Niivue({
       isRadiologicalConvention: true,
@@ -73,7 +71,6 @@ export class Scene {
     });
     const scene = new Scene(niivue, onPlace);
     niivue.onLocationChange = () => scene.tell();
-    niivue.onIntensityChange = (volume) => onWindow(volume.cal_min ?? 0, volume.cal_max ?? 1);
     await niivue.attachToCanvas(canvas);
     return scene;
   }
@@ -82,6 +79,8 @@ export class Scene {
   async open(nifti: ArrayBuffer, window: GreyWindow, knowsSides: boolean): Promise<void> {
     this.niivue.setIsOrientationTextVisible(knowsSides);
     await this.niivue.loadFromArrayBuffer(nifti, "scan.nii.gz");
+    this.niivue.addColormap("scan", GREY);
+    if (this.niivue.volumes[0]) this.niivue.volumes[0].colormap = "scan";
     this.niivue.setRenderAzimuthElevation(200, 12);
     this.setWindow(window.low, window.high);
     this.moveTo([0.5, 0.5, 0.5]);
@@ -105,6 +104,12 @@ export class Scene {
     volume.cal_min = low;
     volume.cal_max = high;
     this.niivue.updateGLVolume();
+  }
+
+  /** The grey window, which a drag with the right button changes too. */
+  get window(): readonly [low: number, high: number] {
+    const volume = this.niivue.volumes[0];
+    return [volume?.cal_min ?? 0, volume?.cal_max ?? 1];
   }
 
   /** The lowest and the highest value of the scan. */

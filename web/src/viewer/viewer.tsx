@@ -17,7 +17,6 @@ const LAYOUTS: [Layout, string][] = [
   ["sagittal", "Sagittal"],
   ["render", "3D"],
 ];
-const AS_DRAWN = "by hand";
 /** What a key moves, in voxels toward right, front and head; on the picture, right is on the left. */
 const KEYS: Record<string, readonly [number, number, number]> = {
   ArrowLeft: [1, 0, 0],
@@ -42,13 +41,9 @@ export function Viewer({ volume }: { volume: Volume }) {
     const draw = async () => {
       if (canvas.current === null) return;
       const image = readImage(volume.id);
-      const made = await Scene.on(
-        canvas.current,
-        (now) => {
-          place.value = now;
-        },
-        () => setWindow(AS_DRAWN),
-      );
+      const made = await Scene.on(canvas.current, (now) => {
+        place.value = now;
+      });
       drawn = made;
       const bytes = await image;
       if (!isCurrent) {
@@ -78,6 +73,13 @@ export function Viewer({ volume }: { volume: Volume }) {
     if (preset) scene?.setWindow(preset.low, preset.high);
   };
 
+  const noteDrawnWindow = () => {
+    if (scene === null) return;
+    const [low, high] = scene.window;
+    const isPreset = presets.some((one) => one.name === window && one.low === low && one.high === high);
+    if (!isPreset) setWindow(`by hand (${numberText(low)} … ${numberText(high)})`);
+  };
+
   return (
     <section class="viewer" aria-label="Viewer">
       <div class="tools">
@@ -96,12 +98,13 @@ export function Viewer({ volume }: { volume: Volume }) {
                 {plainName(name)} ({numberText(low)} … {numberText(high)})
               </option>
             ))}
-            {window === AS_DRAWN && <option>{AS_DRAWN}</option>}
+            {presets.every(({ name }) => name !== window) && <option>{window}</option>}
           </select>
         </label>
       </div>
       <div
         class="picture"
+        onPointerUp={noteDrawnWindow}
         onKeyDownCapture={(event) => {
           if (event.ctrlKey || event.metaKey || event.altKey) return;
           const step = KEYS[event.key];
