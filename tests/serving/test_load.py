@@ -39,34 +39,34 @@ def until(condition, seconds=10):
     return condition()
 
 
-def test_however_many_ask_a_scan_is_encoded_once(make_client, upload):
+def test_however_many_ask_a_scan_is_encoded_once(make_client, lend):
     client = make_client()
-    found = upload(client)
+    volume_id = lend(client.app.state.server)
     texts = [f"Question {number}?" for number in range(12)]
     with ThreadPoolExecutor(12) as pool:
-        ask = lambda text: client.post("/v1/chat/completions", json=question(found["id"], text))  # noqa: E731
+        ask = lambda text: client.post("/v1/chat/completions", json=question(volume_id, text))  # noqa: E731
         answers = list(pool.map(ask, texts))
     assert {answer.status_code for answer in answers} == {200}
     assert metric(client, "encodes_total") == 1
     assert metric(client, "encode_cache_hits_total") == 11
     assert metric(client, "questions_total", end="answered") == 12
     assert metric(client, "answer_seconds_count") == 12
-    alone = client.post("/v1/chat/completions", json=question(found["id"], texts[5])).json()
+    alone = client.post("/v1/chat/completions", json=question(volume_id, texts[5])).json()
     assert answers[5].json()["choices"][0]["message"]["content"] == alone["choices"][0]["message"]["content"]
 
 
-def test_a_question_beyond_the_queue_is_told_when_to_come_again(make_client, upload, held):
+def test_a_question_beyond_the_queue_is_told_when_to_come_again(make_client, lend, held):
     client = make_client(max_waiting=2, at_once=1)
-    found = upload(client)
+    volume_id = lend(client.app.state.server)
     held.clear()
     with ThreadPoolExecutor(3) as pool:
-        ask = lambda text: client.post("/v1/chat/completions", json=question(found["id"], text))  # noqa: E731
+        ask = lambda text: client.post("/v1/chat/completions", json=question(volume_id, text))  # noqa: E731
         first = pool.submit(ask, "a")
         assert until(lambda: client.app.state.server.thread.num_waiting == 0 and metric(client, "encodes_total") == 1)
         waiting = [pool.submit(ask, "b"), pool.submit(ask, "c")]
         assert until(lambda: client.app.state.server.thread.num_waiting == 2)
         for is_streamed in (False, True):
-            refused = client.post("/v1/chat/completions", json=question(found["id"], "d", stream=is_streamed))
+            refused = client.post("/v1/chat/completions", json=question(volume_id, "d", stream=is_streamed))
             assert refused.status_code == 429
             assert int(refused.headers["Retry-After"]) >= 1
             assert refused.json()["error"]["type"] == "rate_limit_error"
@@ -74,13 +74,13 @@ def test_a_question_beyond_the_queue_is_told_when_to_come_again(make_client, upl
         assert {one.result().status_code for one in [first, *waiting]} == {200}
 
 
-def test_an_answer_that_takes_too_long_is_given_up(make_client, upload, held):
+def test_an_answer_that_takes_too_long_is_given_up(make_client, lend, held):
     client = make_client(answer_timeout_s=0.3)
-    found = upload(client)
+    volume_id = lend(client.app.state.server)
     held.clear()
-    late = client.post("/v1/chat/completions", json=question(found["id"]))
+    late = client.post("/v1/chat/completions", json=question(volume_id))
     assert late.status_code == 504
-    events, is_ended = events_of(client.post("/v1/chat/completions", json=question(found["id"], stream=True)).text)
+    events, is_ended = events_of(client.post("/v1/chat/completions", json=question(volume_id, stream=True)).text)
     assert is_ended
     assert events[-1]["error"]["code"] == "timeout"
     held.set()
@@ -88,10 +88,10 @@ def test_an_answer_that_takes_too_long_is_given_up(make_client, upload, held):
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, phantom_file, is_streamed):
+def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, lend, is_streamed):
     with listen_with(max_answer_tokens=10**6, encoded_bytes=2**30) as (address, server):
-        found = httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}).json()
-        body = question(found["id"], stream=is_streamed, max_tokens=1500)
+        volume_id = lend(server)
+        body = question(volume_id, stream=is_streamed, max_tokens=1500)
 
         async def leave():
             async with httpx.AsyncClient() as client:
@@ -107,14 +107,14 @@ def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, phantom_fil
         assert "slicesight_answer_tokens_total 0.0" in text
 
 
-def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, phantom_file, held):
+def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, lend, held):
     with listen_with(max_waiting=1, at_once=1) as (address, server):
-        found = httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}).json()
+        volume_id = lend(server)
         held.clear()
 
         async def fill_and_leave():
             async with httpx.AsyncClient(timeout=30) as client:
-                post = lambda text: client.post(f"{address}/v1/chat/completions", json=question(found["id"], text))  # noqa: E731
+                post = lambda text: client.post(f"{address}/v1/chat/completions", json=question(volume_id, text))  # noqa: E731
                 first = asyncio.create_task(post("a"))
                 while server.thread.num_rows == 0 and not server.thread.encoded.num_bytes:
                     await asyncio.sleep(0.005)
@@ -193,12 +193,12 @@ def test_a_broken_model_is_a_500_and_the_next_question_is_answered(client, volum
     assert client.get("/healthz").json()["status"] == "ok"
 
 
-def test_encoded_scans_beyond_the_memory_given_are_forgotten_and_encoded_again(make_client, upload):
+def test_encoded_scans_beyond_the_memory_given_are_forgotten_and_encoded_again(make_client, lend):
     client = make_client(encoded_bytes=1)
-    first, second = upload(client), upload(client)
+    first, second = (lend(client.app.state.server) for _ in range(2))
     words = {}
-    for found in (first, second, first):
-        answer = client.post("/v1/chat/completions", json=question(found["id"])).json()
-        words.setdefault(found["id"], set()).add(answer["choices"][0]["message"]["content"])
+    for volume_id in (first, second, first):
+        answer = client.post("/v1/chat/completions", json=question(volume_id)).json()
+        words.setdefault(volume_id, set()).add(answer["choices"][0]["message"]["content"])
     assert metric(client, "encodes_total") == 3
-    assert len(words[first["id"]]) == 1
+    assert len(words[first]) == 1

@@ -101,10 +101,10 @@ def test_gone_and_never_there_look_the_same(client, own_volume):
     assert (body.status_code, body.text) == (404, gone.text)
 
 
-def test_a_volume_expires_when_nobody_uses_it(make_client, upload):
+def test_a_volume_expires_when_nobody_uses_it(make_client, lend):
     client = make_client(keep_minutes=1)
-    found = upload(client)
     server = client.app.state.server
+    found = {"id": lend(server)}
     file = server.shelf.volumes / found["id"] / "scan.json"
     os.utime(file, (time.time() - 40, time.time() - 40))
     assert client.get(f"/v1/volumes/{found['id']}").json()["expires_at"] >= time.time() + 55  # looking was use
@@ -116,9 +116,9 @@ def test_a_volume_expires_when_nobody_uses_it(make_client, upload):
     assert server.thread.encoded.num_bytes == 0
 
 
-def test_no_more_volumes_are_kept_than_may(make_client, upload, phantom_file):
+def test_no_more_volumes_are_kept_than_may(make_client, lend, phantom_file):
     client = make_client(max_kept_volumes=1)
-    upload(client)
+    lend(client.app.state.server)
     full = client.post("/v1/volumes", files={"file": ("b.nii.gz", phantom_file.read_bytes())})
     assert full.status_code == 429
     assert full.headers["Retry-After"]
@@ -176,9 +176,9 @@ def test_of_an_upload_only_what_questions_need_is_kept(client, upload, dicom_zip
     }
 
 
-def test_answers_kept_with_a_volume_are_bounded(make_client, upload):
+def test_answers_kept_with_a_volume_are_bounded(make_client, lend):
     client = make_client(max_answers=2)
-    found = upload(client)
+    found = {"id": lend(client.app.state.server)}
     ids = [ask(client, found["id"])["id"] for _ in range(3)]
     kept = client.get(f"/v1/volumes/{found['id']}/report", params={"format": "json"}).json()["answers"]
     assert len(kept) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -28,7 +29,7 @@ Bring a scan to `POST /v1/volumes`, then ask it with `POST /v1/chat/completions`
 will do."""
 
 
-_TELEMETRY = ("tracing", "metrics", "logs", "operation_spans", "auto_configure")
+_NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 """What newer versions of FastAPI tell OpenTelemetry: spans with addresses, logs with what the client wrote. Nothing."""
 
 
@@ -53,7 +54,7 @@ def create_app(reader: Reader, options: ServeOptions) -> FastAPI:
         docs_url=None,  # its page would come from elsewhere
         redoc_url=None,
         separate_input_output_schemas=False,
-        telemetry=dict.fromkeys(_TELEMETRY, False),
+        telemetry=_NO_TELEMETRY,
     )
     app.state.server = server
     add_handlers(app)
