@@ -324,6 +324,13 @@ def test_a_study_without_uid_is_refused(changed):
         read_source(folder, read_volume(folder))
 
 
+def test_images_of_two_patients_in_one_series_are_refused_without_naming_them(changed):
+    folder = changed(lambda dataset: setattr(dataset, "PatientID", f"SECRET{int(dataset.InstanceNumber) // 9}"))
+    with pytest.raises(InputError, match="images of 2 different PatientID") as caught:
+        read_source(folder, read_volume(folder))
+    assert "SECRET" not in str(caught.value)
+
+
 def test_images_gone_since_they_were_read_are_counted(changed):
     folder = changed(lambda dataset: None)
     volume = read_volume(folder)

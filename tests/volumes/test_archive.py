@@ -160,6 +160,12 @@ def test_an_answer_cut_short_is_never_taken_for_the_series(archive, dicom_folder
     assert "cut short" in refused(archive.address)
 
 
+def test_a_part_that_is_called_a_part_is_not_the_series(archive, dicom_folder):
+    archive.holds(dicom_folder(), status=206)
+    archive.listed = listing()
+    assert "only a part of the series" in refused(archive.address)
+
+
 def test_fewer_images_than_listed_are_noticed(archive, dicom_folder):
     archive.holds(dicom_folder())
     archive.listed = listing(count=7)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "SLICESIGHT_ARCHIVE_TOKEN"  # noqa: S105 the variable's name
 MAX_BYTES = 8 << 30
-CONNECT_S, READ_S, WHOLE_S = 10.0, 60.0, 3600.0
+CONNECT_S, READ_S, WHOLE_S = 10.0, 120.0, 3600.0
 FAILURES = {
     0x0110: "it failed to process it",
     0x0122: "it does not keep structured reports",
@@ -79,6 +79,8 @@ class Talk:
             )
         self.media_type = response.headers.get("Content-Type", "no type")
         self.closing, self.tail = _closing(self.media_type), b""
+        if response.status_code == 206 and self.closing is not None:
+            raise InputError(f"{self.archive} has only a part of the series at hand (206); try again later")
         pieces = response.iter_content
 
         def watched(*args: Any, **kwargs: Any) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ from slicesight.volumes.readers.files import files_below, head_of
 from slicesight.volumes.volume import Volume
 
 _NAMES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_SAME = ("StudyInstanceUID", "PatientID")  # a report is about one study of one patient
 _GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)  # where patient and study are described
 
 
@@ -75,6 +76,12 @@ def read_source(path: str | Path, volume: Volume) -> SourceSeries:
             raise VolumeError(
                 f"{place.name}: {missing} images of the series are gone since it was read; read the scan again"
             )
+        for keyword in _SAME:
+            if len(values := {found_at[uid][1][keyword] for uid in wanted}) > 1:
+                raise VolumeError(
+                    f"{place.name}: images of {len(values)} different {keyword} in one series; a report is about one, "
+                    "separate the files"
+                )
         header = _subject(found_at[volume.sop_instance_uids[0]][0])
     frames: Sequence[int | None] = volume.frame_numbers or (None,) * len(volume.sop_instance_uids)
     images = []
@@ -113,10 +120,10 @@ def _named(files: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
         if not is_dicom(head_of(file)):
             continue
         try:
-            header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_NAMES))
+            header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=[*_NAMES, "PatientID"])
         except DAMAGED:  # it was not part of the volume, which could be read
             continue
-        yield file, {keyword: text_of(header, keyword) for keyword in _NAMES}
+        yield file, {keyword: text_of(header, keyword) for keyword in (*_NAMES, "PatientID")}
 
 
 def _subject(file: Path) -> pydicom.Dataset:
