@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser.served import DESKTOP, REPOSITORY, Served
+from browser.served import CHROMIUM, DESKTOP, REPOSITORY, Served, chromium_options
 
 PAGE = REPOSITORY / "src/slicesight/serving/page/index.html"
-CHROMIUM = os.environ.get("SLICESIGHT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-    "--disable-background-networking",
-)
 AIR_HU, BRIGHT_HU = -1000.0, 200.0
 
 
@@ -47,7 +37,7 @@ def browser(built_page):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        chromium = playwright.chromium.launch(**chromium_options())
         yield chromium
         chromium.close()
 

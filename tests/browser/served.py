@@ -1,16 +1,32 @@
-"""The server that the browser meets."""
+"""The server that the browser meets, and the browser."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DESKTOP, PHONE = {"width": 1100, "height": 700}, {"width": 390, "height": 844}
 TOKEN = "correct-horse-battery-staple"
+
+CHROMIUM = os.environ.get("SLICESIGHT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--disable-background-networking",
+)
+
+
+def chromium_options() -> dict[str, Any]:
+    """For `chromium.launch`: the system's own browser, drawing 3D without a graphics card."""
+    return {"executable_path": CHROMIUM, "args": list(FLAGS)}
 
 
 class Served:
