@@ -244,3 +244,20 @@ def test_windows_are_chosen_by_name_or_drawn_with_the_right_button(open_page, se
     assert crosshair_mm(page) == before
     difference = pixels_of(page.locator("canvas").screenshot()) - pixels_of(seen["bone"])
     assert np.abs(difference).mean() < 1
+
+
+def test_of_several_series_one_is_chosen_by_what_it_is(open_page, served, phantom_of, tmp_path):
+    from slicesight.volumes.writers import write_dicom
+
+    for plane in ("axial", "sagittal"):
+        write_dicom(phantom_of(plane).volume, tmp_path / "study" / plane)
+    page = open_page(served.address)
+    page.allowed_complaints = ("422",)
+    page.locator("input[type=file]").nth(1).set_input_files(tmp_path / "study")
+    page.get_by_text("more than one series").wait_for()
+    choices = page.locator(".series button")
+    assert choices.count() == 2
+    size = "×".join(str(length) for length in phantom_of("sagittal").volume.shape[1::-1])
+    choices.filter(has_text=size).click()
+    page.locator(".readout[data-mm]").wait_for()
+    assert "sagittal" in page.locator("h1.scan").inner_text()

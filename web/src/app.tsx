@@ -71,7 +71,7 @@ export function App() {
         </div>
         <Notices />
       </header>
-      {now.name === "welcome" && <Welcome problem={now.problem} />}
+      {now.name === "welcome" && <Welcome problem={now.problem} choice={now.choice} />}
       {now.name === "sending" && <Sending stage={now} />}
       {now.name === "open" && (
         <main class="workplace">

@@ -52,9 +52,21 @@ export function inWords(error: unknown): string {
 }
 
 function sentence(text: string): string {
-  const trimmed = text.trim().replace(/^scan: /, ""); // what the server calls every upload
+  const trimmed = text.trim().replace(/^scan(\.zip)?: /, ""); // what the server calls every upload
   const ended = /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
   return ended.charAt(0).toUpperCase() + ended.slice(1);
+}
+
+export interface Series {
+  uid: string;
+  facts: string;
+}
+
+/** The series among which the server asks to choose: `… series UID: 1.2.3 (CT, chest, 512×512×90); 1.2.4 (…)`. */
+export function seriesIn(error: unknown): Series[] {
+  if (!(error instanceof Problem) || !/\bseries\b/.test(error.message)) return [];
+  const found = [...error.message.matchAll(/(\d+(?:\.\d+){3,}) \(([^)]*)\)/g)];
+  return found.map(([, uid = "", facts = ""]) => ({ uid, facts }));
 }
 
 /** 2000000000 → `2 GB`. */

@@ -2,15 +2,23 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Evidence, Message, Settings, Volume } from "./contract";
-import { inWords, Problem } from "./problems";
+import { inWords, Problem, type Series, seriesIn } from "./problems";
 import * as server from "./server";
 import { type Mark, marksOf, stacksOf } from "./space";
 import type { Fractions, Place, Scene } from "./viewer/scene";
 
 export type Stage =
-  | { name: "welcome"; problem: string }
+  | { name: "welcome"; problem: string; choice?: Choice }
   | { name: "sending"; title: string; sent: number; total: number; stop: () => void }
   | { name: "open"; volume: Volume; title: string; isFromArchive: boolean };
+
+export type ScanSource = { file: Blob; name: string } | { source: string };
+
+/** What was sent holds several series: one of them is wanted. */
+export interface Choice {
+  scan: ScanSource;
+  series: Series[];
+}
 
 export interface Turn {
   key: number;
@@ -30,6 +38,8 @@ const MAX_TRIES = 5;
 export const settings = signal<Settings | null>(null);
 export const settingsProblem = signal("");
 export const stage = signal<Stage>({ name: "welcome", problem: "" });
+/** How files are read where they do not say it themselves; the fields of the upload. */
+export const readingOptions = signal<Record<string, string>>({});
 export const turns = signal<Turn[]>([]);
 export const place = signal<Place | null>(null);
 export const marks = signal<readonly Mark[]>([]);
@@ -65,12 +75,10 @@ export async function start(): Promise<void> {
 }
 
 /** Upload a scan, or name one in an archive, and open it. */
-export async function openScan(
-  scan: { file: Blob; name: string } | { source: string },
-  options: Record<string, string>,
-): Promise<void> {
+export async function openScan(scan: ScanSource, series = ""): Promise<void> {
   await closeScan();
   const control = new AbortController();
+  const options = series === "" ? readingOptions.value : { ...readingOptions.value, series };
   const title = "file" in scan ? scan.name : "scan from the archive";
   const progress = (sent: number, total: number) => {
     stage.value = { name: "sending", title, sent, total, stop: () => control.abort() };
@@ -87,7 +95,10 @@ export async function openScan(
     }
     stage.value = { name: "open", volume: opened, title, isFromArchive: "source" in scan };
   } catch (error) {
-    stage.value = { name: "welcome", problem: control.signal.aborted ? "" : inWords(error) };
+    const found = seriesIn(error);
+    if (control.signal.aborted) stage.value = { name: "welcome", problem: "" };
+    else if (found.length > 1) stage.value = { name: "welcome", problem: "", choice: { scan, series: found } };
+    else stage.value = { name: "welcome", problem: inWords(error) };
   }
 }
 

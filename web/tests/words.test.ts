@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { inWords, NO_CONNECTION, Problem, problemFrom, sizeText } from "../src/problems";
+import { inWords, NO_CONNECTION, Problem, problemFrom, seriesIn, sizeText } from "../src/problems";
 import { rowsOf, scanLine, spacingText, windowText } from "../src/receipt";
 import { presetsFor } from "../src/viewer/windows";
 import { receiptOf } from "./scans";
@@ -29,6 +29,15 @@ describe("problems", () => {
   test("a missing model is not taken for a missing scan", () => {
     const text = JSON.stringify({ error: { message: "this server runs phantom-tiny", code: "no_model" } });
     expect(inWords(problemFrom(404, text, null))).toBe("This server runs phantom-tiny.");
+  });
+  test("several series become a choice, anything else does not", () => {
+    const message =
+      "scan.zip: found 2 series; choose one with series UID: 1.3.6.1.4 (CT, chest, 161×143×48); 1.2.840.9 (MR, T1, 9×9×9)";
+    expect(seriesIn(new Problem(422, message))).toEqual([
+      { uid: "1.3.6.1.4", facts: "CT, chest, 161×143×48" },
+      { uid: "1.2.840.9", facts: "MR, T1, 9×9×9" },
+    ]);
+    expect(seriesIn(new Problem(422, "scan: 1.2.3.4 (x) is no window"))).toEqual([]);
   });
   test("sizes", () => {
     expect([999, 1500, 15_000_000, 2e9, 999_600].map(sizeText)).toEqual([

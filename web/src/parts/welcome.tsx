@@ -4,15 +4,12 @@ import { useRef, useState } from "preact/hooks";
 import { chosenScan, droppedFiles } from "../files";
 import { inWords, sizeText } from "../problems";
 import { plainName } from "../receipt";
-import { openScan, type Stage, settings, settingsProblem, start } from "../session";
+import { type Choice, openScan, readingOptions, type Stage, settings, settingsProblem, start } from "../session";
 
-type Options = Record<string, string>;
-
-export function Welcome({ problem }: { problem: string }) {
+export function Welcome({ problem, choice }: { problem: string; choice: Choice | undefined }) {
   const [isOver, setOver] = useState(false);
   const [packing, setPacking] = useState("");
   const [fault, setFault] = useState("");
-  const options = useRef<Options>({});
   const server = settings.value;
 
   const open = async (files: File[]) => {
@@ -26,7 +23,7 @@ export function Welcome({ problem }: { problem: string }) {
           `${scan.name} is ${sizeText(scan.file.size)}; this server takes up to ${sizeText(server.max_upload_bytes)}.`,
         );
       } else {
-        await openScan(scan, options.current);
+        await openScan(scan);
       }
     } catch (error) {
       setFault(inWords(error));
@@ -91,8 +88,20 @@ export function Welcome({ problem }: { problem: string }) {
           </p>
         )}
       </div>
-      <ReadingOptions windows={server?.windows ?? []} onChange={(given) => (options.current = given)} />
-      {server !== null && server.archives.length > 0 && <Archive archives={server.archives} options={options} />}
+      {choice !== undefined && (
+        <section class="card" aria-label="Series">
+          <h2>This is more than one series. Which one?</h2>
+          <div class="series">
+            {choice.series.map(({ uid, facts }) => (
+              <button type="button" key={uid} title={uid} onClick={() => void openScan(choice.scan, uid)}>
+                {facts}
+              </button>
+            ))}
+          </div>
+        </section>
+      )}
+      <ReadingOptions windows={server?.windows ?? []} />
+      {server !== null && server.archives.length > 0 && <Archive archives={server.archives} />}
       <p class="faint privacy">
         The scan goes to this server and nowhere else. It is deleted there when you press “Delete scan” or close this
         page.
@@ -101,19 +110,24 @@ export function Welcome({ problem }: { problem: string }) {
   );
 }
 
-function ReadingOptions({ windows, onChange }: { windows: string[]; onChange: (options: Options) => void }) {
-  const form = useRef<HTMLFormElement>(null);
-  const tell = () => {
-    if (form.current) onChange(Object.fromEntries([...new FormData(form.current)].map(([k, v]) => [k, String(v)])));
-  };
+function ReadingOptions({ windows }: { windows: string[] }) {
+  const given = readingOptions.value;
+  const field = (name: string) => ({
+    name,
+    value: given[name] ?? "",
+    onInput: (event: Event) => {
+      const { value } = event.currentTarget as HTMLInputElement | HTMLSelectElement;
+      readingOptions.value = { ...readingOptions.value, [name]: value };
+    },
+  });
   return (
     <details class="options">
       <summary>Reading options</summary>
       <p class="faint">Only for files that need them; left alone, everything is read from the file itself.</p>
-      <form ref={form} onInput={tell} onSubmit={(event) => event.preventDefault()}>
+      <form onSubmit={(event) => event.preventDefault()}>
         <label>
           Grey window the model sees
-          <select name="window">
+          <select {...field("window")}>
             <option value="">as the scan asks for</option>
             {windows
               .filter((word) => word !== "auto")
@@ -126,7 +140,7 @@ function ReadingOptions({ windows, onChange }: { windows: string[]; onChange: (o
         </label>
         <label>
           Slices stacked
-          <select name="plane">
+          <select {...field("plane")}>
             <option value="">as acquired</option>
             <option>axial</option>
             <option>coronal</option>
@@ -135,30 +149,26 @@ function ReadingOptions({ windows, onChange }: { windows: string[]; onChange: (o
         </label>
         <label>
           Voxel size Z,Y,X in mm
-          <input name="spacing_mm" placeholder="2.5,0.78,0.78" inputMode="decimal" />
+          <input {...field("spacing_mm")} placeholder="2.5,0.78,0.78" inputMode="decimal" />
         </label>
         <label>
           Grey values are
-          <select name="unit">
+          <select {...field("unit")}>
             <option value="">as the file says</option>
             <option value="HU">Hounsfield units (CT)</option>
             <option value="arbitrary">arbitrary (MR)</option>
           </select>
         </label>
         <label>
-          DICOM series UID
-          <input name="series" autocomplete="off" />
-        </label>
-        <label>
           Time point of a 4D file
-          <input name="time_point" type="number" min="0" />
+          <input {...field("time_point")} type="number" min="0" />
         </label>
       </form>
     </details>
   );
 }
 
-function Archive({ archives, options }: { archives: string[]; options: { current: Options } }) {
+function Archive({ archives }: { archives: string[] }) {
   const field = useRef<HTMLInputElement>(null);
   return (
     <form
@@ -166,7 +176,7 @@ function Archive({ archives, options }: { archives: string[]; options: { current
       onSubmit={(event) => {
         event.preventDefault();
         const source = field.current?.value.trim() ?? "";
-        if (source !== "") void openScan({ source }, options.current);
+        if (source !== "") void openScan({ source });
       }}
     >
       <label for="archive-series">Or open a series from the archive</label>
