@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
 
+from serving_address import listening
 from slicesight.serving.options import ServeOptions
 
 
@@ -45,32 +43,6 @@ def client(tiny_reader, tmp_path_factory):
     options = ServeOptions(model="tiny-random", folder=tmp_path_factory.mktemp("serving") / "kept")
     with TestClient(create_app(tiny_reader, options), base_url="http://127.0.0.1:8000") as client:
         yield client
-
-
-@contextmanager
-def listening(reader, options):
-    """A real server in a thread -> (its address, the app's Server)."""
-    import asyncio
-
-    import uvicorn
-
-    from slicesight.serving.app import create_app
-    from slicesight.serving.running import listen, uvicorn_config
-
-    app = create_app(reader, options)
-    with listen(options) as socket:
-        server = uvicorn.Server(uvicorn_config(app))
-        server.install_signal_handlers = lambda: None
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[socket])))
-        thread.start()
-        until = time.monotonic() + 20
-        while not server.started and time.monotonic() < until:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{socket.getsockname()[1]}", app.state.server
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def chat_routes(server: Server) -> APIRouter:
         if body.model != server.name:
             raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
         asked = read_conversation(body, caption_question=server.reader.card.caption_question)
+        server.thread.check_room()
         kept, _ = await asyncio.to_thread(server.shelf.read, asked.volume_id)
         completion = Completion(
             id=new_id("chatcmpl-"), model=server.name, notices=server.notices(kept.volume), plane=kept.grid.plane

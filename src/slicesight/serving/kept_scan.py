@@ -67,12 +67,12 @@ def write_scan(volume: Volume, grid: GridVolume, *, folder: Path) -> None:
 
 
 def read_scan(folder: Path) -> KeptScan:
-    """What `write_scan` wrote."""
+    """What `write_scan` wrote; the grid's voxels stay on disk until somebody looks at them."""
     facts = json.loads((folder / SCAN_FILE).read_text(encoding="utf-8"))
     volume = _read_volume(facts["volume"])
     stated = facts["grid"]
     grid = GridVolume(
-        voxels=np.load(folder / GRID_FILE, allow_pickle=False),
+        voxels=np.load(folder / GRID_FILE, mmap_mode="r", allow_pickle=False),
         plane=stated["plane"],
         spec=GridSpec.from_dict(stated["spec"]),
         slices=tuple(GridSlice(**{name: _tuple(value) for name, value in piece.items()}) for piece in stated["slices"]),

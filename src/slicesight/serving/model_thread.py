@@ -8,7 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from dataclasses import replace
 from math import ceil
+
+import numpy as np
 
 from slicesight.reader import EncodedScan, Reader
 from slicesight.reader.continuous import ContinuousAsking, Inquiry
@@ -55,21 +58,30 @@ class ModelThread:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, inquiry: Inquiry) -> None:
-        """Let a question wait for its turn.
+    def check_room(self) -> None:
+        """Refuse before any work is done for a question that could not wait.
 
         Raises:
             Refusal: as many wait as may; Retry-After says when one more may.
         """
+        num_waiting = len(self._waiting)
+        if num_waiting >= self.max_waiting:
+            seconds = min(120, max(1, ceil(num_waiting * self._seconds_each)))
+            raise Refusal(
+                429,
+                f"{num_waiting} questions wait already; ask again in {seconds} s.",
+                code="queue_full",
+                headers={"Retry-After": str(seconds)},
+            )
+
+    def submit(self, inquiry: Inquiry) -> None:
+        """Let a question wait for its turn.
+
+        Raises:
+            Refusal: as `check_room`.
+        """
         with self._news:
-            if len(self._waiting) >= self.max_waiting:
-                seconds = min(120, max(1, ceil(len(self._waiting) * self._seconds_each)))
-                raise Refusal(
-                    429,
-                    f"{len(self._waiting)} questions wait already; ask again in {seconds} s.",
-                    code="queue_full",
-                    headers={"Retry-After": str(seconds)},
-                )
+            self.check_room()
             self._waiting.append((inquiry, time.monotonic()))
             self._news.notify()
 
@@ -136,7 +148,7 @@ class EncodedScans:
                 return self._held[volume_id]
         kept, _ = self.shelf.read(volume_id)
         with self.metrics.encode_seconds.time():
-            scan = self.reader.encode(kept.grid)
+            scan = self.reader.encode(replace(kept.grid, voxels=np.array(kept.grid.voxels)))
         self.metrics.encodes.inc()
         with self._turn:
             self._held[volume_id] = scan

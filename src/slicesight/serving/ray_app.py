@@ -1,0 +1,92 @@
+"""How do several replicas, on one machine or many, serve the same API? (`serve run slicesight.serving.ray_app:build`)
+
+Ray Serve starts replicas, each with a model of its own, adds and removes them with the load, and hands a request to
+whichever has least to do. A volume is found by all of them because all keep theirs in one shared folder (shelf.py);
+each replica that is asked about it encodes it once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from slicesight.errors import InputError
+from slicesight.serving.options import ServeOptions, read_token
+
+_MORE_THAN_QUEUED = 64
+"""Requests a replica may hold beyond its questions (uploads, pictures, reports), so that the 429 is our own."""
+
+
+class RayArguments(BaseModel):
+    """What `serve run` passes as KEY=VALUE."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path
+    """Shared by all replicas; on several machines a network folder that all of them see."""
+    model: str = "phantom-tiny"
+    token_file: Path | None = None
+    host: str = "127.0.0.1"
+    """Where Ray's proxies listen, as told to `serve start --http-host`."""
+    keep_minutes: float = 60
+    queue: int = 32
+    archive: str | None = None
+    int8: bool = False
+    min_replicas: int = 1
+    max_replicas: int = 4
+    cpus: float = 1
+    gpus: float = 0
+    """Of each replica."""
+
+    def options(self) -> ServeOptions:
+        """The same as those of `slicesight serve`."""
+        return ServeOptions(
+            model=self.model,
+            int8=self.int8,
+            host=self.host,
+            token=None if self.token_file is None else read_token(self.token_file),
+            archives=() if self.archive is None else (self.archive,),
+            folder=self.folder,
+            is_shared=True,
+            keep_minutes=self.keep_minutes,
+            max_waiting=self.queue,
+        )
+
+
+def build(arguments: RayArguments) -> serve.Application:
+    """The application with its replicas and how many of them there may be.
+
+    Raises:
+        InputError: an option that cannot be, as `slicesight serve` would say.
+    """
+    if not 1 <= arguments.min_replicas <= arguments.max_replicas:
+        raise InputError(
+            f"min_replicas is {arguments.min_replicas} and max_replicas {arguments.max_replicas}; expected at least 1, "
+            "and no more than the second."
+        )
+    options = arguments.options()
+
+    def make_app() -> FastAPI:
+        from slicesight.asking import load_quietly
+        from slicesight.serving.app import create_app
+
+        return create_app(load_quietly(options.model, int8=options.int8), options)
+
+    replica = serve.deployment(
+        serve.ingress(make_app)(),
+        name="slicesight",
+        autoscaling_config={
+            "min_replicas": arguments.min_replicas,
+            "max_replicas": arguments.max_replicas,
+            "target_ongoing_requests": options.at_once,
+        },
+        max_ongoing_requests=options.at_once + options.max_waiting + _MORE_THAN_QUEUED,
+        ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
+        logging_config=LoggingConfig(enable_access_log=False),
+        graceful_shutdown_timeout_s=options.answer_timeout_s,
+    )
+    return replica.bind()
