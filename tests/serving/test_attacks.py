@@ -314,7 +314,7 @@ def test_a_killed_server_leaves_no_scan_once_the_next_one_starts(tmp_path):
     assert beside.run.is_dir()
     beside.close()
     after.close()
-    assert not list(tmp_path.glob("*/volumes"))
+    assert not list(tmp_path.rglob("volumes"))
 
 
 def test_servers_that_share_a_folder_keep_their_scans_until_the_last_has_gone(tmp_path):
@@ -333,9 +333,13 @@ def test_servers_that_share_a_folder_keep_their_scans_until_the_last_has_gone(tm
 def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (tmp_path / "link").symlink_to(elsewhere)
+    place = tmp_path / f"slicesight-serve-{os.getuid()}"
+    place.symlink_to(elsewhere)
     with pytest.raises(InputError, match="somebody else"):
-        Shelf(folder=tmp_path / "link")
+        Shelf(folder=tmp_path)
+    place.rename(tmp_path / "slicesight-serve-12345")
+    place.mkdir()
+    place.rename(elsewhere / "slicesight-serve-12345")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(InputError, match="somebody else"):
         Shelf(folder=elsewhere)
@@ -381,3 +385,18 @@ def test_no_log_line_holds_a_patient_a_file_name_or_a_question(listen_with, phan
     )
     assert "/v1/volumes/{volume_id}" in said
     assert "miller" not in said.lower()
+
+
+def test_a_client_that_leaves_while_its_scan_is_read_leaves_nothing(listen_with, phantom_file, monkeypatch, capfd):
+    from slicesight.serving import reading
+
+    monkeypatch.setattr(reading, "WORKER", ("-c", "import time; time.sleep(60)"))
+    with listen_with() as (address, server):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}, timeout=1)
+        end = time.monotonic() + 10
+        while list(server.shelf.incoming.iterdir()) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not list(server.shelf.incoming.iterdir())
+        assert not server.shelf.kept()
+    assert "ERROR" not in capfd.readouterr().err

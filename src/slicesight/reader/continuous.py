@@ -111,6 +111,11 @@ class ContinuousAsking:
             self._open.pop(number).inquiry.fail(error)
         self.num_rows = len(self._open)
 
+    def call_off_all(self) -> None:
+        """Nobody waits any more for what is under way; any thread may say so."""
+        for one in list(self._open.values()):
+            one.inquiry.is_called_off = True
+
     def _requests(self, take: Callable[[], Inquiry | None]) -> _Arrivals:
         return _Arrivals(lambda: self._next_request(take))
 

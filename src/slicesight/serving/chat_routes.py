@@ -14,17 +14,16 @@ from slicesight.errors import InputError
 from slicesight.reader.continuous import Told
 from slicesight.serving.completions import LAST_EVENT, Completion, error_event
 from slicesight.serving.conversation import Asked, ChatRequest, read_conversation
+from slicesight.serving.guard import ClientGone
 from slicesight.serving.logs import log_failure
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.reports import answer_to_keep
 from slicesight.serving.server import Server
 from slicesight.serving.shapes import REFUSALS, CompletionShape
 from slicesight.serving.shelf import new_id
-from slicesight.serving.waiting import ClientGone, EventStream, Waiter, unless_gone
+from slicesight.serving.waiting import EventStream, Waiter, unless_gone
 
 DEFAULT_MAX_TOKENS = 160
-_NOBODY_THERE = 499
-"""A status no client sees: it has closed the connection."""
 
 
 def chat_routes(server: Server) -> APIRouter:
@@ -85,7 +84,7 @@ class _Answering:
             told = await unless_gone(self.waiter.whole(), request.receive)
         except ClientGone:
             self._count("called off")
-            return Response(status_code=_NOBODY_THERE)
+            raise
         except Exception as error:
             raise self._refused(error) from None
         finally:

@@ -13,6 +13,7 @@ import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slicesight.serving.logs import log, log_failure
@@ -42,6 +43,14 @@ _HEADERS = {
 }
 
 
+NOBODY_THERE = 499
+"""A status no client sees: it has closed the connection."""
+
+
+class ClientGone(Exception):  # noqa: N818  # no fault
+    """Nobody waits for the response any more."""
+
+
 class TooSlow(Exception):  # noqa: N818  # it ends a connection, nobody reads it
     """The client has stopped reading."""
 
@@ -63,7 +72,7 @@ class Guard:
         """Why this request is not let in."""
         headers = Headers(scope=scope)
         host = _host_name(f"//{headers.get('host', '')}")
-        if self.options.is_loopback and host not in LOOPBACK_NAMES:
+        if self.options.is_loopback and host not in {*LOOPBACK_NAMES, self.options.host}:
             return Refusal(421, "the Host header names another machine; open the address this server printed.")
         origin = headers.get("origin")
         if self.options.is_loopback and origin is not None and _host_name(origin) not in LOOPBACK_NAMES:
@@ -100,8 +109,8 @@ class _Exchange:
                 await self.guard.app(self.scope, self.receive, self.send)
             else:
                 await refusal.response()(self.scope, self.receive, self.send)
-        except TooSlow:
-            pass
+        except (TooSlow, ClientGone, ClientDisconnect):
+            self.status = self.status or NOBODY_THERE
         except Exception as error:  # the last place before the server's own log, which would print the error's words
             log_failure(self.route, error)
             if not self.status:

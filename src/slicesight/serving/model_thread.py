@@ -51,6 +51,7 @@ class ModelThread:
             self._is_closed = True
             for inquiry, _ in self._waiting:
                 inquiry.is_called_off = True
+            self._asking.call_off_all()
             self._news.notify()
         self._thread.join(timeout=30)
 

@@ -76,8 +76,7 @@ def build(arguments: RayArguments) -> serve.Application:
 
         return create_app(load_quietly(options.model, int8=options.int8), options)
 
-    replica = serve.deployment(
-        serve.ingress(make_app)(),
+    as_replica = serve.deployment(
         name="slicesight",
         autoscaling_config={
             "min_replicas": arguments.min_replicas,
@@ -89,4 +88,4 @@ def build(arguments: RayArguments) -> serve.Application:
         logging_config=LoggingConfig(enable_access_log=False),
         graceful_shutdown_timeout_s=options.answer_timeout_s,
     )
-    return replica.bind()
+    return as_replica(serve.ingress(make_app)()).bind()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import slicesight
 from slicesight.serving.kept_scan import REFUSAL_FILE, SCAN_FILE
 from slicesight.serving.refusals import Refusal
 from slicesight.volumes.archive_address import ArchiveAddress
@@ -87,7 +88,7 @@ class ScanReader:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
             stderr=asyncio.subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {"OMP_NUM_THREADS": "1"},
+            env=_environment(),
         )
         assert process.stdin is not None
         try:
@@ -104,6 +105,13 @@ class ScanReader:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """What the process may know of ours, with the package where we have it from."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    places = [str(Path(slicesight.__file__).resolve().parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
 
 
 def by_field_names(message: str) -> str:

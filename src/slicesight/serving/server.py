@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from slicesight.model_card import RESEARCH_NOTICE
@@ -40,6 +41,7 @@ class Server:
             at_once=options.at_once,
             encoded_bytes=options.encoded_bytes,
         )
+        self.archive_threads = ThreadPoolExecutor(2, "archive")  # a slow archive holds up nobody else
         self.scans = ScanReader(
             timeout_s=options.read_timeout_s,
             fetch_timeout_s=options.fetch_timeout_s,
@@ -75,6 +77,7 @@ class Server:
             with contextlib.suppress(asyncio.CancelledError):
                 await tidying
             await asyncio.to_thread(self.thread.close)
+            self.archive_threads.shutdown(wait=False, cancel_futures=True)
             self.shelf.close()
 
     def tidy(self) -> None:

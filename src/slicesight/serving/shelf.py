@@ -58,7 +58,7 @@ class Shelf:
         max_answers: int = 200,
     ) -> None:
         self.keep_s, self.max_volumes, self.max_answers = keep_minutes * 60, max_volumes, max_answers
-        base = _own_folder(folder or Path(tempfile.gettempdir()) / f"slicesight-serve-{os.getuid()}")
+        base = _own_folder((folder or Path(tempfile.gettempdir())) / f"slicesight-serve-{os.getuid()}")
         with (base / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _sweep(base)
@@ -205,7 +205,7 @@ class Shelf:
 def _own_folder(folder: Path) -> Path:
     """The folder, ours alone: others could read scans or plant links in it."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True, parents=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot keep scans there ({error.strerror}); choose another folder.") from None
     found = folder.lstat()

@@ -21,6 +21,7 @@ from slicesight.serving.reports import FILE_NAMES, MEDIA_TYPES, ReportFormat, co
 from slicesight.serving.server import Server
 from slicesight.serving.shapes import REFUSALS, UPLOAD_BODY, StoredShape, VolumeShape
 from slicesight.serving.uploads import receive_upload
+from slicesight.serving.waiting import unless_gone
 from slicesight.volumes.archive_address import read_address
 from slicesight.volumes.readers.options import ReadOptions, checked_unit
 
@@ -105,7 +106,8 @@ def volume_routes(server: Server) -> APIRouter:
             uid = store_report(consultation, archive=archive, folder=shelf.incoming, volume_folder=folder)
             return {"sop_instance_uid": uid, "archive": archive}
 
-        return JSONResponse(await asyncio.to_thread(make))
+        loop = asyncio.get_running_loop()
+        return JSONResponse(await loop.run_in_executor(server.archive_threads, make))
 
     return router
 
@@ -154,7 +156,7 @@ async def _receive(request: Request, server: Server) -> str:
         raise Refusal(413, f"the scan is larger than the {options.max_upload_bytes} bytes this server takes.")
     with server.shelf.receiving() as folder:
         if is_json:
-            return await _fetch(await _read_json(request), folder, server)
+            return await _fetch(request, folder, server)
         upload = await receive_upload(
             request.stream(),
             content_type=content_type,
@@ -166,12 +168,14 @@ async def _receive(request: Request, server: Server) -> str:
         said = read_said(upload.fields)
         grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
         with server.metrics.read_seconds.time():
-            await server.scans.read(folder, said=said.for_reading, grid=grid, file=upload.file)
+            reading = server.scans.read(folder, said=said.for_reading, grid=grid, file=upload.file)
+            await unless_gone(reading, request.receive)
         return server.shelf.keep(folder, {"created": int(time.time()), "bytes": upload.num_bytes, "archive": None})
 
 
-async def _fetch(given: dict[str, Any], folder: Path, server: Server) -> str:
+async def _fetch(request: Request, folder: Path, server: Server) -> str:
     """Have a series fetched from an archive and read, keep it -> the volume's id."""
+    given = await _read_json(request)
     source = given.pop("source", None)
     if not isinstance(source, str):
         raise Refusal(400, "source is missing; send the address of a series in an archive.", param="source")
@@ -185,7 +189,8 @@ async def _fetch(given: dict[str, Any], folder: Path, server: Server) -> str:
         raise Refusal(403, str(error), param="source") from None
     grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
     with server.metrics.read_seconds.time():
-        await server.scans.read(folder, said=said.for_reading, grid=grid, series=address)
+        reading = server.scans.read(folder, said=said.for_reading, grid=grid, series=address)
+        await unless_gone(reading, request.receive)
     num_bytes = (folder / IMAGE_FILE).stat().st_size
     return server.shelf.keep(folder, {"created": int(time.time()), "bytes": num_bytes, "archive": address.archive})
 

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from slicesight.reader import EncodedScan
 from slicesight.reader.continuous import Inquiry, Told
+from slicesight.serving.guard import ClientGone
 from slicesight.serving.model_thread import ModelThread
 from slicesight.serving.refusals import Refusal
+
+Result = TypeVar("Result")
 
 
 class Waiter:
@@ -98,11 +101,7 @@ class Waiter:
             self._loop.call_soon_threadsafe(self._said.put_nowait, found)
 
 
-class ClientGone(Exception):  # noqa: N818  # no fault
-    """Nobody waits for the response any more."""
-
-
-async def unless_gone(work: Awaitable[Told], receive: Receive) -> Told:
+async def unless_gone(work: Awaitable[Result], receive: Receive) -> Result:
     """The work's result.
 
     Raises:
