@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model web test lint format docs clean
+.PHONY: help demo serve model web test lint format docs clean
 
 help: ## List these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,6 +16,10 @@ demo: $(VENV)/.installed-core ## Make a synthetic scan, ask it 11 questions, com
 
 test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes options on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+serve: $(VENV)/.installed-serve ## Build the page if npm is here, then serve it with the small model (http://127.0.0.1:8000/)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "no npm: the API without its page"; fi
+	$(BIN)/slicesight serve
 
 model: $(VENV)/.installed-train ## Train the model that ships, from nothing, into runs/ (about an hour on two cores)
 	$(BIN)/slicesight train recipes/phantom-tiny-stage0.yaml

@@ -103,8 +103,8 @@ def main():
     }
     print(
         f"two Ray workers are {found['ratio_whole']} times as fast as one, {found['ratio_answering']} times once they "
-        f"have started; two processes without Ray {found['limit_this_machine_now']} times (start included); predictions "
-        f"{'the same' if same else 'DIFFER'}"
+        f"have started; two processes without Ray {found['limit_this_machine_now']} times (start included); "
+        f"predictions {'the same' if same else 'DIFFER'}"
     )
     print(json.dumps(found))
     return 0 if same else 1
