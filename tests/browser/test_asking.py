@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ STACKED_ALONG = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 @pytest.mark.parametrize("plane", STACKED_ALONG)
-def test_a_click_on_a_bar_moves_the_crosshair_to_that_slices_millimetres(plane, open_page, served, file_of):
+def test_a_click_on_a_bar_moves_the_crosshair_to_that_slices_millimetres(plane, open_page, served, file_of, phantom_of):
+    scan = phantom_of(plane).volume
     page = open_page(served.address)
     volume = open_scan(page, file_of(plane))
     article = ask(page, "Which contrast phase is this?")
@@ -26,8 +30,20 @@ def test_a_click_on_a_bar_moves_the_crosshair_to_that_slices_millimetres(plane, 
         click_bar(page, article, index, len(slices))
         page.mouse.move(5, 5)  # what is clicked stays when the pointer leaves
         assert crosshair_mm(page)[axis] == pytest.approx(slices[index]["position_mm"][axis], abs=0.06)
+        assert shown_value(page) in values_round(scan, crosshair_mm(page)), "the picture is of another place"
         assert article.locator(".bars").get_attribute("aria-valuenow") == str(index)
         assert article.locator(".here").get_attribute("data-slice") == str(index)
+
+
+def shown_value(page) -> float:
+    return float(re.search(r"value\s*(\S+)", page.locator(".readout").inner_text()).group(1).replace("−", "-"))
+
+
+def values_round(scan, position_mm: list[float]) -> set[float]:
+    """The voxels whose centres lie within half a voxel of a place, by the scan's own affine."""
+    z, y, x = (np.linalg.inv(scan.affine_lps) @ (*position_mm, 1))[:3]
+    near = [{math.floor(index + 0.45), math.ceil(index - 0.45)} for index in (z, y, x)]
+    return {float(scan.voxels[place]) for place in itertools.product(*near)}
 
 
 def test_bars_show_the_scores_of_the_answer_and_its_ranges_lead_to_their_heaviest_slice(open_page, served, file_of):
