@@ -135,6 +135,7 @@ def test_an_upload_is_cut_while_it_streams(make_client):
 
     found = client.post("/v1/volumes", content=stream(), headers={"content-type": "multipart/form-data; boundary=x"})
     assert "larger" in refused(found, 413)
+    refused(post(client, b"0" * 100_001), 413)
     announced = post(client, b"0" * 5_000_000)
     refused(announced, 413)
     assert not list(client.app.state.server.shelf.incoming.iterdir())
