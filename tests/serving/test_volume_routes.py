@@ -172,7 +172,7 @@ def test_of_an_upload_only_what_questions_need_is_kept(client, upload, dicom_zip
     found = upload(client, dicom_zip, "x.zip")
     folder = client.app.state.server.shelf.volumes / found["id"]
     assert {file.name for file in folder.iterdir()} == {
-        *("scan.json", "grid.npy", "image.nii.gz", "source.json", "upload.json", "answers"),
+        *("scan.json", "grid.f32", "image.nii.gz", "source.json", "upload.json", "answers"),
     }
 
 

@@ -1,11 +1,12 @@
 """What is kept of a scan on disk between its upload and its questions? Plain files that cannot run code.
 
     scan.json     facts of the scan, its grid's slices, the receipt
-    grid.npy      the voxels the model sees, (N, H, W) float32
+    grid.f32      the voxels the model sees, (N, H, W) little-endian float32 and nothing else
     image.nii.gz  the scan for a viewer
 
-The original is not needed again, and so a kept scan costs little memory: the volume read back has its shape but no
-voxels.
+The voxels have no header of their own: .npy's is read by Python's parser, which in Python 3.11 fails now and then when
+several threads parse at once ("AST constructor recursion depth mismatch"). The original is not needed again, and so a
+kept scan costs little memory: the volume read back has its shape but no voxels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume
 from slicesight.volumes.volume import Volume
 
-SCAN_FILE, GRID_FILE, IMAGE_FILE = "scan.json", "grid.npy", "image.nii.gz"
+SCAN_FILE, GRID_FILE, IMAGE_FILE = "scan.json", "grid.f32", "image.nii.gz"
+VOXEL_TYPE = "<f4"
 REFUSAL_FILE = "refusal.json"
 """Left instead by the process that could not read an upload."""
 _PLAIN_FACTS = (
@@ -39,7 +41,7 @@ class KeptScan:
 
 def write_scan(volume: Volume, grid: GridVolume, *, folder: Path) -> None:
     """Write what questions will need; scan.json, by which a scan counts as kept, comes last."""
-    np.save(folder / GRID_FILE, grid.voxels, allow_pickle=False)
+    grid.voxels.astype(VOXEL_TYPE).tofile(folder / GRID_FILE)
     facts = {
         "volume": {
             "shape": volume.shape,
@@ -48,6 +50,7 @@ def write_scan(volume: Volume, grid: GridVolume, *, folder: Path) -> None:
             **{name: getattr(volume, name) for name in _PLAIN_FACTS},
         },
         "grid": {
+            "shape": grid.voxels.shape,
             "plane": grid.plane,
             "spec": grid.spec.to_dict(),
             "box": grid.box,
@@ -72,7 +75,7 @@ def read_scan(folder: Path) -> KeptScan:
     volume = _read_volume(facts["volume"])
     stated = facts["grid"]
     grid = GridVolume(
-        voxels=np.load(folder / GRID_FILE, mmap_mode="r", allow_pickle=False),
+        voxels=np.memmap(folder / GRID_FILE, dtype=VOXEL_TYPE, mode="r", shape=tuple(stated["shape"])),
         plane=stated["plane"],
         spec=GridSpec.from_dict(stated["spec"]),
         slices=tuple(GridSlice(**{name: _tuple(value) for name, value in piece.items()}) for piece in stated["slices"]),

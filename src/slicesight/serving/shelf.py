@@ -3,7 +3,7 @@
     base/lock                     held while runs are swept or begun
     base/run-XXXX/lock            held as long as a server lives; whoever can take it may remove the run
     base/run-XXXX/incoming/...    uploads not yet read
-    base/run-XXXX/volumes/vol_.../  scan.json, grid.npy, image.nii.gz, answers/chatcmpl-....json
+    base/run-XXXX/volumes/vol_.../  scan.json, grid.f32, image.nii.gz, answers/chatcmpl-....json
 
 The disk is the truth, so several servers may share a run; how long ago a scan was used is its scan.json's time. A
 server that was killed leaves its lock free, and the next one to start sweeps what it left.
