@@ -48,9 +48,10 @@ class Served:
                 return
         raise AssertionError("the server did not start:\n" + "".join(self.log))
 
-    def kept_scans(self) -> list[Path]:
+    def kept_scans(self) -> set[Path]:
         """Files on disk that hold a scan."""
-        return [path for path in self.folder.rglob("*") if path.is_file() and path.name.startswith(("image", "grid"))]
+        files = self.folder.rglob("*")
+        return {path for path in files if path.name.startswith(("image", "grid")) and path.is_file()}
 
     def stop(self) -> None:
         self.process.terminate()

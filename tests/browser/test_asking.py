@@ -217,10 +217,11 @@ def test_a_scan_that_is_no_dicom_has_no_dicom_report_and_the_menu_says_why(open_
 
 @pytest.mark.parametrize("way", ["button", "reload", "close"])
 def test_nothing_of_the_scan_is_left_on_the_server(way, open_page, served, file_of):
+    others = served.kept_scans()  # a browser that is killed deletes nothing; the server's own clock does
     page = open_page(served.address)
     open_scan(page, file_of("axial"))
     ask(page, "Which contrast phase is this?")
-    assert served.kept_scans()
+    assert served.kept_scans() - others
     if way == "button":
         page.get_by_role("button", name="Delete").click()
     elif way == "reload":
@@ -228,11 +229,11 @@ def test_nothing_of_the_scan_is_left_on_the_server(way, open_page, served, file_
         page.locator(".drop").wait_for()
     else:
         page.goto("about:blank")
-    for _ in range(100):
-        if not served.kept_scans():
+    for _ in range(300):
+        if not served.kept_scans() - others:
             break
         page.wait_for_timeout(100)
-    assert served.kept_scans() == []
+    assert served.kept_scans() - others == set()
     if way != "close":
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
         assert page.evaluate("indexedDB.databases().then(all => all.length)") == 0
@@ -259,7 +260,7 @@ def test_windows_are_chosen_by_name_or_drawn_with_the_right_button(open_page, se
     choice.select_option("bone")
     assert crosshair_mm(page) == before
     difference = pixels_of(page.locator("canvas").screenshot()) - pixels_of(seen["bone"])
-    assert np.abs(difference).mean() < 1
+    assert np.abs(difference[10:-10, 10:-10]).mean() < 1  # the edge shows who has the focus
 
 
 def test_of_several_series_one_is_chosen_by_what_it_is(open_page, served, phantom_of, tmp_path):
