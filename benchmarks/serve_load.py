@@ -115,7 +115,7 @@ def started(arguments: argparse.Namespace, at_once: int):
     import threading
 
     rest = threading.Thread(
-        target=lambda: log.extend(line for line in process.stderr if " ERROR " in line), daemon=True
+        target=lambda: log.extend(line for line in process.stderr if " INFO " not in line), daemon=True
     )
     rest.start()
     try:
