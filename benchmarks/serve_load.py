@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -91,11 +93,18 @@ def parse() -> argparse.Namespace:
 
 
 def serve(model: str, *, at_once: int) -> None:
-    """The server under load, in a process of its own; the queue's length comes on stdin."""
+    """The server under load, in a process of its own; the queue's length comes on stdin, whose end is ours."""
     from slicesight.serving.options import ServeOptions
     from slicesight.serving.running import run_server
 
-    run_server(ServeOptions(model=model, port=0, at_once=at_once, max_waiting=int(sys.stdin.readline())))
+    max_waiting = int(sys.stdin.readline())
+
+    def end_with_benchmark() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=end_with_benchmark, daemon=True).start()
+    run_server(ServeOptions(model=model, port=0, at_once=at_once, max_waiting=max_waiting))
 
 
 @contextmanager
@@ -112,8 +121,6 @@ def started(arguments: argparse.Namespace, at_once: int):
             break
     else:
         sys.exit("".join(log))
-    import threading
-
     rest = threading.Thread(
         target=lambda: log.extend(line for line in process.stderr if " INFO " not in line), daemon=True
     )
