@@ -88,7 +88,7 @@ def claims(shape):
             )
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else None,
+    ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_what_is_no_scan_is_one_line(client, content, name):
     began = time.monotonic()
@@ -271,8 +271,8 @@ def test_a_page_from_elsewhere_may_not_post_here(client, phantom_file):
 def test_every_response_forbids_what_the_page_does_not_need(client, volume):
     for path in ("/", "/v1/models", f"/v1/volumes/{volume['id']}/image", "/v1/nothing"):
         headers = client.get(path).headers
-        assert "default-src 'self'" in headers["content-security-policy"]
-        assert "unsafe-eval'" not in headers["content-security-policy"].replace("'wasm-unsafe-eval'", "")
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
 

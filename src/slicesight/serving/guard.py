@@ -25,8 +25,7 @@ MAX_JSON_BYTES = 4 * 2**20
 UPLOAD_PATH = "/v1/volumes"
 
 _PAGE_POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:; "
-    "font-src 'self' data:; style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; object-src 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 REPORT_POLICY = (
