@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from dicom_checks import complaints
+from dicom_items import item
 from slicesight.asking import Consultation
 from slicesight.errors import InputError
 from slicesight.model_card import RESEARCH_NOTICE, ModelCard
@@ -90,12 +90,6 @@ def enhanced(files: list[Path], out: Path) -> list[int]:
     whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
     whole.NumberOfFrames = len(slices)
     whole.PixelData = b"".join(one.PixelData for one in slices)
-
-    def item(**values: object) -> Dataset:
-        dataset = Dataset()
-        for keyword, value in values.items():
-            setattr(dataset, keyword, value)
-        return dataset
 
     shared = item(
         PlaneOrientationSequence=Sequence([item(ImageOrientationPatient=whole.ImageOrientationPatient)]),

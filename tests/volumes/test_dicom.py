@@ -26,6 +26,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from dicom_items import item
 from slicesight.errors import VolumeError
 from slicesight.volumes import GridSpec, read_volume, to_grid
 from slicesight.volumes.receipt import scan_receipt
@@ -221,12 +222,6 @@ def enhanced(folder: Path, target: Path, *, shuffle: bool) -> Dataset:
     whole.file_meta.TransferSyntaxUID = slices[0].file_meta.TransferSyntaxUID
     whole.NumberOfFrames = len(slices)
     whole.PixelData = b"".join(s.PixelData for s in slices)
-
-    def item(**values: object) -> Dataset:
-        dataset = Dataset()
-        for keyword, value in values.items():
-            setattr(dataset, keyword, value)
-        return dataset
 
     shared = item(
         PlaneOrientationSequence=Sequence([item(ImageOrientationPatient=whole.ImageOrientationPatient)]),
