@@ -4,8 +4,8 @@
 
 Both sides are the same products; the library's kernel for float32 takes its blocks from the left factor, and with 8 to
 32 rows there most of a block is empty. Turned, the weights fill it: 0.9 to 2.6 times as fast for 11 rows, the most in
-the largest layers (benchmarks/turned.py). A single row is bound by reading the weights, and many rows fill the blocks, so
-both stay.
+the largest layers (benchmarks/turned.py). A single row is bound by reading the weights, and many rows fill the blocks,
+so both stay.
 """
 
 from __future__ import annotations
