@@ -51,6 +51,14 @@ def test_import_of_the_package_is_light():
     assert printed.split()[1:] == ["False", "False"]
 
 
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "slicesight", "ask", "no-such-scan.nii.gz", "Which phase is this?"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("slicesight: ")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_help_lists_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0

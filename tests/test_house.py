@@ -47,6 +47,11 @@ def _imported(path: Path, *, at_top_only: bool) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
+def test_every_folder_of_modules_is_a_package():
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
 def test_every_library_the_code_imports_is_declared():
     homes = packages_distributions()
     known = set(declared())

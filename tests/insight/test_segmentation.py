@@ -206,6 +206,33 @@ def test_the_constant_schedule_stays_and_the_log_holds_means_since_its_last_line
     assert [line["number"] for line in lines] == [0.5, 2.5, 4.5]
 
 
+def test_convolutions_learn_with_channels_last_and_come_back_as_they_were(tmp_path):
+    class Cubes(fitting.Samples):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return {"x": torch.ones(1, 4, 4, 4)}
+
+    model, seen = torch.nn.Conv3d(3, 2, 3), []
+
+    def loss_of(batch):
+        seen.append(model.weight.is_contiguous(memory_format=torch.channels_last_3d))
+        return model(batch["x"].expand(-1, 3, -1, -1, -1)).square().mean()
+
+    fitting.fit(
+        model,
+        loss_of,
+        Cubes(),
+        FitSettings(steps=1, batch_size=1, device="cpu"),
+        seed=0,
+        folder=tmp_path,
+        run_digest="x",
+    )
+    assert seen == [True]
+    assert model.weight.is_contiguous()
+
+
 def test_a_loss_that_is_no_number_stops_the_run_in_one_line(balls, segment_settings, tmp_path):
     recipe = make_recipe(balls, tmp_path, segment_settings, training={"learning_rate": 1e30, "max_grad_norm": 1e30})
     with pytest.raises(InputError, match=r"the loss is nan at step \d+; lower training.learning_rate"):
