@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -196,15 +197,14 @@ def probabilities(file: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def tested(found: dict[Any, Any], truth: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    """Every pre-trained arm against scratch in both modes: difference in AUC of the seeds' mean."""
+    """Every pre-trained arm against scratch and against reconstruction alone, by mode: AUC of the seeds' mean."""
+    ranks = {key: _ranks(np.mean([seed["test"] for seed in seeds], axis=0)) for key, seeds in found.items()}
     rows = []
-    for (arm, mode), seeds in found.items():
-        if arm == "scratch" or ("scratch", mode) not in found:
+    for (first, mode), second in product(ranks, ("scratch", "reconstruction")):
+        if first in ("scratch", second) or (second, mode) not in ranks:
             continue
-        first = _ranks(np.mean([seed["test"] for seed in seeds], axis=0))
-        second = _ranks(np.mean([seed["test"] for seed in found["scratch", mode]], axis=0))
-        difference, p = exchange_test(first, second, truth)
-        rows.append({"first": f"{arm}, {mode}", "second": f"scratch, {mode}", "difference": round(difference, 4),
+        difference, p = exchange_test(ranks[first, mode], ranks[second, mode], truth)
+        rows.append({"first": f"{first}, {mode}", "second": f"{second}, {mode}", "difference": round(difference, 4),
                      "p": round(p, 4), "shapes": len(truth)})  # fmt: skip
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = round(corrected, 4)
@@ -236,7 +236,7 @@ def tests_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| comparison | difference in AUC | p | p (Holm) |", "|---|---|---|---|"]
     for row in rows:
         names = f"{row['first']} − {row['second']}".replace("_", " + ")
-        lines.append(f"| {names} | {row['difference']:+.3f} | {row['p']:.3f} | {row['p_holm']:.3f} |")
+        lines.append(f"| {names} | {row['difference']:+.3f} | {row['p']:.4f} | {row['p_holm']:.4f} |")
     return "\n".join(lines)
 
 
