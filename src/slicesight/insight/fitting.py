@@ -109,8 +109,8 @@ def fit(
 ) -> None:
     """Train the parameters that want a gradient for `settings.steps`, from the folder's checkpoint if it has one.
 
-    Convolutions learn with their channels last in memory: on a CPU up to 1.6 times as fast with 8 channels, no slower
-    with 16.
+    Convolutions learn with their channels last in memory: on a CPU 1.4 times as fast with 8 channels, about as fast
+    with 16 or more (benchmarks/channels_last.py).
 
     Args:
         loss_of: a batch on the right device -> the loss, alone or with its parts for the log.
