@@ -14,7 +14,7 @@ from slicesight.model.m3d import M3DClip, M3DClipConfig
 from slicesight.shipped import find_folder, shipped_models
 from slicesight.training.lora import add_adapters
 from slicesight.training.recipe import Parts, Recipe, read_recipe
-from slicesight.training.stages import set_trainable
+from slicesight.training.stages import run_recipe, set_trainable
 from slicesight.training.starts import build_on_meta, load_start, put_together
 from slicesight.training.tokenizer import train_tokenizer
 from slicesight.volumes.grid import GridSpec
@@ -139,6 +139,21 @@ def test_an_init_that_cannot_be_started_from_is_one_line(recipe: Recipe, parts: 
         load_start(replace(recipe, init=parts.language_model), GRID)
     with pytest.raises(InputError, match=r"reads scans of 32×96×96, but .* grid of 8×32×32; .* --size 32,96,96 into"):
         load_start(replace(recipe, init="phantom-tiny"), GRID)
+
+
+def test_a_run_that_is_refused_leaves_nothing_and_the_model_it_was_to_replace(recipe: Recipe, tmp_path) -> None:
+    data = replace(recipe.data, folder=str(tmp_path / "phantoms"))
+    refused = replace(recipe, init="phantom-tiny", data=data, output_dir=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="reads scans of 32×96×96"):
+        run_recipe(refused)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    for name in ("recipe.yaml", "model/config.json"):
+        (tmp_path / "run" / name).write_text("its own")
+    with pytest.raises(InputError, match="reads scans of 32×96×96"):
+        run_recipe(refused, overwrite=True)
+    left = {str(file.relative_to(tmp_path / "run")): file.read_text() for file in (tmp_path / "run").rglob("*.*")}
+    assert left == {"recipe.yaml": "its own", "model/config.json": "its own"}
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"model_type": "med2', "is no JSON"), ("[1]", "holds a list, expected")])

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,17 @@ class Run:
         if self.is_main:
             self.log_file.close()
         self._sweep()
+
+    def withdraw(self) -> None:
+        """Undo what a run wrote that is refused before its first step; a model set aside is back in its place."""
+        if not self.is_main or self.start is not None or self.is_finished:
+            return
+        self.log_file.close()
+        (self.folder / "log.jsonl").unlink()
+        if (self.folder / REPLACED).exists():
+            os.replace(self.folder / REPLACED, self.folder / "model")
+        with suppress(OSError):  # phantoms may lie in it
+            self.folder.rmdir()
 
     def _find_start(self, say: Say) -> Checkpoint:
         complete = self.checkpoints.list_complete()

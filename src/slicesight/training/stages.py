@@ -83,16 +83,20 @@ def run_in_folder(
         say(f"{folder} is finished already")
         return folder / "model"
     set_seed(recipe.seed)
-    if engine.is_main:
-        write_record(recipe, engine, folder)
     log = show_lines(run, console)
     once = log if run.start is None else lambda facts: None
-    if not engine.is_main:
-        engine.wait()  # until the main process has made the phantoms
-    source = open_source(recipe, once=once)
+    try:
+        if not engine.is_main:
+            engine.wait()  # until the main process has made the phantoms
+        source = open_source(recipe, once=once)
+        if engine.is_main:
+            engine.wait()
+        model, processor = start(recipe, source)
+    except InputError:
+        run.withdraw()
+        raise
     if engine.is_main:
-        engine.wait()
-    model, processor = start(recipe, source)
+        write_record(recipe, engine, folder)
     once({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
     keep = functools.partial(Keeper, run, processor=processor, save_every=recipe.save_every, engine=engine)
     first = len(SECTIONS)
