@@ -93,6 +93,22 @@ def test_the_blind_guess_is_the_mean_mask_at_its_best_threshold(script, balls):
     assert 0.05 <= threshold <= 0.95
 
 
+def test_the_adrenal_arms_are_tested_against_scratch_and_reconstruction_by_mode(script):
+    adrenal = script("insight_adrenal")
+    truth = np.array([0, 0, 0, 1, 1, 1])
+    right, wrong = ({"test": scores} for scores in (truth + 0.0, 1.0 - truth))
+    found = {("scratch", "probe"): [wrong], ("image_text", "probe"): [right], ("reconstruction", "probe"): [wrong]}
+    found["image_text", "finetune"] = [right]
+    rows = {(row["first"], row["second"]): row for row in adrenal.tested(found, truth)}
+    assert set(rows) == {
+        ("image_text, probe", "scratch, probe"),
+        ("image_text, probe", "reconstruction, probe"),
+        ("reconstruction, probe", "scratch, probe"),
+    }
+    assert [row["difference"] for row in rows.values()] == [1.0, 1.0, 0.0]
+    assert all(row["p_holm"] >= row["p"] for row in rows.values())
+
+
 def test_the_sts_tables_average_scans_then_patients_then_seeds(script, tmp_path):
     sts = script("insight_sts")
     values = {"scratch": 0.5, "image_text": 0.7, "blind": 0.4}
