@@ -7,8 +7,8 @@ encoder itself is random ("random") or pre-trained on other synthetic scans ("in
 "labels", on wish, keeps the encoder that stage 0 taught with label maps. All grids are axial. Each arm is trained by
 recipes/phantom-tiny.yaml, its last stage left out and the others --steps long, with --fusion 3d (what the 3D encoder
 alone carries) or 3d+2d (the whole method), then asked the closed questions about --count unseen phantoms; the question
-for the plane is left out, for it is always axial. Last line: JSON. With the defaults about an hour of CPU for scans
-and pre-training, then 15 to 25 CPU minutes a run, twelve runs; a run that is finished is kept. PARTS_FOLDER holds
+for the plane is left out, for it is always axial. "blind" is the choice that is the commonest among the training
+phantoms. All comparisons are one Holm family. Last line: JSON. A run that is finished is kept. PARTS_FOLDER holds
 vit-s14 and minilm.
 """
 
@@ -28,7 +28,8 @@ from transformers import AutoProcessor
 
 import slicesight
 from slicesight.conversations.phantom_folder import write_phantoms
-from slicesight.evaluation.phantom_scores import ask_phantoms, is_right
+from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
+from slicesight.evaluation.phantom_scores import Asked, ask_phantoms, is_right, majority_answers
 from slicesight.evaluation.statistics import compare, holm
 from slicesight.insight.backbones import load_backbone, put_into_med2e3
 from slicesight.insight.pretrain import run_pretraining
@@ -36,13 +37,15 @@ from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_setting
 from slicesight.insight.triplets import make_triplets
 from slicesight.model import Med2E3ForConditionalGeneration
 from slicesight.model.configuration import CNN3DConfig
+from slicesight.training.phantom_set import open_phantom_set
 from slicesight.training.recipe import read_recipe
 from slicesight.training.stages import run_recipe
 from slicesight.volumes.anatomy import LABEL_NAMES
+from slicesight.volumes.phantoms import make_phantom
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SCAN_SEED, UNSEEN_SEED = 70_000, 90_000
-ARMS = ("random", "insight", "labels")
+ARMS, BLIND = ("random", "insight", "labels"), "blind"
 NAMES = {**LABEL_NAMES, **{100 + number: "an abnormality" for number in range(1, 20)}}
 ENCODER_FIELDS = ("widths", "blocks", "strides", "num_groups")
 
@@ -118,14 +121,36 @@ def answered(folder: Path, count: int) -> dict[str, list[tuple[str, bool]]]:
     """Per topic, and for all, (phantom, right) of the closed questions; kept beside the model."""
     kept = folder.parent / f"answers-{count}.json"
     if not kept.exists():
-        rows = defaultdict(list)
-        for asked in ask_phantoms(slicesight.load(folder), seed=UNSEEN_SEED, count=count):
-            topic = asked.conversation.topic
-            if asked.conversation.task == "closed" and topic != "plane":
-                rows[topic].append((str(asked.case), bool(is_right(asked))))
-                rows["all"].append(rows[topic][-1])
-        kept.write_text(json.dumps(rows))
+        asked = ask_phantoms(slicesight.load(folder), seed=UNSEEN_SEED, count=count)
+        kept.write_text(json.dumps(by_topic(asked)))
     return json.loads(kept.read_text())
+
+
+def commonest(args) -> dict[str, list[tuple[str, bool]]]:
+    """As `answered`, for the choice that the training phantoms give most often: no scan is looked at."""
+    recipe = read_recipe(RECIPES / "phantom-tiny.yaml", ("grid.plane=axial",))
+    training = open_phantom_set(
+        args.out / "phantoms", seed=recipe.data.seed, count=args.phantoms, grid=recipe.grid, progress=say("painting")
+    )
+    asked = []
+    for case in range(args.count):
+        phantom = make_phantom(UNSEEN_SEED, case)
+        rng = conversation_rng(UNSEEN_SEED, case)
+        for pair in phantom_conversations(phantom.truth, rng, num_slices=phantom.volume.num_source_slices):
+            asked.append(Asked(case=case, conversation=pair, prediction=""))
+    return by_topic(
+        majority_answers(zip(training.truths, training.num_source_slices, strict=True), asked, seed=training.seed)
+    )
+
+
+def by_topic(asked) -> dict[str, list[tuple[str, bool]]]:
+    rows = defaultdict(list)
+    for row in asked:
+        topic = row.conversation.topic
+        if row.conversation.task == "closed" and topic != "plane":
+            rows[topic].append((str(row.case), bool(is_right(row))))
+            rows["all"].append(rows[topic][-1])
+    return rows
 
 
 def by_phantom(rows) -> dict[str, float]:
@@ -147,7 +172,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["insight", "random"])
     parser.add_argument("--fusions", nargs="+", choices=["3d", "3d+2d"], default=["3d+2d", "3d"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--scans", type=int, default=200, help="synthetic scans to pre-train on")
+    parser.add_argument("--scans", type=int, default=150, help="synthetic scans to pre-train on")
     parser.add_argument("--phantoms", type=int, default=1200, help="synthetic scans to learn answers on")
     parser.add_argument("--steps", type=int, nargs="+", default=[300, 300], help="of the stages")
     parser.add_argument("--count", type=int, default=100, help="unseen phantoms to ask")
@@ -156,43 +181,48 @@ def main(arguments=None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if "insight" in args.arms:
         pretrained(args)
+    blind = commonest(args)
     summary = {"seeds": args.seeds, "steps": args.steps, "count": args.count, "fusions": {}}
+    tests = {}
     for fusion in args.fusions:
         found = {
             arm: [answered(trained(args, arm, fusion, seed), args.count) for seed in args.seeds] for arm in args.arms
         }
+        summary["fusions"][fusion] = table(fusion, {**found, BLIND: [blind]}, args)
         first, *others = args.arms
-        topics = [*sorted({topic for runs in found.values() for run in runs for topic in run} - {"all"}), "all"]
-        print(f"\n{fusion}: closed accuracy over {args.count} unseen phantoms, mean ± sd of {len(args.seeds)} seeds\n")
-        print("| topic | " + " | ".join(args.arms) + " |\n|---|" + "---|" * len(args.arms))
-        table = {}
-        for topic in topics:
-            table[topic] = {
-                arm: [statistics.mean(by_phantom(run[topic]).values()) for run in found[arm]] for arm in found
-            }
-            cells = [
-                f"{statistics.mean(seeds):.3f}" + (f" ± {statistics.stdev(seeds):.3f}" if len(seeds) > 1 else "")
-                for seeds in table[topic].values()
-            ]
-            print(f"| {topic} | " + " | ".join(cells) + " |")
-        tests = {
-            other: compare(
-                [by_phantom(run["all"]) for run in found[first]], [by_phantom(run["all"]) for run in found[other]]
+        pairs = [(first, other) for other in (*others, BLIND)] + [(other, BLIND) for other in others]
+        for one, other in pairs:
+            tests[fusion, one, other] = compare(
+                *([by_phantom(run["all"]) for run in {**found, BLIND: [blind]}[arm]] for arm in (one, other))
             )
-            for other in others
-        }
-        corrected = holm([test.p for test in tests.values()])
-        tests = {other: replace(test, p_holm=p) for (other, test), p in zip(tests.items(), corrected, strict=True)}
-        for other, test in tests.items():
-            low_high = f"{test.low:+.3f} to {test.high:+.3f}"
-            print(
-                f"\n{first} minus {other}: {test.difference:+.3f} ({low_high} by phantom), p {test.p_holm:.3f} (Holm)"
-            )
-        summary["fusions"][fusion] = {
-            "accuracy": table,
-            "tests": {other: test.to_dict() for other, test in tests.items()},
-        }
+    corrected = holm([test.p for test in tests.values()])
+    summary["tests"] = []
+    print("\n| fusion | comparison | difference (95 % CI by phantom) | p, Holm |\n|---|---|---|---|")
+    for ((fusion, one, other), test), p in zip(tests.items(), corrected, strict=True):
+        print(
+            f"| {fusion} | {one} − {other} | {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}) | {p:.4f} |"
+        )
+        numbers = replace(test, p_holm=p).to_dict()
+        summary["tests"].append({"fusion": fusion, "first": one, "second": other, **numbers})
     print(json.dumps(summary))
+
+
+def table(fusion: str, found: dict[str, list], args) -> dict[str, dict[str, list[float]]]:
+    """Print a fusion's accuracies by topic; returns {topic: {arm: [one per seed]}}."""
+    topics = sorted({topic for runs in found.values() for run in runs for topic in run}, key=lambda t: (t == "all", t))
+    print(f"\n{fusion}: closed accuracy over {args.count} unseen phantoms, mean ± sd of {len(args.seeds)} seeds\n")
+    print("| topic | " + " | ".join(found) + " |\n|---|" + "---|" * len(found))
+    numbers = {}
+    for topic in topics:
+        numbers[topic] = {
+            arm: [statistics.mean(by_phantom(run[topic]).values()) for run in runs] for arm, runs in found.items()
+        }
+        cells = [
+            f"{statistics.mean(seeds):.3f}" + (f" ± {statistics.stdev(seeds):.3f}" if len(seeds) > 1 else "")
+            for seeds in numbers[topic].values()
+        ]
+        print(f"| {topic} | " + " | ".join(cells) + " |")
+    return numbers
 
 
 if __name__ == "__main__":
