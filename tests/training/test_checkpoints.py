@@ -123,10 +123,12 @@ def test_an_existing_run_is_refused_with_the_ways_out_and_replaced_when_asked(fo
     assert Run(place, RECIPE, resume=True).is_finished
     assert not folder.list_complete(), "killed after its model was in place: nothing is left to go on with"
     write(folder, 4)
-    Run(place, RECIPE, overwrite=True)
+    run = Run(place, RECIPE, overwrite=True)
     assert not folder.list_complete()
     assert (place / "log.jsonl").read_text() == ""
-    assert (place / "model.replaced").exists(), "the old model stays until the new one is there"
+    run.begin()
+    kept = sorted(path.name for path in place.glob("*.replaced"))
+    assert kept == ["model.replaced"], "the old model stays until the new one is there"
     with pytest.raises(InputError, match="there is no complete checkpoint"):
         Run(place, RECIPE, resume=True)
     Run(place, RECIPE).finish()

@@ -141,19 +141,20 @@ def test_an_init_that_cannot_be_started_from_is_one_line(recipe: Recipe, parts: 
         load_start(replace(recipe, init="phantom-tiny"), GRID)
 
 
-def test_a_run_that_is_refused_leaves_nothing_and_the_model_it_was_to_replace(recipe: Recipe, tmp_path) -> None:
+def test_a_run_that_is_refused_leaves_nothing_and_what_it_was_to_replace(recipe: Recipe, tmp_path) -> None:
     data = replace(recipe.data, folder=str(tmp_path / "phantoms"))
     refused = replace(recipe, init="phantom-tiny", data=data, output_dir=str(tmp_path / "run"))
     with pytest.raises(InputError, match="reads scans of 32×96×96"):
         run_recipe(refused)
     assert not (tmp_path / "run").exists()
-    (tmp_path / "run" / "model").mkdir(parents=True)
-    for name in ("recipe.yaml", "model/config.json"):
-        (tmp_path / "run" / name).write_text("its own")
+    own = ("recipe.yaml", "log.jsonl", "model/config.json", "checkpoints/00-align-000200/complete.json")
+    for file in (tmp_path / "run" / name for name in own):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("its own")
     with pytest.raises(InputError, match="reads scans of 32×96×96"):
         run_recipe(refused, overwrite=True)
     left = {str(file.relative_to(tmp_path / "run")): file.read_text() for file in (tmp_path / "run").rglob("*.*")}
-    assert left == {"recipe.yaml": "its own", "model/config.json": "its own"}
+    assert left == dict.fromkeys(own, "its own")
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"model_type": "med2', "is no JSON"), ("[1]", "holds a list, expected")])

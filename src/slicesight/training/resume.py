@@ -25,7 +25,8 @@ from .checkpoints import Checkpoint, CheckpointFolder, DamagedCheckpointError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-REPLACED = "model.replaced"
+SET_ASIDE = ("model", "checkpoints", "log.jsonl")
+REPLACED = ".replaced"
 FREE_TO_CHANGE = ("output_dir", "save_every", "card")
 Say = Callable[[str], None]
 
@@ -104,14 +105,20 @@ class Run:
             self.log_file.close()
         self._sweep()
 
+    def begin(self) -> None:
+        """Nothing was refused: of a run that this one replaces only the model is still kept."""
+        if self.is_main:
+            self._drop_set_aside("checkpoints", "log.jsonl")
+
     def withdraw(self) -> None:
-        """Undo what a run wrote that is refused before its first step; a model set aside is back in its place."""
+        """Undo what a run wrote that is refused before its first step; what it set aside is back in its place."""
         if not self.is_main or self.start is not None or self.is_finished:
             return
         self.log_file.close()
         (self.folder / "log.jsonl").unlink()
-        if (self.folder / REPLACED).exists():
-            os.replace(self.folder / REPLACED, self.folder / "model")
+        for name in SET_ASIDE:
+            if (self.folder / f"{name}{REPLACED}").exists():
+                os.replace(self.folder / f"{name}{REPLACED}", self.folder / name)
         with suppress(OSError):  # phantoms may lie in it
             self.folder.rmdir()
 
@@ -136,14 +143,21 @@ class Run:
         """Remove what a run with its model in place no longer needs."""
         if self.is_main:
             self.checkpoints.drop_all()
-            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
+            self._drop_set_aside(*SET_ASIDE)
 
     def _set_aside(self) -> None:
-        """Drop the checkpoints of the run to be replaced; its model stays beside until the new one is there."""
-        self.checkpoints.drop_all()
-        if (self.folder / "model").exists():
-            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
-            os.replace(self.folder / "model", self.folder / REPLACED)
+        """Keep what the run to be replaced left beside: all of it until this one begins, its model until the end."""
+        for name in SET_ASIDE:
+            if (self.folder / name).exists():
+                self._drop_set_aside(name)
+                os.replace(self.folder / name, self.folder / f"{name}{REPLACED}")
+
+    def _drop_set_aside(self, *names: str) -> None:
+        for path in (self.folder / f"{name}{REPLACED}" for name in names):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _refuse_existing(self) -> None:
         ways = "give another folder with --set output_dir=DIR, or replace it with --overwrite"

@@ -95,6 +95,7 @@ def run_in_folder(
     except InputError:
         run.withdraw()
         raise
+    run.begin()
     if engine.is_main:
         write_record(recipe, engine, folder)
     once({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
