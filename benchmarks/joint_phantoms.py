@@ -2,19 +2,20 @@
 
     python benchmarks/joint_phantoms.py --init runs/phantom-tiny-stage0/stage0 --parts PARTS_FOLDER --out runs/joint
 
-Both arms start from the language model and the 2D encoder of --init, with a fresh connector behind the 3D encoder; the
-encoder itself is random ("random") or pre-trained on other synthetic scans ("insight"), and learns on in every stage.
-"labels", on wish, keeps the encoder that stage 0 taught with label maps. All grids are axial. Each arm is trained by
-recipes/phantom-tiny.yaml, its last stage left out and the others --steps long, with --fusion 3d (what the 3D encoder
-alone carries) or 3d+2d (the whole method), then asked the closed questions about --count unseen phantoms; the question
-for the plane is left out, for it is always axial. "blind" is the choice that is the commonest among the training
-phantoms. All comparisons are one Holm family. Last line: JSON. A run that is finished is kept. PARTS_FOLDER holds
-vit-s14 and minilm.
+All arms start from the language model and the 2D encoder of --init, with a fresh connector behind the 3D encoder; the
+encoder itself is random ("random"), pre-trained on other synthetic scans ("insight"), or the one that stage 0 taught
+with label maps ("labels", to see what a good encoder would do). All grids are axial. Each arm is trained by
+recipes/phantom-tiny.yaml, its last stage left out and the others --steps long, in three settings: the whole method with
+a 3D encoder that learns on ("3d+2d"), what the 3D encoder alone carries ("3d"), and the same with the encoder as it
+came ("3d-frozen"). Then it is asked the closed questions about --count unseen phantoms; the question for the plane is
+left out, for it is always axial. "blind" is the choice that is the commonest among the training phantoms. All
+comparisons are one Holm family. Last line: JSON. A run that is finished is kept. PARTS_FOLDER holds vit-s14 and minilm.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -45,7 +46,12 @@ from slicesight.volumes.phantoms import make_phantom
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SCAN_SEED, UNSEEN_SEED = 70_000, 90_000
-ARMS, BLIND = ("random", "insight", "labels"), "blind"
+ARMS_OF = {
+    "3d+2d": ("insight", "random"),
+    "3d": ("insight", "random"),
+    "3d-frozen": ("insight", "random", "labels"),
+}
+ARMS, BLIND = ("insight", "random", "labels"), "blind"
 NAMES = {**LABEL_NAMES, **{100 + number: "an abnormality" for number in range(1, 20)}}
 ENCODER_FIELDS = ("widths", "blocks", "strides", "num_groups")
 
@@ -91,29 +97,30 @@ def start_folder(args, arm: str, seed: int) -> Path:
     return folder
 
 
-def trained(args, arm: str, fusion: str, seed: int) -> Path:
-    folder = args.out / "runs" / fusion / f"{arm}-{seed}"
+def trained(args, arm: str, setting: str, seed: int) -> Path:
+    folder = args.out / "runs" / setting / f"{arm}-{seed}"
     if (folder / "model").is_dir():
         return folder / "model"
     changes = (
         f"output_dir={folder}",
         f"init={start_folder(args, arm, seed)}",
         f"seed={seed}",
-        f"model.fusion={fusion}",
+        f"model.fusion={setting.removesuffix('-frozen')}",
         "grid.plane=axial",
         f"data.folder={args.out / 'phantoms'}",
         f"data.count={args.phantoms}",
     )
     recipe = read_recipe(RECIPES / "phantom-tiny.yaml", changes)
-    unused = {"3d": ("projector_2d", "vision2d", "scorer"), "3d+2d": ()}[fusion]
+    unused = () if setting == "3d+2d" else ("projector_2d", "vision2d", "scorer")
+    own = () if setting == "3d-frozen" else ("vision3d",)
     stages = []
     for stage, steps in zip(recipe.stages, args.steps, strict=False):
-        parts = tuple(part for part in (*stage.trainable, "vision3d") if part not in unused)
+        parts = tuple(part for part in (*stage.trainable, *own) if part not in unused)
         weight = 0.0 if "scorer" in unused else stage.score_weight
         stages.append(replace(stage, trainable=parts, steps=steps, score_weight=weight))
     started = time.process_time()
     run_recipe(replace(recipe, stages=tuple(stages)), overwrite=True)
-    sys.stderr.write(f"trained {fusion} {arm} {seed}: {(time.process_time() - started) / 60:.1f} CPU min\n")
+    sys.stderr.write(f"trained {setting} {arm} {seed}: {(time.process_time() - started) / 60:.1f} CPU min\n")
     return folder / "model"
 
 
@@ -169,8 +176,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--init", type=Path, default=Path("runs/phantom-tiny-stage0/stage0"))
     parser.add_argument("--parts", type=Path, default=Path("runs/parts"))
     parser.add_argument("--out", type=Path, default=Path("runs/joint"))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["insight", "random"])
-    parser.add_argument("--fusions", nargs="+", choices=["3d", "3d+2d"], default=["3d+2d", "3d"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--settings", nargs="+", choices=list(ARMS_OF), default=list(ARMS_OF))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--scans", type=int, default=150, help="synthetic scans to pre-train on")
     parser.add_argument("--phantoms", type=int, default=1200, help="synthetic scans to learn answers on")
@@ -182,35 +189,32 @@ def main(arguments=None) -> None:
     if "insight" in args.arms:
         pretrained(args)
     blind = commonest(args)
-    summary = {"seeds": args.seeds, "steps": args.steps, "count": args.count, "fusions": {}}
+    summary = {"seeds": args.seeds, "steps": args.steps, "count": args.count, "settings": {}}
     tests = {}
-    for fusion in args.fusions:
-        found = {
-            arm: [answered(trained(args, arm, fusion, seed), args.count) for seed in args.seeds] for arm in args.arms
-        }
-        summary["fusions"][fusion] = table(fusion, {**found, BLIND: [blind]}, args)
-        first, *others = args.arms
-        pairs = [(first, other) for other in (*others, BLIND)] + [(other, BLIND) for other in others]
-        for one, other in pairs:
-            tests[fusion, one, other] = compare(
-                *([by_phantom(run["all"]) for run in {**found, BLIND: [blind]}[arm]] for arm in (one, other))
-            )
+    for setting in args.settings:
+        arms = [arm for arm in ARMS_OF[setting] if arm in args.arms]
+        found = {arm: [answered(trained(args, arm, setting, seed), args.count) for seed in args.seeds] for arm in arms}
+        found[BLIND] = [blind]
+        summary["settings"][setting] = table(setting, found, args)
+        for one, other in itertools.combinations(found, 2):
+            runs = ([by_phantom(run["all"]) for run in found[arm]] for arm in (one, other))
+            tests[setting, one, other] = compare(*runs)
     corrected = holm([test.p for test in tests.values()])
     summary["tests"] = []
-    print("\n| fusion | comparison | difference (95 % CI by phantom) | p, Holm |\n|---|---|---|---|")
-    for ((fusion, one, other), test), p in zip(tests.items(), corrected, strict=True):
+    print("\n| setting | comparison | difference (95 % CI by phantom) | p, Holm |\n|---|---|---|---|")
+    for ((setting, one, other), test), p in zip(tests.items(), corrected, strict=True):
         print(
-            f"| {fusion} | {one} − {other} | {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}) | {p:.4f} |"
+            f"| {setting} | {one} − {other} | {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}) | {p:.4f} |"
         )
         numbers = replace(test, p_holm=p).to_dict()
-        summary["tests"].append({"fusion": fusion, "first": one, "second": other, **numbers})
+        summary["tests"].append({"setting": setting, "first": one, "second": other, **numbers})
     print(json.dumps(summary))
 
 
-def table(fusion: str, found: dict[str, list], args) -> dict[str, dict[str, list[float]]]:
-    """Print a fusion's accuracies by topic; returns {topic: {arm: [one per seed]}}."""
+def table(setting: str, found: dict[str, list], args) -> dict[str, dict[str, list[float]]]:
+    """Print a setting's accuracies by topic; returns {topic: {arm: [one per seed]}}."""
     topics = sorted({topic for runs in found.values() for run in runs for topic in run}, key=lambda t: (t == "all", t))
-    print(f"\n{fusion}: closed accuracy over {args.count} unseen phantoms, mean ± sd of {len(args.seeds)} seeds\n")
+    print(f"\n{setting}: closed accuracy over {args.count} unseen phantoms, mean ± sd of {len(args.seeds)} seeds\n")
     print("| topic | " + " | ".join(found) + " |\n|---|" + "---|" * len(found))
     numbers = {}
     for topic in topics:
