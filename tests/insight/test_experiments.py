@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slicesight.conversations.schema import Conversation
 from slicesight.insight.data import read_cases
 from slicesight.volumes.readers import read_volume
 
@@ -107,6 +108,26 @@ def test_the_adrenal_arms_are_tested_against_scratch_and_reconstruction_by_mode(
     }
     assert [row["difference"] for row in rows.values()] == [1.0, 1.0, 0.0]
     assert all(row["p_holm"] >= row["p"] for row in rows.values())
+
+
+def test_the_joint_table_counts_closed_questions_but_the_plane_by_phantom_then_seed(script, capsys):
+    joint = script("joint_phantoms")
+
+    def asked(case, topic, right, task="closed"):
+        choices = ("one", "two") if task == "closed" else None
+        pair = Conversation(
+            task=task, topic=topic, question="Which?", answer="two", choices=choices, answer_choice=choices and "B"
+        )
+        return joint.Asked(case=case, conversation=pair, prediction="B. two" if right else "A. one")
+
+    first = [asked(0, "organ", True), asked(0, "phase", True), asked(1, "organ", False), asked(1, "phase", True)]
+    ignored = [asked(0, "plane", False), asked(1, "organ", False, task="open")]
+    second = [asked(case, topic, False) for case in (0, 1) for topic in ("organ", "phase")]
+    runs = [joint.by_topic(first + ignored), joint.by_topic(second)]
+    assert joint.by_phantom(runs[0]["all"]) == {"0": 1.0, "1": 0.5}
+    numbers = joint.table("3d", {"insight": runs}, argparse.Namespace(count=2, seeds=[1, 2]))
+    assert numbers == {"organ": {"insight": [0.5, 0]}, "phase": {"insight": [1, 0]}, "all": {"insight": [0.75, 0]}}
+    assert "| all | 0.375 ± 0.530 |" in capsys.readouterr().out
 
 
 def test_the_sts_tables_average_scans_then_patients_then_seeds(script, tmp_path):
