@@ -27,25 +27,21 @@ from full_size import forget_peak, read_memory
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from slicesight.model import Med2E3Config, Med2E3Processor
-from slicesight.model.memory import GIB, cache_bytes_per_token
-from slicesight.model.presets import make_preset
-from slicesight.model_card import ModelCard
-from slicesight.planning import DTYPES, fake_model, plan
+from slicesight.inference.compiling import MODES, compile_encoders
+from slicesight.inference.cpu import processor as machine
+from slicesight.inference.cpu.processor import cold_linears, count_cores, fastest_dtype, measure_rate, read_processor
+from slicesight.inference.cpu.transposed_linear import use_transposed_linear
+from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
+from slicesight.inference.predictor import Predictor
+from slicesight.inference.scheduler import Scheduler
+from slicesight.models.card import ModelCard
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.presets import make_preset
+from slicesight.models.med2e3.processing import Med2E3Processor
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.planning.memory import GIB, cache_bytes_per_token
+from slicesight.planning.plan import DTYPES, fake_model, plan
 from slicesight.planning.timing import random_model
-from slicesight.reader import Reader, machine
-from slicesight.reader.compiling import MODES, compile_encoders
-from slicesight.reader.engine import Engine
-from slicesight.reader.machine import (
-    cold_linears,
-    count_cores,
-    fastest_dtype,
-    measure_rate,
-    read_processor,
-)
-from slicesight.reader.turned import turn_model
-from slicesight.reader.wide import pays_to_widen, widen_model
-from slicesight.volumes.phantoms import make_phantom
 
 NEW_TOKENS = 20
 BLOCKS = (64, 128, 256, 512, 1024, 2048)
@@ -125,7 +121,7 @@ def build_config(size: str) -> Med2E3Config:
     )
 
 
-def build_reader(size: str, dtype_name: str, device: str) -> Reader:
+def build_reader(size: str, dtype_name: str, device: str) -> Predictor:
     """Random weights of the right shapes; a tokenizer of one token per word; no token that ends an answer."""
     config = build_config(size)
     words = sorted({word for text in [*QUESTIONS, Med2E3Processor.__doc__ or ""] for word in split_words(text)})
@@ -138,7 +134,7 @@ def build_reader(size: str, dtype_name: str, device: str) -> Reader:
     processor = Med2E3Processor.for_model(config, tokenizer, grid=grid)
     model = random_model(config, dtype=dtype_name)
     model.generation_config.eos_token_id = None
-    return Reader(model=model, processor=processor, card=ModelCard(name=f"random {size}"), device=device)
+    return Predictor(model=model, processor=processor, card=ModelCard(name=f"random {size}"), device=device)
 
 
 def split_words(text):
@@ -392,7 +388,7 @@ def main():
     say(f"{args.size}, {dtype_name}, {args.threads} threads, 11 questions, {NEW_TOKENS} new tokens each")
 
     rates = measure_rates(reader.model)
-    reader._engine = Engine(reader.model)
+    reader._engine = Scheduler(reader.model)
     say(f"best {rates['flops'] / 1e12:.3f} TFLOP/s, weights {rates['bytes'] / 1e9:.1f} GB/s")
     say(f"tokens of a block: {reader.engine.block_tokens}")
     meter = Meter()
@@ -406,13 +402,13 @@ def main():
     part = {"asked": asked, "encode": parts["encode"]}
     meter.run("encode once", lambda: encode_once(reader, grid, asked), repeats=once, **part)
     if args.device == "cpu":
-        turn_model(reader.model.language_model)
+        use_transposed_linear(reader.model.language_model)
     meter.run("shared prefix", lambda: through_the_engine(reader, grid, asked, batch_size=1), repeats=repeats, **part)
     with timed_parts(reader.engine) as spent:
         meter.run("batched decoding", lambda: through_the_engine(reader, grid), repeats=repeats)
-    if args.device == "cpu" and pays_to_widen(reader.model.dtype):
-        widen_model(reader.model)
-        reader._engine = Engine(reader.model)
+    if args.device == "cpu" and upcast_is_faster(reader.model.dtype):
+        use_upcast_linear(reader.model)
+        reader._engine = Scheduler(reader.model)
         say(f"products in float32 are faster here; tokens of a block: {reader.engine.block_tokens}")
         with timed_parts(reader.engine) as spent:
             meter.run("wide products", lambda: through_the_engine(reader, grid), repeats=repeats)
@@ -432,10 +428,10 @@ def main():
     limit = find_limit(work, rates)
     top = profile_top(lambda: through_the_engine(reader, grid))
     if not args.skip_int8:
-        from slicesight.reader.int8 import quantize_model
+        from slicesight.inference.cpu.int8 import quantize_model
 
         quantize_model(reader.model, word="int8", device="cpu")
-        reader._engine = Engine(reader.model)
+        reader._engine = Scheduler(reader.model)
         say(f"in 8 bits; tokens of a block: {reader.engine.block_tokens}")
         meter.run("int8", lambda: through_the_engine(reader, grid), repeats=repeats)
     report(args, dtype_name, meter, parts, expected, spent, work, rates, limit, top)

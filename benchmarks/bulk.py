@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 import slicesight
-from slicesight.conversations.ray_workers import connected
+from slicesight.data.ray_workers import connected
 from slicesight.evaluation.bulk import predict_in_bulk
 from slicesight.evaluation.cases import choose, open_cases
-from slicesight.evaluation.predict import MODEL, Run, open_run, predict
+from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 
 SYSTEMS = (MODEL, "blank", "shuffled_slices")
 SEED = 61000
@@ -34,7 +34,7 @@ SEED = 61000
 
 def open_folder(folder, reader, data):
     folder.mkdir()
-    run = Run(folder=folder, source=choose(open_cases(data), split=None, count=None), systems=SYSTEMS)
+    run = PredictionRun(folder=folder, source=choose(open_cases(data), split=None, count=None), systems=SYSTEMS)
     open_run(run, reader)
     return run
 

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from slicesight.insight.backbones import build_backbone
+from slicesight.models.encoders3d.backbones import build_backbone
 
 LAYOUTS = {"as made": torch.contiguous_format, "channels last": torch.channels_last_3d}
 NETWORKS = {

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from slicesight.evaluation.statistics import mean_interval
-from slicesight.insight.classification import solve_probe
-from slicesight.training.data import PhantomScans
+from slicesight.training.data import PhantomDataset
 from slicesight.training.feature_cache import fill_caches, open_caches
+from slicesight.training.insight.classification import solve_probe
 from slicesight.training.recipe import read_recipe
-from slicesight.training.stages import open_source, set_trainable
-from slicesight.training.starts import start
+from slicesight.training.run import open_source, set_trainable
+from slicesight.training.start import build_start
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "phantom-ablation.yaml"
 TARGETS = ("plane", "phase", "organ", "kind", "place")
@@ -37,9 +37,9 @@ def main() -> None:
     options = parser.parse_args()
     recipe = read_recipe(RECIPE, tuple(options.changes))
     phantoms = open_source(recipe, once=lambda facts: None)
-    model, _ = start(recipe, phantoms)
+    model, _ = build_start(recipe, phantoms)
     set_trainable(model, ())
-    data = PhantomScans(phantoms, seed=recipe.seed)
+    data = PhantomDataset(phantoms, seed=recipe.seed)
     caches = {cache.part: cache for cache in open_caches(recipe.feature_cache, model, data, bf16=recipe.bf16)}
     cases = range(min(options.count, len(phantoms)))
     fill_caches(list(caches.values()), model, data, cases, device=torch.device("cpu"))

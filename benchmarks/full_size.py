@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from slicesight.planning import DTYPES, GIB, plan, read_config
+from slicesight.planning.plan import DTYPES, GIB, plan, read_config
 from slicesight.planning.timing import random_model, time_stages
 
 ALLOWED = 0.15

@@ -36,8 +36,10 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from slicesight.errors import InputError
-from slicesight.volumes import GridSpec, Volume, read_volume, to_grid
-from slicesight.volumes.writers import write_dicom
+from slicesight.io.loading import read_volume
+from slicesight.io.writers import write_dicom
+from slicesight.volumes.grid import GridSpec, to_grid
+from slicesight.volumes.volume import Volume
 
 HANG_S = 20
 SPEC = GridSpec(num_slices=4, height=8, width=8)

@@ -29,9 +29,9 @@ from scipy.stats import rankdata
 from torch import nn
 
 from slicesight.evaluation.statistics import holm
-from slicesight.insight.classification import measure, read_classify_recipe, run_classification, solve_probe
-from slicesight.insight.data import read_cases
-from slicesight.volumes.readers import read_volume
+from slicesight.io.loading import read_volume
+from slicesight.training.insight.classification import measure, read_classify_recipe, run_classification, solve_probe
+from slicesight.training.insight.scan_list import read_cases
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 MAIN_ARMS = ("scratch", "image_text", "reconstruction")

@@ -25,12 +25,12 @@ from insight_arms import ARMS, Clock, encoders, pretrained, read_lines, say
 from insight_lists import list_sts, write_list
 from torch.nn import functional
 
+from slicesight.evaluation.metrics.masks import overlap
 from slicesight.evaluation.statistics import compare, holm
-from slicesight.insight.data import ScanCase, of_split, part_of_patients, read_cases
-from slicesight.insight.overlap import overlap
-from slicesight.insight.preparation import prepare_mask, read_labels
-from slicesight.insight.segmentation import read_segment_recipe, run_segmentation
-from slicesight.volumes.readers import read_volume
+from slicesight.io.loading import read_volume
+from slicesight.training.insight.preparation import prepare_mask, read_labels
+from slicesight.training.insight.scan_list import ScanCase, of_split, part_of_patients, read_cases
+from slicesight.training.insight.segmentation import read_segment_recipe, run_segmentation
 from slicesight.volumes.volume import Volume
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

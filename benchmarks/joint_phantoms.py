@@ -28,21 +28,21 @@ import torch
 from transformers import AutoProcessor
 
 import slicesight
-from slicesight.conversations.phantom_folder import write_phantoms
-from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
-from slicesight.evaluation.phantom_scores import Asked, ask_phantoms, is_right, majority_answers
 from slicesight.evaluation.statistics import compare, holm
-from slicesight.insight.backbones import load_backbone, put_into_med2e3
-from slicesight.insight.pretrain import run_pretraining
-from slicesight.insight.recipe import read_pretrain_recipe, read_triplet_settings
-from slicesight.insight.triplets import make_triplets
-from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.model.configuration import CNN3DConfig
-from slicesight.training.phantom_set import open_phantom_set
+from slicesight.models.encoders3d.backbones import load_backbone, put_into_med2e3
+from slicesight.models.encoders3d.configuration import CNN3DConfig
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.phantoms.anatomy import LABEL_NAMES
+from slicesight.phantoms.folder import write_phantoms
+from slicesight.phantoms.grid_set import open_phantom_set
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.phantoms.scores import AskedQuestion, ask_phantoms, is_right, majority_answers
+from slicesight.phantoms.texts import conversation_rng, phantom_conversations
+from slicesight.training.insight.pretrain import run_pretraining
+from slicesight.training.insight.recipe import read_pretrain_recipe, read_triplet_settings
+from slicesight.training.insight.triplets import make_triplets
 from slicesight.training.recipe import read_recipe
-from slicesight.training.stages import run_recipe
-from slicesight.volumes.anatomy import LABEL_NAMES
-from slicesight.volumes.phantoms import make_phantom
+from slicesight.training.run import run_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SCAN_SEED, UNSEEN_SEED = 70_000, 90_000
@@ -140,7 +140,7 @@ def commonest(args) -> dict[str, list[tuple[str, bool]]]:
         phantom = make_phantom(UNSEEN_SEED, case)
         rng = conversation_rng(UNSEEN_SEED, case)
         for pair in phantom_conversations(phantom.truth, rng, num_slices=phantom.volume.num_source_slices):
-            asked.append(Asked(case=case, conversation=pair, prediction=""))
+            asked.append(AskedQuestion(case=case, conversation=pair, prediction=""))
     return by_topic(
         majority_answers(zip(training.truths, training.num_source_slices, strict=True), asked, seed=training.seed)
     )

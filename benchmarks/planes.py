@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slicesight.choices import with_letter
-from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
-from slicesight.evaluation.phantom_scores import Asked, is_right, majority_answers
+from slicesight.data.choices import with_letter
 from slicesight.evaluation.statistics import compare, mean_interval
-from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.processing import Med2E3Processor
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.phantoms.scores import AskedQuestion, is_right, majority_answers
+from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.training.recipe import read_recipe
-from slicesight.training.stages import run_recipe
+from slicesight.training.run import run_recipe
 from slicesight.volumes.grid import GridSpec, to_grid
-from slicesight.volumes.phantoms import make_phantom
 
 UNSEEN_SEED = 90_000
 MAJORITY_FROM = 300
@@ -80,7 +81,7 @@ def answer_closed(folder, count, *, sees=True):
         ids = model.generate(**batch, **given, max_new_tokens=24, do_sample=False)
         texts = processor.decode_answers(ids, num_prompt_tokens=batch["input_ids"].shape[1])
         for conversation, prompt, text in zip(closed, prompts, texts, strict=True):
-            row = Asked(case=0, conversation=conversation, prediction=with_letter(prompt, text))
+            row = AskedQuestion(case=0, conversation=conversation, prediction=with_letter(prompt, text))
             right[conversation.topic].append(int(is_right(row)))
     shares = torch.stack(plane_shares).mean(0).tolist() if plane_shares else None
     return {"right": right, "planes": shares}
@@ -90,7 +91,7 @@ def majority(count, grid):
     made = (make_phantom(1000, case) for case in range(MAJORITY_FROM))
     seen = [(phantom.truth, phantom.volume.num_source_slices) for phantom in made]
     rows = [
-        Asked(case=case, conversation=conversation, prediction="")
+        AskedQuestion(case=case, conversation=conversation, prediction="")
         for case, (_, closed) in enumerate(unseen(count, grid))
         for conversation in closed
     ]

@@ -34,12 +34,13 @@ from pathlib import Path
 import numpy as np
 from read import body
 
-from slicesight.conversations.phantom_folder import write_phantoms
-from slicesight.conversations.preparation import prepare_volumes
-from slicesight.conversations.prepared import open_prepared
-from slicesight.conversations.schema import Case, read_manifest, write_manifest
-from slicesight.volumes import GridSpec, read_volume
-from slicesight.volumes.writers import write_nifti
+from slicesight.data.manifest import Case, read_manifest, write_manifest
+from slicesight.data.preprocess import prepare_volumes
+from slicesight.data.store import open_prepared
+from slicesight.io.loading import read_volume
+from slicesight.io.writers import write_nifti
+from slicesight.phantoms.folder import write_phantoms
+from slicesight.volumes.grid import GridSpec
 
 FRESH = """
 import sys

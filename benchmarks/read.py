@@ -28,8 +28,10 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from slicesight.volumes import GridSpec, Volume, read_volume, to_grid
-from slicesight.volumes.writers import write_dicom, write_nifti
+from slicesight.io.loading import read_volume
+from slicesight.io.writers import write_dicom, write_nifti
+from slicesight.volumes.grid import GridSpec, to_grid
+from slicesight.volumes.volume import Volume
 
 
 def body(num_slices: int, rows: int) -> Volume:

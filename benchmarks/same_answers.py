@@ -19,16 +19,16 @@ import torch
 from rich.console import Console
 
 import slicesight
-from slicesight.choices import with_letter
-from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
-from slicesight.evaluation.phantom_scores import Asked, score
-from slicesight.reader.asking_many import Desk
-from slicesight.reader.choosing import read_choosing
-from slicesight.reader.engine import Engine
-from slicesight.reader.int8 import has_operator
-from slicesight.reader.machine import count_cores
-from slicesight.shell import progress_bar
-from slicesight.volumes.phantoms import make_phantom
+from slicesight.data.choices import with_letter
+from slicesight.inference.batching import OpenBatch
+from slicesight.inference.cpu.int8 import has_operator
+from slicesight.inference.cpu.processor import count_cores
+from slicesight.inference.sampling import make_sampler
+from slicesight.inference.scheduler import Scheduler
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.phantoms.scores import AskedQuestion, score
+from slicesight.phantoms.texts import conversation_rng, phantom_conversations
+from slicesight.reports.terminal import progress_bar
 
 NEW_TOKENS = 160
 
@@ -51,7 +51,7 @@ def by_generate(reader, encoded, question):
 def by_engine(reader, encoded, questions):
     """The same for all questions together."""
     ids, logits = {}, {}
-    say = Engine._say
+    say = Scheduler._say
 
     def listen(rows, logits_RW, choosing):
         for row, logits_W in zip(rows, logits_RW, strict=True):
@@ -59,9 +59,9 @@ def by_engine(reader, encoded, questions):
         return say(rows, logits_RW, choosing)
 
     reader.engine._say = listen
-    choosing = read_choosing(reader.model, {})
+    choosing = make_sampler(reader.model, {})
     asking = reader._asking(NEW_TOKENS, 16, {})
-    requests = asking._requests([(encoded, questions)], Desk(), history=(), choosing=choosing)
+    requests = asking._requests([(encoded, questions)], OpenBatch(), history=(), choosing=choosing)
     for step in reader.engine.answer(requests, choosing=choosing, at_once=16):
         ids.update({said.number: said.token_ids for said in step})
     del reader.engine._say
@@ -127,7 +127,7 @@ def main():
         for (case, conversation), (ids, _) in zip(conversations, shared[name], strict=True):
             text = readers[name].processor.decode_answers(torch.tensor([ids]), num_prompt_tokens=0)[0]
             said = with_letter(conversation.prompt, text)
-            rows.append(Asked(case=case, conversation=conversation, prediction=said))
+            rows.append(AskedQuestion(case=case, conversation=conversation, prediction=said))
         numbers = score(rows)
         same = sum(a[0] == b[0] for a, b in zip(shared[name], shared["float32"], strict=True))
         found[f"{name} scores"] = {

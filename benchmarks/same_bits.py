@@ -3,9 +3,9 @@
 usage: python benchmarks/same_bits.py [--golden DIR] [--out FILE] [--against FILE]
 
 Everything goes through the command line, so the script runs on any version: phantoms, their prepared grid, the losses
-of a training run with all its stages, of a pre-training and of a segmenter, 330 greedy answers of the shipped model with
-their slice scores, one score sheet with its controls, and the comparison with the official code (--golden, its folder
-of reference values). One line per item; --against a file written elsewhere prints what differs and exits with 1.
+of a training run with all its stages, of a pre-training and of a segmenter, 330 greedy answers of the shipped model
+with their slice scores, one score sheet with its controls, and the comparison with the official code (--golden, its
+folder of reference values). One line per item; --against a file written elsewhere prints what differs and exits with 1.
 Digests are comparable on one machine and one thread only.
 """
 

@@ -136,7 +136,7 @@ def through_evaluate(name: str, score: Score) -> Score:
 
 
 def our_way(bertscore: str | None, layer: int | None) -> Callable[[Sequence[Pair]], list[dict[str, float]]]:
-    from slicesight.evaluation.text_metrics import score_texts
+    from slicesight.evaluation.metrics.text import score_texts
 
     names = ["bleu1", "rouge1", "meteor", *(["bertscore_f1"] if bertscore else [])]
 

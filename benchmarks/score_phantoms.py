@@ -34,7 +34,7 @@ def main() -> None:
     if arguments.table:
         print(table(arguments.out))
         return
-    from slicesight.evaluation.phantom_scores import interval, score
+    from slicesight.phantoms.scores import interval, score
 
     rows = majority(arguments.count) if arguments.system == "majority" else ask(arguments)
     numbers = {**score(rows), "closed_interval": interval(rows, "closed"), "open_interval": interval(rows, "open")}
@@ -47,7 +47,7 @@ def ask(arguments: argparse.Namespace) -> list:
     from rich.progress import Progress
 
     import slicesight
-    from slicesight.evaluation.phantom_scores import ask_phantoms
+    from slicesight.phantoms.scores import ask_phantoms
 
     torch.set_num_threads(arguments.threads)
     reader = slicesight.load(arguments.model)
@@ -63,16 +63,16 @@ def ask(arguments: argparse.Namespace) -> list:
 
 
 def majority(count: int) -> list:
-    from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
-    from slicesight.evaluation.phantom_scores import Asked, majority_answers
-    from slicesight.volumes.phantoms import make_phantom
+    from slicesight.phantoms.rendering import make_phantom
+    from slicesight.phantoms.scores import AskedQuestion, majority_answers
+    from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
     def truths(seed: int, number: int) -> list:
         made = (make_phantom(seed, case) for case in range(number))
         return [(phantom.truth, phantom.volume.num_source_slices) for phantom in made]
 
     asked = [
-        Asked(case=case, conversation=conversation, prediction="")
+        AskedQuestion(case=case, conversation=conversation, prediction="")
         for case, (truth, num_slices) in enumerate(truths(SEED, count))
         for conversation in phantom_conversations(truth, conversation_rng(SEED, case), num_slices=num_slices)
     ]

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from slicesight.asking import load_quietly
-from slicesight.evaluation.ablation import FULL, Cell, Remembered, run_cell
+from slicesight.evaluation.ablation import FULL, CachedAnswers, Cell, run_cell
 from slicesight.evaluation.cases import choose, open_cases
-from slicesight.evaluation.choice_metrics import is_right
+from slicesight.evaluation.metrics.choice import is_right
 from slicesight.evaluation.predictions import read_jsonl
 from slicesight.evaluation.score_claims import effective_slices
 from slicesight.evaluation.statistics import DRAWS, bounds, compare, holm
+from slicesight.reports.ask import load_quietly
 from slicesight.training.recipe import read_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "phantom-ablation.yaml"
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     options = parser.parse_args()
     recipe = read_recipe(RECIPE, tuple(options.changes))
-    source = Remembered(choose(open_cases(options.data)))
+    source = CachedAnswers(choose(open_cases(options.data)))
     console = Console(stderr=True)
     found = {}
     for name in options.scoring or SCORINGS:

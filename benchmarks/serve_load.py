@@ -136,8 +136,8 @@ def started(arguments: argparse.Namespace, at_once: int):
 
 
 def make_scans(folder: Path, count: int) -> list[Path]:
-    from slicesight.volumes.phantoms import make_phantom
-    from slicesight.volumes.writers import write_nifti
+    from slicesight.io.writers import write_nifti
+    from slicesight.phantoms.rendering import make_phantom
 
     files = []
     for number in range(count):

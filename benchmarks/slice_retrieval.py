@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from slicesight.evaluation.statistics import compare, holm, mean_interval
-from slicesight.insight.data import read_cases
-from slicesight.insight.pretrain import load_pretraining, run_pretraining
-from slicesight.insight.recipe import TripletSettings, read_pretrain_recipe, read_triplet_settings
-from slicesight.insight.retrieval import guess_by_place, mean_by_patient, read_slices, recall_at_1
-from slicesight.insight.triplet_set import open_triplets
-from slicesight.insight.triplets import make_triplets
 from slicesight.settings import build_settings
+from slicesight.training.insight.pretrain import load_pretraining, run_pretraining
+from slicesight.training.insight.recipe import TripletSettings, read_pretrain_recipe, read_triplet_settings
+from slicesight.training.insight.retrieval import guess_by_place, mean_by_patient, read_slices, recall_at_1
+from slicesight.training.insight.scan_list import read_cases
+from slicesight.training.insight.triplet_set import open_triplets
+from slicesight.training.insight.triplets import make_triplets
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "sts-pretrain.yaml"
 ARMS = {

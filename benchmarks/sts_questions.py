@@ -35,16 +35,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.conversations.phantom_folder import phantom_case
-from slicesight.conversations.schema import LETTERS, Case, Conversation, Split, write_manifest
-from slicesight.insight.preparation import read_labels
+from slicesight.data.manifest import LETTERS, Case, Conversation, Split, write_manifest
+from slicesight.io.loading import read_volume
+from slicesight.io.writers import write_nifti
+from slicesight.phantoms.folder import phantom_case
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.training.insight.preparation import read_labels
 from slicesight.volumes.foreground import foreground_threshold
-from slicesight.volumes.phantoms import make_phantom
-from slicesight.volumes.readers import read_volume
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import PLANES, Volume
 from slicesight.volumes.windows import window_bounds
-from slicesight.volumes.writers import write_nifti
 
 SOURCE = "sts"
 MODALITIES = {"CT": ("CT", "soft_tissue"), "MR": ("MR_T1", "percentile"), "PET": ("PET", "0,10")}

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import slicesight
-from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.training.data import PreparedScans, open_prepared_scans
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.training.data import PreparedDataset, open_prepared_scans
 from slicesight.training.recipe import Recipe
-from slicesight.training.starts import start
+from slicesight.training.start import build_start
 from slicesight.volumes.volume import PLANES
 
 WORDS = {"modality": tuple(MODALITIES), "plane": PLANES, "tumour": ("normal", "tumour"), "size": SIZES}
@@ -39,7 +39,7 @@ def start_folder(out: Path, recipe: Recipe, encoder3d: str) -> Path:
         keep_encoder3d(encoder3d, recipe, out / "encoder3d")
     torch.manual_seed(0)
     scans = open_prepared_scans(str(out / "prepared"), split="train", grid=recipe.grid)
-    model, processor = start(recipe, scans)
+    model, processor = build_start(recipe, scans)
     pretrain(model, processor.tokenizer, scans)
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -53,7 +53,7 @@ def keep_encoder3d(name: str, recipe: Recipe, folder: Path) -> None:
     encoder.save_pretrained(folder)
 
 
-def pretrain(model: Med2E3ForConditionalGeneration, tokenizer, scans: PreparedScans) -> None:
+def pretrain(model: Med2E3ForConditionalGeneration, tokenizer, scans: PreparedDataset) -> None:
     """Stage 0 on the real training cubes."""
     real = [case for case in range(len(scans)) if scans.cases[case].source == SOURCE]
     volumes_V1NHW = torch.stack([torch.from_numpy(scans.voxels(case)) for case in real])[:, None]
@@ -85,7 +85,7 @@ def pretrain(model: Med2E3ForConditionalGeneration, tokenizer, scans: PreparedSc
     fit(loss_3d, learning, num=len(real), epochs=EPOCHS_3D)
 
 
-def read_truth(scans: PreparedScans, cases: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+def read_truth(scans: PreparedDataset, cases: list[int]) -> tuple[dict[str, Tensor], Tensor]:
     """Class numbers (V,) of modality, plane and size, and which slices show tumour (V, N)."""
     truth: dict[str, list[int]] = {kind: [] for kind in ("modality", "plane", "size")}
     tumour = torch.zeros(len(cases), scans.prepared.spec.num_slices, dtype=torch.bool)

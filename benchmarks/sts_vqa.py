@@ -35,18 +35,18 @@ from sts_questions import KINDS, SOURCE, arguments_of, guessed_from_whole_scans,
 from sts_start import start_folder
 
 import slicesight
-from slicesight.choices import with_letter
-from slicesight.conversations.preparation import prepare_volumes
-from slicesight.conversations.schema import Case, Conversation, read_manifest
+from slicesight.data.choices import with_letter
+from slicesight.data.manifest import Case, Conversation, read_manifest
+from slicesight.data.preprocess import prepare_volumes
 from slicesight.evaluation.cases import choose, open_cases
-from slicesight.evaluation.choice_metrics import is_right
-from slicesight.evaluation.predict import MODEL, Run, open_run, predict
+from slicesight.evaluation.metrics.choice import is_right
+from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.evaluation.statistics import compare, holm, mean_interval
-from slicesight.reader import Reader
+from slicesight.inference.predictor import Predictor
+from slicesight.io.loading import read_volume
 from slicesight.training.recipe import Recipe, read_recipe
-from slicesight.training.stages import run_recipe
-from slicesight.volumes.readers import read_volume
+from slicesight.training.run import run_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "sts-vqa.yaml"
 ARMS = ("model", "blind")
@@ -122,7 +122,7 @@ def answered(options: argparse.Namespace, arm: str, seed: str) -> None:
     reader = slicesight.load(folder / "run" / "model")
     source = choose(open_cases(str(options.out / "prepared")), split="test")
     if arm == "model":
-        run = Run(folder=folder, source=source, systems=(MODEL,))
+        run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
         open_run(run, reader)
         predict(run, reader, progress=lambda done, total: say(f"{done} of {total}") if done % 20 == 0 else None)
     else:
@@ -132,7 +132,7 @@ def answered(options: argparse.Namespace, arm: str, seed: str) -> None:
     say(f"{arm}-{seed}: {minutes['training']:.1f} CPU minutes of training, {minutes['asking']:.1f} of asking")
 
 
-def ask_without_scans(reader: Reader, cases: Sequence[Case]) -> list[Prediction]:
+def ask_without_scans(reader: Predictor, cases: Sequence[Case]) -> list[Prediction]:
     """What a blind model says; a question that is put twice is answered once."""
     prompts = sorted({asked.prompt for case in cases for asked in case.conversations})
     said = {}

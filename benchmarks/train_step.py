@@ -22,19 +22,21 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations
-from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.model.presets import make_preset
-from slicesight.planning import plan_training
-from slicesight.training.batches import Collator, PromptWriter, StepParts
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.presets import make_preset
+from slicesight.models.med2e3.processing import Med2E3Processor
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.phantoms.texts import conversation_rng, phantom_conversations
+from slicesight.planning.plan import plan_training
+from slicesight.training.collate import Collator, PromptWriter, StepParts
 from slicesight.training.data import PHANTOM_TASKS
 from slicesight.training.feature_cache import fill_caches, open_caches
 from slicesight.training.packing import PackingCollator
 from slicesight.training.recipe import Stage
+from slicesight.training.run import set_trainable
 from slicesight.training.schedule import Schedule
-from slicesight.training.stages import set_trainable
 from slicesight.training.tokenizer import train_tokenizer
-from slicesight.volumes.phantoms import make_phantom
 
 STAGES = {
     1: ("projector_3d", "projector_2d", "scorer"),

@@ -12,8 +12,8 @@ import time
 import torch
 from torch.nn import functional
 
-from slicesight.reader.machine import count_cores
-from slicesight.reader.turned import TURNED_FROM, TURNED_TO
+from slicesight.inference.cpu.processor import count_cores
+from slicesight.inference.cpu.transposed_linear import MAX_ROWS, MIN_ROWS
 
 SHAPES = ((576, 576), (576, 1536), (1536, 576), (576, 49152), (3072, 3072), (3072, 16384), (8192, 3072))
 ROWS = (1, 2, 4, 6, 8, 11, 16, 24, 32, 48, 64)
@@ -35,7 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=count_cores())
     torch.set_num_threads(parser.parse_args().threads)
-    print(f"turned for {TURNED_FROM} to {TURNED_TO} rows\n| layer \\ rows |" + "".join(f" {rows} |" for rows in ROWS))
+    print(f"turned for {MIN_ROWS} to {MAX_ROWS} rows\n| layer \\ rows |" + "".join(f" {rows} |" for rows in ROWS))
     print("|---" * (1 + len(ROWS)) + "|")
     for inputs, outputs in SHAPES:
         weights = [torch.randn(outputs, inputs) for _ in range(max(1, int(WEIGHTS / (inputs * outputs))))]

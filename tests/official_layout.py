@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import BertTokenizerFast, PreTrainedTokenizerBase
 
-from slicesight.model import Med2E3Config
+from slicesight.models.med2e3.configuration import Med2E3Config
 
 OFFICIAL_NAMES = {
     "language_model.": ("llm", ""),

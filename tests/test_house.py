@@ -153,7 +153,7 @@ def test_readme_names_only_make_targets_that_exist():
 @pytest.fixture
 def desk(tmp_path, monkeypatch, phantom, phantom_file, tiny_model_folder):
     """A folder as the README assumes it, where the shipped model is replaced by the tiny random one to be quick."""
-    from slicesight.volumes.writers import write_dicom
+    from slicesight.io.writers import write_dicom
 
     (tmp_path / "scan.nii.gz").write_bytes(phantom_file.read_bytes())
     write_dicom(phantom.volume, tmp_path / "dicom_folder")
@@ -161,7 +161,7 @@ def desk(tmp_path, monkeypatch, phantom, phantom_file, tiny_model_folder):
     shipped = tmp_path / "weights"
     shipped.mkdir()
     (shipped / "phantom-tiny").symlink_to(tiny_model_folder)
-    monkeypatch.setattr("slicesight.shipped.SHIPPED_FOLDER", shipped)
+    monkeypatch.setattr("slicesight.models.shipped.SHIPPED_FOLDER", shipped)
     return tmp_path
 
 

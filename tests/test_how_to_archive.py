@@ -14,10 +14,10 @@ import pytest
 
 from archives import Reply, SmallArchive, small_archive
 from slicesight import cli
-from slicesight.structured_report import read_report
-from slicesight.volumes import Volume
-from slicesight.volumes.archive_connection import TOKEN_VARIABLE
-from slicesight.volumes.writers import write_dicom
+from slicesight.io.dicomweb.connection import TOKEN_VARIABLE
+from slicesight.io.writers import write_dicom
+from slicesight.reports.dicom_sr.reading import read_report
+from slicesight.volumes.volume import Volume
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "archive.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)

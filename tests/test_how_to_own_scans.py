@@ -58,7 +58,7 @@ def write_scans(folder, phantom):
     """What a student has: NIfTI files, one DICOM folder, reports, a table of questions."""
     import nibabel as nib
 
-    from slicesight.volumes.writers import write_dicom
+    from slicesight.io.writers import write_dicom
 
     rng = np.random.default_rng(0)
     rows = ["scan,question,answer,choices,topic"]
@@ -82,7 +82,7 @@ def write_parts(folder):
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, SiglipConfig, SiglipModel
 
-    from slicesight.model.configuration import CNN3DConfig
+    from slicesight.models.encoders3d.configuration import CNN3DConfig
     from slicesight.training.tokenizer import train_tokenizer
 
     torch.manual_seed(1)
@@ -105,7 +105,7 @@ def desk(tmp_path, monkeypatch, phantom, tiny_model_folder):
     (tmp_path / "parts" / "tiny").symlink_to(tiny_model_folder)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "phantom-tiny").symlink_to(tiny_model_folder)
-    monkeypatch.setattr("slicesight.shipped.SHIPPED_FOLDER", tmp_path / "weights")
+    monkeypatch.setattr("slicesight.models.shipped.SHIPPED_FOLDER", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -6,10 +6,10 @@ python docs/pictures/make.py
 import tempfile
 from pathlib import Path
 
-from slicesight.asking import load_quietly
-from slicesight.conversations.phantom_folder import write_phantom
-from slicesight.demo import consult
-from slicesight.volumes.phantoms import make_phantom
+from slicesight.cli.demo import consult
+from slicesight.phantoms.folder import write_phantom
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.reports.ask import load_quietly
 
 SEED = 20_000
 SHOWN = (("report", "report"), ("open", "phase"), ("open", "location"))

@@ -11,8 +11,8 @@ from playwright.sync_api import sync_playwright
 
 from browser.served import Served, chromium_options
 from browser.steps import answered, ask, open_scan
-from slicesight.conversations.phantom_folder import write_phantom
-from slicesight.volumes.phantoms import make_phantom
+from slicesight.phantoms.folder import write_phantom
+from slicesight.phantoms.rendering import make_phantom
 
 SEED = 20_000
 SIZE = {"width": 1400, "height": 860}

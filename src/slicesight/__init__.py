@@ -1,9 +1,9 @@
 """Ask questions of a 3D medical scan and see which slices each answer rests on.
 
     >>> import slicesight
-    >>> reader = slicesight.load()
+    >>> predictor = slicesight.load()
     >>> scan = slicesight.read_volume("scan.nii.gz")
-    >>> for answer in reader.ask(scan, ["Which phase is this?"]):
+    >>> for answer in predictor.ask(scan, ["Which phase is this?"]):
     ...     print(answer.text, answer.slices[0].position_mm)
 
 Research use only; not a medical device. Importing this name is light: torch loads with the first call that needs it.
@@ -14,28 +14,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slicesight.reader import Answer, Reader, SliceEvidence, load
-    from slicesight.volumes.readers import read_volume
+    from slicesight.inference.answers import Answer, SliceEvidence
+    from slicesight.inference.predictor import Predictor, load
+    from slicesight.io.loading import read_volume
     from slicesight.volumes.volume import Volume
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Reader", "SliceEvidence", "Volume", "__version__", "load", "read_volume"]
+__all__ = ["Answer", "Predictor", "SliceEvidence", "Volume", "__version__", "load", "read_volume"]
 
 _HOMES = {
-    "Answer": "slicesight.reader",
-    "Reader": "slicesight.reader",
-    "SliceEvidence": "slicesight.reader",
-    "load": "slicesight.reader",
-    "read_volume": "slicesight.volumes.readers",
+    "Answer": "slicesight.inference.answers",
+    "Predictor": "slicesight.inference.predictor",
+    "SliceEvidence": "slicesight.inference.answers",
+    "load": "slicesight.inference.predictor",
+    "read_volume": "slicesight.io.loading",
     "Volume": "slicesight.volumes.volume",
 }
+_OLD_NAMES = {"Reader": "Predictor"}
+"""Names of the last version; each works for this one, with a warning."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'slicesight' has no attribute {name!r}; it offers {', '.join(__all__)}")
     from importlib import import_module
 
+    if name in _OLD_NAMES:
+        from warnings import warn
+
+        new = _OLD_NAMES[name]
+        warn(f"slicesight.{name} is called slicesight.{new} now", DeprecationWarning, stacklevel=2)
+        name = new
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slicesight' has no attribute {name!r}; it offers {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)
 
 

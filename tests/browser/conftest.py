@@ -73,7 +73,7 @@ def open_page(browser):
 @pytest.fixture(scope="session")
 def phantom_of():
     """A coarse phantom acquired in a plane."""
-    from slicesight.volumes.phantoms import make_phantom
+    from slicesight.phantoms.rendering import make_phantom
 
     def found(plane: str):
         for index in range(60):
@@ -88,7 +88,7 @@ def phantom_of():
 @pytest.fixture(scope="session")
 def file_of(phantom_of, tmp_path_factory):
     """That phantom as NIfTI."""
-    from slicesight.volumes.writers import write_nifti
+    from slicesight.io.writers import write_nifti
 
     def written(plane: str) -> Path:
         path = tmp_path_factory.mktemp(plane) / "phantom.nii.gz"
@@ -101,7 +101,7 @@ def file_of(phantom_of, tmp_path_factory):
 @pytest.fixture(scope="session")
 def octant_file(phantom_of, tmp_path_factory) -> Path:
     """Air, but for the octant toward the patient's left, front and head (canonical: z high, y low, x high)."""
-    from slicesight.volumes.writers import write_nifti
+    from slicesight.io.writers import write_nifti
 
     volume = phantom_of("axial").volume
     voxels = np.full(volume.shape, AIR_HU, np.float32)

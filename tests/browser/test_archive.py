@@ -10,7 +10,7 @@ import pytest
 from archives import orthanc, put
 from browser.served import Served
 from browser.steps import ask
-from slicesight.volumes.writers import write_dicom
+from slicesight.io.writers import write_dicom
 
 pytestmark = [pytest.mark.browser, pytest.mark.orthanc]
 

@@ -184,7 +184,7 @@ def test_findings_are_described_as_a_report_and_a_follow_up_brings_what_was_said
 
 
 def test_reports_are_saved_as_page_json_and_dicom(open_page, served, phantom_of, tmp_path):
-    from slicesight.volumes.writers import write_dicom
+    from slicesight.io.writers import write_dicom
 
     folder = tmp_path / "dicom"
     write_dicom(phantom_of("axial").volume, folder)
@@ -264,7 +264,7 @@ def test_windows_are_chosen_by_name_or_drawn_with_the_right_button(open_page, se
 
 
 def test_of_several_series_one_is_chosen_by_what_it_is(open_page, served, phantom_of, tmp_path):
-    from slicesight.volumes.writers import write_dicom
+    from slicesight.io.writers import write_dicom
 
     for plane in ("axial", "sagittal"):
         write_dicom(phantom_of(plane).volume, tmp_path / "study" / plane)

@@ -6,7 +6,7 @@ import pytest
 
 from browser.served import DESKTOP, PHONE
 from browser.steps import ask, click_bar, crosshair_mm, open_scan
-from slicesight.model_card import RESEARCH_NOTICE
+from slicesight.models.card import RESEARCH_NOTICE
 
 pytestmark = pytest.mark.browser
 

@@ -196,10 +196,10 @@ def predictions_file(tmp_path):
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory) -> Path:
     """A manifest of three coarse phantoms as NIfTI, each with three of its questions."""
-    from slicesight.conversations.phantom_folder import phantom_case
-    from slicesight.conversations.schema import write_manifest
-    from slicesight.volumes.phantoms import make_phantom
-    from slicesight.volumes.writers import write_nifti
+    from slicesight.data.manifest import write_manifest
+    from slicesight.io.writers import write_nifti
+    from slicesight.phantoms.folder import phantom_case
+    from slicesight.phantoms.rendering import make_phantom
 
     folder = tmp_path_factory.mktemp("scans")
     cases = []

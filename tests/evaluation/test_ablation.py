@@ -44,7 +44,8 @@ def test_cells_of_one_name_have_the_same_words():
 def test_every_cell_trains_parts_that_its_model_has_and_keeps_the_encoders_frozen(cell, tmp_path):
     import torch
 
-    from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
+    from slicesight.models.med2e3.configuration import Med2E3Config
+    from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 
     stage0 = read_recipe(REPOSITORY / "recipes" / "phantom-tiny-stage0.yaml")
     planned = plan_cell(read_recipe(RECIPE), cell, seed=2, folder=tmp_path)
@@ -171,7 +172,7 @@ def test_ablations_run_go_on_after_a_kill_and_refuse_another_recipe(tmp_path, ti
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(TINY.format(folder=tmp_path, init=tiny_model_folder))
     request = AblateRequest(recipe=recipe, tables=[3, 4], out=tmp_path / "out", data=str(scans), seeds=2)
-    from slicesight.training import stages
+    from slicesight.training import run as stages
 
     trained = []
     run_recipe = stages.run_recipe

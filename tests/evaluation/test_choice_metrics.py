@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slicesight.evaluation.choice_metrics import count_outcomes, is_right, legacy_right, read_choice
+from slicesight.evaluation.metrics.choice import count_outcomes, is_right, legacy_right, read_choice
 from slicesight.evaluation.predictions import Prediction
 
 CHOICES = ("liver", "left kidney", "kidney", "no abnormality")

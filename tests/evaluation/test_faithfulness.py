@@ -14,7 +14,7 @@ from slicesight.evaluation import faithfulness
 from slicesight.evaluation.cases import ManifestCases, choose
 from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
 from slicesight.evaluation.faithfulness_run import FaithfulnessRequest, run_faithfulness
-from slicesight.evaluation.likelihood import BRANCHES, log_likelihoods, open_scan, own_words, score_questions
+from slicesight.evaluation.likelihood import BRANCHES, answer_token_mask, log_likelihoods, open_scan, score_questions
 from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, effective_slices, weigh_claims
 
 N = 8
@@ -90,9 +90,9 @@ def test_scores_are_those_the_reader_gives(scan, source, tiny_reader):
 
 
 def test_an_answer_without_letter_is_its_own_words(scan):
-    assert own_words(scan, "Which phase is this?", "venous") == "venous"
+    assert answer_token_mask(scan, "Which phase is this?", "venous") == "venous"
     closed = "Which? Choices: A. liver B. spleen"
-    assert own_words(scan, closed, "B. spleen") in ("B. spleen", "spleen", "B")
+    assert answer_token_mask(scan, closed, "B. spleen") in ("B. spleen", "spleen", "B")
 
 
 def planted(scores_point_at_it: bool) -> list:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slicesight import cli
-from slicesight.evaluation.peers import read_predictions
+from slicesight.evaluation.external import read_predictions
 from slicesight.evaluation.predictions import Prediction
 from slicesight.evaluation.scoring import percent
 from slicesight.evaluation.sheet import compare_systems, make_sheet, score_evidence, score_file

@@ -13,11 +13,11 @@ import SimpleITK
 import torch
 from torch import nn
 
-from slicesight.conversations.schema import read_manifest
-from slicesight.evaluation.choice_metrics import is_right
+from slicesight.data.manifest import read_manifest
+from slicesight.evaluation.metrics.choice import is_right
+from slicesight.io.loading import read_volume
+from slicesight.io.writers import write_nifti
 from slicesight.training.recipe import read_recipe
-from slicesight.volumes.readers import read_volume
-from slicesight.volumes.writers import write_nifti
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PATIENTS = {"STS_001": 12.0, "STS_002": 24.0, "STS_026": 40.0, "STS_027": 12.0, "STS_031": 24.0, "STS_034": 40.0}

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slicesight.evaluation.meteor import Meteor
-from slicesight.evaluation.text_metrics import bleu1, rouge1, score_texts, split_13a
+from slicesight.evaluation.metrics.meteor import Meteor
+from slicesight.evaluation.metrics.text import bleu1, rouge1, score_texts, split_13a
 
 TOLERANCE = 1e-6
 
@@ -68,7 +68,7 @@ def test_meteor_is_nltks_with_the_real_wordnet(text_pairs, tmp_path):
     code = (
         "import json, sys; from nltk import word_tokenize as w\n"
         "from nltk.translate.meteor_score import single_meteor_score\n"
-        "from slicesight.evaluation.meteor import Meteor\n"
+        "from slicesight.evaluation.metrics.meteor import Meteor\n"
         "m = Meteor.load(); pairs = json.load(open(sys.argv[1]))\n"
         "print(max(abs(m.score(a, b) - single_meteor_score(w(b), w(a))) for a, b in pairs), m.about['wordnet'])"
     )
@@ -97,7 +97,7 @@ def test_texts_of_white_space_other_scripts_and_line_separators_are_scored(text_
 
 def test_metrics_whose_parts_are_missing_say_how_to_get_them_and_the_others_stay(tmp_path):
     code = (
-        "import json; from slicesight.evaluation.text_metrics import score_texts\n"
+        "import json; from slicesight.evaluation.metrics.text import score_texts\n"
         "s = score_texts(['a'], ['a']); print(json.dumps([sorted(s.values), s.missing]))"
     )
     environment = {**os.environ, "NLTK_DATA": "", "HOME": str(tmp_path)}

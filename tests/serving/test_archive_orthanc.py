@@ -9,8 +9,8 @@ import pytest
 
 from archives import orthanc, put
 from dicom_checks import complaints
-from slicesight.structured_report import read_report
-from slicesight.volumes.writers import write_dicom
+from slicesight.io.writers import write_dicom
+from slicesight.reports.dicom_sr.reading import read_report
 
 pytestmark = pytest.mark.orthanc
 

@@ -21,7 +21,7 @@ import pytest
 from http_questions import question
 from slicesight.errors import InputError
 from slicesight.serving.options import ServeOptions, read_size, read_token
-from slicesight.serving.shelf import Shelf
+from slicesight.serving.scan_store import ScanStore
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -185,7 +185,7 @@ def test_json_bodies_are_bounded_in_size_and_depth(client):
     ["import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "import time; time.sleep(60)"],
 )
 def test_a_decoder_that_crashes_or_hangs_takes_nobody_with_it(make_client, phantom_file, monkeypatch, worker):
-    from slicesight.serving import reading
+    from slicesight.serving import isolated_reading as reading
 
     client = make_client(read_timeout_s=1.0)
     monkeypatch.setattr(reading, "WORKER", ("-c", worker))
@@ -299,18 +299,18 @@ def test_only_named_archives_are_asked(make_client):
 
 def test_a_killed_server_leaves_no_scan_once_the_next_one_starts(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from slicesight.serving.shelf import Shelf\n"
-        "shelf = Shelf(folder=Path(sys.argv[1])); (shelf.volumes / 'vol_1').mkdir()\n"
+        "import sys, time; from pathlib import Path; from slicesight.serving.scan_store import ScanStore\n"
+        "shelf = ScanStore(folder=Path(sys.argv[1])); (shelf.volumes / 'vol_1').mkdir()\n"
         "(shelf.volumes / 'vol_1' / 'scan.json').write_text('{}'); print(shelf.run, flush=True); time.sleep(60)"
     )
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     left = Path(killed.stdout.readline().strip())
-    beside = Shelf(folder=tmp_path)
+    beside = ScanStore(folder=tmp_path)
     assert (left / "volumes" / "vol_1").is_dir(), "a server that lives keeps its scans"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert (left / "volumes" / "vol_1").is_dir()
-    after = Shelf(folder=tmp_path)
+    after = ScanStore(folder=tmp_path)
     assert not left.exists()
     assert beside.run.is_dir()
     beside.close()
@@ -319,7 +319,7 @@ def test_a_killed_server_leaves_no_scan_once_the_next_one_starts(tmp_path):
 
 
 def test_servers_that_share_a_folder_keep_their_scans_until_the_last_has_gone(tmp_path):
-    first, second = (Shelf(folder=tmp_path, is_shared=True) for _ in range(2))
+    first, second = (ScanStore(folder=tmp_path, is_shared=True) for _ in range(2))
     assert first.volumes == second.volumes
     with first.receiving() as folder:
         (folder / "scan.json").write_text("{}")
@@ -337,13 +337,13 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
     place = tmp_path / f"slicesight-serve-{os.getuid()}"
     place.symlink_to(elsewhere)
     with pytest.raises(InputError, match="somebody else"):
-        Shelf(folder=tmp_path)
+        ScanStore(folder=tmp_path)
     place.rename(tmp_path / "slicesight-serve-12345")
     place.mkdir()
     place.rename(elsewhere / "slicesight-serve-12345")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(InputError, match="somebody else"):
-        Shelf(folder=elsewhere)
+        ScanStore(folder=elsewhere)
 
 
 def test_scans_are_readable_by_nobody_else(client, volume):
@@ -355,7 +355,7 @@ def test_scans_are_readable_by_nobody_else(client, volume):
 def test_no_log_line_holds_a_patient_a_file_name_or_a_question(listen_with, phantom, tmp_path, caplog, capfd):
     import pydicom
 
-    from slicesight.volumes.writers import write_dicom
+    from slicesight.io.writers import write_dicom
 
     caplog.set_level(logging.DEBUG)
     write_dicom(phantom.volume, tmp_path / "series")
@@ -389,7 +389,7 @@ def test_no_log_line_holds_a_patient_a_file_name_or_a_question(listen_with, phan
 
 
 def test_a_client_that_leaves_while_its_scan_is_read_leaves_nothing(listen_with, phantom_file, monkeypatch, capfd):
-    from slicesight.serving import reading
+    from slicesight.serving import isolated_reading as reading
 
     monkeypatch.setattr(reading, "WORKER", ("-c", "import time; time.sleep(60)"))
     with listen_with() as (address, server):

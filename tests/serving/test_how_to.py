@@ -35,10 +35,10 @@ def desk(tmp_path, monkeypatch, phantom_file):
 def phantom_tiny_address(tiny_reader, options):
     """A server that calls the tiny random model phantom-tiny."""
     from serving_address import listening
-    from slicesight.reader import Reader
+    from slicesight.inference.predictor import Predictor
 
     card = replace(tiny_reader.card, name="phantom-tiny")
-    reader = Reader(model=tiny_reader.model, processor=tiny_reader.processor, card=card, engine=tiny_reader.engine)
+    reader = Predictor(model=tiny_reader.model, processor=tiny_reader.processor, card=card, engine=tiny_reader.engine)
     with listening(reader, replace(options, port=0)) as (address, _):
         yield address
 

@@ -7,9 +7,9 @@ import ast
 import numpy as np
 import pytest
 
-from slicesight.serving.kept_scan import read_scan, write_scan
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.serving.stored_scan import read_scan, write_scan
 from slicesight.volumes.grid import GridSpec, to_grid
-from slicesight.volumes.phantoms import make_phantom
 
 
 @pytest.fixture

@@ -17,17 +17,17 @@ from http_questions import events_of, metric, question
 @pytest.fixture
 def held(monkeypatch):
     """Keeps the model's thread from its next step until it is set."""
-    from slicesight.reader.engine import Engine
+    from slicesight.inference.scheduler import Scheduler
 
     go = threading.Event()
     go.set()
-    step = Engine._pass_token
+    step = Scheduler._pass_token
 
     def patient(self, *arguments):
         go.wait(30)
         return step(self, *arguments)
 
-    monkeypatch.setattr(Engine, "_pass_token", patient)
+    monkeypatch.setattr(Scheduler, "_pass_token", patient)
     yield go
     go.set()
 
@@ -180,10 +180,10 @@ def test_a_connection_that_says_nothing_is_closed(listen_with, monkeypatch):
 
 
 def test_a_broken_model_is_a_500_and_the_next_question_is_answered(client, volume, monkeypatch, caplog):
-    from slicesight.reader.engine import Engine
+    from slicesight.inference.scheduler import Scheduler
 
     with monkeypatch.context() as broken:
-        broken.setattr(Engine, "_pass_token", lambda *_: (_ for _ in ()).throw(RuntimeError("about Mrs Miller")))
+        broken.setattr(Scheduler, "_pass_token", lambda *_: (_ for _ in ()).throw(RuntimeError("about Mrs Miller")))
         failed = client.post("/v1/chat/completions", json=question(volume["id"]))
     assert failed.status_code == 500
     assert failed.json()["error"]["type"] == "server_error"

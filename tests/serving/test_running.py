@@ -80,10 +80,10 @@ def test_a_port_that_is_taken_is_one_line_before_the_model_is_loaded():
 
 
 def test_the_folder_of_scans_is_below_the_one_that_was_named(tmp_path):
-    from slicesight.serving.shelf import Shelf
+    from slicesight.serving.scan_store import ScanStore
 
     tmp_path.chmod(0o755)
-    shelf = Shelf(folder=tmp_path)
+    shelf = ScanStore(folder=tmp_path)
     assert shelf.run.parent == tmp_path / f"slicesight-serve-{os.getuid()}"
     assert tmp_path.stat().st_mode & 0o777 == 0o755, "the operator's folder stays as it was"
     shelf.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from http_questions import question
-from slicesight.volumes.readers import read_volume
+from slicesight.io.loading import read_volume
 
 
 def ask(client, volume_id, text="Which phase is this?"):
@@ -23,7 +23,7 @@ def ask(client, volume_id, text="Which phase is this?"):
 
 @pytest.fixture(scope="session")
 def dicom_zip(phantom, tmp_path_factory):
-    from slicesight.volumes.writers import write_dicom
+    from slicesight.io.writers import write_dicom
 
     folder = tmp_path_factory.mktemp("dicom")
     write_dicom(phantom.volume, folder / "series")

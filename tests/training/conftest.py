@@ -34,7 +34,7 @@ stages:
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory) -> Path:
     """A recipe file whose phantoms are made already."""
-    from slicesight.training.phantom_set import open_phantom_set
+    from slicesight.phantoms.grid_set import open_phantom_set
     from slicesight.volumes.grid import GridSpec
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -54,7 +54,7 @@ class MemoryData:
     def __init__(self, num_cases: int = 5, *, reports: bool = True, shape: tuple[int, int, int] = (8, 32, 32)) -> None:
         import numpy as np
 
-        from slicesight.conversations.schema import Conversation
+        from slicesight.data.manifest import Conversation
 
         rng = np.random.default_rng(0)
         self.volumes = [rng.random(shape, dtype=np.float32) for _ in range(num_cases)]

@@ -25,7 +25,8 @@ def open_fsdp2_on_cpu() -> None:
     from accelerate import state
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-    from slicesight.training import engines, stages
+    from slicesight.training import distributed as engines
+    from slicesight.training import run as stages
 
     prepare = state.AcceleratorState.__init__
 
@@ -46,7 +47,7 @@ def open_fsdp2_on_cpu() -> None:
 def train(path: str, *, resume: bool) -> None:
     from slicesight.errors import InputError
     from slicesight.training.recipe import read_recipe
-    from slicesight.training.stages import run_recipe
+    from slicesight.training.run import run_recipe
 
     try:
         run_recipe(read_recipe(path), resume=resume)
@@ -76,8 +77,8 @@ def shard_directly(folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import fully_shard
 
-    from slicesight.model import Med2E3ForConditionalGeneration
-    from slicesight.training.engines import Engine, check_engine
+    from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+    from slicesight.training.distributed import ProcessGroup, check_process_group
     from slicesight.training.weights import write_weights
 
     distributed.init_process_group("gloo")
@@ -87,7 +88,7 @@ def shard_directly(folder: Path) -> None:
     for layer in model.language_model.model.layers:
         fully_shard(layer)
     fully_shard(model)
-    check_engine(Engine(kind="fsdp2", rank=rank, num_processes=number), model)
+    check_process_group(ProcessGroup(kind="fsdp2", rank=rank, num_processes=number), model)
     prompts = len(batch["input_ids"])
     mine = slice(rank * prompts // number, (rank + 1) * prompts // number)
     share = {name: value if name == "volumes" else value[mine] for name, value in batch.items()}

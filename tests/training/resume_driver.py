@@ -28,8 +28,9 @@ from pathlib import Path
 from rich.console import Console
 
 from slicesight.errors import InputError
+from slicesight.training import build_start as starts
 from slicesight.training import recipe as recipes
-from slicesight.training import stages, starts
+from slicesight.training import run as stages
 from slicesight.training.checkpoints import CheckpointFolder
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slicesight.conversations.phantom_texts import conversation_rng, phantom_conversations, read_findings
 from slicesight.errors import InputError
+from slicesight.phantoms.anatomy import SPINE
+from slicesight.phantoms.grid_set import labels_on_grid
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.phantoms.texts import conversation_rng, phantom_conversations, read_findings
 from slicesight.training import augmentation
 from slicesight.training.augmentation import Augmentation, Change, augment, draw_change, move
-from slicesight.training.phantom_set import labels_on_grid
-from slicesight.volumes.anatomy import SPINE
 from slicesight.volumes.grid import GridSpec, to_grid
-from slicesight.volumes.phantoms import make_phantom
 
 STRONG = Augmentation(intensity=0.2, noise=0.05, rotate_deg=8, shift=0.05, zoom=0.1, flip_sides=0.5)
 

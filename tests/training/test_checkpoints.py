@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from slicesight.errors import InputError
-from slicesight.training.checkpoints import CheckpointFolder, DamagedCheckpointError, Place
-from slicesight.training.resume import Run, disk_errors
+from slicesight.training.checkpoints import CheckpointFolder, DamagedCheckpointError, TrainingPosition
+from slicesight.training.resume import RunFolder, disk_errors
 
 RECIPE = {"name": "tiny", "seed": 3, "save_every": 2, "stages": [{"steps": 5, "learning_rate": 0.1}]}
 
 
 def write(folder: CheckpointFolder, step: int, *, section: int = 0, facts: dict | None = None) -> Path:
-    place = Place(section=section, step=step, name="align")
+    place = TrainingPosition(section=section, step=step, name="align")
     written = folder.begin(place)
     (written / "inner").mkdir()
     (written / "inner" / "weights").write_bytes(bytes([step % 256]) * 100)
@@ -37,7 +37,7 @@ def test_the_last_two_checkpoints_are_kept_in_the_order_of_the_run(folder) -> No
 
 def test_what_was_not_finished_is_no_checkpoint_and_is_swept_away(folder) -> None:
     write(folder, 1)
-    (folder.begin(Place(section=0, step=2, name="align")) / "weights").write_bytes(b"half")
+    (folder.begin(TrainingPosition(section=0, step=2, name="align")) / "weights").write_bytes(b"half")
     (folder.path / "00-align-000003").mkdir()
     (folder.path / "00-align-000004").mkdir()
     (folder.path / "00-align-000004" / "complete.json").write_text('{"section": 0, "st')
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(folder) -> None:
     (write(folder, 2) / "inner" / "weights").write_bytes(b"x")
     (folder.path.parent / "log.jsonl").write_text("")
     said: list[str] = []
-    run = Run(folder.path.parent, RECIPE, resume=True, say=said.append)
+    run = RunFolder(folder.path.parent, RECIPE, resume=True, say=said.append)
     assert run.start.place.step == 1
     assert "00-align-000002: inner/weights has 1 bytes" in said[0]
     assert "going back to the one before" in said[0]
@@ -75,22 +75,22 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(folder) -> None:
 
 def test_resuming_without_a_whole_checkpoint_is_refused_in_one_line(folder) -> None:
     with pytest.raises(InputError, match="there is no complete checkpoint, so nothing can be resumed"):
-        Run(folder.path.parent, RECIPE, resume=True)
+        RunFolder(folder.path.parent, RECIPE, resume=True)
     (write(folder, 1) / "inner" / "weights").write_bytes(b"x")
     (folder.path.parent / "log.jsonl").write_text("")
     with pytest.raises(InputError, match="no checkpoint is whole any more"):
-        Run(folder.path.parent, RECIPE, resume=True)
+        RunFolder(folder.path.parent, RECIPE, resume=True)
 
 
 def test_log_lines_after_the_checkpoint_are_cut_off(folder) -> None:
     log = folder.path.parent / "log.jsonl"
-    run = Run(folder.path.parent, RECIPE)
+    run = RunFolder(folder.path.parent, RECIPE)
     run.write_line({"step": 1})
     write(folder, 1, facts={**run.facts(), "seconds": 1000.0})
     run.write_line({"step": 2})
     with log.open("a") as file:
         file.write('{"step": 3, "lo')
-    again = Run(folder.path.parent, RECIPE, resume=True)
+    again = RunFolder(folder.path.parent, RECIPE, resume=True)
     again.write_line({"step": 2})
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2]
     assert again.seconds >= 1000
@@ -101,42 +101,42 @@ def test_a_run_goes_on_only_with_the_recipe_it_began_with(folder) -> None:
     (folder.path.parent / "log.jsonl").write_text("")
     other = {**RECIPE, "stages": [{"steps": 5, "learning_rate": 0.2}]}
     with pytest.raises(InputError, match=r"began with stages.0.learning_rate 0.1, the recipe now says 0.2"):
-        Run(folder.path.parent, other, resume=True)
-    assert Run(folder.path.parent, {**RECIPE, "save_every": 7}, resume=True).start is not None
+        RunFolder(folder.path.parent, other, resume=True)
+    assert RunFolder(folder.path.parent, {**RECIPE, "save_every": 7}, resume=True).start is not None
 
 
 def test_an_existing_run_is_refused_with_the_ways_out_and_replaced_when_asked(folder) -> None:
     place = folder.path.parent
-    Run(place, RECIPE).write_line({"step": 1})
-    Run(place, RECIPE)  # a log alone is nothing to lose
+    RunFolder(place, RECIPE).write_line({"step": 1})
+    RunFolder(place, RECIPE)  # a log alone is nothing to lose
     write(folder, 4)
     with pytest.raises(InputError, match="stopped at align, step 4; go on with --resume, give another folder"):
-        Run(place, RECIPE)
+        RunFolder(place, RECIPE)
     (place / "model").mkdir()
     with pytest.raises(
         InputError, match=r"holds a trained model; give another folder .* or replace it with --overwrite"
     ):
-        Run(place, RECIPE)
+        RunFolder(place, RECIPE)
     with pytest.raises(InputError, match="give one of them"):
-        Run(place, RECIPE, resume=True, overwrite=True)
+        RunFolder(place, RECIPE, resume=True, overwrite=True)
     assert folder.list_complete()
-    assert Run(place, RECIPE, resume=True).is_finished
+    assert RunFolder(place, RECIPE, resume=True).is_finished
     assert not folder.list_complete(), "killed after its model was in place: nothing is left to go on with"
     write(folder, 4)
-    run = Run(place, RECIPE, overwrite=True)
+    run = RunFolder(place, RECIPE, overwrite=True)
     assert not folder.list_complete()
     assert (place / "log.jsonl").read_text() == ""
     run.begin()
     kept = sorted(path.name for path in place.glob("*.replaced"))
     assert kept == ["model.replaced"], "the old model stays until the new one is there"
     with pytest.raises(InputError, match="there is no complete checkpoint"):
-        Run(place, RECIPE, resume=True)
-    Run(place, RECIPE).finish()
+        RunFolder(place, RECIPE, resume=True)
+    RunFolder(place, RECIPE).finish()
     assert not (place / "model.replaced").exists()
 
 
 def test_only_the_main_process_writes(folder) -> None:
-    run = Run(folder.path.parent, RECIPE, is_main=False)
+    run = RunFolder(folder.path.parent, RECIPE, is_main=False)
     run.write_line({"step": 1})
     run.finish()
     assert not folder.path.parent.exists()
@@ -160,11 +160,11 @@ def test_other_errors_keep_their_traceback(tmp_path) -> None:
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"Not a directory|File exists"), disk_errors(tmp_path / "file" / "run"):
-        Run(tmp_path / "file" / "run", RECIPE)
+        RunFolder(tmp_path / "file" / "run", RECIPE)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_the_right_to_write_is_one_line(tmp_path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="Permission denied"), disk_errors(tmp_path / "run"):
-        Run(tmp_path / "run", RECIPE)
+        RunFolder(tmp_path / "run", RECIPE)

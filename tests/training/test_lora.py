@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
-from slicesight.model import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.training.lora import add_adapters, merge_adapters
 from slicesight.training.recipe import Lora, Stage
-from slicesight.training.stages import set_trainable
+from slicesight.training.run import set_trainable
 
 
 @pytest.fixture

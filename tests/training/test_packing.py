@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
-from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.training import packing
 from slicesight.training.packing import Cost, count_shared, measure_cost, plan_rows
 from slicesight.training.recipe import read_recipe
-from slicesight.training.stages import run_recipe
+from slicesight.training.run import run_recipe
 
 IMAGE, NO = 9, -100
 LINEAR = Cost(per_token=1, per_pair=0)

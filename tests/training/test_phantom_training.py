@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from slicesight.conversations.phantom_texts import KINDS
 from slicesight.errors import InputError
-from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.training.encoders import NUM_CELL_LABELS, cell_labels, slice_batches, volume_batches
-from slicesight.training.phantom_set import PhantomSet, open_phantom_set
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.phantoms.grid_set import PhantomSet, open_phantom_set
+from slicesight.phantoms.pretrain_encoders import NUM_CELL_LABELS, cell_labels, slice_batches, volume_batches
+from slicesight.phantoms.texts import KINDS
 from slicesight.training.recipe import Recipe, read_recipe
-from slicesight.training.stages import run_recipe, set_trainable
-from slicesight.training.starts import start
+from slicesight.training.run import run_recipe, set_trainable
+from slicesight.training.start import build_start
 from slicesight.training.trainer import entropy_loss, score_loss
 from slicesight.volumes.grid import GridSpec
 
@@ -120,7 +120,7 @@ def test_entropy_loss_is_one_for_an_even_spread_and_zero_on_one_slice_and_skips_
 
 
 def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> None:
-    model, _ = start(recipe, phantoms)
+    model, _ = build_start(recipe, phantoms)
     set_trainable(model, ("projector_2d",))
     learning = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == {"projector_2d"}

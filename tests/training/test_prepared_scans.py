@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from slicesight.conversations.schema import Case, Conversation, write_manifest
+from slicesight.data.manifest import Case, Conversation, write_manifest
 from slicesight.errors import InputError
-from slicesight.training.data import PreparedScans, TrainingData, open_prepared_scans, to_float
+from slicesight.training.data import PreparedDataset, open_prepared_scans, to_float
 from slicesight.training.recipe import read_recipe
-from slicesight.training.stages import run_recipe
+from slicesight.training.run import run_recipe
 from slicesight.volumes.grid import GridSpec
 
 pytest.importorskip("pyarrow")
@@ -20,8 +20,8 @@ SPEC = GridSpec(num_slices=8, height=32, width=32)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, phantom):
     """Three small prepared scans: two of the split train, one of test."""
-    from slicesight.conversations.preparation import prepare_volumes
-    from slicesight.volumes.writers import write_nifti
+    from slicesight.data.preprocess import prepare_volumes
+    from slicesight.io.writers import write_nifti
 
     place = tmp_path_factory.mktemp("prepared")
     write_nifti(phantom.volume, place / "a.nii.gz")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory, phantom):
 
 
 def test_the_cases_of_the_split_are_there_with_their_voxels_texts_and_plane(folder, phantom) -> None:
-    scans: TrainingData = open_prepared_scans(str(folder), split="train", grid=None)
+    scans = open_prepared_scans(str(folder), split="train", grid=None)
     assert [scans.name(case) for case in range(len(scans))] == ["a", "b"]
     voxels = scans.voxels(0)
     assert voxels.dtype == np.float32
@@ -69,7 +69,7 @@ def test_what_makes_other_voxels_makes_another_fingerprint_or_preparation(folder
     scans = open_prepared_scans(str(folder), split=None, grid=None)
     assert scans.fingerprint(0) == scans.fingerprint(1), "the same file, whatever the case is called"
     other = SimpleNamespace(spec=GridSpec(num_slices=9), dtype="uint8", cases=scans.cases, folder=folder)
-    assert PreparedScans(other, split=None).preparation != scans.preparation
+    assert PreparedDataset(other, split=None).preparation != scans.preparation
 
 
 def test_stored_values_become_zero_to_one() -> None:
@@ -86,7 +86,7 @@ def test_what_cannot_be_trained_on_is_one_line(folder, tmp_path) -> None:
             open_prepared_scans(str(folder), split=split, grid=grid)
     three = SimpleNamespace(spec=GridSpec(window="lung+bone+brain"), folder=folder, cases=[])
     with pytest.raises(InputError, match="a model reads one channel"):
-        PreparedScans(three, split=None)
+        PreparedDataset(three, split=None)
     with pytest.raises(InputError, match="slicesight prepare"):
         open_prepared_scans(str(tmp_path), split=None, grid=None)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.training.checkpoints import DamagedCheckpointError
 from slicesight.training.weights import read_weights, shared_names, write_weights
 

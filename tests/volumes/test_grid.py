@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
-from slicesight.volumes import GridSpec, Volume, to_grid
+from slicesight.volumes.grid import GridSpec, to_grid
+from slicesight.volumes.volume import Volume
 
 PLANES = ("axial", "coronal", "sagittal")
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, VolumeError
-from slicesight.volumes import GridSpec, Volume, to_grid
+from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.plausibility import doubts
+from slicesight.volumes.volume import Volume
 from slicesight.volumes.windows import CT_WINDOWS_HU
 
 SMALL = {"num_slices": 4, "height": 6, "width": 6, "crop_foreground": False}

@@ -13,9 +13,8 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
+from slicesight.cli import data, insight, models, scans, scoring, serving, training
 from slicesight.errors import InputError
-
-from . import data, insight, models, scans, scoring, serving, training
 
 EXAMPLES: dict[Callable[..., None], str] = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slicesight.cli.options import PlaneOption, WindowOption, stderr
 from slicesight.errors import InputError
 
-from .options import PlaneOption, WindowOption, stderr
-
 if TYPE_CHECKING:
-    from slicesight.conversations.converting import ConvertRequest
+    from slicesight.data.converting import ConvertRequest
 
 SMALL_MODEL_SIZE = (32, 96, 96)
 """What phantom-tiny reads."""
@@ -72,8 +71,8 @@ def phantom(
     format: Annotated[ScanFormat, typer.Option(help="One file per scan, or one DICOM folder.")] = ScanFormat.nifti,  # noqa: A002
 ) -> None:
     """Write synthetic CT scans with known truth, their labels and manifest.jsonl."""
-    from slicesight.conversations.phantom_folder import write_phantoms
-    from slicesight.shell import progress_bar
+    from slicesight.phantoms.folder import write_phantoms
+    from slicesight.reports.terminal import progress_bar
 
     with progress_bar(stderr(), "painting phantoms") as progress:
         manifest = write_phantoms(out, count=count, seed=seed, scan_format=format.value, progress=progress)
@@ -141,8 +140,8 @@ def prepare(
     splits share a scan or a patient, also manifest_deduplicated.jsonl and
     duplicates.jsonl. Run again, it does only what has changed.
     """
-    from slicesight.conversations.converting import MANIFEST, ConvertRequest, convert
-    from slicesight.shell import progress_bar
+    from slicesight.data.converting import MANIFEST, ConvertRequest, convert
+    from slicesight.reports.terminal import progress_bar
     from slicesight.volumes.grid import GridSpec
 
     num_slices, height, width = _whole_numbers(size, "--size", example="32,256,256")
@@ -171,7 +170,7 @@ def prepare(
         conversion = convert(request, progress=progress)
     summary = conversion.write()
     if not manifest_only:
-        from slicesight.conversations.preparation import prepare_volumes
+        from slicesight.data.preprocess import prepare_volumes
 
         with progress_bar(stderr(), "preparing volumes") as progress:
             report = prepare_volumes(
@@ -211,9 +210,9 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) 
     import sys
     from json import dumps
 
-    from slicesight.conversations.converting import DUPLICATES, SKIPPED
-    from slicesight.conversations.summary import NO_SPLIT, counts_table
-    from slicesight.shell import report_console
+    from slicesight.data.converting import DUPLICATES, SKIPPED
+    from slicesight.data.summary import NO_SPLIT, counts_table
+    from slicesight.reports.terminal import report_console
 
     deduplicated = summary["deduplicated"]
     if as_json:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
+from slicesight.cli.options import (
     ArchiveTokenOption,
     ChangesOption,
     ScanArgument,
@@ -62,9 +62,9 @@ def triplets(
     on_bad_case: Annotated[OnBadCase, typer.Option(help="Stop at an unreadable scan, or list it.")] = OnBadCase.stop,
 ) -> None:
     """Cut scans into cubes and slices, find a text for each slice, and keep the frozen 2D models' vectors of both."""
-    from slicesight.insight.fitting import FitSettings
-    from slicesight.insight.recipe import read_triplet_settings
-    from slicesight.insight.triplets import make_triplets
+    from slicesight.training.insight.fitting import FitSettings
+    from slicesight.training.insight.recipe import read_triplet_settings
+    from slicesight.training.insight.triplets import make_triplets
 
     chosen = {"captioner": captioner, "image_encoder": image_encoder, "text_encoder": text_encoder}
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
@@ -93,8 +93,8 @@ def triplets(
 
 def pretrain(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Teach a 3D backbone what frozen 2D models say of its slices; no labels needed."""
-    from slicesight.insight.pretrain import run_pretraining
-    from slicesight.insight.recipe import read_pretrain_recipe
+    from slicesight.training.insight.pretrain import run_pretraining
+    from slicesight.training.insight.recipe import read_pretrain_recipe
 
     plan = read_pretrain_recipe(recipe, tuple(changes or ()))
     with phases() as progress:
@@ -104,8 +104,8 @@ def pretrain(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resu
 
 def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Fine-tune a backbone to outline structures, and score it on scans it never saw."""
-    from slicesight.insight.overlap import summarise
-    from slicesight.insight.segmentation import read_segment_recipe, run_segmentation
+    from slicesight.evaluation.metrics.masks import summarise
+    from slicesight.training.insight.segmentation import read_segment_recipe, run_segmentation
 
     plan = read_segment_recipe(recipe, tuple(changes or ()))
     with phases() as progress:
@@ -122,7 +122,7 @@ def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resum
 
 def classify(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Fine-tune or probe a backbone to name what a scan shows, and score it on scans it never saw."""
-    from slicesight.insight.classification import read_classify_recipe, run_classification
+    from slicesight.training.insight.classification import read_classify_recipe, run_classification
 
     plan = read_classify_recipe(recipe, tuple(changes or ()))
     with phases() as progress:
@@ -151,12 +151,12 @@ def predict(
     """Outline structures in one scan, or name its class. For research use only; not a medical device."""
     from json import dumps
 
-    from slicesight.atomic import write_text
-    from slicesight.insight.prediction import PredictRequest, predict_scan
-    from slicesight.volumes.archive import at_hand
-    from slicesight.volumes.readers.options import checked_unit
+    from slicesight.files import write_text
+    from slicesight.io.dicomweb.client import local_copy
+    from slicesight.io.options import checked_unit
+    from slicesight.training.insight.prediction import PredictRequest, predict_scan
 
-    with at_hand(scan, token_file=archive_token) as place:
+    with local_copy(scan, token_file=archive_token) as place:
         found = predict_scan(
             PredictRequest(
                 scan=place,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import say, stderr
+from slicesight.cli.options import say, stderr
 
 
 def convert(
@@ -21,7 +21,7 @@ def convert(
     ] = None,
 ) -> None:
     """Turn released weights (Med-2E3, M3D-CLIP, M3D-LaMed) into a model folder."""
-    from slicesight.model.m3d import convert_folder
+    from slicesight.models.importers.m3d import convert_folder
 
     report = convert_folder(
         source,
@@ -45,7 +45,7 @@ def plan(
     train: Annotated[bool, typer.Option("--train", help="Also the paper's two training stages.")] = False,
 ) -> None:
     """What a model needs before it is loaded: parameters, memory, work, and whether it fits."""
-    from slicesight import planning
+    from slicesight.planning import plan as planning
 
     model_config = planning.read_config(config)
     found = planning.plan(model_config, dtype=dtype, num_questions=questions, length=length)

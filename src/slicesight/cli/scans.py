@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
+from slicesight.cli.options import (
     ArchiveTokenOption,
     ModelOption,
     PlaneOption,
@@ -59,10 +59,10 @@ def ask(
     archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Answer questions about a scan, with the slices each answer rests on."""
-    from slicesight.asking import AskRequest, run_ask
+    from slicesight.reports.ask import AskOptions, run_ask
 
     run_ask(
-        AskRequest(
+        AskOptions(
             scan=scan,
             questions=questions or None,
             model=model,
@@ -98,10 +98,10 @@ def inspect(
     archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Say how a scan is read: geometry, window, crop, and what about it is doubtful."""
-    from slicesight.volumes.archive import at_hand
-    from slicesight.volumes.inspection import print_receipt
+    from slicesight.io.dicomweb.client import local_copy
+    from slicesight.reports.inspection import print_receipt
 
-    with at_hand(scan, token_file=archive_token) as place:
+    with local_copy(scan, token_file=archive_token) as place:
         print_receipt(
             place,
             window=window or "auto",
@@ -121,6 +121,6 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Which synthetic scans to make.")] = 20_000,
 ) -> None:
     """Make two synthetic scans, ask each its eleven questions and compare with the truth."""
-    from slicesight.demo import run_demo
+    from slicesight.cli.demo import run_demo
 
     run_demo(out, model=model, seed=seed)

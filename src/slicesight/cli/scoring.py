@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slicesight.cli.options import ChangesOption, ModelOption
 from slicesight.errors import InputError
-
-from .options import ChangesOption, ModelOption
 
 BertScoreOption = Annotated[
     str | None,
@@ -48,8 +47,8 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, help="With --ray: how many readers answer side by side.")] = 2,
 ) -> None:
     """Answer a test set with all controls, score it, and write a report page; goes on where it was stopped."""
-    from slicesight.asking import load_quietly
-    from slicesight.evaluation.evaluating import EvaluateRequest, run_evaluate
+    from slicesight.evaluation.run import EvaluateRequest, run_evaluate
+    from slicesight.reports.ask import load_quietly
 
     run_evaluate(
         EvaluateRequest(
@@ -123,8 +122,8 @@ def ablate(
     """Train and score every cell of the paper's ablation tables; goes on cell by cell where it was stopped."""
     from importlib.util import find_spec
 
-    from slicesight.asking import load_quietly
     from slicesight.evaluation.ablation import AblateRequest, run_ablate
+    from slicesight.reports.ask import load_quietly
 
     if find_spec("accelerate") is None:
         raise InputError(
@@ -158,8 +157,8 @@ def faithfulness(
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many scans.")] = None,
 ) -> None:
     """Ask how far answers rest on the slices they point at: deletion and insertion curves, the paper's claims."""
-    from slicesight.asking import load_quietly
     from slicesight.evaluation.faithfulness_run import FaithfulnessRequest, run_faithfulness
+    from slicesight.reports.ask import load_quietly
 
     request = FaithfulnessRequest(models=model or ["phantom-tiny"], data=data, out=out, split=split, count=count)
     run_faithfulness(request, load=load_quietly)

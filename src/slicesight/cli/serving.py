@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
+from slicesight.cli.options import ModelOption
 from slicesight.errors import InputError
-
-from .options import ModelOption
 
 
 def serve(

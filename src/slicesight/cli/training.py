@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slicesight.cli.options import ChangesOption, stderr
 from slicesight.errors import InputError
-
-from .options import ChangesOption, stderr
 
 
 def train(
@@ -33,12 +32,12 @@ def train(
         raise InputError(
             "training needs the package accelerate, which is not installed: pip install 'slicesight[train]'"
         )
-    from slicesight.shell import progress_bar
-    from slicesight.training.engines import find_engine
-    from slicesight.training.stages import run_recipe
+    from slicesight.reports.terminal import progress_bar
+    from slicesight.training.distributed import find_process_group
+    from slicesight.training.run import run_recipe
 
     console = stderr()
-    console.quiet = not find_engine().is_main  # torchrun starts this command several times
+    console.quiet = not find_process_group().is_main  # torchrun starts this command several times
     with progress_bar(console, "training") as progress:
         folder = run_recipe(plan_of_run, console=console, resume=resume, overwrite=overwrite, progress=progress)
     console.print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)

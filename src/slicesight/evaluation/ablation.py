@@ -19,20 +19,19 @@ from typing import Any
 
 from rich.console import Console
 
-from slicesight.atomic import write_text
-from slicesight.conversations.schema import Case
+from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.reader import Reader
-from slicesight.shell import progress_bar
+from slicesight.evaluation.ablation_tables import AblationTable, make_table, results_page, write_table
+from slicesight.evaluation.cases import CaseSource, choose, open_cases
+from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
+from slicesight.evaluation.predictions import PredictionFile, read_jsonl
+from slicesight.evaluation.scoring import to_json
+from slicesight.evaluation.sheet import Scored, make_sheet, score_file
+from slicesight.files import write_text
+from slicesight.inference.predictor import Predictor
+from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import Recipe, read_recipe
 from slicesight.volumes.grid import GridSpec, GridVolume
-
-from .ablation_tables import AblationTable, make_table, results_page, write_table
-from .cases import CaseSource, choose, open_cases
-from .predict import MODEL, Run, open_run, predict
-from .predictions import PredictionFile, read_jsonl
-from .scoring import to_json
-from .sheet import Scored, make_sheet, score_file
 
 FULL: dict[str, Any] = {"fusion": "3d+2d", "aggregation": "text_guided", "scoring_inputs": ["text", "3d", "2d"]}
 PARTS_OF_2D = ("vision2d", "projector_2d", "scorer", "plane_embedding")
@@ -96,13 +95,13 @@ class AblateRequest:
             raise InputError(f"{self.out} is a file; name a folder with --out.")
 
 
-def run_ablate(request: AblateRequest, *, load: Callable[[str], Reader]) -> None:
+def run_ablate(request: AblateRequest, *, load: Callable[[str], Predictor]) -> None:
     """Train and score every cell that is not done, then write the tables."""
     stderr = Console(stderr=True)
     recipe = read_recipe(request.recipe, request.changes)
     if recipe.init is None:
         raise InputError(f"{request.recipe.name}: init is missing; cells start from one folder with trained encoders.")
-    source = Remembered(choose(open_cases(request.data)))
+    source = CachedAnswers(choose(open_cases(request.data)))
     cells = list({cell.name: cell for table in request.tables for cell in CELLS[table]}.values())
     jobs = [(cell, seed) for seed in range(request.seeds) for cell in cells]
     scored: dict[str, list[Scored]] = {}
@@ -134,7 +133,7 @@ def run_cell(
     seed: int,
     folder: Path,
     source: CaseSource,
-    load: Callable[[str], Reader],
+    load: Callable[[str], Predictor],
     console: Console,
 ) -> float:
     """Train one cell and answer the test set with it, unless that was done; returns its minutes of training.
@@ -143,7 +142,7 @@ def run_cell(
         InputError: the folder holds a cell of another recipe.
     """
     from slicesight.training.resume import can_resume
-    from slicesight.training.stages import run_recipe
+    from slicesight.training.run import run_recipe
 
     planned = plan_cell(recipe, cell, seed=seed, folder=folder)
     key = {"recipe": _digest(planned), "cell": cell.name, "words": cell.words, "seed": seed}
@@ -174,7 +173,7 @@ def run_cell(
         write_text(mark, text=to_json(known))
         shutil.rmtree(folder / "run", ignore_errors=True)
     reader = load(str(folder / "model"))
-    run = Run(folder=folder, source=source, systems=(MODEL,))
+    run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
     open_run(run, reader)
     with progress_bar(console, f"asking {cell.name}") as progress:
         predict(run, reader, progress=progress)
@@ -202,7 +201,7 @@ def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
     )
 
 
-class Remembered:
+class CachedAnswers:
     """A case source that keeps every grid it made: all cells look at the same scans."""
 
     def __init__(self, source: CaseSource) -> None:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slicesight.atomic import write_text
-
-from .published import METRICS, TABLES, TITLES
-from .sheet import Scored, compare_systems
-from .statistics import DRAWS, Floats, bounds, volume_sums
+from slicesight.evaluation.published import METRICS, TABLES, TITLES
+from slicesight.evaluation.sheet import Scored, compare_systems
+from slicesight.evaluation.statistics import DRAWS, Floats, bounds, volume_sums
+from slicesight.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +94,7 @@ def make_table(number: int, rows: Sequence[tuple[str, Sequence[Scored]]]) -> Abl
 
 def write_table(table: AblationTable, folder: Path) -> None:
     """tableN.md, .csv, .tex and .png."""
-    from .case_figures import save_figure
+    from slicesight.reports.case_figure import save_figure
 
     write_text(folder / f"table{table.number}.md", text=to_markdown(table))
     write_text(folder / f"table{table.number}.csv", text=to_csv(table))
@@ -152,7 +151,7 @@ def draw_table(table: AblationTable) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from slicesight.figures import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR
+    from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR
 
     width = max(4.0, 1.9 * len(table.columns) + 1.5)
     figure = Figure(figsize=(width, 0.42 * len(table.rows) + 1.5), layout="constrained", facecolor="white")

@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from slicesight.conversations.ray_workers import connected
+from slicesight.data.ray_workers import connected
 from slicesight.errors import InputError
-
-from .cases import choose, open_cases
-from .controls import MAX_NEW_TOKENS
-from .predict import Progress, Run, _append, _Jobs, _rows_of
-from .predictions import Prediction
+from slicesight.evaluation.cases import choose, open_cases
+from slicesight.evaluation.controls import MAX_NEW_TOKENS
+from slicesight.evaluation.predict import PredictionRun, Progress, _append, _Jobs, _rows_of
+from slicesight.evaluation.predictions import Prediction
 
 if TYPE_CHECKING:
-    from slicesight.reader import Reader
+    from slicesight.inference.predictor import Predictor
 
 CASES_PER_BLOCK = 4
 
@@ -34,7 +33,7 @@ class Bulk:
     load: gives the reader of a model's name. data, split, count: as for `slicesight evaluate`.
     """
 
-    load: Callable[[str], Reader]
+    load: Callable[[str], Predictor]
     model: str
     data: str
     split: str | None
@@ -46,7 +45,7 @@ class Bulk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block(Run):
+class Block(PredictionRun):
     """A run of some cases only: the others count as answered."""
 
     wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -93,9 +92,9 @@ class Answerer:
 
 
 def predict_in_bulk(
-    run: Run,
+    run: PredictionRun,
     *,
-    load: Callable[[str], Reader],
+    load: Callable[[str], Predictor],
     model: str,
     data: str,
     split: str | None = None,

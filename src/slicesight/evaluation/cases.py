@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from slicesight.conversations.fingerprints import content_digest, stat_fingerprint
-from slicesight.conversations.phantom_folder import phantom_case
-from slicesight.conversations.schema import Case, read_manifest
+from slicesight.data.fingerprints import content_digest, stat_fingerprint
+from slicesight.data.manifest import Case, read_manifest
 from slicesight.errors import InputError
+from slicesight.io.loading import read_volume
+from slicesight.phantoms.folder import phantom_case
+from slicesight.phantoms.rendering import Phantom, make_phantom
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
-from slicesight.volumes.phantoms import Phantom, make_phantom
-from slicesight.volumes.readers import read_volume
 from slicesight.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    from slicesight.conversations.prepared import PreparedVolumes
+    from slicesight.data.store import PreparedVolumes
 
 PREPARED_INDEX = Path("volumes") / "index.json"
 PHANTOM_MARK = "phantoms:"
@@ -152,7 +152,7 @@ def open_cases(data: str) -> CaseSource:
     path = Path(data)
     if path.is_dir():
         if (path / PREPARED_INDEX).is_file():
-            from slicesight.conversations.prepared import open_prepared
+            from slicesight.data.store import open_prepared
 
             return PreparedCases(open_prepared(path))
         path = path / "manifest.jsonl"

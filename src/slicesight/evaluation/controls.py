@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slicesight.choices import with_letter
-from slicesight.conversations.schema import LETTERS, Case, Conversation
+from slicesight.data.choices import with_letter
+from slicesight.data.manifest import LETTERS, Case, Conversation
+from slicesight.evaluation.predictions import Prediction
 from slicesight.volumes.grid import GridVolume
 
-from .predictions import Prediction
-
 if TYPE_CHECKING:
-    from slicesight.reader import Reader
+    from slicesight.inference.predictor import Predictor
 
 VOLUME_CONTROLS = ("blank", "shuffled_slices", "wrong_volume")
 MAX_NEW_TOKENS = 160
@@ -87,7 +86,7 @@ def as_prediction(case: Case, number: int, said: str) -> Prediction:
 
 
 def ask_blind(
-    reader: Reader, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None = None
+    reader: Predictor, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None = None
 ) -> list[Prediction]:
     """What a model says to the questions alone, no scan given, in batches of one case."""
     import torch

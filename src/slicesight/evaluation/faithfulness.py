@@ -15,19 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.conversations.schema import Case
+from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-
-from .cases import CaseSource
-from .controls import MAX_NEW_TOKENS, as_prediction
-from .likelihood import BRANCHES, MaskableScan, log_likelihoods, open_scan, own_words, score_questions
-from .predictions import Prediction
-from .score_claims import AskedScores, ask_for_claims, weigh_claims
-from .sheet import score_evidence
-from .statistics import Floats, holm, mean_interval, sign_flip_p
+from slicesight.evaluation.cases import CaseSource
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction
+from slicesight.evaluation.likelihood import (
+    BRANCHES,
+    MaskableScan,
+    answer_token_mask,
+    log_likelihoods,
+    open_scan,
+    score_questions,
+)
+from slicesight.evaluation.predictions import Prediction
+from slicesight.evaluation.score_claims import AskedScores, ask_for_claims, weigh_claims
+from slicesight.evaluation.sheet import score_evidence
+from slicesight.evaluation.statistics import Floats, holm, mean_interval, sign_flip_p
 
 if TYPE_CHECKING:
-    from slicesight.reader import Reader
+    from slicesight.inference.predictor import Predictor
 
 ORDERS = ("heaviest", "random", "lightest")
 CURVES = ("deletion", "insertion")
@@ -53,7 +59,7 @@ def steps_of(num_slices: int) -> list[int]:
 
 
 def measure(
-    reader: Reader,
+    reader: Predictor,
     source: CaseSource,
     *,
     tasks: Sequence[str] = ("open", "closed"),
@@ -108,7 +114,7 @@ def measure(
     return {**found, "verdict": _verdict(found)}
 
 
-def scoring_words(reader: Reader) -> dict[str, Any]:
+def scoring_words(reader: Predictor) -> dict[str, Any]:
     """The words of the configuration that make the scores."""
     config = reader.model.config
     names = ("aggregation", "scoring_inputs", "question_source", "score_norm", "score_dim", "learn_score_scale")
@@ -122,7 +128,7 @@ def scoring_words(reader: Reader) -> dict[str, Any]:
 def _curves_of(
     scan: MaskableScan, case: Case, grid: Any, scores_QN: Floats, *, tasks: Sequence[str], rng: np.random.Generator
 ) -> list[QuestionCurves]:
-    from slicesight.reader import NO_WORDS
+    from slicesight.inference.answers import NO_WORDS
 
     random_orders = [rng.permutation(len(grid.slices)) for _ in range(NUM_RANDOM)]
     wanted = [number for number, pair in enumerate(case.conversations) if pair.task in tasks]
@@ -132,7 +138,7 @@ def _curves_of(
     for number, prompt, answer in zip(wanted, prompts, answers, strict=True):
         if answer.text == NO_WORDS:
             continue
-        said = own_words(scan, prompt, answer.text)
+        said = answer_token_mask(scan, prompt, answer.text)
         kept_VN, keys = _masks(scores_QN[number], random_orders)
         curves: dict[tuple[str, str, str], Floats] = {}
         for branch in BRANCHES:

@@ -14,16 +14,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from slicesight.atomic import write_text
 from slicesight.errors import InputError
-from slicesight.reader import Reader
-from slicesight.shell import progress_bar
-
-from .case_figures import save_figure
-from .cases import choose, open_cases
-from .faithfulness import measure
-from .faithfulness_figure import draw_faithfulness
-from .scoring import to_json
+from slicesight.evaluation.cases import choose, open_cases
+from slicesight.evaluation.faithfulness import measure
+from slicesight.evaluation.scoring import to_json
+from slicesight.files import write_text
+from slicesight.inference.predictor import Predictor
+from slicesight.reports.case_figure import save_figure
+from slicesight.reports.faithfulness_figure import draw_faithfulness
+from slicesight.reports.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class FaithfulnessRequest:
             raise InputError(f"{self.out} is a file; name a folder with --out.")
 
 
-def run_faithfulness(request: FaithfulnessRequest, *, load: Callable[[str], Reader]) -> None:
+def run_faithfulness(request: FaithfulnessRequest, *, load: Callable[[str], Predictor]) -> None:
     """Measure every model on the same scans, writing what is there after each; print at the end."""
     stderr = Console(stderr=True)
     source = choose(open_cases(request.data), split=request.split, count=request.count)

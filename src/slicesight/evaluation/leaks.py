@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .cases import CaseSource
+from slicesight.evaluation.cases import CaseSource
 
 EXAMPLES = 5
 

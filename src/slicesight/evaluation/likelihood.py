@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.choices import listed_choices
+from slicesight.data.choices import listed_choices
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from slicesight.model import VolumeFeatures
-    from slicesight.reader import Reader
+    from slicesight.inference.predictor import Predictor
+    from slicesight.models.med2e3 import VolumeFeatures
 
 BRANCHES = ("whole", "slices")
 VOLUMES_AT_ONCE = 32
@@ -33,7 +33,7 @@ KEPT_MASKS = 64
 class MaskableScan:
     """A scan encoded once, with what the encoders make of a black one: masking the 2D branch then costs nothing."""
 
-    reader: Reader
+    reader: Predictor
     voxels_1NHW: Tensor  # noqa: N815
     seen: VolumeFeatures
     black: VolumeFeatures
@@ -43,7 +43,7 @@ class MaskableScan:
         """Features of V versions of the scan in which only the kept slices are left."""
         import torch
 
-        from slicesight.model import VolumeFeatures
+        from slicesight.models.med2e3 import VolumeFeatures
 
         kept = torch.from_numpy(kept_VN).to(self.voxels_1NHW.device)
         tokens_2d = self.seen.tokens_2d_VNLD
@@ -71,7 +71,7 @@ class MaskableScan:
         return tokens_KPD
 
 
-def open_scan(reader: Reader, grid: GridVolume) -> MaskableScan:
+def open_scan(reader: Predictor, grid: GridVolume) -> MaskableScan:
     """Encode a scan and a black one."""
     import torch
 
@@ -109,7 +109,7 @@ def log_likelihoods(
     return likely_V
 
 
-def own_words(scan: MaskableScan, question: str, answer: str) -> str:
+def answer_token_mask(scan: MaskableScan, question: str, answer: str) -> str:
     """The answer as the model itself would write it: a letter that the reader put before it is left out again."""
     letter, stop, words = answer.partition(". ")
     if not stop or letter not in listed_choices(question):

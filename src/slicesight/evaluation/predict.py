@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicesight.atomic import write_text
-from slicesight.conversations.schema import Case
+from slicesight.data.manifest import Case
 from slicesight.errors import InputError
+from slicesight.evaluation.cases import CaseSource
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb
+from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
+from slicesight.files import write_text
 from slicesight.volumes.grid import GridVolume
 
-from .cases import CaseSource
-from .controls import MAX_NEW_TOKENS, as_prediction, disturb
-from .predictions import Prediction, read_jsonl, to_lines
-
 if TYPE_CHECKING:
-    from slicesight.reader import Answer, Reader
+    from slicesight.inference.answers import Answer
+    from slicesight.inference.predictor import Predictor
 
 FORMAT = 1
 MODEL = "predictions"
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PredictionRun:
     """One evaluation's folder: which systems answer which cases.
 
     systems: MODEL and the controls that show a disturbed volume.
@@ -55,7 +55,7 @@ class Run:
         return read_jsonl(self.path(system)) if self.path(system).exists() else []
 
 
-def open_run(run: Run, reader: Reader, *, progress: Progress | None = None) -> None:
+def open_run(run: PredictionRun, reader: Predictor, *, progress: Progress | None = None) -> None:
     """Begin in an empty folder, or go on in one whose model, questions and scans are still the same.
 
     Raises:
@@ -92,7 +92,7 @@ def open_run(run: Run, reader: Reader, *, progress: Progress | None = None) -> N
         _drop_half_cases(run, system)
 
 
-def predict(run: Run, reader: Reader, *, progress: Progress | None = None) -> None:
+def predict(run: PredictionRun, reader: Predictor, *, progress: Progress | None = None) -> None:
     """Answer whatever is not answered yet, appending case by case."""
     num_jobs = len(run.source.cases) * len(run.systems)
     jobs = _Jobs(run, reader)
@@ -103,7 +103,7 @@ def predict(run: Run, reader: Reader, *, progress: Progress | None = None) -> No
             progress(jobs.num_done_before + done, num_jobs)
 
 
-def digest_model(reader: Reader) -> str:
+def digest_model(reader: Predictor) -> str:
     """SHA-256 of the weights, the configuration and the processor's settings, wherever they were loaded from."""
     import torch
 
@@ -127,7 +127,7 @@ def digest_questions(cases: Sequence[Case]) -> str:
 class _Jobs:
     """The jobs for `ask_many`, each taken note of when it is handed out; a case's grid is made once for all systems."""
 
-    def __init__(self, run: Run, reader: Reader) -> None:
+    def __init__(self, run: PredictionRun, reader: Predictor) -> None:
         self.run, self.reader = run, reader
         self.taken: list[tuple[Case, str, GridVolume]] = []
         self.num_done_before = 0
@@ -177,7 +177,7 @@ def _neighbour(cases: Sequence[Case], place: int) -> Case | None:
 
 
 def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVolume) -> list[Prediction]:
-    from slicesight.reader import NO_WORDS
+    from slicesight.inference.answers import NO_WORDS
 
     rows = []
     for number, answer in enumerate(answers):
@@ -199,7 +199,7 @@ def _append(path: Path, rows: Sequence[Prediction]) -> None:
         os.fsync(file.fileno())
 
 
-def _drop_half_cases(run: Run, system: str) -> None:
+def _drop_half_cases(run: PredictionRun, system: str) -> None:
     """Keep the lines of whole cases only: a kill may have cut the last one short."""
     path = run.path(system)
     if not path.exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from slicesight.conversations.schema import Task
+from slicesight.data.manifest import Task
 from slicesight.errors import InputError
 
 TASKS: tuple[Task, ...] = ("report", "open", "closed")

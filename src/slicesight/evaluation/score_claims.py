@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from slicesight.conversations.schema import Case
-
-from .likelihood import MaskableScan, score_questions
-from .statistics import Floats, mean_interval
+from slicesight.data.manifest import Case
+from slicesight.evaluation.likelihood import MaskableScan, score_questions
+from slicesight.evaluation.statistics import Floats, mean_interval
 
 STANDARD = {
     "plane": "Which plane do the slices show?",

@@ -17,12 +17,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from slicesight.atomic import checked_place, write_text
 from slicesight.errors import InputError
-
-from .peers import merge, read_predictions
-from .predictions import PredictionFile
-from .sheet import average_sheets, compare_systems, make_sheet, score_file
+from slicesight.evaluation.external import merge, read_predictions
+from slicesight.evaluation.predictions import PredictionFile
+from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file
+from slicesight.files import checked_place, write_text
 
 STDOUT = Path("-")
 TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))

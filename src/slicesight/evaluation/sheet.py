@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from slicesight import __version__
-
-from .choice_metrics import count_outcomes, is_right, legacy_right
-from .predictions import TASKS, Prediction, PredictionFile
-from .statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
-from .text_metrics import TEXT_METRICS, score_texts
+from slicesight.evaluation.metrics.choice import count_outcomes, is_right, legacy_right
+from slicesight.evaluation.metrics.text import TEXT_METRICS, score_texts
+from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
+from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
 
 FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy")

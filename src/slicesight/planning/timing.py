@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from slicesight.model import Med2E3Config, Med2E3ForConditionalGeneration
-from slicesight.planning import DTYPES, answering_steps, build_model, fake_inputs
+from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration
+from slicesight.planning.plan import DTYPES, answering_steps, build_model, fake_inputs
 
 DEPTHS = (1, 5)
 REPEATS = 2

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 
 from slicesight import __version__
 from slicesight.errors import InputError
-from slicesight.model_card import RESEARCH_NOTICE
-from slicesight.reader import Reader
+from slicesight.inference.predictor import Predictor
+from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.serving.chat_routes import chat_routes
 from slicesight.serving.guard import Guard
 from slicesight.serving.options import ServeOptions
@@ -33,7 +33,7 @@ _NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spa
 """What newer versions of FastAPI tell OpenTelemetry: spans with addresses, logs with what the client wrote. Nothing."""
 
 
-def create_app(reader: Reader, options: ServeOptions) -> FastAPI:
+def create_app(reader: Predictor, options: ServeOptions) -> FastAPI:
     """The application; it answers between its lifespan's beginning and end, and then leaves no scan behind.
 
     Raises:

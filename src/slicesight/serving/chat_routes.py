@@ -11,17 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from slicesight.errors import InputError
-from slicesight.reader.continuous import Told
+from slicesight.inference.continuous import StreamedAnswer
 from slicesight.serving.completions import LAST_EVENT, Completion, error_event
-from slicesight.serving.conversation import Asked, ChatRequest, read_conversation
+from slicesight.serving.conversation import ChatRequest, ConversationTurn, read_conversation
+from slicesight.serving.event_stream import EventStream, Waiter, unless_gone
 from slicesight.serving.guard import ClientGone
 from slicesight.serving.logs import log_failure
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.reports import answer_to_keep
+from slicesight.serving.response_models import REFUSALS, CompletionShape
+from slicesight.serving.scan_store import new_id
 from slicesight.serving.server import Server
-from slicesight.serving.shapes import REFUSALS, CompletionShape
-from slicesight.serving.shelf import new_id
-from slicesight.serving.waiting import EventStream, Waiter, unless_gone
 
 DEFAULT_MAX_TOKENS = 160
 
@@ -74,7 +74,7 @@ def chat_routes(server: Server) -> APIRouter:
 class _Answering:
     """One question's way to its response."""
 
-    def __init__(self, server: Server, asked: Asked, completion: Completion, waiter: Waiter) -> None:
+    def __init__(self, server: Server, asked: ConversationTurn, completion: Completion, waiter: Waiter) -> None:
         self.server, self.asked, self.completion, self.waiter = server, asked, completion, waiter
 
     async def response(self, request: Request) -> Response:
@@ -113,7 +113,7 @@ class _Answering:
             if not is_whole:
                 self._count("called off")
 
-    async def _keep(self, told: Told) -> None:
+    async def _keep(self, told: StreamedAnswer) -> None:
         assert told.answer is not None
         self._count("answered")
         await asyncio.to_thread(

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slicesight.evidence import summarise
-from slicesight.reader import Answer
-from slicesight.reader.continuous import Told
+from slicesight.inference.answers import Answer
+from slicesight.inference.continuous import StreamedAnswer
+from slicesight.reports.evidence import summarise
 from slicesight.volumes.grid import GridVolume
 
 
@@ -69,7 +69,7 @@ class Completion:
     plane: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, told: Told) -> dict[str, Any]:
+    def whole(self, told: StreamedAnswer) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         assert told.answer is not None
         message = {"role": "assistant", "content": told.answer.text, "refusal": None}
@@ -89,14 +89,14 @@ class Completion:
     def first_chunk(self) -> str:
         return self._chunk({"role": "assistant", "content": ""})
 
-    def chunk(self, told: Told) -> str:
+    def chunk(self, told: StreamedAnswer) -> str:
         """The next words; with the last ones, the slices."""
         if told.answer is None:
             return self._chunk({"content": told.text})
         last = {"content": told.text, **evidence_fields(told.answer, plane=self.plane)}
         return self._chunk(last, finish_reason=_finish_reason(told))
 
-    def usage_chunk(self, told: Told) -> str:
+    def usage_chunk(self, told: StreamedAnswer) -> str:
         return _event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(told)})
 
     def _chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> str:
@@ -126,10 +126,10 @@ def _event(body: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, allow_nan=False)}\n\n"
 
 
-def _finish_reason(told: Told) -> str:
+def _finish_reason(told: StreamedAnswer) -> str:
     return "length" if told.is_cut else "stop"
 
 
-def _usage(told: Told) -> dict[str, int]:
+def _usage(told: StreamedAnswer) -> dict[str, int]:
     asked, said = told.num_prompt_tokens, told.num_answer_tokens
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}

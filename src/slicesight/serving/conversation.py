@@ -88,7 +88,7 @@ class ChatRequest(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ConversationTurn:
     """What is to be answered."""
 
     volume_id: str
@@ -96,7 +96,7 @@ class Asked:
     history: tuple[tuple[str, str], ...]
 
 
-def read_conversation(body: ChatRequest, *, caption_question: str) -> Asked:
+def read_conversation(body: ChatRequest, *, caption_question: str) -> ConversationTurn:
     """The latest question with its volume and what was said before.
 
     Args:
@@ -139,7 +139,7 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Asked:
             '{"type": "file", "file": {"file_id": "vol_..."}}.',
             param="messages",
         )
-    return Asked(
+    return ConversationTurn(
         volume_id=volume_ids.pop(),
         question=turns[-1],
         history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)),

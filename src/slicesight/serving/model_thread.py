@@ -13,12 +13,13 @@ from math import ceil
 
 import numpy as np
 
-from slicesight.reader import EncodedScan, Reader
-from slicesight.reader.continuous import ContinuousAsking, Inquiry
+from slicesight.inference.continuous import AskRequest, ContinuousBatching
+from slicesight.inference.encoded_scan import EncodedScan
+from slicesight.inference.predictor import Predictor
 from slicesight.serving.logs import log_failure
 from slicesight.serving.metrics import Metrics
 from slicesight.serving.refusals import Refusal, internal_error
-from slicesight.serving.shelf import Shelf
+from slicesight.serving.scan_store import ScanStore
 
 
 class ModelThread:
@@ -30,12 +31,19 @@ class ModelThread:
     """
 
     def __init__(
-        self, reader: Reader, *, shelf: Shelf, metrics: Metrics, max_waiting: int, at_once: int, encoded_bytes: int
+        self,
+        reader: Predictor,
+        *,
+        shelf: ScanStore,
+        metrics: Metrics,
+        max_waiting: int,
+        at_once: int,
+        encoded_bytes: int,
     ) -> None:
         self.reader, self.metrics, self.max_waiting = reader, metrics, max_waiting
         self.encoded = EncodedScans(reader, shelf=shelf, metrics=metrics, max_bytes=encoded_bytes)
-        self._asking = ContinuousAsking(reader, at_once=at_once)
-        self._waiting: deque[tuple[Inquiry, float]] = deque()
+        self._asking = ContinuousBatching(reader, at_once=at_once)
+        self._waiting: deque[tuple[AskRequest, float]] = deque()
         self._news = threading.Condition()
         self._is_closed = False
         self._seconds_each = 0.5  # from turn to turn while some wait, a running mean
@@ -75,7 +83,7 @@ class ModelThread:
                 headers={"Retry-After": str(seconds)},
             )
 
-    def submit(self, inquiry: Inquiry) -> None:
+    def submit(self, inquiry: AskRequest) -> None:
         """Let a question wait for its turn.
 
         Raises:
@@ -86,7 +94,7 @@ class ModelThread:
             self._waiting.append((inquiry, time.monotonic()))
             self._news.notify()
 
-    def call_off(self, inquiry: Inquiry) -> None:
+    def call_off(self, inquiry: AskRequest) -> None:
         """Nobody waits for this answer any more; its place is free at once."""
         inquiry.is_called_off = True
         with self._news:
@@ -115,7 +123,7 @@ class ModelThread:
                 log_failure("answering", error)
                 self._asking.fail_all(internal_error())
 
-    def _take(self) -> Inquiry | None:
+    def _take(self) -> AskRequest | None:
         with self._news:
             if self._is_closed or not self._waiting:
                 return None
@@ -131,7 +139,7 @@ class ModelThread:
 class EncodedScans:
     """The encoded scans used last."""
 
-    def __init__(self, reader: Reader, *, shelf: Shelf, metrics: Metrics, max_bytes: int) -> None:
+    def __init__(self, reader: Predictor, *, shelf: ScanStore, metrics: Metrics, max_bytes: int) -> None:
         self.reader, self.shelf, self.metrics, self.max_bytes = reader, shelf, metrics, max_bytes
         self._held: OrderedDict[str, EncodedScan] = OrderedDict()
         self._turn = threading.Lock()
@@ -174,7 +182,7 @@ class EncodedScans:
 
 def _count_bytes(scan: EncodedScan) -> int:
     """Grid, tokens, and the keys and values of what its prompts share."""
-    from slicesight.reader.feature_cache import count_bytes
+    from slicesight.inference.feature_cache import count_bytes
 
     prefix = scan.memo.prefix
     return scan.grid.voxels.nbytes + count_bytes(scan.features) + (0 if prefix is None else prefix.store.num_bytes)

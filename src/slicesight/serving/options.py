@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slicesight.errors import InputError
-from slicesight.volumes.archive_address import read_archive
+from slicesight.io.dicomweb.address import read_archive
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_TOKEN_LENGTH = 16

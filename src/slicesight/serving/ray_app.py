@@ -71,7 +71,7 @@ def build(arguments: RayArguments) -> serve.Application:
     options = arguments.options()
 
     def make_app() -> FastAPI:
-        from slicesight.asking import load_quietly
+        from slicesight.reports.ask import load_quietly
         from slicesight.serving.app import create_app
 
         return create_app(load_quietly(options.model, int8=options.int8), options)

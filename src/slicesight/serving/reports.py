@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from slicesight.asking import Consultation
 from slicesight.errors import InputError
-from slicesight.reader import Answer, Reader
-from slicesight.reader.answers import make_answer
-from slicesight.serving.kept_source import read_kept_source
-from slicesight.serving.reading import by_field_names
+from slicesight.inference.answers import Answer, make_answer
+from slicesight.inference.predictor import Predictor
+from slicesight.io.dicomweb.client import store
+from slicesight.reports.ask import AnswerReport
+from slicesight.serving.isolated_reading import by_field_names
 from slicesight.serving.refusals import Refusal
-from slicesight.serving.shelf import Shelf
-from slicesight.volumes.archive import store
+from slicesight.serving.scan_store import ScanStore
+from slicesight.serving.stored_source import read_stored_source
 from slicesight.volumes.grid import GridVolume
 
 ReportFormat = Literal["html", "json", "sr"]
@@ -34,7 +34,7 @@ def kept_answer(said: dict[str, Any], *, grid: GridVolume) -> Answer:
     return make_answer(said["question"], said["text"], said["scores"], grid=grid)
 
 
-def consult(shelf: Shelf, reader: Reader, volume_id: str, answer_ids: Sequence[str] | None) -> Consultation:
+def consult(shelf: ScanStore, reader: Predictor, volume_id: str, answer_ids: Sequence[str] | None) -> AnswerReport:
     """The volume with its kept answers.
 
     Raises:
@@ -45,12 +45,12 @@ def consult(shelf: Shelf, reader: Reader, volume_id: str, answer_ids: Sequence[s
     if not said:
         raise Refusal(409, "no answer about this volume is kept; ask it something first.", param="answers")
     grid = reader.as_scored(kept.grid)
-    return Consultation(
+    return AnswerReport(
         volume=kept.volume, grid=grid, card=reader.card, answers=[kept_answer(one, grid=grid) for one in said]
     )
 
 
-def write_report_file(consultation: Consultation, kind: ReportFormat, *, folder: Path, volume_folder: Path) -> bytes:
+def write_report_file(consultation: AnswerReport, kind: ReportFormat, *, folder: Path, volume_folder: Path) -> bytes:
     """The report's content.
 
     Args:
@@ -67,11 +67,11 @@ def write_report_file(consultation: Consultation, kind: ReportFormat, *, folder:
             consultation.write_html(file)
         else:
             with _as_refusal(409, "no_dicom_report"):
-                consultation.write_sr(file, source=read_kept_source(volume_folder))
+                consultation.write_sr(file, source=read_stored_source(volume_folder))
         return file.read_bytes()
 
 
-def store_report(consultation: Consultation, *, archive: str, folder: Path, volume_folder: Path) -> str:
+def store_report(consultation: AnswerReport, *, archive: str, folder: Path, volume_folder: Path) -> str:
     """Store the DICOM report in the archive the scan came from; returns its SOP instance UID.
 
     Raises:
@@ -80,7 +80,7 @@ def store_report(consultation: Consultation, *, archive: str, folder: Path, volu
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place) / FILE_NAMES["sr"]
         with _as_refusal(409, "no_dicom_report"):
-            consultation.write_sr(file, source=read_kept_source(volume_folder))
+            consultation.write_sr(file, source=read_stored_source(volume_folder))
         with _as_refusal(502, "archive_failed"):
             return store(file, archive=archive)
 

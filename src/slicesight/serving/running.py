@@ -11,9 +11,9 @@ import uvicorn
 from rich.console import Console
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from slicesight.asking import load_quietly
 from slicesight.errors import InputError
-from slicesight.model_card import RESEARCH_NOTICE
+from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.reports.ask import load_quietly
 from slicesight.serving.app import create_app
 from slicesight.serving.logs import LOGGING
 from slicesight.serving.options import ServeOptions
@@ -53,7 +53,7 @@ def uvicorn_config(app: Any) -> uvicorn.Config:
     """Settings of the HTTP server: no log of addresses, bounded connections and headers."""
     return uvicorn.Config(
         app,
-        http=ImpatientProtocol,
+        http=DeadlineProtocol,
         ws="none",
         lifespan="on",
         log_config=LOGGING,
@@ -66,7 +66,7 @@ def uvicorn_config(app: Any) -> uvicorn.Config:
     )
 
 
-class ImpatientProtocol(H11Protocol):
+class DeadlineProtocol(H11Protocol):
     """Closes a connection on which no whole request header came in time."""
 
     def connection_made(self, transport: Any) -> None:

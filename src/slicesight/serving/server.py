@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from slicesight.model_card import RESEARCH_NOTICE
-from slicesight.reader import Reader
+from slicesight.inference.predictor import Predictor
+from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.serving.isolated_reading import IsolatedReader
 from slicesight.serving.metrics import Metrics
 from slicesight.serving.model_thread import ModelThread
 from slicesight.serving.options import ServeOptions
-from slicesight.serving.reading import ScanReader
-from slicesight.serving.shelf import Shelf
+from slicesight.serving.scan_store import ScanStore
 from slicesight.volumes.volume import Volume
 
 _EXPIRE_EVERY_S = 15.0
@@ -23,10 +23,10 @@ _EXPIRE_EVERY_S = 15.0
 class Server:
     """Reader, shelf, model thread and figures of one server."""
 
-    def __init__(self, reader: Reader, options: ServeOptions) -> None:
+    def __init__(self, reader: Predictor, options: ServeOptions) -> None:
         self.reader, self.options = reader, options
         self.metrics = Metrics()
-        self.shelf = Shelf(
+        self.shelf = ScanStore(
             folder=options.folder,
             is_shared=options.is_shared,
             keep_minutes=options.keep_minutes,
@@ -42,7 +42,7 @@ class Server:
             encoded_bytes=options.encoded_bytes,
         )
         self.archive_threads = ThreadPoolExecutor(2, "archive")  # a slow archive holds up nobody else
-        self.scans = ScanReader(
+        self.scans = IsolatedReader(
             timeout_s=options.read_timeout_s,
             fetch_timeout_s=options.fetch_timeout_s,
             max_fetched_bytes=options.max_upload_bytes,

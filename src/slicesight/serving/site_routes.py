@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from slicesight import __version__
-from slicesight.model_card import RESEARCH_NOTICE
+from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.serving.refusals import Refusal
+from slicesight.serving.response_models import REFUSALS, ModelShape, ModelsShape, SettingsShape
 from slicesight.serving.server import Server
-from slicesight.serving.shapes import REFUSALS, ModelShape, ModelsShape, SettingsShape
 from slicesight.volumes.windows import CT_WINDOWS_HU, OTHER_WINDOWS
 
 PAGE_FOLDER = Path(__file__).parent / "page"
@@ -88,7 +88,7 @@ def site_routes(server: Server) -> APIRouter:
 def add_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
     """The built page at `/`, or how to build it; comes last, since it takes every address that is left."""
     if (folder / "index.html").is_file():
-        app.mount("/", _Page(directory=folder, html=True), name="page")
+        app.mount("/", _PageFiles(directory=folder, html=True), name="page")
         return
 
     @app.get("/", include_in_schema=False)
@@ -96,7 +96,7 @@ def add_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
         return HTMLResponse(_NO_PAGE)
 
 
-class _Page(StaticFiles):
+class _PageFiles(StaticFiles):
     """The page's files; an address of the API that nothing answers is not the page's."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:

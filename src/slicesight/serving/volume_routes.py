@@ -13,17 +13,17 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from slicesight.errors import InputError
+from slicesight.io.dicomweb.address import read_address
+from slicesight.io.options import ReadOptions, checked_unit
 from slicesight.serving.completions import grid_slices
+from slicesight.serving.event_stream import unless_gone
 from slicesight.serving.guard import MAX_JSON_BYTES, REPORT_POLICY
-from slicesight.serving.kept_scan import IMAGE_FILE
 from slicesight.serving.refusals import Refusal, no_volume
 from slicesight.serving.reports import FILE_NAMES, MEDIA_TYPES, ReportFormat, consult, store_report, write_report_file
+from slicesight.serving.response_models import REFUSALS, UPLOAD_BODY, StoredShape, VolumeShape
 from slicesight.serving.server import Server
-from slicesight.serving.shapes import REFUSALS, UPLOAD_BODY, StoredShape, VolumeShape
+from slicesight.serving.stored_scan import IMAGE_FILE
 from slicesight.serving.uploads import receive_upload
-from slicesight.serving.waiting import unless_gone
-from slicesight.volumes.archive_address import read_address
-from slicesight.volumes.readers.options import ReadOptions, checked_unit
 
 AnswersQuery = Annotated[str | None, Query(max_length=10_000, description="chatcmpl-a,chatcmpl-b; else all.")]
 _FIELDS = ("window", "plane", "series", "spacing_mm", "unit", "time_point")
@@ -165,7 +165,7 @@ async def _receive(request: Request, server: Server) -> str:
             min_rate=options.min_upload_rate,
         )
         server.metrics.upload_bytes.inc(upload.num_bytes)
-        said = read_said(upload.fields)
+        said = read_scan_form(upload.fields)
         grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
         with server.metrics.read_seconds.time():
             reading = server.scans.read(folder, said=said.for_reading, grid=grid, file=upload.file)
@@ -179,7 +179,7 @@ async def _fetch(request: Request, folder: Path, server: Server) -> str:
     source = given.pop("source", None)
     if not isinstance(source, str):
         raise Refusal(400, "source is missing; send the address of a series in an archive.", param="source")
-    said = read_said(given)
+    said = read_scan_form(given)
     address = read_address(source)
     if not server.options.archives:
         raise Refusal(403, "this server asks no archive; start it with --archive URL.", param="source")
@@ -206,7 +206,7 @@ async def _read_json(request: Request) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class ScanForm:
     """What the client says about a scan."""
 
     window: str | None
@@ -214,7 +214,7 @@ class Said:
     for_reading: dict[str, Any]
 
 
-def read_said(fields: dict[str, Any]) -> Said:
+def read_scan_form(fields: dict[str, Any]) -> ScanForm:
     """The optional fields of an upload, as the options of `slicesight ask`.
 
     Raises:
@@ -246,4 +246,4 @@ def read_said(fields: dict[str, Any]) -> Said:
         "time_point": time_point,
         "unit": given.get("unit"),
     }
-    return Said(window=given.get("window"), plane=given.get("plane"), for_reading=for_reading)
+    return ScanForm(window=given.get("window"), plane=given.get("plane"), for_reading=for_reading)

@@ -17,10 +17,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from slicesight.conversations.schema import Conversation
+from slicesight.data.manifest import Conversation
 from slicesight.errors import InputError
-
-from .sides import swap_conversation
+from slicesight.training.laterality import swap_conversation
 
 LARGEST = {"intensity": 0.5, "noise": 0.2, "rotate_deg": 15.0, "shift": 0.1, "zoom": 0.2, "flip_sides": 1.0}
 PLANES_WITH_SIDED_COLUMNS = ("axial", "coronal")

@@ -30,7 +30,7 @@ class DamagedCheckpointError(InputError):
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
-class Place:
+class TrainingPosition:
     """How far a run is: `step` optimizer steps into its section number `section`, called `name`."""
 
     section: int
@@ -50,7 +50,7 @@ class Checkpoint:
     """A checkpoint on disk; `facts` is what its marker says beside the files."""
 
     path: Path
-    place: Place
+    place: TrainingPosition
     facts: dict[str, Any]
 
     def check(self) -> None:
@@ -83,24 +83,24 @@ class CheckpointFolder:
         for path in self.path.glob("[0-9]*"):
             try:
                 facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
-                place = Place(section=facts["section"], step=facts["step"], name=facts["name"])
+                place = TrainingPosition(section=facts["section"], step=facts["step"], name=facts["name"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # no marker, or half of one: it was never complete
             found.append(Checkpoint(path=path, place=place, facts=facts))
         return sorted(found, key=lambda checkpoint: checkpoint.place)
 
-    def begin(self, place: Place) -> Path:
+    def begin(self, place: TrainingPosition) -> Path:
         """An empty folder to write a checkpoint into."""
         writing = self.written(place)
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
         return writing
 
-    def written(self, place: Place) -> Path:
+    def written(self, place: TrainingPosition) -> Path:
         """Where a checkpoint is while it is being written."""
         return self.path / (WRITING + place.folder_name)
 
-    def complete(self, place: Place, written: Path, facts: dict[str, Any]) -> Path:
+    def complete(self, place: TrainingPosition, written: Path, facts: dict[str, Any]) -> Path:
         """Mark what was written below `written` as complete, give it its name, drop what is too old."""
         files = {}
         for file in sorted(path for path in written.rglob("*") if path.is_file()):
@@ -116,7 +116,7 @@ class CheckpointFolder:
         self.prune()
         return final
 
-    def give_up(self, place: Place) -> None:
+    def give_up(self, place: TrainingPosition) -> None:
         """Remove what was written of a checkpoint that did not become complete."""
         shutil.rmtree(self.written(place), ignore_errors=True)
 

@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.conversations.phantom_texts import TOPICS, conversation_rng, phantom_conversations
-from slicesight.conversations.schema import Conversation
+from slicesight.data.manifest import Conversation
 from slicesight.errors import InputError
+from slicesight.phantoms.grid_set import PhantomSet
+from slicesight.phantoms.texts import TOPICS, conversation_rng, phantom_conversations
 from slicesight.volumes.grid import GridSpec
 
-from .phantom_set import PhantomSet
-
 if TYPE_CHECKING:
-    from slicesight.conversations.prepared import PreparedVolumes
+    from slicesight.data.store import PreparedVolumes
 
 PHANTOM_TASKS = ("report", *("open" for _ in TOPICS), *("closed" for _ in TOPICS))
 
 
-class TrainingData(Protocol):
+class TrainingDataset(Protocol):
     """Cases by number. A pass ("epoch") may ask other questions, but of the same tasks in the same order.
 
     asks_anew: whether it does.
@@ -71,7 +70,7 @@ class TrainingData(Protocol):
         ...
 
 
-class PhantomScans:
+class PhantomDataset:
     """Phantoms, whose eleven questions are worded anew in every pass."""
 
     asks_anew = True
@@ -119,7 +118,7 @@ class PhantomScans:
         return digest_of(json.dumps(made_with, sort_keys=True).encode())
 
 
-class PreparedScans:
+class PreparedDataset:
     """The cases of one split of a prepared folder; a pass asks what its manifest says."""
 
     asks_anew = False
@@ -174,13 +173,13 @@ class PreparedScans:
         return digest_of(json.dumps(settings, sort_keys=True).encode())
 
 
-def open_prepared_scans(folder: str, *, split: str | None, grid: GridSpec | None) -> PreparedScans:
+def open_prepared_scans(folder: str, *, split: str | None, grid: GridSpec | None) -> PreparedDataset:
     """The prepared scans that a recipe names.
 
     Raises:
         InputError: nothing is prepared there, the split is empty, or the recipe's grid is another.
     """
-    from slicesight.conversations.prepared import open_prepared  # needs pyarrow, which phantoms do not
+    from slicesight.data.store import open_prepared  # needs pyarrow, which phantoms do not
 
     prepared = open_prepared(folder)
     if grid is not None and grid != prepared.spec:
@@ -188,7 +187,7 @@ def open_prepared_scans(folder: str, *, split: str | None, grid: GridSpec | None
             f"{folder}: prepared as {prepared.spec.to_dict()}, the recipe's grid is {grid.to_dict()}; "
             f"leave grid out of the recipe, or prepare the scans again"
         )
-    return PreparedScans(prepared, split=split)
+    return PreparedDataset(prepared, split=split)
 
 
 def to_float(stored: NDArray[np.uint8] | NDArray[np.float16]) -> NDArray[np.float32]:

@@ -18,12 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slicesight.atomic import replacing
 from slicesight.errors import InputError
-from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.model.scoring import is_frozen
-
-from .data import TrainingData, digest_of
+from slicesight.files import replacing
+from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.slice_scorer import is_frozen
+from slicesight.training.data import TrainingDataset, digest_of
 
 KEY_FILE = "key.json"
 ARGUMENTS = {"vision3d": "features_3d", "vision2d": "features_2d"}
@@ -31,7 +30,7 @@ NAME = "features"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCache:
+class TrainingFeatureCache:
     """The features of one encoder; `argument` is what the model's forward calls them."""
 
     part: str
@@ -42,12 +41,12 @@ class FeatureCache:
         """features_3d or features_2d."""
         return ARGUMENTS[self.part]
 
-    def path(self, data: TrainingData, case: int) -> Path:
+    def path(self, data: TrainingDataset, case: int) -> Path:
         """Where the features of a case are, or would be."""
         fingerprint = data.fingerprint(case)
         return self.folder / fingerprint[:2] / f"{fingerprint}.safetensors"
 
-    def read(self, data: TrainingData, case: int) -> Tensor:
+    def read(self, data: TrainingDataset, case: int) -> Tensor:
         """The features of one volume, (K, P, C) or (N, L, C).
 
         Raises:
@@ -59,7 +58,7 @@ class FeatureCache:
         except (SafetensorError, KeyError):
             raise InputError(f"{path}: not a whole feature file; delete it and start again") from None
 
-    def write(self, data: TrainingData, case: int, features: Tensor) -> None:
+    def write(self, data: TrainingDataset, case: int, features: Tensor) -> None:
         """Keep the features of one volume."""
         path = self.path(data, case)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,8 +67,13 @@ class FeatureCache:
 
 
 def open_caches(
-    folder: str | Path, model: Med2E3ForConditionalGeneration, data: TrainingData, *, bf16: bool, is_main: bool = True
-) -> list[FeatureCache]:
+    folder: str | Path,
+    model: Med2E3ForConditionalGeneration,
+    data: TrainingDataset,
+    *,
+    bf16: bool,
+    is_main: bool = True,
+) -> list[TrainingFeatureCache]:
     """A cache for every encoder that is frozen now.
 
     Raises:
@@ -80,7 +84,7 @@ def open_caches(
         encoder = model.parts.get(part)
         if encoder is None or not is_frozen(encoder):
             continue
-        cache = FeatureCache(part=part, folder=Path(folder) / part)
+        cache = TrainingFeatureCache(part=part, folder=Path(folder) / part)
         key = {"weights": digest_encoder(model, part), "preparation": data.preparation, "bf16": bf16}
         path = cache.folder / KEY_FILE
         if path.is_file():
@@ -101,9 +105,9 @@ def open_caches(
 
 @torch.no_grad()
 def fill_caches(
-    caches: Sequence[FeatureCache],
+    caches: Sequence[TrainingFeatureCache],
     model: Med2E3ForConditionalGeneration,
-    data: TrainingData,
+    data: TrainingDataset,
     cases: Sequence[int],
     *,
     device: torch.device,

@@ -9,9 +9,8 @@ from peft import LoraConfig, LoraModel
 from torch import nn
 
 from slicesight.errors import InputError
-from slicesight.model import Med2E3ForConditionalGeneration
-
-from .recipe import Lora
+from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
+from slicesight.training.recipe import Lora
 
 ADAPTED = {"language_model": "language_model", "vision2d": "vision2d.encoder", "vision3d": "vision3d.encoder"}
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from slicesight.errors import ModelError
-from slicesight.model import Med2E3ForConditionalGeneration
-from slicesight.model.loss import IGNORED
-from slicesight.model.packed import PADDING, pack
-from slicesight.model.vision2d import measure_slice_tokens
+from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.loss import IGNORED
+from slicesight.models.med2e3.packed import PADDING, pack
+from slicesight.models.med2e3.vision2d import measure_slice_tokens
 
 HEAD_LENGTH, REST_LENGTHS = 3, (2, 3)
 NUM_LENGTHS = 12

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slicesight.conversations.schema import Conversation
+from slicesight.data.manifest import Conversation
 from slicesight.errors import InputError
 from slicesight.settings import read_settings
+from slicesight.training.augmentation import Augmentation
 from slicesight.volumes.grid import GridSpec
-
-from .augmentation import Augmentation
 
 TASKS = ("report", "open", "closed")
 DTYPES = ("float32", "bfloat16")

@@ -20,8 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from slicesight.errors import InputError
-
-from .checkpoints import Checkpoint, CheckpointFolder, DamagedCheckpointError
+from slicesight.training.checkpoints import Checkpoint, CheckpointFolder, DamagedCheckpointError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -31,7 +30,7 @@ FREE_TO_CHANGE = ("output_dir", "save_every", "card")
 Say = Callable[[str], None]
 
 
-class Run:
+class RunFolder:
     """One run of a recipe in its folder; every process has one, only the main process writes.
 
     start: the checkpoint to go on from, None for a run from the beginning. is_finished: its model is there already.

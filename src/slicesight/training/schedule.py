@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from slicesight.errors import InputError
-
-from .data import TrainingData
-from .recipe import Stage
+from slicesight.training.data import TrainingDataset
+from slicesight.training.recipe import Stage
 
 CHOICE_STREAM, SUBSET_STREAM = 21, 22
 
@@ -48,7 +47,7 @@ class Schedule:
     """
 
     def __init__(
-        self, data: TrainingData, stage: Stage, *, seed: int, num_parts: int = 1, measure: Measure | None = None
+        self, data: TrainingDataset, stage: Stage, *, seed: int, num_parts: int = 1, measure: Measure | None = None
     ) -> None:
         assert stage.tokens_per_step is None or measure is not None
         self.data, self.stage, self.seed, self.num_parts, self.measure = data, stage, seed, num_parts, measure
@@ -184,7 +183,7 @@ def split_step(step: Sequence[Visit], num_parts: int) -> list[list[Visit]]:
     return parts
 
 
-def draw_subset(data: TrainingData, wanted: dict[str, int], *, seed: int) -> dict[int, set[int]]:
+def draw_subset(data: TrainingDataset, wanted: dict[str, int], *, seed: int) -> dict[int, set[int]]:
     """So many pairs of each task, evenly from all cases -> the places of each case's pairs; other tasks have none.
 
     Raises:

@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from slicesight.errors import InputError
-from slicesight.model import Med2E3ForConditionalGeneration, Med2E3Processor
-
-from .batches import Collator, PromptWriter, StepParts, measure_visits
-from .data import TrainingData
-from .engines import Engine, EngineCheck, engine_arguments, sum_over_processes
-from .feature_cache import ARGUMENTS, FeatureCache, fill_caches, open_caches
-from .keeping import Keeper, ResumableTrainer, checkpoint_arguments
-from .packing import PackingCollator, prove_packing
-from .recipe import Recipe, Stage
-from .record import make_tensorboard
-from .schedule import Schedule
+from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.training.checkpointing import CheckpointPolicy, ResumableTrainer, checkpoint_arguments
+from slicesight.training.collate import Collator, PromptWriter, StepParts, measure_visits
+from slicesight.training.data import TrainingDataset
+from slicesight.training.distributed import ProcessGroup, ProcessGroupCheck, process_group_arguments, sum_over_processes
+from slicesight.training.feature_cache import ARGUMENTS, TrainingFeatureCache, fill_caches, open_caches
+from slicesight.training.packing import PackingCollator, prove_packing
+from slicesight.training.provenance import make_tensorboard
+from slicesight.training.recipe import Recipe, Stage
+from slicesight.training.schedule import Schedule
 
 Log = Callable[[dict[str, Any]], None]
 Progress = Callable[[int, int], None]
@@ -42,20 +41,20 @@ class StageBatches:
 def train_stage(
     model: Med2E3ForConditionalGeneration,
     processor: Med2E3Processor,
-    data: TrainingData,
+    data: TrainingDataset,
     stage: Stage,
     recipe: Recipe,
     *,
     log: Log,
     seed: int,
-    keeper: Keeper,
-    engine: Engine,
+    keeper: CheckpointPolicy,
+    engine: ProcessGroup,
     progress: Progress = lambda done, total: None,
 ) -> None:
     """Train the model's unfrozen parts for one stage, or what is left of it."""
     arguments = {
         **checkpoint_arguments(recipe.save_every, keeper.run.folder / "checkpoints"),
-        **engine_arguments(engine),
+        **process_group_arguments(engine),
         "seed": seed,
     }
     once: Log = log if keeper.start is None else lambda facts: None
@@ -71,11 +70,11 @@ def train_stage(
         callbacks=[LogLines(stage.name, log, progress), *make_loggers(recipe, stage, keeper, engine)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EngineCheck(engine, trainer))
+    trainer.add_callback(ProcessGroupCheck(engine, trainer))
     trainer.train_or_resume(steps=batches.num_steps)
 
 
-def make_loggers(recipe: Recipe, stage: Stage, keeper: Keeper, engine: Engine) -> list[TrainerCallback]:
+def make_loggers(recipe: Recipe, stage: Stage, keeper: CheckpointPolicy, engine: ProcessGroup) -> list[TrainerCallback]:
     """TensorBoard, which would write below the checkpoints, gets its own folder; other loggers are the library's."""
     if "tensorboard" not in recipe.report_to or not engine.is_main:
         return []
@@ -85,13 +84,13 @@ def make_loggers(recipe: Recipe, stage: Stage, keeper: Keeper, engine: Engine) -
 def make_batches(
     model: Med2E3ForConditionalGeneration,
     processor: Med2E3Processor,
-    data: TrainingData,
+    data: TrainingDataset,
     stage: Stage,
     recipe: Recipe,
     *,
     log: Log,
     seed: int,
-    engine: Engine,
+    engine: ProcessGroup,
     progress: Progress = lambda done, total: None,
 ) -> StageBatches:
     """Plan the stage's steps; where there is a feature cache, fill it with what its volumes lack."""
@@ -105,7 +104,7 @@ def make_batches(
     )
     num_parts = stage.accumulation * engine.num_processes
     schedule = Schedule(data, stage, seed=seed, num_parts=num_parts, measure=measure_visits(data, writer))
-    caches: list[FeatureCache] = []
+    caches: list[TrainingFeatureCache] = []
     if recipe.feature_cache and recipe.see_volume:
         caches = open_caches(recipe.feature_cache, model, data, bf16=recipe.bf16, is_main=engine.is_main)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

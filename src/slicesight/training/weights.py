@@ -9,7 +9,7 @@ from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .checkpoints import DamagedCheckpointError
+from slicesight.training.checkpoints import DamagedCheckpointError
 
 WEIGHTS = "model.safetensors"
 METADATA = {"format": "pt"}

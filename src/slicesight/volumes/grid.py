@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from slicesight.errors import InputError
-from slicesight.volumes.cuts import cut
 from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
 from slicesight.volumes.geometry import Geometry
+from slicesight.volumes.plane_cuts import cut_plane
 from slicesight.volumes.receipt import grid_receipt
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import PLANES, Plane, Volume
@@ -185,7 +185,12 @@ def _restack(grid: GridVolume, plane: Plane) -> GridVolume:
     if plane == grid.plane:
         return replace(grid, planes=(), slices=tuple(replace(piece, plane=plane) for piece in grid.slices))
     other = replace(
-        grid, voxels=cut(grid.voxels, plane), plane=plane, spec=replace(grid.spec, plane=plane), planes=(), slices=()
+        grid,
+        voxels=cut_plane(grid.voxels, plane),
+        plane=plane,
+        spec=replace(grid.spec, plane=plane),
+        planes=(),
+        slices=(),
     )
     uids = {
         number: uid

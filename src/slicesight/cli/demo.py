@@ -1,0 +1,117 @@
+"""What can this do? Two synthetic scans, as NIfTI and as DICOM, are asked and compared with the known truth."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from slicesight.data.manifest import Case, Conversation
+from slicesight.errors import InputError
+from slicesight.inference.answers import Answer
+from slicesight.inference.predictor import Predictor
+from slicesight.io.loading import read_volume
+from slicesight.phantoms.folder import ScanFormat, write_phantom
+from slicesight.reports.ask import AnswerReport, load_quietly, write_files
+from slicesight.reports.evidence import summarise
+from slicesight.reports.terminal import progress_bar, scan_header
+from slicesight.reports.truth import judge
+
+SCANS: tuple[ScanFormat, ...] = ("nifti", "dicom")
+MARKER = ".slicesight-demo"
+
+
+def run_demo(folder: Path, *, model: str, seed: int) -> None:
+    """Make, ask, compare and write reports; ends by naming the files to open.
+
+    Raises:
+        InputError: the folder holds something that an earlier demo did not make.
+    """
+    console = Console()
+    _clear(folder)
+    console.print(f"Two synthetic CT scans whose truth is known (seed {seed}), answered by {model}.\n", highlight=False)
+    with console.status(f"loading {model}"):
+        reader = load_quietly(model)
+    num_right = num_asked = 0
+    for index, scan_format in enumerate(SCANS):
+        (folder / "volumes").mkdir(parents=True, exist_ok=True)
+        (folder / "labels").mkdir(exist_ok=True)
+        with console.status(f"painting a scan, as {scan_format}"):
+            case = write_phantom(folder, seed=seed, index=index, scan_format=scan_format)
+        consultation = consult(reader, case, folder=folder)
+        console.print(f"{folder / case.volume}", style="bold", highlight=False, soft_wrap=True)
+        console.print(scan_header(consultation.title, consultation.reading))
+        console.print(_comparison(case.conversations, consultation))
+        truths = [truth for truth in consultation.truths if truth is not None]
+        num_right += sum(truth.is_right for truth in truths)
+        num_asked += len(truths)
+        base = folder / scan_format
+        write_files(
+            consultation,
+            json_path=base.with_suffix(".json"),
+            html=base.with_suffix(".html"),
+            png=base.with_suffix(".png"),
+        )
+    console.print(f"{num_right} of {num_asked} answers are right.\n", style="bold", highlight=False)
+    console.print("Open:", style="bold")
+    for name, what in (
+        ("html", "the report, in a browser"),
+        ("png", "the same as a picture"),
+        ("json", "for programs"),
+    ):
+        files = ", ".join(str(folder / f"{scan_format}.{name}") for scan_format in SCANS)
+        console.print(f"  {files}  ({what})", highlight=False, soft_wrap=True)
+
+
+def consult(reader: Predictor, case: Case, *, folder: Path) -> AnswerReport:
+    """Ask a case its own questions, from its file, and judge the answers."""
+    volume = read_volume(folder / case.volume)
+    encoded = reader.encode(volume)
+    with progress_bar(Console(stderr=True), "answering") as progress:
+        answers = reader.ask(encoded, [pair.prompt for pair in case.conversations], progress=progress)
+    truths = judge(answers, case, grid=encoded.grid)
+    return AnswerReport(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
+
+
+def _comparison(pairs: Sequence[Conversation], consultation: AnswerReport) -> RenderableType:
+    """The report beside its truth, then a row per question."""
+    parts: list[RenderableType] = []
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "question", "answer", "truth", "rests most on"):
+        table.add_column(name, overflow="fold")
+    for pair, answer, truth in zip(pairs, consultation.answers, consultation.truths, strict=True):
+        assert truth is not None
+        mark = Text("✓", style="bold green") if truth.is_right else Text("✗", style="bold red")
+        if pair.task == "report":
+            report = Table.grid(padding=(0, 1, 0, 0))
+            report.add_row(mark, Text(pair.question, style="bold cyan"))
+            report.add_row("", Text(answer.text))
+            report.add_row("", Text(f"truth: {pair.answer}", style="dim"))
+            parts.append(Padding(report, (1, 0, 0, 0)))
+        else:
+            truly = Text(pair.target, style="dim" if truth.is_right else "")
+            table.add_row(mark, Text(pair.question), Text(answer.text), truly, _rests_on(answer))
+    return Group(*parts, table)
+
+
+def _rests_on(answer: Answer) -> str:
+    ranges = summarise(answer).ranges
+    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "all slices about alike"
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, or empty the one an earlier demo made."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; name a folder with --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / MARKER).is_file():
+            raise InputError(f"{folder} holds files that no demo made; name another folder with --out.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()

@@ -1,0 +1,279 @@
+"""How does a data set in its own layout become a manifest, with its splits, its leaks and everything left out named?
+
+DIR/manifest.jsonl, summary.json, skipped.jsonl; where duplicates were looked for also duplicates.jsonl, and where two
+splits share a scan or patient, manifest_deduplicated.jsonl. The same source gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
+from slicesight.data.manifest import Case, Split, write_manifest
+from slicesight.data.sources import SOURCES
+from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
+from slicesight.data.summary import NO_SPLIT, counts_of
+from slicesight.errors import InputError
+from slicesight.files import write_text
+
+Progress = Callable[[int, int], None]
+MANIFEST = "manifest.jsonl"
+DEDUPLICATED = "manifest_deduplicated.jsonl"
+DUPLICATES = "duplicates.jsonl"
+SKIPPED = "skipped.jsonl"
+SUMMARY = "summary.json"
+PRINTS = "prints.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertRequest:
+    """What to read and how.
+
+    also: further (format, source) whose questions about the same scans are added, and whose other scans are.
+    limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
+    split_shares: of train, val and test. duplicates: compare by "look" or by "content", "off", or None for "look" where
+    there are several splits. leave: which side of a leak gives up its scans.
+    """
+
+    format: str
+    source: Path
+    out: Path
+    volumes: Path | None = None
+    also: tuple[tuple[str, Path], ...] = ()
+    limit: int | None = None
+    split_seed: int | None = None
+    split_shares: tuple[float, float, float] = (80, 10, 10)
+    duplicates: Literal["look", "content", "off"] | None = None
+    leave: Literal["train", "test"] = "train"
+    on_bad_case: OnBadCase = "stop"
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for word, _ in self.sources:
+            if word not in SOURCES:
+                raise InputError(f"format {word!r} is unknown; use one of {', '.join(SOURCES)}")
+        for place in (self.volumes, *(source for _, source in self.sources)):
+            if place is not None and not place.exists():
+                raise InputError(f"{place}: no such file or folder; check the path")
+        if min(self.split_shares) < 0 or self.split_shares[0] <= 0:
+            raise InputError(
+                f"split shares are {self.split_shares}; expected train above 0 and none below, as 80,10,10"
+            )
+        if self.out.resolve() in [source.resolve() for _, source in self.sources]:
+            raise InputError(f"{self.out}: the output would mix with the source; name another folder")
+
+    @property
+    def sources(self) -> tuple[tuple[str, Path], ...]:
+        """(format, source) of everything to read."""
+        return ((self.format, self.source), *self.also)
+
+    @property
+    def named(self) -> list[dict[str, str]]:
+        """The sources as the summary names them."""
+        return [{"format": word, "name": source.resolve().name} for word, source in self.sources]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A source that has been read: cases whose `volume` is absolute, groups of cases that belong together."""
+
+    request: ConvertRequest
+    cases: list[Case]
+    intake: Intake
+    groups: list[Group] | None = None
+    dropped: list[Skipped] = field(default_factory=list)
+
+    def without(self, reasons: dict[str, str]) -> Conversion:
+        """The conversion without some cases, each with the reason why its scan is of no use."""
+        dropped = [Skipped(kind="unreadable scan", reason=reasons[id_], case_id=id_) for id_ in sorted(reasons)]
+        return replace(
+            self,
+            cases=[case for case in self.cases if case.id not in reasons],
+            groups=_groups_within(self.groups, [case for case in self.cases if case.id not in reasons]),
+            dropped=dropped,
+        )
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        return [*self.intake.skipped, *self.dropped]
+
+    @property
+    def deduplicated(self) -> list[Case] | None:
+        """The cases without the leaks of one side; None where there is no leak."""
+        if not any(group.is_leak for group in self.groups or ()):
+            return None
+        return without_leaks(self.cases, self.groups or (), leave=self.request.leave)
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds."""
+        deduplicated = self.deduplicated
+        return {
+            "sources": self.request.named,
+            "counts": counts_of(self.cases),
+            "skipped": dict(sorted(Counter(skipped.kind for skipped in self.skipped).items())),
+            "duplicates": None if self.groups is None else leak_summary(self.groups),
+            "deduplicated": None
+            if deduplicated is None
+            else {
+                "manifest": DEDUPLICATED,
+                "left_out_of": self.request.leave,
+                "scans_left_out": len(self.cases) - len(deduplicated),
+                "counts": counts_of(deduplicated),
+            },
+            "notes": self.intake.notes,
+        }
+
+    def write(self) -> dict[str, Any]:
+        """Write every file, the summary last; returns the summary."""
+        out = _made(self.request.out).resolve()
+        summary, deduplicated = self.summary(), self.deduplicated
+        write_manifest(_relative(self.cases, out), out / MANIFEST)
+        _write_lines(out / SKIPPED, [skipped.to_dict() for skipped in self.skipped])
+        if self.groups is not None:
+            told = [group.to_dict() for group in self.groups if group.is_leak or group.links != {"patient"}]
+            _write_lines(out / DUPLICATES, told)
+        else:
+            (out / DUPLICATES).unlink(missing_ok=True)
+        if deduplicated is not None:
+            write_manifest(_relative(deduplicated, out), out / DEDUPLICATED)
+        else:
+            (out / DEDUPLICATED).unlink(missing_ok=True)
+        write_text(out / SUMMARY, text=json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        return summary
+
+
+def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Conversion:
+    """Read a source; nothing is written but the prints of its scans, where duplicates are looked for.
+
+    Raises:
+        InputError: the source is of another layout, holds nothing usable, or (unless bad cases are skipped) a bad case.
+    """
+    _check_out(request)
+    intake = Intake(on_bad_case=request.on_bad_case)
+    found = [_read(word, source, request, intake) for word, source in request.sources]
+    cases = _limited(_joined(found), request.limit)
+    splits = {case.split for case in cases}
+    if request.split_seed is not None and splits != {None}:
+        counts = ", ".join(f"{split} {counted['scans']}" for split, counted in counts_of(cases).items())
+        raise InputError(f"{request.source}: has its own splits ({counts}); leave out --split-by-patient")
+    depth = request.duplicates or ("look" if len(splits) > 1 or request.split_seed is not None else "off")
+    conversion = Conversion(request, cases, intake)
+    if depth != "off":
+        conversion = _with_groups(conversion, depth, progress)
+    if request.split_seed is not None:
+        dealt = split_by_group(
+            conversion.cases,
+            conversion.groups if conversion.groups is not None else find_groups(conversion.cases, {}),
+            seed=request.split_seed,
+            shares=request.split_shares,
+        )
+        conversion = replace(conversion, cases=dealt, groups=_groups_within(conversion.groups, dealt))
+    return conversion
+
+
+def _check_out(request: ConvertRequest) -> None:
+    """Refuse a folder whose manifest came from elsewhere."""
+    out = request.out
+    told = None
+    if (out / SUMMARY).is_file():
+        try:
+            told = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise InputError(f"{out / SUMMARY}: damaged; remove it or name another folder") from None
+    if (out / MANIFEST).exists():
+        if not isinstance(told, dict) or "sources" not in told:
+            raise InputError(f"{out / MANIFEST} exists and was not made by prepare; name another folder")
+        if told["sources"] != request.named:
+            made = " and ".join(f"{source['name']} as {source['format']}" for source in told["sources"])
+            raise InputError(f"{out}: was prepared from {made}; name another folder, or remove it first")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name a folder you may write to") from error
+    return folder
+
+
+def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
+    volumes = request.volumes.resolve() if request.volumes else None
+    place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
+    skipped_before = len(intake.skipped)
+    cases = SOURCES[word](place, intake)
+    if not cases:
+        left_out = intake.skipped[skipped_before:]
+        first = f"; the first thing left out: {left_out[0]}" if left_out else ""
+        raise InputError(f"{source}: no usable scan with a text found as {word}{first}")
+    return cases
+
+
+def _joined(sources: list[list[Case]]) -> list[Case]:
+    """One case per scan and split, with the questions of all sources, in the order in which scans are first named."""
+    joined: dict[tuple[str, Split | None], Case] = {}
+    taken: set[str] = set()
+    for cases in sources:
+        for case in cases:
+            key = (case.volume, case.split)
+            if key in joined:
+                asked = (*joined[key].conversations, *case.conversations)
+                joined[key] = joined[key].model_copy(update={"conversations": asked})
+                continue
+            name = case.id if case.id not in taken else f"{case.id}@{case.split or case.source}"
+            taken.add(name)
+            joined[key] = case.model_copy(update={"id": name})
+    return list(joined.values())
+
+
+def _limited(cases: list[Case], limit: int | None) -> list[Case]:
+    taken: Counter[str] = Counter()
+    kept = []
+    for case in cases:
+        taken[case.split or NO_SPLIT] += 1
+        if limit is None or taken[case.split or NO_SPLIT] <= limit:
+            kept.append(case)
+    return kept
+
+
+def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None) -> Conversion:
+    """Look for duplicates; a scan that cannot be read for it is refused."""
+    ids = {case.volume: case.id for case in conversion.cases}
+
+    def refuse(volume: str, reason: str) -> None:
+        conversion.intake.refuse("unreadable scan", reason, case_id=ids[volume])
+
+    prints = prints_of(
+        list(ids),
+        depth=depth,
+        kept=_made(conversion.request.out) / PRINTS,
+        refuse=refuse,
+        workers=conversion.request.workers,
+        progress=progress,
+    )
+    cases = [case for case in conversion.cases if case.volume in prints]
+    groups = find_groups(cases, {case.id: prints[case.volume] for case in cases})
+    return replace(conversion, cases=cases, groups=groups)
+
+
+def _groups_within(groups: list[Group] | None, cases: list[Case]) -> list[Group] | None:
+    """The groups as far as their cases are among these, which may have other splits than before."""
+    if groups is None:
+        return None
+    by_id = {case.id: case for case in cases}
+    kept = [Group(tuple(by_id[case.id] for case in group.cases if case.id in by_id), group.links) for group in groups]
+    return [group for group in kept if len(group.cases) > 1]
+
+
+def _relative(cases: list[Case], out: Path) -> list[Case]:
+    """The cases as a manifest in `out` writes them: paths from there, so that source and output may move together."""
+    return [case.model_copy(update={"volume": Path(os.path.relpath(case.volume, out)).as_posix()}) for case in cases]
+
+
+def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    write_text(path, text="".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

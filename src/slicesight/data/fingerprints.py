@@ -1,0 +1,79 @@
+"""Is this scan still the one that was prepared? Its files' sizes and times say quickly, their bytes say surely.
+
+content = SHA-256 of the file's bytes for a scan in one file (what `sha256sum` prints), else of the sorted lines
+"sha256  name" of all its files. Names are relative to the scan, so that a folder may move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from slicesight.io.dicom.loading import is_dicom, is_dicomdir
+from slicesight.io.files import files_below, head_of
+from slicesight.io.metaimage import is_metaimage
+from slicesight.io.nrrd import is_nrrd
+
+_PAIR_SUFFIXES = (".hdr", ".hdr.gz", ".img", ".img.gz")
+_DATA_FILE_KEYS = ("elementdatafile", "data file", "datafile")
+_MAX_HEADER_BYTES = 1 << 20
+
+
+def stat_fingerprint(path: Path) -> str:
+    """Changes with the path, the name, the size or the time of any of the scan's files; reads at most where one begins.
+
+    Raises:
+        OSError: the scan is not there or may not be looked at.
+    """
+    digest = hashlib.sha256(str(path).encode())
+    for file in scan_files(path):
+        facts = file.stat()
+        digest.update(f"\n{file.name if file == path else file}\t{facts.st_size}\t{facts.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of everything a reader would open for this scan.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = scan_files(path)
+    if files == [path]:
+        return _digest_of(path)
+    root = path if path.is_dir() else path.parent
+    lines = sorted(f"{_digest_of(file)}  {file.relative_to(root).as_posix()}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def scan_files(path: Path) -> list[Path]:
+    """The files that decide what `read_volume(path)` gives: the folder's, or the file with those its header names."""
+    if path.is_dir():
+        return files_below(path)
+    head = head_of(path)
+    if is_dicom(head):
+        return files_below(path.parent) if is_dicomdir(path, head) else [path]
+    if is_metaimage(head) or is_nrrd(head):
+        return [path, *_named_beside(path)]
+    stem = next((path.name.removesuffix(end) for end in _PAIR_SUFFIXES if path.name.endswith(end)), None)
+    if stem is None:
+        return [path]
+    return sorted({path, *(place for end in _PAIR_SUFFIXES if (place := path.with_name(stem + end)).is_file())})
+
+
+def _named_beside(header: Path) -> list[Path]:
+    """The data file a text header names, where it lies beside the header."""
+    with header.open("rb") as stream:
+        lines = stream.read(_MAX_HEADER_BYTES).split(b"\n\n", 1)[0].splitlines()
+    for line in lines:
+        key, _, value = line.decode("latin-1").replace("=", ":", 1).partition(":")
+        name = value.strip()
+        if key.strip().lower() in _DATA_FILE_KEYS and name and Path(name).name == name:
+            place = header.with_name(name)
+            return [place] if place.is_file() else []
+    return []
+
+
+def _digest_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

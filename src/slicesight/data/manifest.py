@@ -1,0 +1,123 @@
+"""What one line of a manifest holds: a volume, where its labels are, and its question-answer pairs.
+
+A manifest is JSONL (one `Case` a line). M3D's convention is followed: 1 report, 5 open and 5 closed questions, closed
+prompts `{question} Choices: A. {} B. {} C. {} D. {}`, closed targets `{letter}. {answer}` (M3D-VQA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from slicesight.errors import ManifestError
+from slicesight.files import replacing
+
+LETTERS = "ABCD"
+Task = Literal["report", "open", "closed"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Conversation(BaseModel):
+    """One question about a volume and its true answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str | None = None
+    """Names the question in predictions; unique in a manifest where it is given."""
+    task: Task
+    topic: str
+    question: str
+    choices: tuple[str, ...] | None = None
+    answer: str
+    answer_choice: str | None = None
+    source_slices: tuple[int, ...] | None = None
+    """Slices of the file that show what is asked; None where nobody knows."""
+
+    @model_validator(mode="after")
+    def _closed_answers_are_among_the_choices(self) -> Conversation:
+        if self.task != "closed":
+            return self
+        if not self.choices or not self.answer_choice:
+            raise ValueError("a closed question needs `choices` and `answer_choice`")
+        index = LETTERS.find(self.answer_choice)
+        if index < 0 or index >= len(self.choices) or self.choices[index] != self.answer:
+            raise ValueError(f"answer_choice {self.answer_choice!r} does not point at the answer {self.answer!r}")
+        return self
+
+    @property
+    def prompt(self) -> str:
+        """The question as the model reads it."""
+        if not self.choices:
+            return self.question
+        listed = " ".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices, strict=False))
+        return f"{self.question} Choices: {listed}"
+
+    @property
+    def target(self) -> str:
+        """The answer as the model should write it."""
+        return f"{self.answer_choice}. {self.answer}" if self.answer_choice else self.answer
+
+
+class Case(BaseModel):
+    """One volume with its conversations; `volume` and `labels` are relative to the manifest's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    """Unique in its manifest; a name such as "ct_case/000017/Axial", not a file."""
+    split: Split | None = None
+    patient: str | None = None
+    """Who was scanned, by the source's pseudonym: no patient may be in two splits."""
+    source: str | None = None
+    """The data set the case was converted from, such as "m3d-cap"."""
+    volume: str
+    labels: str | None = None
+    conversations: tuple[Conversation, ...]
+    truth: dict[str, Any] | None = None
+
+
+def read_manifest(path: str | Path) -> list[Case]:
+    """Read a manifest; raises `ManifestError` naming the first bad line (a case id must not come twice)."""
+    return list(iter_manifest(path))
+
+
+def iter_manifest(path: str | Path) -> Iterator[Case]:
+    """The cases of a manifest one after the other, for manifests too long to hold; errors as `read_manifest`."""
+    path = Path(path)
+    if not path.is_file():
+        raise ManifestError(f"{path.name}: no such manifest; expected a JSONL file with one volume a line")
+    line_of: dict[str, int] = {}
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                case = Case.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"]) or "line"
+                raise ManifestError(f"{path.name} line {number}: {where}: {first['msg']}") from None
+            if case.id in line_of:
+                raise ManifestError(
+                    f"{path.name} line {number}: id {case.id!r} is on line {line_of[case.id]}; give each case its own"
+                )
+            line_of[case.id] = number
+            yield case
+    if not line_of:
+        raise ManifestError(f"{path.name}: no cases found; expected one JSON object a line")
+
+
+def write_manifest(cases: Iterable[Case], path: str | Path) -> None:
+    """Write a manifest under a temporary name, then rename."""
+    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for line in _lines(cases):
+            file.write(line)
+
+
+def _lines(cases: Iterable[Case]) -> Iterator[str]:
+    for case in cases:
+        yield case.model_dump_json(exclude_none=True) + "\n"

@@ -1,0 +1,235 @@
+"""How does CT-RATE become cases: a report, and each of its 18 findings as a yes-or-no question?
+
+Tables are known by their columns: reports (VolumeName, Findings_EN, Impressions_EN), labels (VolumeName, 18 findings as
+0 or 1), metadata (VolumeName, RescaleSlope, RescaleIntercept, XYSpacing, ZSpacing). train_* is train, valid_* is val.
+
+The metadata's slope and intercept are never applied. Volumes of the second release (train_fixed, valid_fixed) are HU
+already, and a second rescale would put air at -2048; volumes of the first release are raw, with a blank header, and are
+refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slicesight.data.manifest import Case, Conversation, Split
+from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest
+from slicesight.data.sources.tables import csv_columns, csv_rows, read_text
+from slicesight.data.sources.wording import is_missing, report_conversation, yes_no_conversation
+from slicesight.errors import InputError
+
+SOURCE = "ct-rate"
+FINDINGS = (
+    "Medical material",
+    "Arterial wall calcification",
+    "Cardiomegaly",
+    "Pericardial effusion",
+    "Coronary artery wall calcification",
+    "Hiatal hernia",
+    "Lymphadenopathy",
+    "Emphysema",
+    "Atelectasis",
+    "Lung nodule",
+    "Lung opacity",
+    "Pulmonary fibrotic sequela",
+    "Pleural effusion",
+    "Mosaic attenuation pattern",
+    "Peribronchial thickening",
+    "Consolidation",
+    "Bronchiectasis",
+    "Interlobular septal thickening",
+)
+NOTES = (
+    "CT-RATE is CC BY-NC-SA 4.0: not for commercial use, and its terms forbid passing it on",
+    "RescaleSlope and RescaleIntercept of CT-RATE's metadata are not applied: its fixed volumes are HU already",
+)
+_SPLITS: dict[str, Split] = {"train": "train", "valid": "val"}
+_NAME = re.compile(r"^(train|valid)_([^_]+)_([^_]+)_([^_]+)$")
+_NO_TEXT = ("", "not given.", "not given", "nan", "none")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_HEADER_BYTES = 348
+
+
+@dataclass
+class _Tables:
+    """What the tables say, by volume name; `named` is where a volume was first named for a text."""
+
+    named: dict[str, SourceLocation] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, bool]] = field(default_factory=dict)
+    spacings_mm: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+def read_ct_rate(request: SourceRequest, intake: Intake) -> list[Case]:
+    """One case per volume that a report or label table names and that is there."""
+    base = request.source if request.source.is_dir() else request.source.parent
+    tables = _read_tables(base, intake)
+    if not tables.named:
+        raise InputError(f"{base}: no table with VolumeName and Findings_EN or labels; point at the folder of CT-RATE")
+    volumes = _volumes_below(request.volumes or base)
+    not_chests = _not_chests(base)
+    intake.notes += NOTES
+    cases = []
+    for name in tables.named:
+        if _stem(name) in not_chests:
+            intake.leave_out("not a chest", f"listed in {not_chests[_stem(name)]}", case_id=_stem(name))
+        elif case := _case(name, tables, volumes.get(name), intake):
+            cases.append(case)
+    for name in sorted(set(volumes) - set(tables.named)):
+        intake.leave_out(
+            "no text", "no table names this volume", SourceLocation(volumes[name].name), case_id=_stem(name)
+        )
+    return cases
+
+
+def _read_tables(base: Path, intake: Intake) -> _Tables:
+    tables = _Tables()
+    for path in sorted(base.rglob("*.csv")):
+        columns = csv_columns(path)
+        findings = [finding for finding in FINDINGS if finding in columns]
+        if "VolumeName" not in columns or not (findings or {"Findings_EN", "ZSpacing"} & set(columns)):
+            continue
+        for line, row in csv_rows(path):
+            where = SourceLocation(path.name, line)
+            if row is None:
+                intake.refuse("bad row", "more or fewer cells than the header; quote the text", where)
+                continue
+            name = _stem(row["VolumeName"]) + ".nii.gz"
+            if "Findings_EN" in columns:
+                if name in tables.reports:
+                    intake.refuse("bad row", f"{name} has a report already; keep one", where, case_id=_stem(name))
+                    continue
+                tables.reports[name] = _report(row)
+            if findings:
+                tables.labels[name] = dict(_labels(row, findings, where, intake))
+            if "Findings_EN" in columns or findings:
+                tables.named.setdefault(name, where)
+            if spacing := _spacing(row):
+                tables.spacings_mm[name] = spacing
+    return tables
+
+
+def _report(row: dict[str, str]) -> str:
+    """Findings and impression, one after the other; "Not given." is nothing."""
+    texts = (" ".join(row.get(column, "").split()) for column in ("Findings_EN", "Impressions_EN"))
+    return " ".join(text for text in texts if text.lower() not in _NO_TEXT)
+
+
+def _labels(
+    row: dict[str, str], findings: list[str], where: SourceLocation, intake: Intake
+) -> Iterator[tuple[str, bool]]:
+    name = _stem(row["VolumeName"])
+    for finding in findings:
+        word = row[finding].strip()
+        if word in ("0", "1", "0.0", "1.0"):
+            yield finding.lower(), word.startswith("1")
+        elif is_missing(word):
+            intake.leave_out("no label", f"{finding}: the cell is empty", where, case_id=name)
+        else:
+            intake.refuse("bad row", f"{finding} is {word!r}, expected 0 or 1", where, case_id=name)
+
+
+def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
+    """(x, y, z) mm of the metadata, whose XYSpacing is written "[0.75, 0.75]"."""
+    sizes = [float(size) for column in ("XYSpacing", "ZSpacing") for size in _NUMBER.findall(row.get(column, ""))]
+    return (sizes[0], sizes[1], sizes[2]) if len(sizes) == 3 else None
+
+
+def _case(name: str, tables: _Tables, path: Path | None, intake: Intake) -> Case | None:
+    where = tables.named[name]
+    case_id = _stem(name)
+    parts = _NAME.match(case_id)
+    if parts is None:
+        reason = f"VolumeName is {name!r}, expected train_<patient>_<scan>_<n> or valid_...; correct it"
+        intake.refuse("bad row", reason, where, case_id=case_id)
+        return None
+    conversations = list(_conversations(case_id, tables))
+    if not conversations:
+        intake.leave_out("no text", "neither findings, impression nor labels", where, case_id=case_id)
+        return None
+    if path is None:
+        reason = f"{name}: not found; name the folder of train_fixed and valid_fixed with --volumes"
+        intake.refuse("missing volume", reason, where, case_id=case_id)
+        return None
+    if doubt := _first_release(path, tables.spacings_mm.get(name)):
+        intake.refuse("raw volume", doubt, SourceLocation(path.name), case_id=case_id)
+        return None
+    return Case(
+        id=case_id,
+        volume=str(path),
+        split=_SPLITS[parts.group(1)],
+        patient=f"{parts.group(1)}_{parts.group(2)}",
+        source=SOURCE,
+        conversations=tuple(conversations),
+    )
+
+
+def _conversations(case_id: str, tables: _Tables) -> Iterator[Conversation]:
+    if report := tables.reports.get(f"{case_id}.nii.gz"):
+        yield report_conversation(case_id, report)
+    for finding, is_present in tables.labels.get(f"{case_id}.nii.gz", {}).items():
+        yield yes_no_conversation(case_id, finding, is_present=is_present)
+
+
+def _first_release(path: Path, spacing_mm: tuple[float, float, float] | None) -> str:
+    """Why the file looks like a raw volume of the first release; empty if it does not.
+
+    Those have voxels of 1 x 1 x 1 mm in the header, whatever the metadata say, and values before the rescale.
+    """
+    header_mm = _header_spacing(path)
+    if header_mm is None or any(abs(size - 1.0) > 1e-6 for size in header_mm):
+        return ""
+    if spacing_mm is not None and all(abs(size - 1.0) <= 0.01 for size in spacing_mm):
+        return ""
+    stated = "no metadata say" if spacing_mm is None else f"metadata {'×'.join(f'{size:g}' for size in spacing_mm)} mm"
+    return (
+        f"header says 1×1×1 mm, {stated}: a first-release volume without geometry and before the rescale to HU; "
+        "take it from train_fixed or valid_fixed"
+    )
+
+
+def _header_spacing(path: Path) -> list[float] | None:
+    """Voxel size of a NIfTI-1 header; None where there is none, which reading the scan will explain."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            header = stream.read(_HEADER_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return None
+    if len(header) < _HEADER_BYTES:
+        return None
+    order = "<" if header[:4] == b"\x5c\x01\0\0" else ">"
+    return [abs(size) for size in struct.unpack_from(f"{order}3f", header, 80)]
+
+
+def _volumes_below(folder: Path) -> dict[str, Path]:
+    """Volume name -> file; where both releases are there, the fixed one."""
+    found: dict[str, Path] = {}
+    for place, below, files in os.walk(folder):
+        below.sort()
+        for file in sorted(files):
+            if file.endswith((".nii.gz", ".nii")):
+                name = _stem(file) + ".nii.gz"
+                if name not in found or (_is_fixed(Path(place)) and not _is_fixed(found[name].parent)):
+                    found[name] = Path(place, file)
+    return found
+
+
+def _is_fixed(folder: Path) -> bool:
+    return any(part.endswith("_fixed") for part in folder.parts)
+
+
+def _not_chests(base: Path) -> dict[str, str]:
+    """Volumes that CT-RATE's own no_chest*.txt name, and the list that names them."""
+    lists = sorted(base.rglob("no_chest*.txt"))
+    return {_stem(Path(word).name): path.name for path in lists for word in read_text(path).split()}
+
+
+def _stem(name: str) -> str:
+    return name.strip().removesuffix(".gz").removesuffix(".nii")

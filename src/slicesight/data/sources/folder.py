@@ -1,0 +1,215 @@
+"""How does any tree of scans with texts beside them become cases?
+
+A scan is a NIfTI, NRRD, MetaImage, .npy or zip file, or a folder of DICOM, PNG or JPEG slices. Its text is the first
+that is there:
+
+1. a text of its own name: scan.nii.gz and scan.txt or scan.json; for slices in series/, series.txt or the only text
+   in it;
+2. report.txt or report.json in the folder the scan lies in, which then speaks for every scan there without its own;
+3. the only text of a folder that holds only one scan.
+
+.txt is a report. .json holds {"report", "questions": [{"question", "answer", "choices", "topic"}], "split", "patient"}.
+questions.csv or questions.jsonl on top of the tree adds questions by the scan's path. A first folder called train, val
+or test is the split; the next folder is the patient, and a scan that lies in none is a patient of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slicesight.data.manifest import Case, Conversation, Split
+from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError
+from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
+from slicesight.data.sources.wording import report_conversation
+from slicesight.errors import InputError
+from slicesight.io.arrays import is_npy
+from slicesight.io.dicom.loading import is_dicom
+from slicesight.io.files import head_of
+from slicesight.io.images import is_picture
+from slicesight.io.metaimage import is_metaimage
+from slicesight.io.nifti import is_nifti
+from slicesight.io.nrrd import is_nrrd
+from slicesight.io.zip import is_zip
+
+SOURCE = "folder"
+REPORT_NAMES = ("report.txt", "report.json")
+QUESTION_LISTS = ("questions.csv", "questions.jsonl")
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_SCAN_ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip", ".dcm")
+
+
+@dataclass
+class _Folder:
+    """What lies right in one folder: scan files (or itself, if it holds slices) and texts."""
+
+    scans: list[Path] = field(default_factory=list)
+    texts: list[Path] = field(default_factory=list)
+    is_slices: bool = False
+
+
+def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
+    """One case per scan that has a text or a question."""
+    base = request.source
+    if not base.is_dir():
+        raise InputError(f"{base}: expected a folder of scans with texts beside them")
+    folders = _walk(base, request.out)
+    asked = read_question_lists([base / name for name in QUESTION_LISTS], intake)
+    texts = _texts_by_scan(base, folders)
+    scans = sorted(texts, key=lambda scan: scan.relative_to(base).parts)
+    if not scans:
+        raise InputError(
+            f"{base}: no scan in it; expected NIfTI, NRRD, MetaImage, .npy or folders of DICOM or PNG slices"
+        )
+    splits, patients = _splits_and_patients(base, scans)
+    cases = []
+    for scan in scans:
+        name = scan.relative_to(base).as_posix()
+        case = _case(name, scan, texts[scan], asked.pop(name, []), splits[scan], patients[scan], intake)
+        if case is not None:
+            cases.append(case)
+    for name, unclaimed in asked.items():
+        for said in unclaimed:
+            reason = f"names {name!r}, which is no scan of {base.name}; write its path from there"
+            intake.refuse("missing volume", reason, said.place, case_id=name)
+    used = {text for found in texts.values() for text in found}
+    for folder in folders.values():
+        for text in folder.texts:
+            if text not in used:
+                intake.leave_out(
+                    "text alone", "no scan belongs to this text", SourceLocation(text.relative_to(base).as_posix())
+                )
+    return cases
+
+
+def _walk(base: Path, out: Path) -> dict[Path, _Folder]:
+    folders: dict[Path, _Folder] = {}
+    for place, below, names in os.walk(base):
+        here = Path(place)
+        below[:] = sorted(
+            name for name in below if not name.startswith(".") and (here / name).resolve() != out.resolve()
+        )
+        found = folders[here] = _Folder()
+        num_pictures = 0
+        for name in sorted(names):
+            path = here / name
+            if name.startswith(".") or not path.is_file():
+                continue
+            if name.lower().endswith((".txt", ".json", ".csv", ".jsonl")):
+                found.texts += [path] if name.lower().endswith((".txt", ".json")) else []
+                continue
+            head = head_of(path)
+            found.is_slices |= is_dicom(head)
+            num_pictures += is_picture(head)
+            if _is_scan_file(path, head):
+                found.scans.append(path)
+        found.is_slices |= num_pictures > 1 and not found.scans
+        if found.is_slices:
+            found.scans = [here]
+    return folders
+
+
+def _is_scan_file(path: Path, head: bytes) -> bool:
+    if path.name.endswith((".img", ".img.gz")):
+        return False
+    return is_npy(head) or is_nrrd(head) or is_metaimage(head) or is_zip(head) or is_nifti(path, head)
+
+
+def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[Path]]:
+    """Every scan with the texts that speak of it, by the three rules."""
+    num_scans = Counter(scan.parent for folder in folders.values() for scan in folder.scans)
+    found: dict[Path, list[Path]] = {}
+    for folder in folders.values():
+        for scan in folder.scans:
+            around = folders.get(scan.parent, _Folder()) if folder.is_slices and scan != base else folder
+            named = [text for text in around.texts if text.stem == _scan_stem(scan)]
+            if not named and folder.is_slices and len(folder.texts) == 1:
+                named = folder.texts
+            if not named:
+                named = [text for text in around.texts if text.name.lower() in REPORT_NAMES]
+            if not named and len(around.texts) == 1 and num_scans[scan.parent] == 1:
+                named = around.texts
+            found[scan] = list(named)
+    return found
+
+
+def _scan_stem(scan: Path) -> str:
+    for ending in _SCAN_ENDINGS:
+        if scan.name.lower().endswith(ending):
+            return scan.name[: -len(ending)]
+    return scan.name
+
+
+def _splits_and_patients(base: Path, scans: list[Path]) -> tuple[dict[Path, Split | None], dict[Path, str]]:
+    """Split by the first folder's name; patient by the first folder (after it) that does not hold every scan."""
+    splits: dict[Path, Split | None] = {}
+    inner: dict[Path, tuple[str, ...]] = {}
+    for scan in scans:
+        parts = scan.relative_to(base).parts
+        splits[scan] = _SPLITS.get(parts[0].lower()) if len(parts) > 1 else None
+        inner[scan] = parts[1:] if splits[scan] else parts
+    while len(scans) > 1 and all(len(parts) > 1 for parts in inner.values()):
+        if len({parts[0] for parts in inner.values()}) > 1:
+            break
+        inner = {scan: parts[1:] for scan, parts in inner.items()}
+    return splits, {scan: parts[0] if len(parts) > 1 else _scan_stem(scan) for scan, parts in inner.items()}
+
+
+def _case(
+    name: str,
+    scan: Path,
+    texts: list[Path],
+    asked: list[SideText],
+    split: Split | None,
+    patient: str,
+    intake: Intake,
+) -> Case | None:
+    said: list[SideText] = list(asked)
+    for text in texts:
+        try:
+            said.append(read_side_text(text))
+        except InputError as error:
+            intake.refuse("unreadable text", str(error), SourceLocation(text.name), case_id=name)
+            return None
+    try:
+        report = _only([spoken.report for spoken in said if spoken.report], "reports")
+        case_split = _only([spoken.split for spoken in said if spoken.split] or [split], "splits")
+        case_patient = _only([spoken.patient for spoken in said if spoken.patient] or [patient], "patients")
+        conversations: list[Conversation] = [report_conversation(name, report)] if report else []
+        for spoken in said:
+            conversations += spoken.conversations(name, first=len(conversations))
+    except UnusableError as reason:
+        intake.refuse(
+            "bad text", f"{reason}; correct it", SourceLocation(texts[0].name if texts else name), case_id=name
+        )
+        return None
+    if not conversations:
+        wanted = f"no text beside this scan; write its report into {_scan_stem(scan)}.txt or report.txt there"
+        intake.leave_out("no text", wanted, SourceLocation(name), case_id=name)
+        return None
+    return Case(
+        id=name,
+        volume=str(scan),
+        split=case_split,
+        patient=case_patient,
+        source=SOURCE,
+        conversations=tuple(conversations),
+    )
+
+
+def _only(values: list[Any], what: str) -> Any:
+    """The one value that all texts agree on; None for none."""
+    different = list(dict.fromkeys(values))
+    if len(different) > 1:
+        raise UnusableError(f"{len(different)} different {what} for one scan")
+    return different[0] if different else None

@@ -1,0 +1,183 @@
+"""How do M3D-LaMed, RadFM, the official Med-2E3 or anyone stand in the same table? Their result files, read as ours.
+
+M3D's csv's: caption `Question, Ground Truth, pred, …`, closed `Question Type, Question, Answer, Answer Choice, Pred,
+Correct`, open `Question Type, Question, Answer, Pred, …`. Official Med-2E3: outputs [{"idx", "outputs"}] beside answers
+[{"id", "answer", "answer_choice", "question_type"}], matched by position as its own scripts do. JSONL: predictions.py.
+What such a file cannot give is named with the reason, never guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slicesight.data.choices import LIST_MARK, listed_choices
+from slicesight.data.manifest import LETTERS
+from slicesight.errors import InputError
+from slicesight.evaluation.predictions import Prediction, PredictionFile, prediction, read_jsonl
+
+TOPIC_NAMES = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
+REPORT_TOPIC = "report"
+CSV_FORMATS = {
+    "m3d-caption-csv": ("report", {"question", "ground truth", "pred"}),
+    "m3d-closed-csv": ("closed", {"question type", "question", "answer", "answer choice", "pred"}),
+    "m3d-open-csv": ("open", {"question type", "question", "answer", "pred"}),
+}
+NO_VOLUME = "{} names no volume, so nothing can be drawn or paired by volume; give JSONL with the field volume"
+
+
+def read_predictions(path: Path, *, answers: Path | None = None) -> PredictionFile:
+    """Read one result file of any known kind, or a folder of M3D's csv's.
+
+    Args:
+        answers: the answers json that belongs to official Med-2E3 outputs.
+
+    Raises:
+        InputError: there is no such file, its kind is unknown, or a row lacks something.
+    """
+    if path.is_dir():
+        return _read_folder(path, answers)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected predictions as .jsonl, M3D's .csv or official .json outputs.")
+    suffix = path.suffix.lower()
+    if answers is not None and suffix != ".json":
+        raise InputError(f"{path}: --answers belongs to official .json outputs; leave it out for {suffix or 'this'}.")
+    try:
+        if suffix == ".csv":
+            found = _read_csv(path)
+        elif suffix == ".json":
+            found = _read_official(path, answers)
+        elif suffix == ".jsonl":
+            found = _read_plain(path)
+        else:
+            raise InputError(f"{path}: unknown kind {suffix or '(no suffix)'}; expected .jsonl, .csv or .json.")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+    if not found.rows:
+        raise InputError(f"{path}: holds no predictions; expected one per line or row.")
+    return found
+
+
+def merge(files: Sequence[PredictionFile]) -> PredictionFile:
+    """Files of one run (reports, open, closed) as one."""
+    if len(files) == 1:
+        return files[0]
+    missing = {name: reason for file in files for name, reason in file.missing.items()}
+    kinds = " + ".join(dict.fromkeys(file.format for file in files))
+    return PredictionFile(rows=tuple(row for file in files for row in file.rows), format=kinds, missing=missing)
+
+
+def _read_folder(folder: Path, answers: Path | None) -> PredictionFile:
+    """A run's folder: predictions.jsonl as `evaluate` writes it, else every csv in it."""
+    own = folder / "predictions.jsonl"
+    if own.is_file():
+        return read_predictions(own, answers=answers)
+    tables = sorted(folder.glob("*.csv"))
+    if not tables:
+        raise InputError(f"{folder}: holds neither predictions.jsonl nor M3D's csv's; name the file itself.")
+    files = [read_predictions(table) for table in tables]
+    if sum(len(file.tasks) for file in files) > len(frozenset().union(*(file.tasks for file in files))):
+        raise InputError(f"{folder}: several csv's hold the same kind of question; name the files one by one.")
+    return merge(files)
+
+
+def _read_plain(path: Path) -> PredictionFile:
+    rows = read_jsonl(path)
+    missing = {}
+    nameless = sum(row.volume is None for row in rows)
+    if nameless:
+        missing["volume"] = f"{nameless} of {len(rows)} lines have no field volume, so nothing can be drawn by volume"
+    return PredictionFile(rows=tuple(_with_listed_choices(row) for row in rows), format="jsonl", missing=missing)
+
+
+def _read_csv(path: Path) -> PredictionFile:
+    csv.field_size_limit(2**24)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        header = {name.strip().lower() for name in reader.fieldnames or ()}
+        kind = next((name for name, (_, columns) in CSV_FORMATS.items() if columns <= header), None)
+        if kind is None:
+            raise InputError(
+                f"{path}: columns {', '.join(sorted(header)) or '(none)'} are none of M3D's three tables; expected "
+                "Question + Ground Truth + pred, or Question Type + Question + Answer (+ Answer Choice) + Pred."
+            )
+        rows = []
+        for number, raw in enumerate(reader, start=2):
+            row = {(key or "").strip().lower(): value for key, value in raw.items()}
+            rows.append(_csv_row(row, task=CSV_FORMATS[kind][0], number=number, path=path))
+    return PredictionFile(rows=tuple(rows), format=kind, missing={"volume": NO_VOLUME.format("M3D's csv")})
+
+
+def _csv_row(row: dict[str, Any], *, task: str, number: int, path: Path) -> Prediction:
+    fields = {
+        "id": f"{path.stem}:{number - 2}",
+        "task": task,
+        "topic": REPORT_TOPIC if task == "report" else topic_name(row["question type"]),
+        "question": row["question"],
+        "prediction": row["pred"] or "",
+        "answer": row["ground truth" if task == "report" else "answer"] or "",
+        "answer_choice": (row.get("answer choice") or "").strip() or None,
+    }
+    return _with_listed_choices(prediction(fields, where=f"{path.name} line {number}"))
+
+
+def _read_official(path: Path, answers: Path | None) -> PredictionFile:
+    outputs = _json_list(path)
+    if outputs and "outputs" not in outputs[0]:
+        raise InputError(f"{path}: its entries have no key outputs; expected official outputs [{{idx, outputs}}].")
+    if answers is None:
+        raise InputError(f"{path}: official outputs hold no answers; name their answers json with --answers.")
+    known = _json_list(answers)
+    if len(known) != len(outputs):
+        raise InputError(f"{path}: {len(outputs)} outputs for {len(known)} answers in {answers}; they go by position.")
+    rows = []
+    for place, (said, true) in enumerate(zip(outputs, known, strict=True)):
+        if said.get("idx", place) != place:
+            raise InputError(f"{path}: entry {place} has idx {said['idx']}; outputs and answers go by position.")
+        letter = true.get("answer_choice") or None
+        kind = true.get("question_type")
+        fields = {
+            "id": str(true.get("id", place)),
+            "task": "closed" if letter else "report" if kind is None else "open",
+            "topic": REPORT_TOPIC if kind is None else topic_name(kind),
+            "question": true.get("question", ""),
+            "prediction": said["outputs"],
+            "answer": true.get("answer"),
+            "answer_choice": letter,
+        }
+        rows.append(_with_listed_choices(prediction(fields, where=f"{answers.name} entry {place}")))
+    missing = {"volume": NO_VOLUME.format("the official output")}
+    return PredictionFile(rows=tuple(rows), format="med2e3-official-json", missing=missing)
+
+
+def _json_list(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a JSON list.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); expected a list of objects.") from None
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise InputError(f"{path}: expected a JSON list of objects, found {type(content).__name__}.")
+    return content
+
+
+def topic_name(kind: Any) -> str:
+    """M3D's question type (1 to 5, however written) as a word; any other as it is."""
+    plain = str(kind).strip()
+    if plain.endswith(".0"):
+        plain = plain[:-2]
+    return TOPIC_NAMES.get(plain, plain or "unknown")
+
+
+def _with_listed_choices(row: Prediction) -> Prediction:
+    """Choices from the question's own text where the file has no field for them."""
+    if row.task != "closed" or row.choices or LIST_MARK not in row.question:
+        return row
+    listed = listed_choices(row.question)
+    if "".join(listed) != LETTERS[: len(listed)]:  # a letter is missing or doubled: no place can be trusted
+        return row
+    return row.model_copy(update={"choices": tuple(listed.values())}) if listed else row

@@ -1,0 +1,199 @@
+"""How do stored voxels and a header become a checked, canonical Volume? The last step of every reader.
+
+Stored axes are IJK (row, column, slice); `affine_lps_ijk` takes (i, j, k, 1) to LPS millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight.errors import VolumeError
+from slicesight.io.options import ReadOptions
+from slicesight.volumes.geometry import acquisition_of, canonical_affine, canonical_view, orientation_of, slice_centres
+from slicesight.volumes.plausibility import doubts
+from slicesight.volumes.volume import Volume
+
+MAX_VOXELS = 2**30
+MAX_MM = 1e6
+_MAX_VALUE = 1e30
+_MIN_CONTRAST = 1e-30
+_LOWEST_AIR_HU = -200.0  # a scan with values below this holds air or fat measured in HU
+
+
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Refuse what cannot be a 3D scan before anything is allocated."""
+    text = "×".join(str(size) for size in shape)
+    if len(shape) != 3:
+        raise VolumeError(f"{name}: found {len(shape)}D data ({text}); expected a 3D scan")
+    if min(shape) < 1:
+        raise VolumeError(f"{name}: found an empty shape {text}; expected at least 2 voxels along every axis")
+    if min(shape) == 1:
+        raise VolumeError(f"{name}: found a single 2D slice ({text}); expected a 3D scan of at least 2 slices")
+    if np.prod([float(size) for size in shape]) > MAX_VOXELS:
+        raise VolumeError(
+            f"{name}: the header claims {text} voxels, above the limit of 1024³; fix the header or crop the scan"
+        )
+
+
+def chosen_time_point(name: str, shape: Sequence[int], count: int, options: ReadOptions) -> tuple[int, str]:
+    """Which of a 4D file's volumes is meant, and the note for the receipt."""
+    if options.time_point is None:
+        raise VolumeError(
+            f"{name}: found 4D data ({'×'.join(map(str, shape))}); expected a 3D scan, "
+            f"choose one volume with --time-point 0…{count - 1}"
+        )
+    if options.time_point >= count:
+        raise VolumeError(f"{name}: time point {options.time_point} does not exist; the file holds 0…{count - 1}")
+    return options.time_point, f"4D file of {count} volumes; read number {options.time_point} (from 0)"
+
+
+def assemble(
+    name: str,
+    stored_ijk: NDArray[Any],
+    affine_lps_ijk: NDArray[np.float64] | None,
+    options: ReadOptions,
+    *,
+    scale: tuple[float, float] = (1.0, 0.0),
+    orientation: str = "LPS",
+    slice_positions_mm: NDArray[np.float64] | None = None,
+    modality: str = "unknown",
+    unit: str | None = None,
+    spacing_ijk: Sequence[float] | None = None,
+    warnings: Sequence[str] = (),
+    source: dict[str, Any] | None = None,
+    sop_instance_uids: tuple[str, ...] = (),
+    frame_numbers: tuple[int, ...] = (),
+    display_range: tuple[float, float] | None = None,
+    is_synthetic: bool = False,
+) -> Volume:
+    """Permute and flip to canonical axes, scale to float32, check the values, and set unit and spacing.
+
+    Args:
+        scale: (slope, intercept) turning stored values into measured ones.
+        orientation: the stored axes' directions when there is no affine.
+        unit: the unit the header states; None where it has to be inferred from the values.
+    """
+    check_shape(name, stored_ijk.shape)
+    notes = list(warnings)
+    affine = None if affine_lps_ijk is None else checked_affine(name, affine_lps_ijk, options)
+    if affine is not None:
+        orientation = orientation_of(affine)
+        spacing_ijk = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    axis, is_reversed = acquisition_of(orientation)
+    voxels = measured(canonical_view(stored_ijk, orientation), *scale)
+    low = _checked_lowest(name, voxels, may_be_blank=options.may_be_blank)
+    spacing = options.spacing_mm
+    if spacing is None and spacing_ijk is not None:
+        spacing = _to_canonical(spacing_ijk, orientation)
+    shape = voxels.shape
+    affine_zyx = None if affine is None else canonical_affine(affine, stored_ijk.shape, orientation)
+    if affine_zyx is not None and slice_positions_mm is None:
+        slice_positions_mm = slice_centres(affine_zyx, (shape[0], shape[1], shape[2]), axis=axis, reversed_=is_reversed)
+    unit, modality = _unit_and_modality(unit, modality, low, options, notes)
+    notes.extend(doubts(voxels, spacing, unit=unit, num_slices=shape[axis]))
+    return Volume(
+        voxels=voxels,
+        affine_lps=affine_zyx,
+        spacing_mm=spacing,
+        acquisition_axis=axis,
+        slices_reversed=is_reversed,
+        slice_positions_mm=slice_positions_mm if affine_zyx is not None else None,
+        sop_instance_uids=sop_instance_uids,
+        frame_numbers=frame_numbers,
+        modality=modality,
+        unit="HU" if unit == "HU" else "SUV" if unit == "SUV" else "arbitrary",
+        display_range=display_range,
+        is_synthetic=is_synthetic,
+        warnings=tuple(notes),
+        source={**(source or {}), "stored_orientation": orientation},
+    )
+
+
+def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+    """slope · stored + intercept as contiguous float32, computed in double precision where stored values are wide."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by the value check
+        if (slope, intercept) == (1.0, 0.0):
+            return np.ascontiguousarray(stored, dtype=np.float32)
+        voxels = np.empty(stored.shape, np.float32)
+        for index, plane in enumerate(stored):
+            if stored.dtype.itemsize <= 2:
+                np.multiply(plane, np.float32(slope), out=voxels[index], casting="unsafe")
+                voxels[index] += np.float32(intercept)
+            else:
+                voxels[index] = plane.astype(np.float64) * slope + intercept
+        return voxels
+
+
+def checked_affine(name: str, affine_lps_ijk: NDArray[np.float64], options: ReadOptions) -> NDArray[np.float64]:
+    """The affine, with the caller's spacing where one is given; an error when it is singular or absurd."""
+    affine = np.asarray(affine_lps_ijk, dtype=np.float64)
+    if not np.abs(affine).max() < MAX_MM:
+        raise VolumeError(f"{name}: the header's position matrix holds NaN, infinity or more than 1 km; fix the header")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if options.spacing_mm is not None:
+        affine = _with_spacing(name, affine, options.spacing_mm)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    for axis, size in zip(("column", "row", "slice"), spacing, strict=True):
+        if not 1e-3 <= size <= 1e3:
+            raise VolumeError(f"{name}: {axis} spacing is {size:g} mm; fix the header or pass --spacing-mm")
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-2:
+        raise VolumeError(f"{name}: the header's axes lie in one plane (a singular position matrix); fix the header")
+    return affine
+
+
+def _with_spacing(
+    name: str, affine: NDArray[np.float64], spacing_zyx: tuple[float, float, float]
+) -> NDArray[np.float64]:
+    directions = affine[:3, :3].copy()
+    lengths = np.linalg.norm(directions, axis=0)
+    known = [axis for axis in range(3) if lengths[axis] > 1e-9]
+    if len(known) < 2:
+        raise VolumeError(f"{name}: the header gives no axis directions; fix the header, --spacing-mm cannot mend that")
+    for axis in set(range(3)) - set(known):
+        directions[:, axis] = np.cross(directions[:, (axis + 1) % 3], directions[:, (axis + 2) % 3])
+    directions /= np.linalg.norm(directions, axis=0)
+    result = affine.copy()
+    with_directions = np.eye(4)
+    with_directions[:3, :3] = directions
+    orientation = orientation_of(with_directions)
+    for stored, letter in enumerate(orientation):
+        result[:3, stored] = directions[:, stored] * spacing_zyx["SIPALR".index(letter) // 2]
+    return result
+
+
+def _to_canonical(per_stored_axis: Sequence[float], orientation: str) -> tuple[float, float, float]:
+    by_axis = {
+        "SIPALR".index(letter) // 2: float(size) for letter, size in zip(orientation, per_stored_axis, strict=True)
+    }
+    return by_axis[0], by_axis[1], by_axis[2]
+
+
+def _checked_lowest(name: str, voxels: NDArray[np.float32], *, may_be_blank: bool) -> float:
+    low, high = float(voxels.min()), float(voxels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        num_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
+        raise VolumeError(
+            f"{name}: {num_bad} voxels are NaN or infinite; expected numbers, replace them before reading"
+        )
+    if max(-low, high) > _MAX_VALUE:
+        raise VolumeError(f"{name}: values from {low:g} to {high:g}; no scan has such values, check type and scaling")
+    if high - low < _MIN_CONTRAST and not may_be_blank:
+        raise VolumeError(f"{name}: every voxel is {low:g}; expected a scan with contrast, check the export")
+    return low
+
+
+def _unit_and_modality(
+    unit: str | None, modality: str, low: float, options: ReadOptions, notes: list[str]
+) -> tuple[str, str]:
+    if options.unit is not None:
+        return options.unit, "CT" if options.unit == "HU" and modality == "unknown" else modality
+    if unit is not None:
+        return unit, modality
+    if low <= _LOWEST_AIR_HU:
+        notes.append(f"the file does not name its modality; read as CT in HU because values reach {low:g}")
+        return "HU", "CT"
+    return "arbitrary", modality

@@ -1,0 +1,165 @@
+"""How is a file or folder, whatever its format, read into one canonical Volume?
+
+The format is told by content, never by the name. Every reader ends in `assemble`, where the values are checked,
+and every size a header claims is checked against the file before memory is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from slicesight.errors import VolumeError
+from slicesight.io.arrays import is_npy, read_npy
+from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
+from slicesight.io.dicomweb.address import is_address, read_address
+from slicesight.io.files import files_below, head_of
+from slicesight.io.images import is_picture, read_images
+from slicesight.io.metaimage import is_metaimage, read_metaimage
+from slicesight.io.nifti import is_nifti, read_nifti
+from slicesight.io.nrrd import is_nrrd, read_nrrd
+from slicesight.io.options import ReadOptions, Unit
+from slicesight.io.zip import is_zip, unpacked
+from slicesight.volumes.volume import Volume
+
+__all__ = ["read_volume"]
+
+_KNOWN = "expected NIfTI, DICOM, NRRD, MetaImage, .npy, a zip or a folder of slices"
+_Reader = Callable[[Path, ReadOptions], Volume]
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    series_uid: str | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+    time_point: int | None = None,
+    unit: Unit | None = None,
+    may_be_blank: bool = False,
+) -> Volume:
+    """Read a scan in canonical orientation.
+
+    Args:
+        path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, a zip, or
+            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID.
+        series_uid: which DICOM series of a folder that holds several.
+        spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
+        time_point: which volume of a 4D file, from 0.
+        unit: "HU" or "arbitrary", for files that do not say.
+        may_be_blank: whether every voxel may have one value, as in a mask of a scan that shows nothing.
+
+    Raises:
+        VolumeError: one line with what was found, what was expected and what to change.
+    """
+    options = ReadOptions(
+        series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit, may_be_blank=may_be_blank
+    )
+    if is_address(path):
+        from slicesight.io.dicomweb.client import fetched
+
+        with fetched(read_address(path)) as folder:
+            return _read_folder(folder, options)
+    place = Path(path)
+    try:
+        return _read(place, options)
+    except FileNotFoundError:
+        raise VolumeError(f"{place}: no such file or folder; check the path") from None
+    except PermissionError as error:
+        raise VolumeError(f"{error.filename or place}: no permission to read it; change its permissions") from None
+    except OSError as error:
+        raise VolumeError(f"{place}: cannot be read ({error.strerror or error}); check the path and the disk") from None
+
+
+def _read(place: Path, options: ReadOptions) -> Volume:
+    if place.is_dir():
+        return _read_folder(place, options)
+    if place.exists() and not place.is_file():
+        raise VolumeError(f"{place}: this is a device or pipe; expected a file or a folder")
+    head = head_of(place)
+    if is_zip(head):
+        with unpacked(place) as folder:
+            return _read_folder(folder, options, name=place.name)
+    if is_dicom(head):
+        if is_dicomdir(place, head):
+            return _read_folder(place.parent, options)
+        return read_dicom(place.name, [place], options)
+    if is_picture(head):
+        raise VolumeError(
+            f"{place.name}: a single picture is 2D; expected a 3D scan, point at the folder with all slices"
+        )
+    reader = _reader_for(place, head)
+    if reader is None:
+        raise VolumeError(f"{place.name}: {_described(head)}; {_KNOWN}")
+    return reader(place, options)
+
+
+def _reader_for(place: Path, head: bytes) -> _Reader | None:
+    if is_npy(head):
+        return read_npy
+    if is_nrrd(head):
+        return read_nrrd
+    if is_metaimage(head):
+        return read_metaimage
+    if is_nifti(place, head):
+        return _read_pair if place.name.endswith((".img", ".img.gz")) and _header_beside(place) else read_nifti
+    if _header_beside(place) is not None:
+        return _read_pair
+    return None
+
+
+def _read_folder(folder: Path, options: ReadOptions, *, name: str = "") -> Volume:
+    """DICOM if there is any, else one scan file, else the pictures."""
+    name = name or folder.name or str(folder)
+    files = files_below(folder)
+    heads = [(file, head_of(file)) for file in files]
+    dicom = [file for file, head in heads if is_dicom(head)]
+    if dicom:
+        return read_dicom(name, dicom, options)
+    readable = [(file, reader) for file, head in heads if (reader := _reader_for(file, head)) is not None]
+    scans = [(file, reader) for file, reader in readable if not file.name.endswith((".img", ".img.gz"))]
+    if len(scans) == 1:
+        return scans[0][1](scans[0][0], options)
+    if scans:
+        listed = ", ".join(file.name for file, _ in scans[:5])
+        raise VolumeError(
+            f"{name}: the folder holds {len(scans)} scans ({listed}…); expected one, point at the file you mean"
+        )
+    pictures = [file for file, head in heads if is_picture(head)]
+    if pictures:
+        folders = sorted({file.parent for file in pictures})
+        if len(folders) > 1:
+            listed = ", ".join(str(place.relative_to(folder)) for place in folders[:5])
+            raise VolumeError(
+                f"{name}: pictures in {len(folders)} folders ({listed}…); expected one series, point at one of them"
+            )
+        return read_images(folders[0], pictures, options)
+    found = f"{len(files)} files, none of them a scan" if files else "no files"
+    raise VolumeError(f"{name}: {found}; expected DICOM files, PNG or JPEG slices or one scan file in the folder")
+
+
+def _header_beside(image: Path) -> Path | None:
+    """The .hdr of a .img, which by itself starts with voxels."""
+    stem = image.name.removesuffix(".gz")
+    if not stem.endswith(".img"):
+        return None
+    for suffix in (".hdr", ".hdr.gz"):
+        header = image.with_name(stem.removesuffix(".img") + suffix)
+        if header.is_file():
+            return header
+    return None
+
+
+def _read_pair(image: Path, options: ReadOptions) -> Volume:
+    header = _header_beside(image)
+    assert header is not None
+    return read_nifti(header, options)
+
+
+def _described(head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return "this is a text file"
+    if head[:1] == b"\x80" and head[1] in (2, 3, 4, 5):
+        return "this is a Python pickle, which is never opened because it can run code"
+    return f"no known scan format starts with bytes {head[:4].hex(' ')}"

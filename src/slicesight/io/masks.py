@@ -1,0 +1,205 @@
+"""How is a predicted label map written so that it lies exactly on its scan? As NIfTI and as DICOM SEG.
+
+A NIfTI mask of a NIfTI scan has the scan's own axes, shape and every geometry field of its header, byte for byte. A
+mask of any other scan is stored in the scan's orientation with its affine. A DICOM SEG refers to the series' images.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from slicesight import __version__
+from slicesight.errors import InputError, VolumeError
+from slicesight.files import checked_place, replacing
+from slicesight.io.dicom.frames import frames_of
+from slicesight.io.dicom.loading import is_dicom
+from slicesight.io.dicom.values import quiet_pydicom
+from slicesight.io.files import files_below, head_of
+from slicesight.io.writers import write_nifti
+from slicesight.io.zip import is_zip, unpacked
+from slicesight.volumes.geometry import stored_view
+from slicesight.volumes.volume import Volume
+
+GEOMETRY_FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+                   "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
+BLANKS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+          "StudyTime")  # fmt: skip
+"""What a SEG copies from its images; an image that lacks one is taken to leave it blank, as DICOM allows."""
+MANUFACTURER = "slicesight"
+PRIVATE_CODES = "99SLICESIGHT"
+
+
+def check_mask_name(path: Path) -> Path:
+    """The path, if a NIfTI can be written there."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: expected a name that ends with .nii or .nii.gz")
+    return checked_place(path)
+
+
+def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str | Path, out: str | Path) -> None:
+    """Write a canonical label map as NIfTI in the grid of the scan it was made from.
+
+    Args:
+        volume: the scan as read from `source`.
+
+    Raises:
+        InputError: a name that is no NIfTI's, or a scan without geometry.
+    """
+    place = check_mask_name(Path(out))
+    assert labels_ZYX.shape == volume.shape
+    original = _nifti_of(Path(source), volume)
+    word = volume.source.get("stored_orientation")
+    if original is None:
+        write_nifti(volume, place, labels=labels_ZYX, orientation=word)
+        return
+    stored = np.asfortranarray(stored_view(labels_ZYX, str(word)).astype(_label_type(labels_ZYX)))
+    assert stored.shape == original.shape[:3]
+    is_second = int(original.header["sizeof_hdr"]) == 540
+    kind: Any = nib.Nifti2Image if is_second else nib.Nifti1Image
+    image = kind(stored, None)
+    for field in GEOMETRY_FIELDS:
+        image.header[field] = original.header[field]
+    content = image.to_bytes()
+    if place.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    with replacing(place) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_dicom_seg(
+    labels_ZYX: NDArray[np.integer],
+    volume: Volume,
+    *,
+    source: str | Path,
+    out: str | Path,
+    names: Sequence[str],
+    values: Sequence[int],
+    algorithm: str,
+) -> None:
+    """Write a canonical label map as one binary DICOM SEG, a segment per label in the order of `values`.
+
+    Raises:
+        InputError: the scan was not read from DICOM, or its images lack what a SEG must repeat.
+    """
+    import highdicom
+
+    place = checked_place(Path(out))
+    frames = np.ascontiguousarray(stored_view(labels_ZYX, volume.source["stored_orientation"]).transpose(2, 1, 0))
+    classes = np.zeros(frames.shape, np.uint16)
+    for number, value in enumerate(values, start=1):
+        classes[frames == value] = number
+    with quiet_pydicom(), _images(Path(source), volume) as (images, order):
+        try:
+            segmentation = highdicom.seg.Segmentation(
+                source_images=images,
+                pixel_array=classes[order],
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(names, start=1)],
+                series_instance_uid=highdicom.UID(),
+                series_number=1000,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=algorithm[:64],
+                software_versions=__version__,
+                device_serial_number="0",
+                content_label="SEGMENTATION",
+                content_description="For research use only; not a medical device.",
+                series_description=f"Segmentation by {algorithm}"[:64],
+            )
+        except AttributeError as error:
+            raise InputError(f"{Path(source).name}: a DICOM SEG cannot refer to these images: {error}") from error
+        with replacing(place) as temporary:
+            segmentation.save_as(temporary)
+
+
+def _nifti_of(source: Path, volume: Volume) -> Any:
+    """The scan's own NIfTI, unless it was read from another format, a zip or folder, or with another spacing."""
+    if not source.is_file() or not str(volume.source.get("format", "")).startswith("NIfTI"):
+        return None
+    if is_zip(head_of(source)):
+        return None
+    try:
+        original: Any = nib.load(source)
+    except nib.filebasedimages.ImageFileError:  # one name of a pair, or a name nibabel does not know
+        return None
+    spacing = np.sort(np.asarray(original.header.get_zooms()[:3], dtype=float))
+    same = volume.spacing_mm is not None and np.allclose(np.sort(volume.spacing_mm), spacing, rtol=1e-3)
+    return original if same else None
+
+
+def _label_type(labels: NDArray[np.integer]) -> type:
+    return np.uint8 if int(labels.max(initial=0)) < 256 else np.int16
+
+
+def _segment(number: int, name: str, algorithm: str) -> Any:
+    import highdicom
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    slug = "".join(character if character.isalnum() else "_" for character in name.upper())[:16]
+    identification = highdicom.AlgorithmIdentificationSequence(
+        name=algorithm, version=__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=codes.SCT.Tissue,
+        segmented_property_type=Code(slug, PRIVATE_CODES, name[:64]),
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=identification,
+    )
+
+
+@contextmanager
+def _images(source: Path, volume: Volume) -> Iterator[tuple[list[pydicom.Dataset], list[int]]]:
+    """The series' headers as a SEG wants them, and the volume's source slices in the order of their frames."""
+    if volume.source.get("format") != "DICOM" or not volume.sop_instance_uids:
+        raise InputError(f"{source.name}: a DICOM SEG refers to DICOM images; this scan has none, write a NIfTI mask")
+    if source.is_file() and is_zip(head_of(source)):
+        with unpacked(source) as folder:
+            yield _matched(files_below(folder), volume, source.name)
+    else:
+        yield _matched(files_below(source) if source.is_dir() else [source], volume, source.name)
+
+
+def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pydicom.Dataset], list[int]]:
+    wanted = set(volume.sop_instance_uids)
+    found: dict[str, pydicom.Dataset] = {}
+    for file in files:
+        if is_dicom(head_of(file)):
+            header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+            if header.get("SOPInstanceUID") in wanted:
+                found[str(header.SOPInstanceUID)] = header
+    missing = wanted - set(found)
+    if missing:
+        raise VolumeError(f"{name}: {len(missing)} images of the series are gone since it was read; read it again")
+    for header in found.values():
+        for keyword in BLANKS:
+            if keyword not in header:
+                setattr(header, keyword, None)
+    if len(found) == len(volume.sop_instance_uids):
+        return [found[uid] for uid in volume.sop_instance_uids], list(range(len(found)))
+    if len(found) > 1:
+        raise VolumeError(
+            f"{name}: a series of several multi-frame files; a DICOM SEG refers to one, write a NIfTI mask"
+        )
+    (header,) = found.values()
+    frames = frames_of(name, [header])
+    if len(frames) != volume.num_source_slices:
+        raise VolumeError(
+            f"{name}: {len(frames)} frames, {volume.num_source_slices} slices read; a DICOM SEG needs all frames, "
+            "write a NIfTI mask"
+        )
+    normal = np.cross(frames[0].directions[0], frames[0].directions[1])
+    by_place = np.argsort([float(frame.position @ normal) for frame in frames], kind="stable")
+    return [header], np.argsort(by_place).tolist()

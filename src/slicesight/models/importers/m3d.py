@@ -1,0 +1,287 @@
+"""What does this package read of the M3D family? M3D-CLIP as vectors, M3D-LaMed as the 3D-only configuration.
+
+M3D-CLIP gives one vector per volume and per text, for retrieval. M3D-LaMed answers questions from 3D tokens alone; its
+segmentation and box heads are out of scope: their weights are left over, by name, and answers hold no masks.
+V volumes of N slices H x W, B texts of Q tokens, C the vectors' width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+
+from slicesight.errors import ModelError
+from slicesight.models.encoders3d.networks import M3DViT
+from slicesight.models.importers.conversion import (
+    BERT_HEAD_WIDTH,
+    ConversionReport,
+    build_on_meta,
+    copy_weights,
+    find_file,
+    list_files,
+    load_tokenizer,
+    plan_names,
+    read_bert_shape,
+    read_shapes,
+    rename_m3d_vit,
+)
+from slicesight.models.importers.med2e3 import convert_released, keep_model_settings
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.processing import Med2E3Processor
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+LAMED_VISION, LAMED_PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector.projector."
+
+
+class M3DClipConfig(PreTrainedConfig):
+    """A 3D ViT and a BERT with a Linear each into one space."""
+
+    model_type = "m3d_clip_vectors"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "vision3d_config": SubConfigSpec(config_class=AutoConfig, model_type="m3d_vit"),
+        "text_encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    vision3d_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+
+
+class M3DClip(PreTrainedModel):
+    """Image and text vectors of M3D-CLIP."""
+
+    config: M3DClipConfig
+    config_class = M3DClipConfig
+    base_model_prefix = ""
+    main_input_name = "volumes"
+
+    def __init__(self, config: M3DClipConfig) -> None:
+        super().__init__(config)
+        width = config.vision3d_config.hidden_size
+        self.volume_encoder = M3DViT(config.vision3d_config)
+        self.text_encoder = AutoModel.from_config(config.text_encoder_config)
+        self.volume_projection = nn.Linear(width, width)
+        self.text_projection = nn.Linear(config.text_encoder_config.hidden_size, width)
+        self.logit_scale = nn.Parameter(torch.tensor(2.6593))
+        self.post_init()
+
+    def encode_volumes(self, volumes: Tensor) -> Tensor:
+        """Unit vectors (V, C) of volumes (V, 1, N, H, W): the class token after the final norm, projected."""
+        tokens = self.volume_encoder.encode_tokens(volumes.to(self.dtype))
+        return functional.normalize(self.volume_projection(tokens[:, 0]), dim=-1)
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Unit vectors (B, C) of texts (B, Q): BERT's first token, projected."""
+        tokens = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return functional.normalize(self.text_projection(tokens[:, 0]), dim=-1)
+
+    def forward(self, volumes: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Cosine of every volume with every text (V, B)."""
+        return self.encode_volumes(volumes) @ self.encode_texts(input_ids, attention_mask).T
+
+
+def recall_at(similarity: Tensor, k: int) -> float:
+    """Share of queries (rows) whose own key (same number) is among the k nearest."""
+    nearest = similarity.topk(min(k, similarity.shape[1]), dim=1).indices
+    return float((nearest == torch.arange(len(similarity)).unsqueeze(1)).any(dim=1).float().mean())
+
+
+def convert_folder(
+    source: str | Path,
+    out: str | Path,
+    *,
+    question_tokenizer: str | Path | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> ConversionReport:
+    """Convert an official folder of any kind this package reads: Med-2E3, M3D-CLIP, M3D-LaMed.
+
+    Raises:
+        ModelError: the folder is none of them, or cannot be converted.
+    """
+    path = find_file(Path(source), ("config.json",))
+    kind = json.loads(path.read_text()).get("model_type", "") if path else ""
+    if kind == "m3d_clip":
+        return convert_m3d_clip(source, out, on_progress=on_progress)
+    if kind.startswith("lamed"):
+        return convert_lamed(source, out, on_progress=on_progress)
+    return convert_released(source, out, question_tokenizer=question_tokenizer, on_progress=on_progress)
+
+
+def convert_m3d_clip(
+    source: str | Path, out: str | Path, *, on_progress: Callable[[str], None] = lambda _: None
+) -> ConversionReport:
+    """Convert GoodBaiBai88/M3D-CLIP into a folder `AutoModel` reads as `M3DClip`."""
+    source, out = Path(source), Path(out)
+    official = json.loads((source / "config.json").read_text())
+    files = find_weight_files(source)
+    shapes = {part: read_shapes(path) for part, path in files.items()}
+    together = {name: shape for part in shapes.values() for name, shape in part.items()}
+    vit = {
+        "image_size": list(official["img_size"]),
+        "patch_size": list(official["patch_size"]),
+        "hidden_size": official["hidden_size"],
+        "intermediate_size": official["mlp_dim"],
+        "num_hidden_layers": official["num_layers"],
+        "num_attention_heads": official["num_heads"],
+        "in_channels": official.get("in_channels", 1),
+        "final_norm": True,
+    }
+    config = M3DClipConfig(
+        vision3d_config={"model_type": "m3d_vit", **vit}, text_encoder_config=read_bert_shape(together)
+    )
+    prefixes = {
+        "language_encoder.": "text_encoder.",
+        "mm_vision_proj.": "volume_projection.",
+        "mm_language_proj.": "text_projection.",
+        "logit_scale": "logit_scale",
+    }
+
+    def rename(_: str, name: str) -> tuple[str | None, str]:
+        if name.startswith("vision_encoder."):
+            own, reason = rename_m3d_vit(name.removeprefix("vision_encoder."), final_norm=True)
+            return (None if own is None else f"volume_encoder.{own}"), reason
+        for old, new in prefixes.items():
+            if name.startswith(old):
+                return new + name.removeprefix(old), ""
+        return None, "no part of M3D-CLIP this package knows"
+
+    report = ConversionReport()
+    plan = plan_names(shapes, rename, build_on_meta(M3DClip, config), report)
+    config.dtype = copy_weights(files, plan, out, on_progress=on_progress)
+    config.architectures = [M3DClip.__name__]
+    config.save_pretrained(out)
+    if find_file(source, ("vocab.txt", "tokenizer.json")):
+        load_tokenizer(source, "the tokenizer of M3D-CLIP").save_pretrained(out)
+    report.files = list_files(out)
+    return report
+
+
+def convert_lamed(
+    source: str | Path, out: str | Path, *, on_progress: Callable[[str], None] = lambda _: None
+) -> ConversionReport:
+    """Convert M3D-LaMed's language-and-vision path into the 3D-only configuration.
+
+    Raises:
+        ModelError: a pooling, projector or feature other than the released models', or an incomplete folder.
+    """
+    source, out = Path(source), Path(out)
+    official = json.loads((source / "config.json").read_text())
+    expected = {
+        "vision_select_feature": "patch",
+        "vision_select_layer": -1,
+        "proj_layer_type": "mlp",
+        "proj_pooling_type": "spatial",
+    }
+    for key, value in expected.items():
+        if official.get(key, value) != value:
+            raise ModelError(f"{source}/config.json: {key} is {official[key]!r}; only {value!r} can be converted.")
+    files = find_weight_files(source)
+    shapes = {part: read_shapes(path) for part, path in files.items()}
+    together = {name: shape for part in shapes.values() for name, shape in part.items()}
+    config = translate_lamed(official, together, source)
+    tokenizer = load_tokenizer(source, "the tokenizer of M3D-LaMed")
+    num_slices, height, width = config.image_size
+    processor = Med2E3Processor.for_model(
+        config,
+        tokenizer,
+        template="lamed",
+        grid={"num_slices": num_slices, "height": height, "width": width, "window": "m3d"},
+    )
+    if not processor.opening_ids:
+        raise ModelError(
+            f"{source}: the tokenizer opens no text with a token of its own, which M3D-LaMed keeps before the volume; "
+            "take the tokenizer that was released with the weights."
+        )
+    report = ConversionReport()
+    model = build_on_meta(Med2E3ForConditionalGeneration, config)
+    plan = plan_names(shapes, lambda _, name: rename_lamed(name), model, report)
+    config.dtype = copy_weights(files, plan, out, on_progress=on_progress)
+    config.architectures = [Med2E3ForConditionalGeneration.__name__]
+    config.save_pretrained(out)
+    GenerationConfig.from_model_config(config).save_pretrained(out)
+    processor.save_pretrained(out)
+    report.files = list_files(out)
+    return report
+
+
+def translate_lamed(official: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: Path) -> Med2E3Config:
+    """M3D-LaMed as a Med2E3Config: 3D only, the ViT's output after its norm; the ViT's sizes from its tensors."""
+    try:
+        hidden = shapes[LAMED_VISION + "cls_token"][-1]
+        inner = shapes[LAMED_VISION + "blocks.0.mlp.linear1.weight"][0]
+    except KeyError as error:
+        raise ModelError(f"{source}: no tensor {error.args[0]}; the folder holds no M3D-LaMed with its ViT.") from error
+    blocks = {
+        name.removeprefix(LAMED_VISION).split(".")[1] for name in shapes if name.startswith(LAMED_VISION + "blocks.")
+    }
+    pool = int(official.get("proj_pooling_size", 2))
+    image_size = list(official["image_size"])
+    text = {k: v for k, v in keep_model_settings(official).items() if not k.startswith(("vision_", "mm_", "proj_"))}
+    for name in (
+        "image_size",
+        "patch_size",
+        "image_channel",
+        "segmentation_module",
+        "seg_token_id",
+        "tune_mm_mlp_adapter",
+    ):
+        text.pop(name, None)
+    return Med2E3Config(
+        fusion="3d",
+        image_size=image_size,
+        text_config={**text, "model_type": official["model_type"].removeprefix("lamed_")},
+        vision3d_config={
+            "model_type": "m3d_vit",
+            "image_size": image_size,
+            "patch_size": list(official["patch_size"]),
+            "pool_size": [pool, pool, pool],
+            "in_channels": int(official.get("image_channel", 1)),
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "num_hidden_layers": len(blocks),
+            "num_attention_heads": max(1, hidden // BERT_HEAD_WIDTH),
+            "final_norm": True,
+        },
+    )
+
+
+def rename_lamed(name: str) -> tuple[str | None, str]:
+    """A tensor of M3D-LaMed in the 3D-only configuration."""
+    if name.startswith(LAMED_VISION):
+        own, reason = rename_m3d_vit(name.removeprefix(LAMED_VISION), final_norm=True)
+        return (None if own is None else f"vision3d.encoder.{own}"), reason
+    if name.startswith(LAMED_PROJECTOR):
+        return f"projector_3d.{name.removeprefix(LAMED_PROJECTOR)}", ""
+    if name.startswith(("model.seg_module.", "model.seg_projector.")):
+        return None, "segmentation head of M3D-LaMed, out of scope here"
+    return f"language_model.{name}", ""
+
+
+def find_weight_files(source: Path) -> dict[str, Path]:
+    """The weight file, or every shard of the index, by name.
+
+    Raises:
+        ModelError: there is none, or a shard is missing.
+    """
+    if index := find_file(source, INDEX_FILES):
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        for name in names:
+            if Path(name).name != name or not (source / name).is_file():
+                raise ModelError(f"{source}: {name} of {index.name} is missing; download that file too.")
+        return {name: source / name for name in names}
+    if path := find_file(source, WEIGHT_FILES):
+        return {path.name: path}
+    raise ModelError(f"{source}: no weights; expected {' or '.join(WEIGHT_FILES)}.")
+
+
+AutoConfig.register(M3DClipConfig.model_type, M3DClipConfig)
+AutoModel.register(M3DClipConfig, M3DClip)

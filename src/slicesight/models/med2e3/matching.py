@@ -1,0 +1,91 @@
+"""Do the parts, the volumes and the prompts belong together, and which volume does each prompt ask about?
+
+B prompts, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per slice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from slicesight.errors import ModelError
+from slicesight.models.encoders3d.configuration import VISION3D_CONFIGS, Vision3DConfig
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.vision2d import measure_slice_tokens
+
+
+def check_parts(config: Med2E3Config) -> None:
+    """Each part is of a kind that can take its place.
+
+    Raises:
+        ModelError: a part that is no language model, or no 3D encoder.
+    """
+    kind = config.text_config.model_type
+    if type(config.text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"text_config is a {kind}, which writes no text; expected a causal language model (llama, say)."
+        )
+    if config.needs_3d and not isinstance(config.vision3d_config, Vision3DConfig):
+        known = ", ".join(sorted(own.model_type for own in VISION3D_CONFIGS))
+        raise ModelError(f"vision3d_config is a {config.vision3d_config.model_type}; expected one of {known}.")
+
+
+def count_visual_tokens(config: Med2E3Config) -> int:
+    """S, the placeholders one volume takes in a prompt: K * P for a 3D branch plus L for a 2D branch.
+
+    Raises:
+        ModelError: the parts do not fit one another or the volume.
+    """
+    check_parts(config)
+    num_tokens = 0
+    if config.needs_3d:
+        found, expected = tuple(config.vision3d_config.image_size), tuple(config.image_size)
+        if found != expected:
+            raise ModelError(
+                f"vision3d_config.image_size is {found} but the model's image_size is {expected}; make them equal."
+            )
+        depth, rows, columns = config.vision3d_config.pooled_grid
+        if config.needs_2d and config.num_slices % depth:
+            raise ModelError(
+                f"{config.num_slices} slices do not divide into the 3D encoder's {depth} depth bins; "
+                f"change image_size, patch_size or pool_size so that they do."
+            )
+        num_tokens += depth * rows * columns if "3d" in config.fusion.split("+") else 0
+    if config.needs_2d:
+        num_tokens += measure_slice_tokens(config)[0]
+    return num_tokens
+
+
+def check_volumes(volumes: Tensor, config: Med2E3Config) -> None:
+    """Volumes are (V, 1, N, H, W) of the configured size."""
+    if volumes.ndim != 5 or tuple(volumes.shape[1:]) != (1, *config.image_size):
+        wanted = ", ".join(map(str, config.image_size))
+        raise ModelError(
+            f"volumes have shape {tuple(volumes.shape)}; this model reads (V, 1, {wanted}): resample them to its grid."
+        )
+
+
+def resolve_volume_index(
+    volume_index: Tensor | None, *, num_volumes: int, num_prompts: int, device: torch.device
+) -> Tensor:
+    """volume_index as (B, M); left out it is one volume for all prompts, or one each."""
+    if volume_index is None:
+        if num_volumes not in (1, num_prompts):
+            raise ModelError(
+                f"{num_prompts} prompts and {num_volumes} volumes; pass volume_index to say which is asked about which."
+            )
+        one_each = torch.arange(num_prompts, device=device)
+        return (one_each if num_volumes == num_prompts else torch.zeros_like(one_each)).unsqueeze(1)
+    volume_index = volume_index.to(device)
+    volume_index = volume_index.unsqueeze(1) if volume_index.ndim == 1 else volume_index
+    if not torch.compiler.is_compiling():
+        if len(volume_index) != num_prompts or int(volume_index.max()) >= num_volumes:
+            raise ModelError(
+                f"volume_index is {tuple(volume_index.shape)} with largest entry {int(volume_index.max())}; expected "
+                f"a row for each of {num_prompts} prompts and entries below {num_volumes}, the number of volumes."
+            )
+        given = volume_index >= 0
+        if bool((given[:, 1:] & ~given[:, :-1]).any()):
+            raise ModelError("volume_index has -1 before a volume; put each prompt's volumes first.")
+    return volume_index

@@ -1,0 +1,413 @@
+"""How does Med-2E3 answer a question about a volume? embed -> encode -> score slices -> merge -> language model.
+
+B prompts of T tokens, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per
+slice, S = K * P + L visual tokens per volume, D language-model width. A volume is encoded once, however many prompts
+ask about it: volume_index (B, M) points into the V volumes, -1 (only after the given ones) is none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from slicesight.errors import ModelError
+from slicesight.models.encoders3d.networks import Vision3D
+from slicesight.models.med2e3 import slice_scoring as tgis
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.loss import find_supervised, next_token_loss
+from slicesight.models.med2e3.matching import check_volumes, count_visual_tokens, resolve_volume_index
+from slicesight.models.med2e3.packed import pack
+from slicesight.models.med2e3.planes import PlaneEmbedding, cut_planes
+from slicesight.models.med2e3.projector import Projector
+from slicesight.models.med2e3.slice_scorer import Question, SliceScorer, VolumeFeatures, is_frozen
+from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
+
+VOLUME_INPUTS = ("volumes", "volume_features", "volume_index", "question_mask", "question_ids", "question_ids_mask")
+PART_NAMES = (
+    "vision3d",
+    "projector_3d",
+    "vision2d",
+    "projector_2d",
+    "plane_embedding",
+    "text_encoder",
+    "scorer",
+    "language_model",
+)
+
+
+@dataclass
+class Med2E3Output(CausalLMOutputWithPast):
+    """slice_scores: (B, M, N) float32, each volume's sum to one; None where no 2D slices are aggregated."""
+
+    slice_scores: Tensor | None = None
+
+
+class Med2E3PreTrainedModel(PreTrainedModel):
+    """What the library has to know of every Med-2E3 model."""
+
+    config: Med2E3Config
+    config_class = Med2E3Config
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ("past_key_values", "volume_features")
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
+    """Med-2E3: two encoders of one volume, slices weighted by the question, a language model."""
+
+    def __init__(self, config: Med2E3Config) -> None:
+        super().__init__(config)
+        self.num_visual_tokens = count_visual_tokens(config)
+        width = config.text_width
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.vision3d = Vision3D(config.vision3d_config) if config.needs_3d else None
+        self.projector_3d = Projector(config.vision3d_config.hidden_size, width) if config.needs_3d else None
+        self.vision2d = self.projector_2d = None
+        if config.needs_2d:
+            self.vision2d = Vision2D(
+                config.vision2d_config,
+                feature=config.vision2d_feature,
+                pool=config.slice_pool,
+                mean=config.slice_mean,
+                std=config.slice_std,
+            )
+            self.projector_2d = Projector(measure_slice_tokens(config)[1], width)
+        has_planes = config.needs_2d and config.planes is not None
+        self.plane_embedding = PlaneEmbedding(len(config.planes), config.num_slices, width) if has_planes else None
+        self.scorer = SliceScorer(config) if config.needs_2d else None
+        self.post_init()
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules &= present  # the parts' classes also name layers that only their other models have
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Projector):
+            for layer in (module[0], module[2]):  # keeps the tokens' size whatever the widths
+                init.normal_(layer.weight, std=layer.in_features**-0.5)
+        elif isinstance(module, SliceScorer):
+            module.reset_parameters()
+        elif isinstance(module, PlaneEmbedding):
+            module.reset_parameters(self.config.initializer_range)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts a stage may freeze or train, by name; those the configuration leaves out are absent."""
+        text_encoder = None if self.scorer is None else self.scorer.text_encoder
+        parts = {name: getattr(self, name) for name in PART_NAMES if name != "text_encoder"}
+        return {name: part for name, part in {**parts, "text_encoder": text_encoder}.items() if part is not None}
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the language model's head."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        """The language model without its head."""
+        return self.language_model.get_decoder()
+
+    def train(self, mode: bool = True) -> Med2E3ForConditionalGeneration:
+        """As usual, but a part all of whose parameters are frozen stays in evaluation mode (no dropout), and batch norm
+        always keeps its running statistics, so that training and inference see the same network."""
+        super().train(mode)
+        for part in self.parts.values():
+            if mode and any(True for _ in part.parameters()) and is_frozen(part):
+                part.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        volumes: Tensor | None = None,
+        volume_features: VolumeFeatures | None = None,
+        volume_index: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_ids_mask: Tensor | None = None,
+        packed_places: Tensor | None = None,
+        packed_parts: Tensor | None = None,
+        features_3d: Tensor | None = None,
+        features_2d: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Med2E3Output:
+        """Answer B prompts about V volumes.
+
+        Args:
+            volumes: (V, 1, N, H, W) in [0, 1]; or volume_features of an earlier `encode_volumes`.
+            volume_index: (B, M) int64; by default one volume for all prompts or one each.
+            question_mask: (B, T) bool, the bare question's tokens; needed when the scores read the question.
+            question_ids, question_ids_mask: (B, Q) the same question for a text encoder.
+            labels: (B, T), -100 is not supervised. In training the logits hold only the positions that are.
+            packed_places, packed_parts: (R, U) rows in which prompts share their beginning (packed.py); the logits then
+                are the rows', the slice scores the prompts'.
+            features_3d, features_2d: the encoders' outputs (V, K, P, C) and (V, N, L, C), where they ran before.
+        """
+        slice_scores = None
+        if volume_features is None and any(given is not None for given in (volumes, features_3d, features_2d)):
+            volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
+        if inputs_embeds is None:
+            assert input_ids is not None
+            if volume_features is not None:
+                inputs_embeds, slice_scores = self.embed_prompts(
+                    input_ids,
+                    volume_features=volume_features,
+                    volume_index=volume_index,
+                    question_mask=question_mask,
+                    question_ids=question_ids,
+                    question_ids_mask=question_ids_mask,
+                )
+            else:
+                inputs_embeds = self.embed_tokens(input_ids)
+                if past_key_values is None or past_key_values.get_seq_length() == 0:
+                    self.refuse_unfilled(input_ids)
+        if packed_places is not None:
+            if not self.takes_position_ids:
+                raise ModelError(
+                    f"packing restarts positions, which {type(self.language_model).__name__} cannot be told."
+                )
+            packed = pack(self.language_model, inputs_embeds, labels, packed_places, packed_parts)
+            inputs_embeds, labels = packed["inputs_embeds"], packed["labels"]
+            attention_mask, position_ids = packed["attention_mask"], packed["position_ids"]
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2 and past_key_values is None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if position_ids is not None and self.takes_position_ids:
+            kwargs["position_ids"] = position_ids
+        wants_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if labels is not None and self.training and wants_all and not torch.compiler.is_compiling():
+            logits_to_keep = find_supervised(labels)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            **{name: value for name, value in kwargs.items() if name != "num_items_in_batch"},
+        )
+        loss = None
+        if labels is not None:
+            loss = next_token_loss(
+                outputs.logits, labels, logits_to_keep, num_items_in_batch=kwargs.get("num_items_in_batch")
+            )
+        return Med2E3Output(
+            loss=loss,
+            logits=outputs.logits,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            slice_scores=slice_scores,
+        )
+
+    def embed_prompts(
+        self,
+        input_ids: Tensor,
+        *,
+        volume_features: VolumeFeatures,
+        volume_index: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_ids_mask: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the language model is shown: text and visual tokens in place (B, T, D), and the slice scores (B, M, N).
+
+        Takes the processor's whole output: what is not needed here is ignored.
+        """
+        inputs_embeds = self.embed_tokens(input_ids)
+        volume_index = self.find_volumes(volume_index, volume_features, len(input_ids))
+        question = Question(
+            input_ids=input_ids,
+            mask=question_mask,
+            embeds=inputs_embeds,
+            encoder_ids=question_ids,
+            encoder_mask=question_ids_mask,
+        )
+        visual_BMSD, slice_scores = self.see(volume_features, volume_index, question)
+        return self.merge(input_ids, inputs_embeds, visual_BMSD, volume_index), slice_scores
+
+    def encode_volumes(
+        self, volumes: Tensor | None, *, features_3d: Tensor | None = None, features_2d: Tensor | None = None
+    ) -> VolumeFeatures:
+        """Encode and project V volumes (V, 1, N, H, W), once for all their prompts (eq. 2 and 3).
+
+        features_3d, features_2d: what the encoders gave before; their encoder then does not run, and without any left
+        to run the volumes may be None.
+        """
+        tokens_3d_VKPD = tokens_2d_VNLD = None
+        if self.vision3d is not None:
+            features_VKPC = self.encode_3d(volumes) if features_3d is None else features_3d
+            tokens_3d_VKPD = self.projector_3d(features_VKPC)
+        if self.vision2d is not None:
+            features_VNLC = self.encode_2d(volumes) if features_2d is None else features_2d
+            tokens_SLD = self.projector_2d(features_VNLC.flatten(0, 1))
+            tokens_2d_VNLD = tokens_SLD.unflatten(0, features_VNLC.shape[:2])
+            if self.plane_embedding is not None:
+                tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
+        return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)
+
+    def encode_3d(self, volumes: Tensor | None) -> Tensor:
+        """The 3D encoder's features (V, K, P, C) before projection; no graph is kept where the encoder is frozen."""
+        assert volumes is not None
+        assert self.vision3d is not None
+        check_volumes(volumes, self.config)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision3d)):
+            features_VKPC: Tensor = self.vision3d(volumes)
+        return features_VKPC
+
+    def encode_2d(self, volumes: Tensor | None) -> Tensor:
+        """The 2D encoder's features (V, N, L, C) before projection, plane after plane where there are several."""
+        assert volumes is not None
+        assert self.vision2d is not None
+        check_volumes(volumes, self.config)
+        planes = self.config.planes
+        slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
+            features_SLC: Tensor = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
+        return features_SLC.unflatten(0, slices_VNHW.shape[:2])
+
+    def see(self, features: VolumeFeatures, volume_index: Tensor, question: Question) -> tuple[Tensor, Tensor | None]:
+        """The visual tokens z_I of every prompt's volumes (B, M, S, D), and their slice scores (B, M, N)."""
+        slices_BMLD, scores_BMN = (None, None) if self.scorer is None else self.scorer(features, volume_index, question)
+        tokens_3d_VKPD = features.tokens_3d_VKPD if "3d" in self.config.fusion.split("+") else None
+        return tgis.join_branches(tokens_3d_VKPD, slices_BMLD, volume_index), scores_BMN
+
+    def score_slices(
+        self,
+        volume_features: VolumeFeatures,
+        *,
+        input_ids: Tensor,
+        question_mask: Tensor | None = None,
+        volume_index: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_ids_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor | None:
+        """Slice scores (B, M, N) without running the language model; None where no 2D slices are aggregated.
+
+        Takes the processor's whole output: what scoring does not need is ignored.
+        """
+        if self.scorer is None:
+            return None
+        question = Question(
+            input_ids=input_ids,
+            mask=question_mask,
+            embeds=self.embed_tokens(input_ids),
+            encoder_ids=question_ids,
+            encoder_mask=question_ids_mask,
+        )
+        return self.scorer.score(
+            volume_features, self.find_volumes(volume_index, volume_features, len(input_ids)), question
+        )
+
+    def find_volumes(self, volume_index: Tensor | None, features: VolumeFeatures, num_prompts: int) -> Tensor:
+        """volume_index (B, M), checked against the encoded volumes; a default for None."""
+        tokens = features.tokens_3d_VKPD if features.tokens_3d_VKPD is not None else features.tokens_2d_VNLD
+        assert tokens is not None
+        return resolve_volume_index(
+            volume_index, num_volumes=tokens.shape[0], num_prompts=num_prompts, device=tokens.device
+        )
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings; placeholders, whose id may lie outside the vocabulary, are embedded as token 0 for now."""
+        is_placeholder = input_ids == self.config.placeholder_token_id
+        return self.get_input_embeddings()(input_ids.masked_fill(is_placeholder, 0))
+
+    def merge(self, input_ids: Tensor, inputs_embeds: Tensor, visual_BMSD: Tensor, volume_index: Tensor) -> Tensor:
+        """Put each prompt's visual tokens where its placeholders stand, in order.
+
+        Raises:
+            ModelError: a prompt's placeholders are not S per volume; going on would mix text and visual embeddings.
+        """
+        is_placeholder = input_ids == self.config.placeholder_token_id
+        if not torch.compiler.is_compiling():
+            found = is_placeholder.sum(-1)
+            expected = (volume_index >= 0).sum(-1) * visual_BMSD.shape[2]
+            if not torch.equal(found, expected):
+                row = int((found != expected).nonzero()[0])
+                raise ModelError(
+                    f"prompt {row} holds {int(found[row])} placeholder tokens for {int(expected[row])} visual tokens "
+                    f"({visual_BMSD.shape[2]} per volume); make the prompt with this model's own processor."
+                )
+        slot = (is_placeholder.long().cumsum(-1) - 1).clamp(min=0)
+        visual = visual_BMSD.flatten(1, 2).gather(1, slot.unsqueeze(-1).expand(-1, -1, visual_BMSD.shape[-1]))
+        return torch.where(is_placeholder.unsqueeze(-1), visual.to(inputs_embeds.dtype), inputs_embeds)
+
+    def refuse_unfilled(self, input_ids: Tensor) -> None:
+        """A prompt with placeholders needs volumes."""
+        if not torch.compiler.is_compiling() and bool((input_ids == self.config.placeholder_token_id).any()):
+            raise ModelError("the prompt has a place for a volume but no volumes were given; pass volumes=.")
+
+    @property
+    def takes_position_ids(self) -> bool:
+        """Whether the language model has positions to be told."""
+        return "position_ids" in inspect.signature(self.language_model.forward).parameters
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *args: Any,
+        volumes: Tensor | None = None,
+        volume_features: VolumeFeatures | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples.
+
+        The placeholder is never said: it is not a word.
+        """
+        if volumes is not None and volume_features is None:
+            volume_features = self.encode_volumes(volumes)
+        if volume_features is not None:
+            prompts = inputs if inputs is not None else kwargs["input_ids"]
+            kwargs["volume_index"] = self.find_volumes(kwargs.get("volume_index"), volume_features, len(prompts))
+        placeholder = self.config.placeholder_token_id
+        if placeholder < self.config.text_config.get_text_config().vocab_size:
+            settings = kwargs.get("generation_config") or self.generation_config
+            silent = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
+            kwargs["suppress_tokens"] = sorted({*silent, placeholder})
+        return super().generate(inputs, *args, volume_features=volume_features, **kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """Volumes are seen in the first step only, unless there is no cache."""
+        is_first, use_cache = kwargs.get("is_first_iteration", False), kwargs.get("use_cache", True)
+        model_inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if use_cache and not is_first:
+            for name in VOLUME_INPUTS:
+                model_inputs.pop(name, None)
+        elif (mask := model_inputs.get("question_mask")) is not None and mask.shape[1] < input_ids.shape[1]:
+            model_inputs["question_mask"] = functional.pad(mask, (0, input_ids.shape[1] - mask.shape[1]))
+        return model_inputs
+
+
+AutoModelForImageTextToText.register(Med2E3Config, Med2E3ForConditionalGeneration)

@@ -1,0 +1,383 @@
+"""How does a question become token ids in which a volume has its place?
+
+The prompt is split at "<image3d>"; the pieces are tokenised on their own, and S placeholder ids stand for each volume.
+B prompts of T tokens, M volumes per prompt, V volumes (V, 1, N, H, W), Q text-encoder tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers.pre_tokenizers import Metaspace
+from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from slicesight.errors import InputError, ModelError
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.loss import IGNORED
+from slicesight.models.med2e3.matching import count_visual_tokens
+
+VOLUME_TOKEN = "<image3d>"  # noqa: S105
+QUESTION_TOKENIZER_FOLDER = "question_tokenizer"
+MAX_QUESTION_TOKENS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """The words around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
+
+    system opens the conversation, user is each question, cue asks for an answer, answer is a finished one.
+    place: what stands before the question for each volume. is_opened: whether the tokenizer's opening token (if it has
+    one) comes first. stand_in: a token of the tokenizer that is written S times for a volume, and the text is then
+    tokenised in one piece (M3D-LaMed); without one the pieces around "<image3d>" are tokenised on their own.
+    """
+
+    system: str = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. "
+    )
+    user: str = "USER: {question} "
+    cue: str = "ASSISTANT:"
+    answer: str = "ASSISTANT: {answer}{eos}"
+    place: str = VOLUME_TOKEN + "\n"
+    is_opened: bool = True
+    stand_in: str | None = None
+
+
+TEMPLATES = {
+    "phi": PromptTemplate(),
+    "short": PromptTemplate(system="", user="{question} ", cue="Answer:", answer="Answer: {answer}{eos}"),
+    "lamed": PromptTemplate(
+        system="", user="{question}", cue="", answer=" {answer}{eos}", place=VOLUME_TOKEN, stand_in="<im_patch>"
+    ),
+    "pretrain_vision3d": PromptTemplate(
+        system="", user=VOLUME_TOKEN, cue="ASSISTANT:", answer="{answer}", is_opened=False
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """One prompt: token ids, which of them are the bare question, which are to be learnt."""
+
+    input_ids: list[int]
+    question_mask: list[bool]
+    labels: list[int]
+
+
+class Med2E3Processor(ProcessorMixin):
+    """Turns questions (and answers, and grid volumes) into the model's inputs.
+
+    num_visual_tokens: S, placeholders per volume. grid: the grid settings (GridSpec as a dict) the model wants.
+    template: a name of TEMPLATES or the fields of a PromptTemplate. question_tokenizer: for a text encoder, else None.
+    max_length: longest prompt in tokens, visual ones included; a longer prompt is an error, never cut in silence.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        num_visual_tokens: int = 0,
+        grid: dict[str, Any] | None = None,
+        template: str | dict[str, str] = "phi",
+        max_length: int | None = None,
+        question_tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        if num_visual_tokens < 1:
+            raise ModelError(
+                f"num_visual_tokens is {num_visual_tokens}; make the processor with Med2E3Processor.for_model."
+            )
+        if isinstance(template, str) and template not in TEMPLATES:
+            raise ModelError(
+                f"template is {template!r}; expected one of {', '.join(TEMPLATES)} or a dict of its fields."
+            )
+        self.num_visual_tokens = num_visual_tokens
+        self.grid = grid
+        self.template = template
+        self.max_length = max_length
+        self.prompt = TEMPLATES[template] if isinstance(template, str) else PromptTemplate(**template)
+        self.question_tokenizer = question_tokenizer
+        word = self.prompt.stand_in or VOLUME_TOKEN
+        if word not in tokenizer.get_vocab():
+            tokenizer.add_special_tokens({"additional_special_tokens": [word]})
+        self.placeholder_token_id = int(tokenizer.convert_tokens_to_ids(word))
+        self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
+        self.adds_space = adds_prefix_space(tokenizer)
+        super().__init__(tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def for_model(cls, config: Med2E3Config, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Med2E3Processor:
+        """A processor that fits this configuration, whose placeholder_token_id it sets."""
+        processor = cls(tokenizer, num_visual_tokens=count_visual_tokens(config), **settings)
+        config.placeholder_token_id = processor.placeholder_token_id
+        return processor
+
+    def __call__(
+        self,
+        questions: str | Sequence[str],
+        *,
+        volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | None = None,
+        volume_index: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        answers: str | Sequence[str] | None = None,
+        history: Sequence[Sequence[tuple[str, str]]] | None = None,
+        supervise: str = "last",
+        padding_side: str | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Build the model's inputs for B questions.
+
+        Args:
+            volumes: V grid volumes, each (N, H, W) or (1, N, H, W), in [0, 1].
+            volume_index: which volumes each question is about: (B,) or rows of (B, M), -1 for none. Left out: one
+                volume for all questions or one each when volumes are given, otherwise one place per question.
+            answers: gives labels and right padding (training); without them the prompt ends where the answer begins.
+            history: per question, the earlier (question, answer) turns; the volume's place is in the first of them.
+            supervise: "last" answer only, or "all" answers of the conversation.
+        """
+        assert return_tensors == "pt", "only torch tensors are made"
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        answer_list = [answers] if isinstance(answers, str) else list(answers) if answers is not None else None
+        volumes_V1NHW = None if volumes is None else stack_volumes(volumes)
+        index_BM = self.choose_volumes(len(questions), volumes_V1NHW, volume_index)
+        encoded = [
+            self.encode_prompt(
+                question,
+                answer=None if answer_list is None else answer_list[row],
+                history=() if history is None else history[row],
+                num_volumes=int((index_BM[row] >= 0).sum()),
+                supervise=supervise,
+            )
+            for row, question in enumerate(questions)
+        ]
+        data = self.pad_prompts(encoded, padding_side or ("left" if answer_list is None else "right"))
+        if answer_list is None:
+            del data["labels"]
+        data["volume_index"] = index_BM
+        if volumes_V1NHW is not None:
+            data["volumes"] = volumes_V1NHW
+        data |= self.encode_questions(questions)
+        return BatchFeature(data)
+
+    def encode_questions(self, questions: Sequence[str]) -> dict[str, Tensor]:
+        """The bare questions for a text encoder, question_ids and question_ids_mask (B, Q); nothing without one."""
+        if self.question_tokenizer is None:
+            return {}
+        bare = [strip_volume_token(question) for question in questions]
+        asked = self.question_tokenizer(
+            bare, padding=True, truncation=True, max_length=MAX_QUESTION_TOKENS, return_tensors="pt"
+        )
+        return {"question_ids": asked["input_ids"], "question_ids_mask": asked["attention_mask"]}
+
+    def render(
+        self, question: str, *, answer: str | None = None, history: Sequence[tuple[str, str]] = (), num_volumes: int = 1
+    ) -> str:
+        """The prompt as text, with "<image3d>" for each volume."""
+        return "".join(text for text, _ in self.list_parts(question, answer, history, num_volumes))
+
+    def list_parts(
+        self, question: str, answer: str | None, history: Sequence[tuple[str, str]], num_volumes: int
+    ) -> list[tuple[str, str]]:
+        """The prompt as (text, role) parts; role is "", "question" (the latest, bare), "answer" or "last_answer"."""
+        turns: list[tuple[str, str | None]] = [*history, (question, answer)]
+        has_place = any(VOLUME_TOKEN in asked for asked, _ in turns)
+        parts = [(self.prompt.system, "")]
+        for number, (asked, answered) in enumerate(turns):
+            is_last = number == len(turns) - 1
+            if number == 0 and not has_place and "{question}" in self.prompt.user:
+                asked = self.prompt.place * num_volumes + asked
+            before, _, after = self.prompt.user.partition("{question}")
+            parts.append((before, ""))
+            if "{question}" in self.prompt.user:
+                for position, piece in enumerate(asked.split(VOLUME_TOKEN)):
+                    parts.append((VOLUME_TOKEN if position else "", ""))
+                    bare = piece.strip()
+                    lead = piece[: len(piece) - len(piece.lstrip())] if bare else piece
+                    parts += [(lead, ""), (bare, "question" if is_last else "")]
+                    parts.append((piece[len(lead) + len(bare) :], ""))
+            parts.append((after, ""))
+            if answered is None:
+                parts.append((self.prompt.cue, ""))
+            else:
+                before, _, after = self.prompt.answer.partition("{answer}")
+                lead = before.rstrip()  # the space before an answer is the model's to say
+                text = before[len(lead) :] + answered + after.format(eos=self.tokenizer.eos_token)
+                parts += [(lead, ""), (text, "last_answer" if is_last else "answer")]
+        return parts
+
+    def encode_prompt(
+        self,
+        question: str,
+        *,
+        answer: str | None = None,
+        history: Sequence[tuple[str, str]] = (),
+        num_volumes: int = 1,
+        supervise: str = "last",
+    ) -> EncodedPrompt:
+        """Tokenise one prompt piece by piece.
+
+        Raises:
+            InputError: its "<image3d>" do not match its volumes, or it is longer than max_length.
+        """
+        assert supervise in ("last", "all")
+        parts = self.list_parts(question, answer, history, num_volumes)
+        text = "".join(part for part, _ in parts)
+        found = text.count(VOLUME_TOKEN)
+        if found != num_volumes:
+            raise InputError(
+                f"the prompt has {found} {VOLUME_TOKEN} for {num_volumes} volumes; "
+                f"write one per volume, or none to have them placed before the question."
+            )
+        pieces = text.split(VOLUME_TOKEN)
+        if self.prompt.stand_in:
+            written = self.prompt.stand_in * self.num_visual_tokens
+            parts = [(part.replace(VOLUME_TOKEN, written), role) for part, role in parts]
+            pieces = ["".join(part for part, _ in parts)]
+        roles = [role for part, role in parts for _ in part]
+        input_ids, question_mask = list(self.opening_ids), [False] * len(self.opening_ids)
+        labels = [IGNORED] * len(self.opening_ids)
+        learnt = {"last_answer", "answer"} if supervise == "all" else {"last_answer"}
+        offset = 0
+        for number, piece in enumerate(pieces):
+            if number:
+                input_ids += [self.placeholder_token_id] * self.num_visual_tokens
+                question_mask += [False] * self.num_visual_tokens
+                labels += [IGNORED] * self.num_visual_tokens
+                offset += len(VOLUME_TOKEN)
+            if not piece:
+                continue
+            extra = " " if self.adds_space and piece.startswith(" ") else ""
+            tokens = self.tokenizer(extra + piece, add_special_tokens=False, return_offsets_mapping=True)
+            for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+                start, end = max(start - len(extra), 0), max(end - len(extra), 1)
+                covered = set(roles[offset + start : offset + max(end, start + 1)])
+                input_ids.append(token)
+                question_mask.append("question" in covered)
+                labels.append(token if covered & learnt else IGNORED)
+            offset += len(piece)
+        if self.max_length is not None and len(input_ids) > self.max_length:
+            raise InputError(
+                f"a prompt of {len(input_ids)} tokens (visual ones included) exceeds max_length {self.max_length}; "
+                f"shorten it or raise max_length: {strip_volume_token(question)[:60]!r}"
+            )
+        return EncodedPrompt(input_ids=input_ids, question_mask=question_mask, labels=labels)
+
+    def pad_prompts(self, encoded: Sequence[EncodedPrompt], side: str) -> dict[str, Tensor]:
+        """Pad to the longest prompt on the given side -> input_ids, attention_mask, question_mask, labels (B, T)."""
+        assert side in ("left", "right")
+        length = max(len(prompt.input_ids) for prompt in encoded)
+        pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        data = {
+            "input_ids": torch.full((len(encoded), length), int(pad_id)),
+            "attention_mask": torch.zeros(len(encoded), length, dtype=torch.long),
+            "question_mask": torch.zeros(len(encoded), length, dtype=torch.bool),
+            "labels": torch.full((len(encoded), length), IGNORED),
+        }
+        for row, prompt in enumerate(encoded):
+            size = len(prompt.input_ids)
+            place = slice(length - size, length) if side == "left" else slice(0, size)
+            data["input_ids"][row, place] = torch.tensor(prompt.input_ids)
+            data["attention_mask"][row, place] = 1
+            data["question_mask"][row, place] = torch.tensor(prompt.question_mask)
+            data["labels"][row, place] = torch.tensor(prompt.labels)
+        return data
+
+    def choose_volumes(
+        self,
+        num_questions: int,
+        volumes_V1NHW: Tensor | None,
+        volume_index: Tensor | Sequence[int] | Sequence[Sequence[int]] | None,
+    ) -> Tensor:
+        """volume_index as (B, M) int64, ragged rows filled with -1."""
+        if volume_index is None:
+            num_volumes = 1 if volumes_V1NHW is None else len(volumes_V1NHW)
+            if volumes_V1NHW is not None and num_volumes not in (1, num_questions):
+                raise InputError(f"{num_questions} questions and {num_volumes} volumes; pass volume_index.")
+            alone = num_volumes == 1 and volumes_V1NHW is not None
+            return torch.zeros(num_questions, 1, dtype=torch.long) if alone else torch.arange(num_questions)[:, None]
+        rows = [list(np.atleast_1d(np.asarray(row, dtype=np.int64))) for row in volume_index]
+        if len(rows) != num_questions:
+            raise InputError(f"volume_index has {len(rows)} rows for {num_questions} questions; give one per question.")
+        width = max(1, *(len(row) for row in rows)) if rows else 1
+        return torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.long)
+
+    def decode_answers(self, generated: Tensor, *, num_prompt_tokens: int) -> list[str]:
+        """The text after the prompt of each generated row, special tokens dropped and stripped."""
+        texts = self.tokenizer.batch_decode(generated[:, num_prompt_tokens:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Only the main tokenizer: the question tokenizer is optional, so it is saved and loaded here."""
+        return ["tokenizer"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What the model takes from the processor."""
+        return ["input_ids", "attention_mask", "question_mask", "volume_index", "volumes"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings that are saved in processor_config.json."""
+        settings = {"num_visual_tokens": self.num_visual_tokens, "grid": self.grid, "max_length": self.max_length}
+        template = self.template if isinstance(self.template, str) else asdict(self.prompt)
+        return {**settings, "template": template, "processor_class": type(self).__name__}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Write the settings and both tokenizers."""
+        if self.question_tokenizer is not None:
+            self.question_tokenizer.save_pretrained(Path(save_directory) / QUESTION_TOKENIZER_FOLDER)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Med2E3Processor:
+        """Read the settings and both tokenizers."""
+        processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
+        if folder.is_dir():
+            processor.question_tokenizer = AutoTokenizer.from_pretrained(folder)
+        return processor
+
+
+def find_opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids a tokenizer puts before any text (a beginning-of-text token, or nothing)."""
+    with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    for start in range(len(with_special) - len(without) + 1):
+        if with_special[start : start + len(without)] == without:
+            return list(with_special[:start])
+    return []
+
+
+def adds_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether this tokenizer puts a space before a text that has none, as SentencePiece does before any text.
+
+    SentencePiece adds one to a text that begins with a space too, the fast version does not: the processor adds it.
+    """
+    scheme = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
+    return isinstance(scheme, Metaspace) and scheme.prepend_scheme != "never"
+
+
+def stack_volumes(volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) -> Tensor:
+    """Volumes (N, H, W) or (1, N, H, W) as one float32 tensor (V, 1, N, H, W)."""
+    if isinstance(volumes, (Tensor, np.ndarray)) and volumes.ndim == 5:
+        return torch.as_tensor(volumes, dtype=torch.float32)
+    if isinstance(volumes, (Tensor, np.ndarray)) and volumes.ndim == 3:
+        volumes = [volumes]
+    tensors = [torch.as_tensor(volume, dtype=torch.float32) for volume in volumes]
+    tensors = [tensor if tensor.ndim == 4 else tensor[None] for tensor in tensors]
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) != 1:
+        raise InputError(f"volumes of different shapes {sorted(shapes)} in one batch; bring them to one grid.")
+    return torch.stack(tensors)
+
+
+def strip_volume_token(question: str) -> str:
+    """The bare question: without "<image3d>" and the space around it."""
+    return " ".join(piece.strip() for piece in question.split(VOLUME_TOKEN) if piece.strip())
+
+
+AutoProcessor.register(Med2E3Config, Med2E3Processor)

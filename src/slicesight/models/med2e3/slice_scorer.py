@@ -1,0 +1,164 @@
+"""Which weight does each slice get for this question? The configured aggregation, around the formulas of tgis.py.
+
+B prompts of T tokens, Q text-encoder tokens, M volumes per prompt, V volumes, N slices, D language-model width.
+The scores compare the question (the language model's own token embeddings, or a text encoder) with each slice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from slicesight.errors import ModelError
+from slicesight.models.med2e3 import slice_scoring as tgis
+from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.planes import describe_planes
+
+
+@dataclass
+class VolumeFeatures(ModelOutput):
+    """What the model keeps of V volumes: 3D tokens (V, K, P, D), 2D tokens (V, N, L, D), projected; None if unused."""
+
+    tokens_3d_VKPD: Tensor | None = None  # noqa: N815
+    tokens_2d_VNLD: Tensor | None = None  # noqa: N815
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """The question as the scores may need it.
+
+    input_ids, mask: (B, T), mask True on the bare question. embeds: (B, T, D) token embeddings of input_ids.
+    encoder_ids, encoder_mask: (B, Q) for a text encoder.
+    """
+
+    input_ids: Tensor | None = None
+    mask: Tensor | None = None
+    embeds: Tensor | None = None
+    encoder_ids: Tensor | None = None
+    encoder_mask: Tensor | None = None
+
+
+class SliceScorer(nn.Module):
+    """Scores N slices of every volume of every prompt; holds whatever parameters the configured scores need."""
+
+    def __init__(self, config: Med2E3Config) -> None:
+        super().__init__()
+        self.config = config
+        width = config.text_width
+        uses_text = config.uses_scores and "text" in config.scoring_inputs
+        has_encoder = uses_text and config.question_source == "text_encoder"
+        self.text_encoder = AutoModel.from_config(config.text_encoder_config) if has_encoder else None
+        self.question_projection = nn.Linear(config.text_encoder_config.hidden_size, width) if has_encoder else None
+        self.slice_linear = nn.Linear(width, 1) if config.uses_scores and not uses_text else None
+        narrows = uses_text and config.score_dim is not None
+        narrow = (config.score_dim or 0) * config.score_heads
+        self.narrow_question = nn.Linear(width, narrow, bias=False) if narrows else None
+        self.narrow_slice = nn.Linear(width, narrow, bias=False) if narrows else None
+        learns_scale = config.uses_scores and config.learn_score_scale
+        self.log_scale = nn.Parameter(torch.empty(())) if learns_scale else None
+
+    def reset_parameters(self) -> None:
+        """Initial values of the parameters a plain Linear initialisation does not fit."""
+        for layer in (self.narrow_question, self.narrow_slice):
+            if layer is not None:
+                init.normal_(layer.weight, std=layer.in_features**-0.5)
+        if self.log_scale is not None:
+            init.constant_(self.log_scale, math.log(self.config.score_scale))
+
+    def forward(
+        self, features: VolumeFeatures, volume_index: Tensor, question: Question
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """One set of 2D tokens per volume of every prompt (B, M, L, D), and the scores behind it (B, M, N).
+
+        Both are None without a 2D branch. Dropout on the scores acts on the weights, not on the returned scores.
+        """
+        tokens_2d_VNLD = features.tokens_2d_VNLD
+        if tokens_2d_VNLD is None:
+            return None, None
+        if self.config.aggregation == "max":
+            return tgis.take_slice_maximum(tokens_2d_VNLD, volume_index)
+        scores_BMN = self.score(features, volume_index, question)
+        weights_BMN = functional.dropout(scores_BMN, self.config.score_dropout, self.training)
+        return tgis.weigh_slices(weights_BMN, tokens_2d_VNLD, volume_index), scores_BMN
+
+    def score(self, features: VolumeFeatures, volume_index: Tensor, question: Question) -> Tensor:
+        """Slice scores (B, M, N) float32, without dropout."""
+        config = self.config
+        assert features.tokens_2d_VNLD is not None
+        num_slices = features.tokens_2d_VNLD.shape[1]
+        if config.aggregation == "max":
+            return tgis.take_slice_maximum(features.tokens_2d_VNLD, volume_index)[1]
+        if config.aggregation == "mean":
+            alike_BMN = torch.zeros(*volume_index.shape, num_slices, device=volume_index.device)
+            return tgis.normalise_scores(alike_BMN, volume_index)
+        if config.aggregation == "random":
+            assert question.input_ids is not None
+            asked_BT = question.input_ids
+            if question.mask is not None:
+                asked_BT = asked_BT.masked_fill(~question.mask.bool(), -1)
+            seed = None if self.training else config.random_seed
+            return tgis.draw_random_scores(asked_BT, volume_index, num_slices, seed=seed)
+        tokens_3d_VKPD = features.tokens_3d_VKPD if "3d" in config.scoring_inputs else None
+        tokens_2d_VNLD = features.tokens_2d_VNLD if "2d" in config.scoring_inputs else None
+        if config.planes is None:
+            slices_VND = tgis.describe_slices(tokens_3d_VKPD, tokens_2d_VNLD, num_slices=num_slices)
+        else:
+            slices_VND = describe_planes(
+                tokens_3d_VKPD,
+                tokens_2d_VNLD,
+                planes=config.planes,
+                grid=None if tokens_3d_VKPD is None else config.vision3d_config.pooled_grid,
+                num_slices=config.num_slices,
+            )
+        scale = config.score_scale if self.log_scale is None else self.log_scale.float().exp()
+        if self.slice_linear is not None:
+            relevance_VN = self.slice_linear(slices_VND.to(self.slice_linear.weight.dtype)).squeeze(-1)
+            return tgis.normalise_scores(relevance_VN[volume_index.clamp(min=0)], volume_index, scale=scale)
+        question_BD = self.embed(question)
+        if self.narrow_question is not None:
+            question_BD = self.narrow_question(question_BD.to(self.narrow_question.weight.dtype))
+            slices_VND = self.narrow_slice(slices_VND.to(self.narrow_slice.weight.dtype))
+        by_head = [
+            tgis.normalise_scores(
+                tgis.rate_slices(question, slices, volume_index, norm=config.score_norm), volume_index, scale=scale
+            )
+            for question, slices in zip(
+                question_BD.chunk(config.score_heads, dim=-1), slices_VND.chunk(config.score_heads, dim=-1), strict=True
+            )
+        ]
+        return by_head[0] if config.score_heads == 1 else torch.stack(by_head).mean(dim=0)
+
+    def embed(self, question: Question) -> Tensor:
+        """The question as one vector (B, D): its mean token embedding (paper) or the text encoder's pooled output.
+
+        Raises:
+            ModelError: the inputs do not carry what this model reads.
+        """
+        if self.text_encoder is not None:
+            if question.encoder_ids is None:
+                raise ModelError(
+                    "this model reads the question with its text encoder, but question_ids is missing; "
+                    "take the inputs from its own processor."
+                )
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.text_encoder)):
+                encoded = self.text_encoder(input_ids=question.encoder_ids, attention_mask=question.encoder_mask)
+            return self.question_projection(encoded.pooler_output)
+        if question.mask is None:
+            raise ModelError(
+                "text-guided scores need question_mask, which marks the question inside input_ids; "
+                "take the inputs from the processor."
+            )
+        assert question.embeds is not None
+        return tgis.average_question(question.embeds, question.mask)
+
+
+def is_frozen(part: nn.Module) -> bool:
+    """Whether no parameter of this part is trained."""
+    return not any(parameter.requires_grad for parameter in part.parameters())

@@ -1,0 +1,68 @@
+"""What does a piece of work allocate and multiply? Counted tensor by tensor, on real or on fake tensors alike."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkStage:
+    """One step of answering: its own allocations at their largest, what it leaves for the next, and its products.
+
+    kept_bytes is negative where a step frees what an earlier one left.
+
+    flops: floating-point operations of matrix products, convolutions and attention (a multiply-add is two).
+    """
+
+    name: str
+    peak_bytes: int
+    kept_bytes: int
+    flops: int
+
+
+class AllocationCounter(TorchDispatchMode):
+    """Counts the bytes of living tensors made while it is on, and their largest sum; it can be switched on again."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self.living = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    self.living += storage.nbytes()
+                    self.peak = max(self.peak, self.living)
+                    weakref.finalize(storage, self.forget, storage._cdata)
+        return out
+
+    def forget(self, key: int) -> None:
+        """A storage was freed."""
+        self.living -= self.sizes.pop(key, 0)
+
+    def watch(self, name: str, step: Callable[[], None]) -> WorkStage:
+        """Run one step; its peak and what it keeps are measured from where it began."""
+        before = self.peak = self.living
+        flops = FlopCounterMode(display=False)
+        with flops, self:
+            step()
+        gc.collect()
+        return WorkStage(
+            name=name,
+            peak_bytes=self.peak - before,
+            kept_bytes=self.living - before,
+            flops=flops.get_total_flops(),
+        )

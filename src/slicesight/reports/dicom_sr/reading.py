@@ -1,0 +1,156 @@
+"""What does a report say? The way back, by which the tests know that nothing was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from slicesight.errors import InputError
+from slicesight.io.dicom.values import DAMAGED, quiet_pydicom
+from slicesight.reports.dicom_sr.content import (
+    ANSWER,
+    ENTRY,
+    EVEN_SHARE,
+    GRID_SLICE,
+    NOTICE,
+    PLACE,
+    QUESTION,
+    SCORE,
+    TITLE,
+    WARNING,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedSlice:
+    """A slice score of a report. images: (SOP instance UID, frame from 1 or None); empty for a reformatted cut."""
+
+    grid_slice: int
+    score: float
+    place: str
+    images: tuple[tuple[str, int | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedAnswer:
+    """One question of a report. even_share: None for a model that does not weigh slices; slices: heaviest first."""
+
+    question: str
+    text: str
+    even_share: float | None
+    slices: tuple[ReportedSlice, ...]
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """In grid order, as `Answer.scores`."""
+        return tuple(found.score for found in sorted(self.slices, key=lambda found: found.grid_slice))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What stands in a report; nothing of it names the patient."""
+
+    sop_instance_uid: str
+    study_uid: str
+    model: str
+    version: str
+    notice: str
+    warnings: tuple[str, ...]
+    answers: tuple[ReportedAnswer, ...]
+    evidence: tuple[str, ...]
+    """SOP instance UIDs of all images the scan consists of."""
+    is_verified: bool
+    is_complete: bool
+
+
+def read_report(path: str | Path) -> Report:
+    """What a report of `write_report` says.
+
+    Raises:
+        InputError: the file is no such report.
+    """
+    place = Path(path)
+    with quiet_pydicom():
+        try:
+            document = pydicom.dcmread(place)
+            if _name(document) != TITLE.value:
+                raise InputError(f"{place.name}: expected a DICOM report written by slicesight; this is another object")
+            items = list(document.ContentSequence)
+            return Report(
+                sop_instance_uid=str(document.SOPInstanceUID),
+                study_uid=str(document.StudyInstanceUID),
+                model=_words(items, "111001"),
+                version=_words(items, "111003"),
+                notice=_words(items, NOTICE.value),
+                warnings=tuple(_plain(item) for item in items if _name(item) == WARNING.value),
+                answers=tuple(_answer(item) for item in items if _name(item) == ENTRY.value),
+                evidence=tuple(
+                    str(image.ReferencedSOPInstanceUID)
+                    for study in document.CurrentRequestedProcedureEvidenceSequence
+                    for series in study.ReferencedSeriesSequence
+                    for image in series.ReferencedSOPSequence
+                ),
+                is_verified=document.VerificationFlag == "VERIFIED",
+                is_complete=document.CompletionFlag == "COMPLETE",
+            )
+        except InputError:
+            raise
+        except FileNotFoundError:
+            raise InputError(f"{place}: no such file; check the path") from None
+        except (*DAMAGED, InvalidDicomError) as error:
+            raise InputError(
+                f"{place.name}: cannot be read as a DICOM report ({one_line_of(error)}); write it again"
+            ) from None
+
+
+def _answer(entry: Dataset) -> ReportedAnswer:
+    items = list(entry.ContentSequence)
+    shares = [_value(item) for item in items if _name(item) == EVEN_SHARE.value]
+    return ReportedAnswer(
+        question=_words(items, QUESTION.value),
+        text=_words(items, ANSWER.value),
+        even_share=shares[0] if shares else None,
+        slices=tuple(_reported_slice(item) for item in items if _name(item) == SCORE.value),
+    )
+
+
+def _reported_slice(item: Dataset) -> ReportedSlice:
+    parts = list(item.ContentSequence)
+    (number,) = (round(_value(part)) for part in parts if _name(part) == GRID_SLICE.value)
+    images: list[tuple[str, int | None]] = []
+    for part in parts:
+        if part.ValueType == "IMAGE":
+            reference = part.ReferencedSOPSequence[0]
+            frames = reference.get("ReferencedFrameNumber")
+            each = [None] if frames is None else [frames] if isinstance(frames, int) else list(frames)
+            images += [
+                (str(reference.ReferencedSOPInstanceUID), frame if frame is None else int(frame)) for frame in each
+            ]
+    return ReportedSlice(grid_slice=number, score=_value(item), place=_words(parts, PLACE.value), images=tuple(images))
+
+
+def _name(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue)
+
+
+def _plain(item: Dataset) -> str:
+    return str(item.TextValue).replace("\r\n", "\n")
+
+
+def _words(items: Sequence[Dataset], code: str) -> str:
+    return next((_plain(item) for item in items if _name(item) == code), "")
+
+
+def _value(item: Dataset) -> float:
+    measured = item.MeasuredValueSequence[0]
+    return float(measured.get("FloatingPointValue", measured.NumericValue))
+
+
+def one_line_of(error: Exception) -> str:
+    """What a library said, short enough for a message."""
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,348 @@
+"""How does one look at an evaluation: on a phone, in a meeting, in a year? One HTML file that needs nothing else.
+
+Tables with intervals, the controls beside the model, the worst answers with filters, and a few cases as the paper's
+Figures 4 to 7 show them: the slices of the scan, and for every question the score of each slice against an even spread.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight import __version__
+from slicesight.data.manifest import Case
+from slicesight.errors import InputError
+from slicesight.evaluation.cases import CaseSource
+from slicesight.evaluation.leaks import describe_leaks
+from slicesight.evaluation.metrics.choice import read_choice
+from slicesight.evaluation.predictions import TASKS, Prediction
+from slicesight.evaluation.scoring import BLOCKS, percent
+from slicesight.evaluation.sheet import METRICS, Scored
+from slicesight.files import write_text
+from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.reports.evidence import sides
+from slicesight.reports.figure import height_over_width
+from slicesight.volumes.grid import GridVolume
+
+if TYPE_CHECKING:
+    from slicesight.inference.predictor import Predictor
+
+MAX_ROWS = 1500
+THUMBNAIL = 128
+MAIN_METRIC = {"report": "rouge1", "open": "rouge1", "closed": "accuracy"}
+MAIN_NAMES = {"report": "report, ROUGE-1", "open": "open questions, ROUGE-1", "closed": "closed questions, accuracy"}
+CONTROL_NAMES = {
+    "blank": "empty volume",
+    "shuffled_slices": "slices shuffled",
+    "wrong_volume": "another scan",
+    "majority": "commonest answer",
+    "blind": "trained without scans",
+}
+SHOWS_THE_SCAN = ("shuffled_slices",)
+HEADINGS = {metric: heading for _, _, parts in BLOCKS for _, names in parts for metric, heading in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturedCase:
+    """One case of the report's case studies."""
+
+    case: Case
+    grid: GridVolume
+    rows: tuple[Prediction, ...]
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+
+def write_report(
+    path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: CaseSource, reader: Predictor, num_cases: int
+) -> None:
+    """Write the page, and its case studies as pictures into the folder cases/ beside it."""
+    from slicesight.reports.case_figure import draw_case, save_figure
+
+    pictured = pick_cases(scored, source, reader, count=num_cases)
+    write_text(path, text=render_report(sheet, scored, pictured))
+    if pictured:
+        (path.parent / "cases").mkdir(exist_ok=True)
+    for one in pictured:
+        name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in one.case.id)
+        figure = draw_case(one.grid, one.rows, title=f"{one.case.id} · answered by {sheet['system']}")
+        save_figure(figure, path.parent / "cases" / f"{name}.png")
+
+
+def pick_cases(scored: Scored, source: CaseSource, reader: Predictor, *, count: int) -> list[PicturedCase]:
+    """The worst, the middling and the best case (and others between), of those that can still be read."""
+    values = main_values(scored)
+    by_volume: dict[str, list[int]] = {}
+    for place, row in enumerate(scored.rows):
+        by_volume.setdefault(row.volume or "", []).append(place)
+    cases = {case.id: case for case in source.cases}
+    ranked = sorted(
+        (name for name in by_volume if name in cases), key=lambda name: (np.mean(values[by_volume[name]]), name)
+    )
+    count = min(count, len(ranked))
+    chosen = [ranked[round(step * (len(ranked) - 1) / max(1, count - 1))] for step in range(count)]
+    found = []
+    for name in dict.fromkeys(chosen):
+        try:
+            grid = source.grid(cases[name], reader.grid_spec)
+        except InputError:
+            continue
+        places = by_volume[name]
+        found.append(
+            PicturedCase(
+                case=cases[name],
+                grid=grid,
+                rows=tuple(scored.rows[place] for place in places),
+                values=tuple(values[places].tolist()),
+            )
+        )
+    return found
+
+
+def main_values(scored: Scored) -> NDArray[np.float64]:
+    """The value each row is ranked by: closed questions by accuracy, texts by ROUGE-1."""
+    return np.array([scored.values[MAIN_METRIC[row.task]][place] for place, row in enumerate(scored.rows)])
+
+
+def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[PicturedCase]) -> str:
+    """The page as HTML text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("slicesight.reports"), autoescape=True, undefined=StrictUndefined)
+    rows = worst_rows(scored)
+    return environment.get_template("evaluation.html.j2").render(
+        sheet=sheet,
+        version=__version__,
+        notice=RESEARCH_NOTICE,
+        leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
+        tables=[table for table in (_block_table(sheet, *block) for block in BLOCKS) if table],
+        topics=_topic_table(sheet),
+        charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
+        controls=_control_rows(sheet),
+        comparisons=_comparison_rows(sheet),
+        rows=rows,
+        num_rows=len(scored.rows),
+        row_topics=list(dict.fromkeys(row["topic"] for row in rows)),
+        row_tasks=[task for task in TASKS if any(row["task"] == task for row in rows)],
+        cases=[_case(one) for one in pictured],
+        missing=_missing(sheet),
+    )
+
+
+def worst_rows(scored: Scored) -> list[dict[str, Any]]:
+    """Every answer (the worst MAX_ROWS of them) for the list with filters, worst first."""
+    values = main_values(scored)
+    order = sorted(range(len(values)), key=lambda place: (values[place], place))[:MAX_ROWS]
+    found = []
+    for place in order:
+        row = scored.rows[place]
+        reading = read_choice(row.prediction, row.choices) if row.task == "closed" else None
+        found.append(
+            {
+                "volume": row.volume or "",
+                "task": row.task,
+                "topic": row.topic,
+                "question": row.question,
+                "prediction": row.prediction or "(nothing)",
+                "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
+                "value": "" if row.task == "closed" else f"ROUGE-1 {values[place]:.2f}",
+                "verdict": verdict(row.task, float(values[place])),
+                "outcome": reading.outcome if reading else "",
+            }
+        )
+    return found
+
+
+def verdict(task: str, value: float) -> str:
+    """ "right", "wrong" or neither: a report, or an open answer in part, is judged by its reader."""
+    if task == "report" or 0.5 <= value < 1.0 - 1e-9:
+        return ""
+    return "right" if value >= 1.0 - 1e-9 else "wrong"
+
+
+def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any) -> dict[str, Any] | None:
+    cells = []
+    for task, names in parts:
+        part = sheet[task]
+        if part is None:
+            continue
+        for metric, heading in names:
+            if part[average][metric] is not None:
+                cells.append({"heading": heading, **_cell(part, average, metric)})
+    return {"title": title, "cells": cells} if cells else None
+
+
+def _cell(part: Mapping[str, Any], average: str, metric: str) -> dict[str, str]:
+    ends = part["ci95"][average][metric] if part["ci95"] else None
+    return {
+        "value": percent(part[average][metric]),
+        "ends": f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}" if ends and ends[0] is not None else "",
+    }
+
+
+def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A row per topic: every metric that could be had."""
+    columns = [
+        (task, metric)
+        for task in ("open", "closed")
+        if sheet[task] is not None
+        for metric in METRICS[task]
+        if sheet[task]["micro"][metric] is not None
+    ]
+    topics = list(dict.fromkeys(topic for task, _ in columns for topic in sheet[task]["by_topic"]))
+    rows = [
+        [topic, *(percent(sheet[task]["by_topic"].get(topic, {}).get(metric)) for task, metric in columns)]
+        for topic in topics
+    ]
+    columns_said = [HEADINGS[metric] if task == "closed" else f"{task} {HEADINGS[metric]}" for task, metric in columns]
+    return {"columns": columns_said, "rows": rows} if rows else None
+
+
+def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
+    """Bars of the task's main metric: all, then by topic, with intervals and each control as a mark; 0 to 1 across."""
+    part, metric = sheet[task], MAIN_METRIC[task]
+    if part is None:
+        return None
+    bars = [_bar("all", part["micro"][metric], part["ci95"] and part["ci95"]["micro"][metric])]
+    for topic, values in part["by_topic"].items():
+        if len(part["by_topic"]) > 1:
+            bars.append(_bar(topic, values[metric], part["ci95"] and part["ci95"]["by_topic"][topic][metric]))
+    for bar in bars:
+        bar["marks"] = []
+        for name, control in (sheet["controls"] or {}).items():
+            if control is None or control[task] is None:
+                continue
+            place = control[task]["micro"] if bar["name"] == "all" else control[task]["by_topic"].get(bar["name"], {})
+            if place.get(metric) is not None:
+                sees = name in SHOWS_THE_SCAN
+                bar["marks"].append({"name": name, "x": 100 * place[metric], "shows_the_scan": sees})
+    return {"title": MAIN_NAMES[task], "bars": bars}
+
+
+def _bar(name: str, value: float, ends: Sequence[float | None] | None) -> dict[str, Any]:
+    has_ends = ends is not None and ends[0] is not None
+    return {
+        "name": name,
+        "value": 100 * value,
+        "label": percent(value),
+        "low": 100 * ends[0] if has_ends else None,  # type: ignore[operator, index]
+        "high": 100 * ends[1] if has_ends else None,  # type: ignore[operator, index]
+    }
+
+
+def _control_rows(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not sheet["controls"]:
+        return None
+    used = [task for task in TASKS if sheet[task] is not None]
+
+    def numbers(parts: Mapping[str, Any]) -> list[str]:
+        return [percent(parts[task]["micro"][MAIN_METRIC[task]]) if parts[task] else "–" for task in used]
+
+    rows = [{"name": sheet["system"], "what": "the model", "numbers": numbers(sheet)}]
+    rows += [
+        {"name": name, "what": CONTROL_NAMES.get(name, ""), "numbers": numbers(parts)}
+        for name, parts in sheet["controls"].items()
+        if parts is not None
+    ]
+    return {"columns": [MAIN_NAMES[task] for task in used], "rows": rows}
+
+
+def _comparison_rows(sheet: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for entry in sheet.get("comparisons") or ():
+        if entry["p"] is None or entry["metric"] != MAIN_METRIC[entry["task"]]:
+            continue
+        low, high = entry["ci95"]
+        size = entry["effect_size_d"]
+        rows.append(
+            {
+                "second": entry["second"],
+                "task": entry["task"],
+                "difference": f"{100 * entry['difference']:+.1f}",
+                "ends": f"{100 * low:+.1f}…{100 * high:+.1f}",
+                "p": f"{entry['p_holm']:.4f}",
+                "size": "–" if size is None else f"{size:.2f}",
+            }
+        )
+    return rows
+
+
+def _missing(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted(sheet["missing"].items())
+
+
+def _case(one: PicturedCase) -> dict[str, Any]:
+    """A case study: one strip with all grid slices, and a chart per question."""
+    num_slices = len(one.grid.voxels)
+    columns = min(num_slices, 8)
+    height = round(THUMBNAIL * min(2.0, height_over_width(one.grid)))
+    questions = []
+    for row, value in zip(one.rows, one.values, strict=True):
+        questions.append(
+            {
+                "task": row.task,
+                "topic": row.topic,
+                "question": row.question,
+                "choices": row.choices or (),
+                "prediction": row.prediction or "(nothing)",
+                "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
+                "verdict": verdict(row.task, value),
+                "value": "" if row.task == "closed" else f"ROUGE-1 {value:.2f}",
+                "bars": _score_bars(row),
+                "num_slices": len(row.scores or ()),
+            }
+        )
+    return {
+        "id": one.case.id,
+        "mean": f"{one.mean:.2f}",
+        "plane": one.grid.plane,
+        "sides": sides(one.grid.plane),
+        "picture": _contact_sheet(one.grid, columns=columns, height=height),
+        "num_slices": num_slices,
+        "width": columns * THUMBNAIL,
+        "height": -(-num_slices // columns) * height,
+        "questions": questions,
+    }
+
+
+def _score_bars(row: Prediction) -> dict[str, Any] | None:
+    if not row.scores:
+        return None
+    ceiling = max(*row.scores, 2 / len(row.scores))
+    true = set(row.true_slices or ())
+    return {
+        "even": round(40 * (1 - 1 / len(row.scores) / ceiling), 2),
+        "slices": [
+            {
+                "y": round(40 * (1 - score / ceiling), 2),
+                "height": round(40 * score / ceiling, 2),
+                "is_true": place in true,
+            }
+            for place, score in enumerate(row.scores)
+        ],
+    }
+
+
+def _contact_sheet(grid: GridVolume, *, columns: int, height: int) -> str:
+    """All slices in grid order, row by row, as one JPEG."""
+    from PIL import Image
+
+    rows = -(-len(grid.voxels) // columns)
+    sheet = Image.new("L", (columns * THUMBNAIL, rows * height))
+    for place, voxels_HW in enumerate(grid.voxels):
+        grey = Image.fromarray(np.rint(voxels_HW * 255).astype(np.uint8))
+        at = (place % columns * THUMBNAIL, place // columns * height)
+        sheet.paste(grey.resize((THUMBNAIL, height), Image.Resampling.BICUBIC), at)
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,200 @@
+"""Which part of the scan does an answer rest on, said so that a person can find it again?
+
+Neighbouring grid slices that weigh more than twice an even spread become one range of source slices with its
+millimetres. In a reformatted plane every grid slice cuts all source slices, so there the cut itself is named. Where
+slices of several planes are scored together each name begins with its plane, and neighbours are of one plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from slicesight.inference.answers import Answer, SliceEvidence
+from slicesight.volumes.grid import GridVolume
+from slicesight.volumes.volume import Plane
+
+AXIS_NAMES = ("x", "y", "z")
+WORTH_NAMING = 2.0
+"""A slice is named where it weighs this many times an even spread."""
+
+
+class Piece(Protocol):
+    """What a grid slice and a piece of evidence share: where they come from and where they lie."""
+
+    @property
+    def source_slices(self) -> tuple[int, ...]: ...
+
+    @property
+    def position_mm(self) -> tuple[float, float, float] | None: ...
+
+    @property
+    def plane(self) -> Plane | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceRange:
+    """Neighbouring grid slices that together hold `share` of the score.
+
+    grid_slices: (first, last), both included. name: `slices 71–76` in the file's own 0-based numbers.
+    place: `z -214…-202 mm`, from edge to edge along the patient axis they stack on; empty without geometry.
+    """
+
+    grid_slices: tuple[int, int]
+    name: str
+    place: str
+    share: float
+
+    @property
+    def num_slices(self) -> int:
+        return self.grid_slices[1] - self.grid_slices[0] + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The few ranges worth naming, heaviest first, and what is left over."""
+
+    ranges: tuple[SliceRange, ...]
+    num_other_slices: int
+    other_share: float
+    even_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownTruth:
+    """What is known to be right about a question.
+
+    grid_slices: the slices that show it, empty where nobody knows. is_right: the answer says so too.
+    """
+
+    answer: str
+    grid_slices: tuple[int, ...]
+    is_right: bool
+
+
+def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
+    """Name the slices that weigh more than twice an even spread, neighbours joined into ranges.
+
+    A model that does not weigh slices has no evidence: no ranges, nothing left over.
+    """
+    if not answer.slices:
+        return Evidence(ranges=(), num_other_slices=0, other_share=0.0, even_share=0.0)
+    by_index = sorted(answer.slices, key=lambda found: found.grid_slice)
+    even_share = 1.0 / len(by_index)
+    ranges = [
+        SliceRange(
+            grid_slices=(group[0].grid_slice, group[-1].grid_slice),
+            name=slice_name(by_index, group[0].grid_slice, group[-1].grid_slice),
+            place=place_name(by_index, group[0].grid_slice, group[-1].grid_slice),
+            share=sum(one.score for one in group),
+        )
+        for group in _neighbours([found for found in by_index if found.score > WORTH_NAMING * even_share])
+    ]
+    ranges = sorted(ranges, key=lambda found: -found.share)[:max_ranges]
+    return Evidence(
+        ranges=tuple(ranges),
+        num_other_slices=len(by_index) - sum(found.num_slices for found in ranges),
+        other_share=max(0.0, sum(answer.scores) - sum(found.share for found in ranges)),
+        even_share=even_share,
+    )
+
+
+def peak_slice(answer: Answer) -> int | None:
+    """The heaviest grid slice, where any is worth naming."""
+    return answer.slices[0].grid_slice if summarise(answer).ranges else None
+
+
+def slice_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
+    """`slice 7`, `slices 71–76`, `cut 5 of 32` in a reformatted plane, `coronal cut 5 of 32` where there are several.
+
+    Args:
+        pieces: every scored slice, in the order of the scores; first, last: which of them, both included, of one plane.
+    """
+    last = first if last is None else last
+    own, before = _same_plane(pieces, first)
+    plane = f"{own[0].plane} " if own[0].plane else ""
+    if _is_reformatted(own):
+        first, last = first - before, last - before
+        return f"{plane}cut {first} of {len(own)}" if first == last else f"{plane}cuts {first}–{last} of {len(own)}"
+    numbers = [number for piece in pieces[first : last + 1] for number in piece.source_slices]
+    low, high = min(numbers), max(numbers)
+    return f"{plane}slice {low}" if low == high else f"{plane}slices {low}–{high}"
+
+
+def place_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> str:
+    """Where they lie, `z -208 mm` for one grid slice's centre, `z -214…-202 mm` from edge to edge for a range."""
+    own, before = _same_plane(pieces, first)
+    axis = stacking_axis(own)
+    if axis is None:
+        return ""
+    along = [piece.position_mm[axis] for piece in own if piece.position_mm is not None]
+    if last is None:
+        return f"{AXIS_NAMES[axis]} {along[first - before]:.0f} mm"
+    half = abs(along[-1] - along[0]) / (len(along) - 1) / 2
+    low, high = sorted((along[first - before], along[last - before]))
+    return f"{AXIS_NAMES[axis]} {low - half:.0f}…{high + half:.0f} mm"
+
+
+def stacking_axis(pieces: Sequence[Piece]) -> int | None:
+    """The LPS axis (0, 1, 2) along which the slices of a plane differ most; None without geometry."""
+    first, last = pieces[0].position_mm, pieces[-1].position_mm
+    if first is None or last is None or len(pieces) == 1:
+        return None
+    return max(range(3), key=lambda axis: abs(last[axis] - first[axis]))
+
+
+def reading_line(grid: GridVolume) -> str:
+    """How the scan was put before the model: `window soft tissue -160…240 HU · read as 32×256×256, axial`."""
+    window, size = grid.receipt["window"], "×".join(str(length) for length in grid.voxels.shape)
+    name = str(window["name"]).replace("_", " ")
+    bounds = f"{window['low']:g}…{window['high']:g}" + (" HU" if window["unit"] == "HU" else "")
+    planes = f"cut {listed(grid.planes)}" if grid.planes else grid.plane
+    return f"window {name + ' ' if not name[-1].isdigit() else ''}{bounds} · read as {size}, {planes}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`axial, coronal and sagittal`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def sides(plane: str) -> tuple[str, str, str, str]:
+    """The letters at a grid slice's left, right, top and bottom edge (radiological convention)."""
+    return {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}[plane]
+
+
+def pick_over_volume(answer: Answer, *, num_slices: int, count: int, num_planes: int = 1) -> list[int]:
+    """`count` slices spread over the volume: of each equal part its heaviest, so the peak is always there.
+
+    Of several planes with `num_slices` together each gets as many, at least `count` in all.
+    """
+    scores = answer.scores or (1.0 / num_slices,) * num_slices
+    in_plane = num_slices // num_planes
+    count = min(-(-count // num_planes), in_plane)
+    edges = [
+        plane * in_plane + round(part * in_plane / count) for plane in range(num_planes) for part in range(count)
+    ] + [num_slices]
+    return [max(range(start, stop), key=lambda index: scores[index]) for start, stop in pairwise(edges)]
+
+
+def _same_plane(pieces: Sequence[Piece], number: int) -> tuple[Sequence[Piece], int]:
+    """The slices of this one's plane, and how many of other planes stand before them."""
+    places = [place for place, piece in enumerate(pieces) if piece.plane == pieces[number].plane]
+    return pieces[places[0] : places[-1] + 1], places[0]
+
+
+def _is_reformatted(pieces: Sequence[Piece]) -> bool:
+    every = pieces[0].source_slices
+    return len(every) > 1 and len(pieces) > 1 and all(piece.source_slices == every for piece in pieces)
+
+
+def _neighbours(found: Sequence[SliceEvidence]) -> list[list[SliceEvidence]]:
+    groups: list[list[SliceEvidence]] = []
+    for one in found:
+        last = groups[-1][-1] if groups else None
+        if last is not None and (last.grid_slice + 1, last.plane) == (one.grid_slice, one.plane):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups

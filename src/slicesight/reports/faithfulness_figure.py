@@ -1,0 +1,100 @@
+"""Everything about how faithful the slice scores are, on one page: a row per model, or per way of scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR, TRUTH_COLOUR
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ORDER_COLOURS = {"heaviest": PICTURED_COLOUR, "random": "#8a94a0", "lightest": EVEN_COLOUR}
+BRANCH_NAMES = {"whole": "whole scan", "slices": "2D branch only"}
+ROW_IN, PAGE_IN = 3.1, 15.0
+
+
+def draw_faithfulness(models: Sequence[Mapping[str, Any]]) -> Figure:
+    """Per model: deletion and insertion curves, area gains with intervals, the paper's claims."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(PAGE_IN, ROW_IN * len(models) + 0.7), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(models), 4, squeeze=False, width_ratios=[1, 1, 0.9, 1.7])
+    for row, found in zip(panels, models, strict=True):
+        _draw_curve(row[0], found, "deletion")
+        _draw_curve(row[1], found, "insertion")
+        _draw_gains(row[2], found)
+        _draw_claims(row[3], found)
+        row[0].set_ylabel(f"{found['model']}\nΔ log p(answer)", color=INK)
+    figure.suptitle("How faithful are the slice scores?", weight="bold", color=INK)
+    figure.supxlabel(RESEARCH_NOTICE, size=8, color=FAINT)
+    return figure
+
+
+def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
+    steps = np.arange(len(found["steps"]))
+    for branch, style in (("whole", "-"), ("slices", ":")):
+        for order, colour in ORDER_COLOURS.items():
+            one = found["curves"][branch][curve][order]
+            label = f"{order} first" if branch == "whole" else None
+            axes.plot(steps, one["mean"], style, color=colour, label=label, linewidth=1.6)
+            if branch == "whole":
+                low, high = np.array(one["ci95"]).T
+                axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(0, color="#c9d0d8", linewidth=0.8, zorder=0)
+    axes.set_xticks(steps, [str(step) for step in found["steps"]])
+    axes.set_title(f"{curve} (dotted: 2D branch only)", size=10)
+    axes.set_xlabel("slices taken away" if curve == "deletion" else "slices shown", size=9)
+    axes.legend(fontsize=7, frameon=False)
+    _tidy(axes)
+
+
+def _draw_gains(axes: Axes, found: Mapping[str, Any]) -> None:
+    entries = list(reversed(found["gains"]))
+    for place, entry in enumerate(entries):
+        low, high = entry["ci95"]
+        sure = entry["p_holm"] < 0.05
+        axes.plot([low, high], [place, place], color=PICTURED_COLOUR if sure else "#8a94a0", linewidth=2)
+        axes.plot([entry["gain"]], [place], "o", color=PICTURED_COLOUR if sure else "#8a94a0", markersize=5)
+    names = [f"{e['curve']}, {BRANCH_NAMES[e['branch']]}\nvs {e['against']}" for e in entries]
+    axes.set_yticks(range(len(entries)), names, size=7)
+    axes.axvline(0, color=EVEN_COLOUR, linestyle=(0, (5, 3)), linewidth=1)
+    evidence = found["evidence"]
+    note = ""
+    if evidence is not None:
+        low, high = evidence["excess_ci95"]
+        note = f"\nexcess mass {evidence['excess']:.2f} ({low:.2f}…{high:.2f})"
+    axes.set_title(f"area gained (blue: p < .05, Holm){note}", size=10)
+    _tidy(axes)
+
+
+def _draw_claims(axes: Axes, found: Mapping[str, Any]) -> None:
+    claims = [claim for name, claim in found["claims"].items() if name != "effective_slices"]
+    axes.set(xlim=(0, 1), ylim=(len(claims), 0), xticks=[], yticks=[])
+    for place, claim in enumerate(claims):
+        holds = claim["holds"]
+        mark, colour = ("–", FAINT) if holds is None else ("✓", TRUTH_COLOUR) if holds else ("✗", EVEN_COLOUR)
+        axes.text(0.0, place + 0.42, mark, color=colour, size=12, va="center", weight="bold")
+        axes.text(0.05, place + 0.3, claim["says"], color=INK, size=8, va="center")
+        if claim["value"] is not None:
+            low, high = claim["ci95"]
+            dlow, dhigh = claim["difference_ci95"]
+            said = f"{claim['value']:.2f} ({low:.2f}…{high:.2f}); "
+            said += f"difference {claim['difference']:+.2f} ({dlow:+.2f}…{dhigh:+.2f})"
+            axes.text(0.05, place + 0.68, said, color=FAINT, size=7.5, va="center")
+    axes.set_title("the paper's section 4.6 and appendix B, here", size=10)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=8, colors=FAINT, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,173 @@
+"""How is the report read on a phone, kept in a folder or sent to a colleague? One HTML file that needs nothing else.
+
+Every grid slice is inside it once, as a picture; answers point at it. No address outside the file is ever asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight import __version__
+from slicesight.inference.answers import Answer
+from slicesight.models.card import RESEARCH_NOTICE, ModelCard
+from slicesight.reports.evidence import (
+    KnownTruth,
+    Piece,
+    listed,
+    peak_slice,
+    place_name,
+    sides,
+    slice_name,
+    stacking_axis,
+    summarise,
+)
+from slicesight.reports.figure import height_over_width, pick_pictures
+from slicesight.volumes.grid import GridVolume
+
+PICTURE_WIDTH = 240
+BARS_HEIGHT, TRUTH_HEIGHT = 60, 5
+STACK_ENDS = {"axial": ("feet", "head"), "coronal": ("front", "back"), "sagittal": ("right", "left")}
+
+
+def render_page(
+    grid: GridVolume,
+    answers: Sequence[Answer],
+    *,
+    card: ModelCard,
+    title: str,
+    reading: str,
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    truths: Sequence[KnownTruth | None] = (),
+) -> str:
+    """The report as HTML text.
+
+    Args:
+        title: the scan in one line; reading: how it was put on the model's grid, in one line.
+        notes: what the file left open; warnings: what must stand beside any answer.
+        truths: what is known to be right, one per answer.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    known = list(truths) or [None] * len(answers)
+    has_positions = stacking_axis(grid.slices) is not None
+    pieces = grid.scored_slices
+    environment = Environment(
+        loader=PackageLoader("slicesight.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        reading=reading,
+        notice=RESEARCH_NOTICE,
+        notes=notes,
+        warnings=warnings,
+        model=card,
+        version=__version__,
+        width=PICTURE_WIDTH,
+        stacks=[
+            {
+                "height": (height := round(PICTURE_WIDTH * height_over_width(stack))),
+                "sides": sides(stack.plane) if has_positions else None,
+                "ends": STACK_ENDS[stack.plane] if has_positions else ("first", "last"),
+                "plane": stack.plane if grid.planes else "",
+                "first": number * len(stack.slices),
+                "pictures": [_picture(voxels, height=height) for voxels in stack.voxels],
+            }
+            for number, stack in enumerate(grid.stacks)
+        ],
+        captions=[_caption(pieces, index) for index in range(len(pieces))],
+        blocks=[_block(grid, answer, truth) for answer, truth in zip(answers, known, strict=True)],
+        receipt=list(_rows(grid.receipt)),
+    )
+
+
+def _caption(pieces: Sequence[Piece], index: int) -> str:
+    return " · ".join(filter(None, (slice_name(pieces, index), place_name(pieces, index))))
+
+
+def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[str, Any]:
+    pictured = pick_pictures(answer, grid=grid)
+    peak, pieces = peak_slice(answer), grid.scored_slices
+    shows_truth = truth.grid_slices if truth else ()
+    return {
+        "question": answer.question,
+        "text": answer.text,
+        "truth": truth,
+        "marks_truth": bool(shows_truth),
+        "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
+        "ranges": list(_ranges(answer)),
+        "tiles": [
+            {
+                "index": index,
+                "stack": index // len(grid.slices),
+                "label": slice_name(pieces, index),
+                "place": place_name(pieces, index),
+                "score": f"{answer.scores[index]:.2f}" if answer.scores else "",
+                "is_peak": index == peak,
+            }
+            for index in pictured
+        ],
+        "chart": _chart(grid, answer, pictured, truth) if answer.scores else None,
+    }
+
+
+def _ranges(answer: Answer) -> Iterator[dict[str, Any]]:
+    """Rows of the evidence table, the last one for all slices that are not named."""
+    evidence = summarise(answer)
+    shares = [found.share for found in evidence.ranges]
+    widest = max([*shares, evidence.other_share], default=1.0) or 1.0
+    rows = [(found.name, found.place, found.share, False) for found in evidence.ranges]
+    if evidence.num_other_slices:
+        others = f"the other {evidence.num_other_slices}" if rows else f"all {evidence.num_other_slices} about alike"
+        rows.append((others, "", evidence.other_share, True))
+    for name, place, share, is_rest in rows:
+        percent = round(100 * share / widest, 1)
+        yield {"name": name, "place": place, "percent": percent, "share": f"{share:.2f}", "is_rest": is_rest}
+
+
+def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: KnownTruth | None) -> dict[str, Any]:
+    """Bars in a box of BARS_HEIGHT, the truth's marks along its bottom."""
+    shows_truth = set(truth.grid_slices) if truth else set()
+    pieces = grid.scored_slices
+    drawable = BARS_HEIGHT - (TRUTH_HEIGHT + 1 if shows_truth else 0)
+    ceiling = max(*answer.scores, 2 / len(answer.scores))
+    return {
+        "even_y": round(drawable * (1 - 1 / len(answer.scores) / ceiling), 2),
+        "bars": [
+            {
+                "y": round(drawable * (1 - score / ceiling), 2),
+                "height": round(drawable * score / ceiling, 2),
+                "is_pictured": index in pictured,
+                "shows_truth": index in shows_truth,
+                "title": f"{_caption(pieces, index)} · score {score:.3f}",
+            }
+            for index, score in enumerate(answer.scores)
+        ],
+    }
+
+
+def _picture(voxels_HW: NDArray[np.float32], *, height: int) -> str:
+    from PIL import Image
+
+    grey = Image.fromarray(np.rint(voxels_HW * 255).astype(np.uint8))
+    file = io.BytesIO()
+    grey.resize((PICTURE_WIDTH * 2, height * 2), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The receipt as rows of plain text, nested facts flattened to `window low`."""
+    for key, value in facts.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _rows(value, name)
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(str(part) for part in value) or "none"
+        else:
+            yield name, {None: "unknown", True: "yes", False: "no"}.get(value, str(value))

@@ -1,0 +1,70 @@
+"""What is known to be right about a scan, and does an answer say so?
+
+The truth comes from a manifest line (`conversations.schema.Case`); its source slices are looked up on the model's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slicesight.data.manifest import Case, Conversation, read_manifest
+from slicesight.errors import InputError
+from slicesight.inference.answers import Answer
+from slicesight.phantoms.scores import AskedQuestion, is_right
+from slicesight.phantoms.texts import read_findings
+from slicesight.reports.evidence import KnownTruth
+from slicesight.volumes.grid import GridVolume
+
+
+def find_case(manifest: Path, *, scan: Path) -> Case:
+    """The manifest's line about this scan.
+
+    Raises:
+        ManifestError: the manifest cannot be read. InputError: it does not name the scan.
+    """
+    cases = read_manifest(manifest)
+    for case in cases:
+        if (manifest.parent / case.volume).resolve() == scan.resolve():
+            return case
+    raise InputError(
+        f"{manifest}: none of its {len(cases)} lines names {scan}; give the manifest written with this scan."
+    )
+
+
+def judge(answers: Sequence[Answer], case: Case, *, grid: GridVolume) -> list[KnownTruth | None]:
+    """What is known about each answer's question; None for a question the case does not hold."""
+    pairs = {name: pair for pair in reversed(case.conversations) for name in (pair.question, pair.prompt)}
+    return [
+        KnownTruth(answer=pair.target, grid_slices=shown_slices(pair, grid=grid), is_right=agrees(answer.text, pair))
+        if (pair := pairs.get(answer.question))
+        else None
+        for answer in answers
+    ]
+
+
+def agrees(said: str, pair: Conversation) -> bool:
+    """Whether a person would call it right.
+
+    A closed answer needs the evaluation's letter, and words after it that do not contradict it; a report is right if it
+    claims the true findings and no other.
+    """
+    if pair.task == "report":
+        return read_findings(said) == read_findings(pair.answer)
+    words = said[1:].strip(" .)").lower() if pair.task == "closed" else ""
+    return is_right(AskedQuestion(case=0, conversation=pair, prediction=said)) and words in ("", pair.answer.lower())
+
+
+def shown_slices(pair: Conversation, *, grid: GridVolume) -> tuple[int, ...]:
+    """Grid slices that show what is asked; none where every slice does, which is no place to point at.
+
+    Of several planes only the acquired one can be known: every cut of another goes through all source slices.
+    """
+    if pair.source_slices is None:
+        return ()
+    found: list[int] = []
+    for number, stack in enumerate(grid.stacks):
+        shown = stack.grid_slices_of(pair.source_slices)
+        if len(shown) < len(stack.slices):
+            found += [number * len(stack.slices) + index for index in shown]
+    return tuple(found)

@@ -1,0 +1,119 @@
+"""How is an uploaded file read without trusting it? In a process of its own, with limits on time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicesight
+from slicesight.io.dicomweb.address import ArchiveAddress
+from slicesight.serving.refusals import Refusal
+from slicesight.serving.stored_scan import REFUSAL_FILE, SCAN_FILE
+from slicesight.volumes.grid import GridSpec
+
+WORKER = ("-m", "slicesight.serving.reading_worker")
+_KEPT_VARIABLES = (
+    *("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG"),
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN"),  # for archives
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsolatedReader:
+    """Starts the process that reads a scan.
+
+    max_reading: scans read at the same time; a further one waits its turn.
+    """
+
+    timeout_s: float
+    fetch_timeout_s: float
+    memory_bytes: int
+    max_fetched_bytes: int
+    max_reading: asyncio.Semaphore
+
+    async def read(
+        self,
+        folder: Path,
+        *,
+        said: dict[str, Any],
+        grid: GridSpec,
+        file: str | None = None,
+        series: ArchiveAddress | None = None,
+    ) -> None:
+        """Read the folder's upload, or fetch a series, and leave grid, picture and facts in the folder.
+
+        Args:
+            said: what the client says about the file, by the names of `slicesight ask`.
+            file: the upload's name in the folder; series: what to fetch instead.
+
+        Raises:
+            Refusal: the scan cannot be read, or not within the limits.
+        """
+        request = {
+            "folder": str(folder),
+            "file": file,
+            "series": None if series is None else str(series),
+            "said": said,
+            "grid": grid.to_dict(),
+            "memory_bytes": self.memory_bytes,
+            "max_fetched_bytes": self.max_fetched_bytes,
+        }
+        async with self.max_reading:
+            code = await self._run(json.dumps(request), self.timeout_s if series is None else self.fetch_timeout_s)
+        refusal = folder / REFUSAL_FILE
+        if refusal.exists():
+            found = json.loads(refusal.read_text(encoding="utf-8"))
+            if found["is_archives"]:
+                raise Refusal(502, found["message"], param="source", code="archive_failed")
+            raise Refusal(422, by_field_names(found["message"]), param="file", code="unreadable_scan")
+        if code != 0 or not (folder / SCAN_FILE).exists():
+            raise Refusal(
+                422,
+                "the file stopped the program that reads it; it is damaged or larger than this server allows, "
+                "check it with slicesight inspect.",
+                param="file",
+                code="unreadable_scan",
+            )
+
+    async def _run(self, request: str, timeout_s: float) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *WORKER,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
+            stderr=asyncio.subprocess.DEVNULL,
+            env=_environment(),
+        )
+        assert process.stdin is not None
+        try:
+            process.stdin.write(request.encode() + b"\n")
+            return await asyncio.wait_for(process.wait(), timeout_s)
+        except TimeoutError:
+            raise Refusal(
+                422,
+                f"reading the scan took more than {timeout_s:.0f} s; send a smaller part of it.",
+                param="file",
+                code="unreadable_scan",
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """What the process may know of ours, with the package where we have it from."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    places = [str(Path(slicesight.__file__).resolve().parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
+
+
+def by_field_names(message: str) -> str:
+    """Options of the command line by the names of the form's fields."""
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), message)

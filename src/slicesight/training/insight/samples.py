@@ -1,0 +1,173 @@
+"""What does a network see of the training scans? Crops and whole cubes, randomly changed by MONAI's transforms.
+
+Sample i takes case i of an order that is shuffled anew for every pass; its crop and changes follow from (seed, i).
+Axes 0, 1, 2 are canonical: superior, posterior, patient-left.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slicesight.errors import InputError
+from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.training.insight.fitting import Samples
+from slicesight.training.insight.preparation import ScanDataset
+from slicesight.training.insight.scan_list import ScanCase
+
+IMAGE, MASK, CLASS = "image", "mask", "class"
+INSIDE_SHARE = 0.5
+"""Of the crops of a scan with a mask, how many are centred in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialAugmentation:
+    """Random changes of a training sample; 0 or an empty list leaves one out.
+
+    flip_axes: mirrored with probability 1/2 each; 2 exchanges left and right. rotate_degrees, scale: largest turn
+        about each axis and largest change of size. shift_voxels: largest displacement. contrast, brightness: largest
+        factor and offset of the grey values, which lie in [0, 1]; noise: largest standard deviation added.
+    """
+
+    flip_axes: tuple[int, ...] = ()
+    rotate_degrees: float = 0.0
+    scale: float = 0.0
+    shift_voxels: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    noise: float = 0.0
+    share: float = 0.8
+    """Of the samples that are turned and scaled, and that change in grey."""
+
+    def __post_init__(self) -> None:
+        if any(axis not in (0, 1, 2) for axis in self.flip_axes):
+            raise InputError(f"augmentation.flip_axes is {list(self.flip_axes)}; expected some of 0, 1, 2")
+        for name in ("rotate_degrees", "scale", "shift_voxels", "contrast", "brightness", "noise"):
+            if getattr(self, name) < 0:
+                raise InputError(f"augmentation.{name} is {getattr(self, name)}; expected 0 or more")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"augmentation.share is {self.share}; expected 0 to 1")
+
+    @property
+    def moves(self) -> bool:
+        """Whether voxels change their place, mirroring apart."""
+        return any((self.rotate_degrees, self.scale, self.shift_voxels))
+
+
+class CropSamples(Samples):
+    """Random crops of scans with their masks, half of them centred in a labelled voxel."""
+
+    def __init__(
+        self,
+        prepared: ScanDataset,
+        cases: Sequence[ScanCase],
+        *,
+        size: Sequence[int],
+        augmentation: SpatialAugmentation,
+        seed: int,
+        length: int,
+    ) -> None:
+        self.prepared, self.cases, self.seed, self.length = prepared, list(cases), seed, length
+        monai = import_monai("monai.transforms")
+        crop = monai.RandCropByPosNegLabeld(
+            (IMAGE, MASK), label_key=MASK, spatial_size=tuple(size), pos=INSIDE_SHARE, neg=1 - INSIDE_SHARE
+        )
+        pad = monai.SpatialPadd((IMAGE, MASK), tuple(size))
+        self.transform = monai.Compose([pad, crop, *_changes(monai, augmentation, with_mask=True)])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        case = self.cases[case_at(index, len(self.cases), self.seed)]
+        voxels, mask = self.prepared.load(case)
+        assert mask is not None
+        self.transform.set_random_state(seed=_seed(self.seed, index))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a scan that shows nothing is a fair sample
+            (found,) = self.transform({IMAGE: _grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
+        return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), MASK: found[MASK].as_tensor().long()}
+
+
+class CubeSamples(Samples):
+    """Whole scans with their class, brought to the network's size by padding or cutting around their middle."""
+
+    def __init__(
+        self,
+        prepared: ScanDataset,
+        cases: Sequence[ScanCase],
+        classes: Sequence[int],
+        *,
+        size: Sequence[int],
+        augmentation: SpatialAugmentation,
+        seed: int,
+        length: int,
+    ) -> None:
+        self.prepared, self.cases, self.classes = prepared, list(cases), list(classes)
+        self.seed, self.length = seed, length
+        monai = import_monai("monai.transforms")
+        fit = monai.ResizeWithPadOrCropd((IMAGE,), tuple(size))
+        self.transform = monai.Compose([fit, *_changes(monai, augmentation, with_mask=False)])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        place = case_at(index, len(self.cases), self.seed)
+        voxels, _ = self.prepared.load(self.cases[place])
+        self.transform.set_random_state(seed=_seed(self.seed, index))
+        found = self.transform({IMAGE: _grey(voxels)})
+        return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), CLASS: torch.tensor(self.classes[place])}
+
+
+def fitted_cube(voxels: np.ndarray[Any, Any], size: Sequence[int]) -> Tensor:
+    """(1, D, H, W) of one prepared scan, unchanged but for padding or cutting around its middle."""
+    monai = import_monai("monai.transforms")
+    return monai.ResizeWithPadOrCrop(tuple(size))(_grey(voxels)).as_tensor()
+
+
+def case_at(index: int, count: int, seed: int) -> int:
+    """Which of `count` cases sample `index` shows: every pass a new order, every case once a pass."""
+    turn, place = divmod(index, count)
+    return int(np.random.default_rng([seed, 1, turn]).permutation(count)[place])
+
+
+def _seed(seed: int, index: int) -> int:
+    return int(np.random.default_rng([seed, 2, index]).integers(2**31))
+
+
+def _grey(voxels: np.ndarray[Any, Any]) -> Tensor:
+    values = torch.from_numpy(np.array(voxels)[None])
+    return values.float() / 255 if voxels.dtype == np.uint8 else values.float()
+
+
+def _changes(monai: Any, chosen: SpatialAugmentation, *, with_mask: bool) -> list[Any]:
+    """MONAI's transforms for what is chosen."""
+    keys = (IMAGE, MASK) if with_mask else (IMAGE,)
+    changes: list[Any] = [monai.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in chosen.flip_axes]
+    if chosen.moves:
+        changes.append(
+            monai.RandAffined(
+                keys,
+                prob=chosen.share,
+                rotate_range=(math.radians(chosen.rotate_degrees),) * 3,
+                scale_range=(chosen.scale,) * 3,
+                translate_range=(chosen.shift_voxels,) * 3,
+                mode=("bilinear", "nearest")[: len(keys)],
+                padding_mode="zeros",
+            )
+        )
+    if chosen.contrast:
+        changes.append(monai.RandScaleIntensityd(IMAGE, factors=chosen.contrast, prob=chosen.share))
+    if chosen.brightness:
+        changes.append(monai.RandShiftIntensityd(IMAGE, offsets=chosen.brightness, prob=chosen.share))
+    if chosen.noise:
+        changes.append(monai.RandGaussianNoised(IMAGE, std=chosen.noise, prob=chosen.share))
+    return changes

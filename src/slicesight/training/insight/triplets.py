@@ -1,0 +1,316 @@
+"""How do scans become triplets of volume, slice and text? (`slicesight insight triplets`)
+
+In three passes, each of which goes on where it stopped: cut cubes and slices; find the texts; let the frozen 2D models
+make vectors of both. The folder:
+
+    settings.json      what made it, and of which scans; a folder made otherwise is refused
+    cubes/NAME.npy     (D, H, W) uint8        slices/NAME.npy    (T, P, P) uint8, with NAME.json beside
+    captions.jsonl     what a captioner said, a line per picture, as soon as it was said
+    vectors/NAME.safetensors                  image (T, O) and, unless text is none, text (T, O)
+    triplets.jsonl     a line per triplet: scan, plane, index, count, text, text_source
+    scans.jsonl        a line per scan: name, image, patient, split, modality; written last: the folder is whole
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from slicesight.errors import InputError, VolumeError
+from slicesight.files import replacing, write_text
+from slicesight.io.loading import read_volume
+from slicesight.training.insight.fitting import Progress
+from slicesight.training.insight.preparation import read_labels
+from slicesight.training.insight.recipe import TripletSettings
+from slicesight.training.insight.scan_list import ScanCase, read_cases
+from slicesight.training.insight.slices import ScanSlices, SlicePlace, Structure, cut_scan
+
+FORMAT = 1
+SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletReport:
+    """What came of it; skipped holds (scan, reason) where bad scans were to be skipped.
+
+    text_source: "annotation-derived" where a label map was read.
+    """
+
+    folder: Path
+    num_scans: int
+    num_triplets: int
+    num_texts: int
+    text_source: str
+    skipped: tuple[tuple[str, str], ...]
+
+
+def make_triplets(
+    source: str | Path,
+    out: str | Path,
+    settings: TripletSettings,
+    *,
+    on_bad_case: Literal["stop", "skip"] = "stop",
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> TripletReport:
+    """Make, or finish, the folder of triplets of all scans.
+
+    Args:
+        source: a .jsonl of scans (data.py), a folder of scans, or one scan.
+
+    Raises:
+        InputError: a folder made with other settings or of other scans; a model that cannot be loaded.
+        VolumeError: a scan that cannot be read, unless `on_bad_case` is "skip".
+    """
+    folder, cases = Path(out), list_scans(source)
+    _check_models(settings)
+    _claim(folder, settings, cases)
+    tell = progress or (lambda doing, done, total: None)
+    skipped: list[tuple[str, str]] = []
+    kept: list[ScanCase] = []
+    for number, case in enumerate(cases):
+        tell("cutting slices", number, len(cases))
+        try:
+            _cut(folder, case, settings)
+            kept.append(case)
+        except VolumeError as error:
+            if on_bad_case == "stop":
+                raise
+            skipped.append((case.name, " ".join(str(error).split())))
+    if not kept:
+        raise InputError(f"{source}: none of its {len(cases)} scans could be read; the first: {skipped[0][1]}")
+    texts = _find_texts(folder, kept, settings, device=device, tell=tell)
+    _make_vectors(folder, kept, texts, settings, device=device, tell=tell)
+    num_triplets = _write_lists(folder, kept, texts, settings)
+    num_texts = 0 if settings.text == "none" else num_triplets
+    return TripletReport(
+        folder=folder,
+        num_scans=len(kept),
+        num_triplets=num_triplets,
+        num_texts=num_texts,
+        text_source=text_source(settings),
+        skipped=tuple(skipped),
+    )
+
+
+def list_scans(source: str | Path) -> list[ScanCase]:
+    """The scans of a .jsonl, of a folder (each scan file or sub-folder of it is one), or the one scan itself."""
+    place = Path(source)
+    if place.suffix == ".jsonl":
+        return read_cases(place)
+    if not place.exists():
+        raise InputError(f"{place}: no such file or folder; expected a .jsonl of scans, a folder of scans, or one scan")
+    inside = sorted(place.iterdir()) if place.is_dir() else []
+    scans = [
+        entry
+        for entry in inside
+        if not entry.name.startswith(".") and (entry.is_dir() or entry.name.lower().endswith(SCAN_SUFFIXES))
+    ]
+    return [
+        ScanCase(
+            image=scan, mask=None, label=None, patient=scan.name, split="train", line=number, name=_name(number, scan)
+        )
+        for number, scan in enumerate(scans or [place], start=1)
+    ]
+
+
+def read_cut(folder: Path, name: str) -> dict[str, Any]:
+    """The facts of one scan's slices: places, structures, modality."""
+    return dict(json.loads((folder / "slices" / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def text_source(settings: TripletSettings) -> str:
+    """Where the texts come from, as it stands beside every one of them."""
+    from slicesight.models.med3dinsight.descriptions import ANNOTATION_DERIVED
+
+    return {
+        "none": "none",
+        "position": "template of plane and place",
+        "labels": ANNOTATION_DERIVED,
+        "model": f"captioner {settings.captioner}",
+    }[settings.text]
+
+
+def _check_models(settings: TripletSettings) -> None:
+    """Find a wrong name before the scans are cut, not after."""
+    from slicesight.models.med3dinsight import teachers as features
+
+    for name in (settings.captioner, settings.image_encoder, settings.text_encoder):
+        if name is not None and name not in (features.PIXELS, features.WORDS):
+            features.read_config(name)
+    if settings.text != "none" and settings.text_encoder is None:
+        features.check_text_side(settings.image_encoder)
+
+
+def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> None:
+    """Write settings.json, or check that the folder was made with these settings of these scans."""
+    scans = hashlib.sha256(json.dumps([[case.name, case.image.name, case.split] for case in cases]).encode())
+    wanted = {"format": FORMAT, "settings": settings.to_dict(), "num_scans": len(cases), "scans": scans.hexdigest()}
+    kept = folder / "settings.json"
+    if kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found == wanted:
+            return
+        ours, theirs = wanted["settings"], found.get("settings", {})
+        other = [key for key in ours if theirs.get(key) != ours[key]]
+        what = f"with {other[0]} {theirs.get(other[0])!r}, wanted {ours[other[0]]!r}" if other else "of other scans"
+        raise InputError(f"{folder}: holds triplets made {what}; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name a folder you may write to") from error
+    if any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and holds no triplets; name a new folder")
+    for part in ("cubes", "slices", "vectors"):
+        (folder / part).mkdir()
+    write_text(kept, text=json.dumps(wanted, indent=2) + "\n")
+
+
+def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
+    facts_file = folder / "slices" / f"{case.name}.json"
+    if facts_file.is_file():
+        return
+    volume = read_volume(case.image)
+    labels = None
+    if settings.text == "labels":
+        if case.mask is None:
+            raise VolumeError(
+                f"{case.image.name}: has no mask, and text: labels reads one; add it, or set another text"
+            )
+        labels = read_labels(case.mask, volume)
+    found = cut_scan(volume, settings, labels_ZYX=labels)
+    _save(folder / "cubes" / f"{case.name}.npy", found.cube)
+    _save(folder / "slices" / f"{case.name}.npy", found.pictures)
+    write_text(facts_file, text=json.dumps(_facts(found)) + "\n")
+
+
+def _facts(found: ScanSlices) -> dict[str, Any]:
+    return {
+        "modality": found.modality,
+        "places": [asdict(place) for place in found.places],
+        "structures": [[asdict(structure) for structure in shown] for shown in found.structures],
+    }
+
+
+def _find_texts(
+    folder: Path, cases: list[ScanCase], settings: TripletSettings, *, device: str | torch.device, tell: Progress
+) -> dict[str, list[str]]:
+    """The texts of every scan's slices, in order; empty lists without text."""
+    from slicesight.models.med3dinsight import descriptions
+
+    if settings.text == "none":
+        return {case.name: [] for case in cases}
+    facts = {case.name: read_cut(folder, case.name) for case in cases}
+    places = {name: [SlicePlace(**place) for place in found["places"]] for name, found in facts.items()}
+    if settings.text == "model":
+        assert settings.captioner is not None
+
+        def ask() -> Iterator[tuple[NDArray[np.uint8], str]]:
+            for name, found in facts.items():
+                for picture, place in zip(_pictures(folder, name), places[name], strict=True):
+                    modality = "medical" if found["modality"] == "unknown" else found["modality"]
+                    yield (
+                        picture,
+                        settings.prompt.format(plane=place.plane, modality=modality, region=settings.region),
+                    )
+
+        said = iter(
+            descriptions.caption_all(
+                ask(),
+                captioner=settings.captioner,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.caption_batch,
+                cache=descriptions.CaptionCache(folder / "captions.jsonl"),
+                device=device,
+                total=sum(map(len, places.values())),
+                progress=lambda done, total: tell("asking the captioner", done, total),
+            )
+        )
+        return {name: [next(said) for _ in shown] for name, shown in places.items()}
+    texts: dict[str, list[str]] = {}
+    for name, found in facts.items():
+        texts[name] = []
+        for place, shown in zip(places[name], found["structures"], strict=True):
+            text = descriptions.describe_place(place, modality=found["modality"], region=settings.region)
+            if settings.text == "labels":
+                structures = [Structure(**structure) for structure in shown]
+                text += " " + descriptions.describe_structures(place, structures, settings.label_names)
+            texts[name].append(text)
+    return texts
+
+
+def _make_vectors(
+    folder: Path,
+    cases: list[ScanCase],
+    texts: dict[str, list[str]],
+    settings: TripletSettings,
+    *,
+    device: str | torch.device,
+    tell: Progress,
+) -> None:
+    from slicesight.models.med3dinsight import teachers as features
+
+    waiting = [case for case in cases if not (folder / "vectors" / f"{case.name}.safetensors").is_file()]
+    if not waiting:
+        return
+    step = settings.encode_batch
+    see = features.open_image_encoder(settings.image_encoder, side=settings.image_encoder_size, device=device)
+    read = None
+    if settings.text != "none":
+        read = features.open_text_encoder(settings.text_encoder, image_encoder=settings.image_encoder, device=device)
+    for number, case in enumerate(waiting):
+        tell("encoding slices", number, len(waiting))
+        pictures, said = _pictures(folder, case.name), texts[case.name]
+        parts = range(0, len(pictures), step)
+        vectors = {"image": np.concatenate([see.encode(pictures[first : first + step]) for first in parts])}
+        if read is not None:
+            vectors["text"] = np.concatenate([read.encode(said[first : first + step]) for first in parts])
+        with replacing(folder / "vectors" / f"{case.name}.safetensors") as temporary:
+            save_file(vectors, temporary)
+
+
+def _write_lists(folder: Path, cases: list[ScanCase], texts: dict[str, list[str]], settings: TripletSettings) -> int:
+    source = text_source(settings)
+    lines, scans = [], []
+    for case in cases:
+        found = read_cut(folder, case.name)
+        said = texts[case.name] or [None] * len(found["places"])
+        for place, text in zip(found["places"], said, strict=True):
+            lines.append({"scan": case.name, **place, "text": text, "text_source": source})
+        scans.append(
+            {
+                "name": case.name,
+                "image": case.image.name,
+                "patient": case.patient,
+                "split": case.split,
+                "modality": found["modality"],
+                "num_slices": len(found["places"]),
+            }
+        )
+    for name, rows in (("triplets.jsonl", lines), ("scans.jsonl", scans)):
+        write_text(folder / name, text="".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(lines)
+
+
+def _pictures(folder: Path, name: str) -> NDArray[np.uint8]:
+    pictures: NDArray[np.uint8] = np.load(folder / "slices" / f"{name}.npy", allow_pickle=False)
+    return pictures
+
+
+def _save(path: Path, values: NDArray[np.uint8]) -> None:
+    with replacing(path) as temporary:
+        np.save(temporary, values, allow_pickle=False)
+
+
+def _name(number: int, scan: Path) -> str:
+    stem = scan.name.split(".")[0]
+    return f"{number:05d}-" + "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:40]

@@ -1,0 +1,298 @@
+"""What does a run start from? A model folder, trained parts put together, or random weights and an own tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.utils import logging
+
+from slicesight.errors import InputError
+from slicesight.models.encoders3d.networks import M3DViT
+from slicesight.models.importers.m3d import M3DClip
+from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.models.med2e3.presets import make_preset
+from slicesight.models.shipped import find_folder, shipped_models
+from slicesight.phantoms.grid_set import PhantomSet
+from slicesight.phantoms.pretrain_language import sample_texts
+from slicesight.training.data import PreparedDataset
+from slicesight.training.recipe import Parts, Recipe
+from slicesight.training.tokenizer import train_tokenizer
+from slicesight.volumes.grid import GridSpec
+
+Source = PhantomSet | PreparedDataset
+NUM_TEXTS = 4000
+
+
+def build_start(recipe: Recipe, source: Source) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """The model and processor that a recipe starts with, in float32.
+
+    Raises:
+        InputError: a part or folder is missing, or the parts do not fit one another.
+    """
+    grid = source.grid if isinstance(source, PhantomSet) else source.prepared.spec
+    if recipe.init:
+        return load_start(recipe, grid)
+    return put_together(recipe, recipe.parts, grid) if recipe.parts else build(recipe, source, grid)
+
+
+def check_init(init: str) -> Path:
+    """The folder that `init` names: a shipped model's, or a model folder.
+
+    Raises:
+        InputError: it is neither, or holds another kind of model.
+    """
+    folder = find_folder(init)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"init: {init} is no folder with a model; name one, or a shipped model ({', '.join(shipped_models())}), "
+            "or leave init out to start anew"
+        )
+    found = read_words(folder / "config.json").get("model_type")
+    if found != Med2E3Config.model_type:
+        raise InputError(
+            f"init: {init} holds a {found}, expected a whole Med-2E3; name it under parts, with init: null, "
+            "to start from it as one part"
+        )
+    return folder
+
+
+def read_words(config: Path) -> dict[str, Any]:
+    """What a model folder's config.json says.
+
+    Raises:
+        InputError: it is no JSON object, as where a download was cut off.
+    """
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config}: is no JSON ({error}); copy or download the model folder again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{config}: holds a {type(found).__name__}, expected a model's words; name a model folder")
+    return found
+
+
+def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """The model folder named by `init`, with the recipe's model words laid over its configuration.
+
+    Its processor takes the grid of the scans it will now be trained on.
+
+    Raises:
+        InputError: there is no model, or it reads scans of another size.
+    """
+    assert recipe.init is not None
+    folder = check_init(recipe.init)
+    config = Med2E3Config.from_pretrained(folder)
+    reads, given = tuple(config.image_size), (grid.num_slices, grid.height, grid.width)
+    if reads != given:
+        size = ",".join(map(str, reads))
+        raise InputError(
+            f"init: {recipe.init} reads scans of {'×'.join(map(str, reads))}, but these are on a grid of "
+            f"{'×'.join(map(str, given))}; prepare them with --size {size} into another folder (phantoms: change grid)"
+        )
+    for key, value in recipe.model.items():
+        if not key.endswith("_config") and key != "preset":
+            setattr(config, key, value)
+    model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.grid = grid.to_dict()
+    processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
+    return model, processor
+
+
+def build(recipe: Recipe, source: Source, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """A random model and the processor whose tokenizer was learnt from the training texts."""
+    if isinstance(source, PhantomSet):
+        texts = sample_texts(source, count=NUM_TEXTS, seed=recipe.seed)
+    else:
+        texts = list_texts(source)
+    tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    config = make_config(recipe, grid=grid, tokens=tokens)
+    processor = Med2E3Processor.for_model(config, tokenizer, grid=grid.to_dict(), template=recipe.template)
+    model = Med2E3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, processor
+
+
+def make_config(
+    recipe: Recipe,
+    *,
+    grid: GridSpec,
+    tokens: dict[str, Any] | None = None,
+    parts: dict[str, PreTrainedConfig] | None = None,
+) -> Med2E3Config:
+    """The configuration that a recipe's model words describe.
+
+    tokens: words of the language model's configuration that follow from the tokenizer. parts: configurations that come
+    with trained parts, instead of the recipe's.
+    """
+    words = dict(recipe.model)
+    preset = words.pop("preset", None)
+    words["image_size"] = [grid.num_slices, grid.height, grid.width]
+    if tokens is not None:
+        chosen = words.get("text_config") or make_preset(preset or "med2e3-phi3").text_config.to_dict()
+        words["text_config"] = {**chosen, **tokens}
+    words |= parts or {}
+    return Med2E3Config(**words) if preset is None else make_preset(preset, **words)
+
+
+def put_together(
+    recipe: Recipe, parts: Parts, grid: GridSpec
+) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+    """A model of trained parts; connectors, and parts that are not named, begin at random.
+
+    Raises:
+        InputError: a part cannot be read, or there is no tokenizer.
+    """
+    loaded = load_parts(parts)
+    planned = make_config(recipe, grid=grid)
+    configs: dict[str, PreTrainedConfig] = {f"{name}_config": part.config for name, part in loaded.items()}
+    if "language_model" in loaded:
+        configs["text_config"] = configs.pop("language_model_config")
+    if "vision3d" in loaded:
+        reads, given = configs["vision3d_config"].image_size, (grid.num_slices, grid.height, grid.width)
+        if tuple(reads) != given:
+            raise InputError(
+                f"parts: {parts.vision3d} reads volumes of {list(reads)}, the scans have a grid of {list(given)}; "
+                f"prepare them with --size {','.join(map(str, reads))}, or leave vision3d out"
+            )
+        for word in ("pool_size", "final_norm"):  # how Med-2E3 reads it, whatever it was trained for
+            if hasattr(planned.vision3d_config, word):
+                setattr(configs["vision3d_config"], word, getattr(planned.vision3d_config, word))
+        if isinstance(loaded["vision3d"], M3DViT) and not configs["vision3d_config"].final_norm:
+            loaded["vision3d"].norm = None
+    config = make_config(recipe, grid=grid, parts=configs)
+    source = parts.tokenizer or parts.language_model
+    if source is None:
+        raise InputError("parts: no tokenizer; name a language_model or a tokenizer")
+    question = None if parts.question_tokenizer is None else read_tokenizer(parts.question_tokenizer)
+    processor = Med2E3Processor.for_model(
+        config, read_tokenizer(source), grid=grid.to_dict(), template=recipe.template, question_tokenizer=question
+    )
+    with init.no_init_weights():
+        model = Med2E3ForConditionalGeneration(config)
+    place_parts(model, loaded)
+    if "language_model" in loaded:
+        model.generation_config = loaded["language_model"].generation_config
+    return model, processor
+
+
+def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrainedModel]) -> None:
+    """Put trained parts into a model without weights and start everything else at random."""
+    for name, part in loaded.items():
+        if name == "language_model":
+            model.language_model = part
+        elif name == "text_encoder":
+            assert model.scorer is not None
+            model.scorer.text_encoder = part
+        else:
+            model.get_submodule(name).encoder = part
+    for part in loaded.values():
+        for module in part.modules():
+            module._is_hf_initialized = True
+    model.init_weights()
+    for module in model.modules():
+        if hasattr(module, "_is_hf_initialized"):
+            del module._is_hf_initialized
+
+
+def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
+    """Every named part in float32; SigLIP gives its vision half, M3D-CLIP and Med3DInsight's runs their 3D encoder."""
+    loaded: dict[str, PreTrainedModel] = {}
+    if parts.language_model:
+        loaded["language_model"] = load_part(AutoModelForCausalLM, parts.language_model)
+    if parts.vision2d:
+        config = read_config(parts.vision2d)
+        config = getattr(config, "vision_config", config)
+        if hasattr(config, "vision_use_head"):
+            config.vision_use_head = False
+        loaded["vision2d"] = load_part(AutoModel, parts.vision2d, config=config)
+    if parts.vision3d:
+        loaded["vision3d"] = load_vision3d(parts.vision3d)
+    if parts.text_encoder:
+        found = load_part(AutoModel, parts.text_encoder)
+        loaded["text_encoder"] = found.text_encoder if isinstance(found, M3DClip) else found
+    return loaded
+
+
+def load_vision3d(name: str) -> PreTrainedModel:
+    """A 3D encoder: one of this package's, M3D-CLIP's, or what `slicesight insight pretrain` taught.
+
+    Raises:
+        InputError: it cannot be read, or is no encoder that Med-2E3 has.
+    """
+    about = Path(name) / "config.json"
+    if about.is_file() and "backbone" in read_words(about):
+        from slicesight.models.encoders3d.backbones import load_backbone  # MONAI's networks need MONAI
+
+        return load_backbone(name).vision3d()
+    found = load_part(AutoModel, name)
+    return found.volume_encoder if isinstance(found, M3DClip) else found
+
+
+def load_part(kind: Any, name: str, **settings: Any) -> Any:
+    """One part from a folder or the hub; weights it has beyond those are left, but none of its own may be missing."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of left-over weights
+    try:
+        part, found = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **settings)
+    except (OSError, ValueError) as error:
+        raise InputError(f"parts: {name} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        logging.set_verbosity(before)
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"parts: {name} lacks {len(missing)} weights of a {type(part).__name__}, {missing[0]} among them; "
+            f"name a folder that holds them all"
+        )
+    return part
+
+
+def read_config(name: str) -> Any:
+    """The configuration of a part."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"parts: {name} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or the hub."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"parts: no tokenizer at {name}: {' '.join(str(error).split())[:200]}") from error
+
+
+def list_texts(scans: PreparedDataset) -> Iterator[str]:
+    """Prompts and answers of prepared scans in the order the model reads them, for the tokenizer."""
+    for case in range(len(scans)):
+        for conversation in scans.conversations(case, 0):
+            yield f"{conversation.prompt} Answer: {conversation.target}"
+
+
+def build_on_meta(recipe: Recipe, *, grid: GridSpec | None = None) -> Med2E3ForConditionalGeneration:
+    """The model a recipe describes, with shapes and no weights; what it starts from is not looked at."""
+    grid = recipe.grid or grid or GridSpec()
+    with torch.device("meta"):
+        return Med2E3ForConditionalGeneration(make_config(recipe, grid=grid))

@@ -1,0 +1,41 @@
+"""`slicesight ask --int8 --cache`: the options reach the reader, and mistakes are found before the scan is read."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from slicesight import cli
+from slicesight.errors import InputError
+from slicesight.inference.cpu.int8 import has_operator
+from slicesight.reports.ask import AskOptions
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["slicesight", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+def test_a_cache_serves_the_second_run(phantom_file, tiny_model_folder, tmp_path, monkeypatch, capsys):
+    answers = []
+    for _ in range(2):
+        common = ["ask", phantom_file, "Which phase?", "--model", tiny_model_folder, "--cache", tmp_path, "--json", "-"]
+        assert not run(monkeypatch, *common)
+        answers.append(json.loads(capsys.readouterr().out)["answers"])
+        assert len(list(tmp_path.iterdir())) == 1
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.skipif(not has_operator(), reason="no 8-bit product on this processor")
+def test_int8_is_a_word_of_the_command_line(phantom_file, tiny_model_folder, monkeypatch, capsys):
+    assert not run(monkeypatch, "ask", phantom_file, "Which phase?", "--model", tiny_model_folder, "--int8")
+    assert "Which phase?" in capsys.readouterr().out
+
+
+def test_a_cache_that_is_no_folder_is_refused_at_once(phantom_file, tmp_path):
+    with pytest.raises(InputError, match="is no folder; create it first"):
+        AskOptions(scan=phantom_file, questions=None, cache=tmp_path / "nowhere")

@@ -1,0 +1,45 @@
+"""Compiled encoders: the same tokens, the same state, and only words the compiler knows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import slicesight
+from slicesight.errors import ModelError
+from slicesight.inference import compiling
+from slicesight.inference.compiling import compile_encoders
+
+
+def test_compiled_encoders_give_the_same_tokens_and_keep_their_state(make_reader, make_grid):
+    reader = make_reader()
+    grid = make_grid(reader)
+    names = list(reader.model.state_dict())
+    before = reader.encode(grid).features
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    assert compile_encoders(reader.model, backend=backend) == ["vision3d", "vision2d"]
+    after = reader.encode(grid).features
+    assert graphs, "nothing was compiled"
+    num_graphs = len(graphs)
+    torch.testing.assert_close(after.tokens_2d_VNLD, before.tokens_2d_VNLD, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after.tokens_3d_VKPD, before.tokens_3d_VKPD, atol=1e-5, rtol=1e-5)
+    reader.encode(grid)
+    assert len(graphs) == num_graphs, "the second scan is not compiled again"
+    assert list(reader.model.state_dict()) == names
+
+
+def test_load_compiles_on_wish_and_refuses_other_words(tiny_model_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(compiling, "compile_encoders", lambda model, *, mode: asked.append(mode))
+    slicesight.load(tiny_model_folder, compile_mode="reduce-overhead")
+    assert asked == ["reduce-overhead"]
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match="compile_mode is 'fast'"):
+        slicesight.load(tiny_model_folder, compile_mode="fast")
+    with pytest.raises(ModelError, match="do not go together"):
+        slicesight.load(tiny_model_folder, compile_mode="default", quantize="int8")

@@ -1,0 +1,164 @@
+"""Questions join those already at work, each answered as if it were alone, and leave when nobody waits."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from slicesight.errors import InputError
+from slicesight.inference.continuous import AskRequest, ContinuousBatching
+
+QUESTIONS = ["Which phase is this?", "Is there a lesion?", "Which plane do the slices show?", "What else?"]
+
+
+class Asker:
+    """Somebody who waits, and what was said."""
+
+    def __init__(self, encoded, question, **settings):
+        self.pieces, self.told, self.failures = [], None, []
+        self.inquiry = AskRequest(
+            scan=lambda: encoded,
+            question=question,
+            tell=self.hear,
+            fail=self.failures.append,
+            **{"max_new_tokens": 20, **settings},
+        )
+
+    def hear(self, told):
+        self.pieces.append(told.text)
+        if told.answer is not None:
+            self.told = told
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny_reader, phantom):
+    return tiny_reader.encode(phantom.volume)
+
+
+def answer_all(asking, askers):
+    waiting = deque(asker.inquiry for asker in askers)
+    asking.answer(lambda: waiting.popleft() if waiting else None)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_answers_are_the_readers_own_however_many_are_answered_together(tiny_reader, encoded, at_once):
+    askers = [Asker(encoded, text) for text in QUESTIONS]
+    answer_all(ContinuousBatching(tiny_reader, at_once=at_once), askers)
+    own = tiny_reader.ask(encoded, QUESTIONS, max_new_tokens=20)
+    assert [asker.told.answer.text for asker in askers] == [answer.text for answer in own]
+    assert [asker.told.answer.scores for asker in askers] == [pytest.approx(answer.scores, abs=1e-6) for answer in own]
+    assert ["".join(asker.pieces) for asker in askers] == [answer.text for answer in own]
+
+
+def test_a_question_that_comes_later_joins_the_one_at_work(tiny_reader, encoded):
+    asking = ContinuousBatching(tiny_reader, at_once=4)
+    first, second = Asker(encoded, QUESTIONS[0], max_new_tokens=60), Asker(encoded, QUESTIONS[1], max_new_tokens=5)
+    order = []
+    first.inquiry.tell = lambda told: order.append(("first", told.answer is not None))
+    second.inquiry.tell = lambda told: order.append(("second", told.answer is not None))
+    steps = iter([first.inquiry, *[None] * 10, second.inquiry])
+    asking.answer(lambda: next(steps, None))
+    own = tiny_reader.ask(encoded, QUESTIONS[0], max_new_tokens=60)[0]
+    assert own.text
+    assert order.index(("second", True)) < order.index(("first", True))
+
+
+def test_two_turns_of_talk_are_answered_by_the_latest_question(tiny_reader, encoded):
+    history = (("Which phase is this?", "arterial phase"),)
+    asker = Asker(encoded, QUESTIONS[1], history=history)
+    answer_all(ContinuousBatching(tiny_reader), [asker])
+    own = tiny_reader.ask(encoded, QUESTIONS[1], history=history, max_new_tokens=20)[0]
+    assert asker.told.answer.text == own.text
+    assert asker.told.answer.scores == pytest.approx(own.scores, abs=1e-6)
+
+
+def test_a_question_called_off_stops_and_leaves_its_place(tiny_reader, encoded):
+    asking = ContinuousBatching(tiny_reader, at_once=1)
+    gone, next_one = Asker(encoded, QUESTIONS[0], max_new_tokens=10_000), Asker(encoded, QUESTIONS[1])
+    num_steps = 0
+
+    def take():
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == 1:
+            return gone.inquiry
+        if not gone.inquiry.is_called_off:
+            return None
+        return next_one.inquiry if next_one.told is None and num_steps < 100 else None
+
+    hear = gone.hear
+
+    def leave_after_some(told):
+        hear(told)
+        gone.inquiry.is_called_off = len(gone.pieces) > 3
+
+    gone.inquiry.tell = leave_after_some
+    asking.answer(take)
+    assert gone.told is None
+    assert len(gone.pieces) == 4
+    assert next_one.told is not None
+    assert asking.num_rows == 0
+
+
+def test_a_question_called_off_while_it_waits_is_never_begun(tiny_reader, encoded):
+    def refuse():
+        raise AssertionError("encoded for nobody")
+
+    asker = Asker(encoded, QUESTIONS[0])
+    asker.inquiry.scan, asker.inquiry.is_called_off = refuse, True
+    answer_all(ContinuousBatching(tiny_reader), [asker])
+    assert asker.told is None
+    assert not asker.failures
+
+
+def test_greedy_and_drawn_answers_share_a_batch_and_a_seed_gives_the_same_words_again(tiny_reader, encoded):
+    drawn = {"do_sample": True, "temperature": 1.5, "seed": 5}
+    first = [Asker(encoded, QUESTIONS[0]), Asker(encoded, QUESTIONS[0], options=drawn), Asker(encoded, QUESTIONS[1])]
+    answer_all(ContinuousBatching(tiny_reader), first)
+    again = Asker(encoded, QUESTIONS[0], options=drawn)
+    other = Asker(encoded, QUESTIONS[0], options={**drawn, "seed": 6})
+    answer_all(ContinuousBatching(tiny_reader), [other, again])
+    own = tiny_reader.ask(encoded, QUESTIONS[:2], max_new_tokens=20)
+    assert [first[0].told.answer.text, first[2].told.answer.text] == [answer.text for answer in own]
+    assert again.told.answer.text == first[1].told.answer.text
+    assert other.told.answer.text != again.told.answer.text
+    assert first[1].told.answer.text != own[0].text
+
+
+def test_what_is_wrong_with_one_question_is_that_ones_alone(tiny_reader, encoded):
+    def broken():
+        raise InputError("this scan is gone")
+
+    bad, good = Asker(encoded, QUESTIONS[0]), Asker(encoded, QUESTIONS[1])
+    bad.inquiry.scan = broken
+    too_long = Asker(encoded, "long " * 5000)
+    answer_all(ContinuousBatching(tiny_reader), [bad, too_long, good])
+    assert "gone" in str(bad.failures[0])
+    assert "shorten" in str(too_long.failures[0])
+    assert good.told.answer.text
+
+
+def test_a_question_that_memory_cannot_hold_is_refused_and_the_next_answered(tiny_reader, encoded, monkeypatch):
+    monkeypatch.setattr(tiny_reader.engine, "free_bytes", lambda: 400_000)
+    large, small = Asker(encoded, QUESTIONS[0], max_new_tokens=1500), Asker(encoded, QUESTIONS[1], max_new_tokens=4)
+    answer_all(ContinuousBatching(tiny_reader), [large, small])
+    assert "memory" in str(large.failures[0])
+    assert small.told is not None
+
+
+def test_an_answer_cut_at_its_length_says_so(tiny_reader, encoded):
+    asker = Asker(encoded, QUESTIONS[0], max_new_tokens=3)
+    answer_all(ContinuousBatching(tiny_reader), [asker])
+    assert asker.told.is_cut
+    assert asker.told.num_answer_tokens == 3
+    assert asker.told.num_prompt_tokens > 20
+
+
+def test_what_only_generate_can_do_is_answered_too(tiny_reader, encoded):
+    beams = Asker(encoded, QUESTIONS[0], options={"num_beams": 2}, max_new_tokens=6)
+    usual = Asker(encoded, QUESTIONS[1], max_new_tokens=6)
+    answer_all(ContinuousBatching(tiny_reader), [usual, beams])
+    own = tiny_reader.ask(encoded, QUESTIONS[0], max_new_tokens=6, num_beams=2)[0]
+    assert beams.told.answer.text == own.text
+    assert usual.told is not None

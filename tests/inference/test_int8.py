@@ -1,0 +1,132 @@
+"""8-bit layers against the formula restated here, and against the layers they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import slicesight
+from slicesight.errors import ModelError
+from slicesight.inference.cpu import int8
+from slicesight.inference.cpu import processor as machine
+from slicesight.inference.cpu.int8 import Int8Linear, has_operator, quantize_model
+
+needs_operator = pytest.mark.skipif(not has_operator(), reason="no 8-bit product on this processor")
+QUESTIONS = ["Which phase is this?", "Is there a lesion in the liver?", "Describe the findings of this scan."]
+
+
+def formula(layer, x):
+    """Round every token by its largest value and every output channel by its own, multiply, scale back."""
+    weights = layer.weight.double()
+    channel = weights.abs().amax(1, keepdim=True) / 127
+    token = x.double().abs().amax(-1, keepdim=True) / 127
+    product = (x.double() / token).round() @ (weights / channel).round().t() * token * channel.t()
+    return product if layer.bias is None else product + layer.bias.double()
+
+
+@needs_operator
+@pytest.mark.parametrize(("inputs", "outputs", "bias"), [(64, 96, True), (160, 448, False), (100, 37, True)])
+def test_a_layer_computes_its_formula(inputs, outputs, bias):
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    x = torch.randn(3, 5, inputs)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            Int8Linear(layer)(x), formula(layer, x).float(), atol=1e-4, rtol=1e-4, check_dtype=True
+        )
+
+
+@needs_operator
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_stays_near_the_one_it_stands_for_even_beside_an_outlier(dtype):
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 128).to(dtype)
+    x = torch.randn(20, 256).to(dtype)
+    x[0] *= 1000
+    with torch.inference_mode():
+        close, expected = Int8Linear(layer)(x).float(), layer(x).float()
+    errors = (close - expected).norm(dim=1) / expected.norm(dim=1)
+    assert close.dtype == torch.float32
+    assert float(errors.max()) < 0.02
+
+
+@needs_operator
+def test_a_token_is_rounded_alike_whoever_passes_beside_it():
+    torch.manual_seed(0)
+    layer = Int8Linear(nn.Linear(96, 64))
+    x = torch.randn(11, 96) * torch.logspace(-3, 3, 11)[:, None]
+    with torch.inference_mode():
+        together = layer(x)
+        assert all(torch.equal(layer(x[row : row + 1]), together[row : row + 1]) for row in range(11))
+        assert torch.equal(layer(torch.zeros(2, 96)), layer.bias.expand(2, -1))
+
+
+@needs_operator
+def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_reader):
+    reader = make_reader()
+    model = reader.model
+    head = model.get_output_embeddings()
+    quantize_model(model)
+    assert model.get_output_embeddings() is head
+    for name, part in model.parts.items():
+        kinds = {type(layer) for layer in part.modules() if hasattr(layer, "in_features") and layer is not head}
+        assert (Int8Linear in kinds) == (name in int8.QUANTIZED_PARTS)
+        assert kinds <= {Int8Linear} if name == "language_model" else True
+
+
+@needs_operator
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rounded_model_answers_alike_alone_and_in_company(dtype, make_reader, make_grid):
+    reader = make_reader(dtype=dtype)
+    quantize_model(reader.model)
+    encoded = reader.encode(make_grid(reader))
+    answers = reader.ask(encoded, QUESTIONS, max_new_tokens=8)
+    if dtype == torch.float32:  # in bfloat16 the attention's own rounding follows the batch's shape
+        alone = [reader.ask(encoded, question, max_new_tokens=8)[0].text for question in QUESTIONS]
+        assert [answer.text for answer in answers] == alone
+    assert all(abs(sum(answer.scores) - 1) < 1e-3 for answer in answers)
+
+
+@needs_operator
+def test_load_rounds_on_wish(tiny_model_folder):
+    reader = slicesight.load(tiny_model_folder, quantize="int8")
+    assert any(isinstance(layer, Int8Linear) for layer in reader.model.language_model.modules())
+    assert not any(isinstance(layer, Int8Linear) for layer in reader.model.vision3d.modules())
+
+
+@pytest.mark.parametrize(
+    ("word", "device", "message"), [("int4", "cpu", "quantize is 'int4'"), ("int8", "cuda", "int8 needs")]
+)
+def test_a_wrong_word_or_device_is_one_plain_line(word, device, message, make_reader):
+    with pytest.raises(ModelError, match=message) as caught:
+        quantize_model(make_reader().model, word=word, device=device)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_8_bit_instructions_it_is_refused(make_reader, monkeypatch):
+    plain = machine.Processor(has_bf16=False, has_int8=False, has_matrix_unit=False, num_cores=1)
+    monkeypatch.setattr(int8, "read_processor", lambda: plain)
+    with pytest.raises(ModelError, match="int8 needs an x86 processor with VNNI"):
+        quantize_model(make_reader().model)
+
+
+@needs_operator
+def test_layers_of_one_module_round_the_same_tensor_once_and_no_other(monkeypatch):
+    torch.manual_seed(0)
+    seen = []
+    usual = int8.quantize_tokens
+    monkeypatch.setattr(int8, "quantize_tokens", lambda x_MK: seen.append(x_MK.shape) or usual(x_MK))
+    shared = int8.SharedCodes()
+    layers = [nn.Linear(64, width) for width in (32, 48)]
+    one, other = (Int8Linear(layer, shared=shared) for layer in layers)
+    with torch.inference_mode():
+        x = torch.randn(3, 64)
+        torch.testing.assert_close(one(x), formula(layers[0], x).float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(other(x), formula(layers[1], x).float(), atol=1e-4, rtol=1e-4)
+        assert len(seen) == 1
+        for _ in range(3):  # a new tensor is often put where the old one was
+            del x
+            x = torch.randn(3, 64)
+            torch.testing.assert_close(one(x), formula(layers[0], x).float(), atol=1e-4, rtol=1e-4)
+        assert len(seen) == 4
