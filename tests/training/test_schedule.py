@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slicesight.errors import InputError
 from slicesight.training.recipe import Stage
-from slicesight.training.schedule import Schedule, Visit, draw_subset, split_step
+from slicesight.training.schedule import Schedule, Visit, draw_subset, split_step, tasks_of
 
 
 def make_stage(**words) -> Stage:
@@ -102,7 +102,7 @@ def test_a_subset_holds_so_many_pairs_of_each_task(memory_data) -> None:
     data = memory_data(6)
     wanted = {"report": 4, "closed": 2}
     chosen = draw_subset(data, wanted, seed=0)
-    tasks = Counter(data.tasks(case)[place] for case, places in chosen.items() for place in places)
+    tasks = Counter(tasks_of(data, case)[place] for case, places in chosen.items() for place in places)
     assert tasks == wanted
     assert draw_subset(data, wanted, seed=0) == chosen != draw_subset(data, wanted, seed=1)
     schedule = Schedule(data, make_stage(epochs=1, volumes_per_step=2, subset=wanted), seed=0)
