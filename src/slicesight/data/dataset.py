@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from slicesight.data.fingerprints import content_digest, stat_fingerprint
 from slicesight.data.manifest import Case, Conversation, read_manifest
 from slicesight.data.plugins import find_plugin, known_names
-from slicesight.errors import InputError
+from slicesight.errors import InputError, check_type
 from slicesight.io.loading import read_volume
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
@@ -226,10 +226,8 @@ def open_dataset(
     Raises:
         InputError: there is nothing, the split is empty, or prepared scans lie on another grid.
     """
-    if not isinstance(data, str | Path):
-        raise InputError(f"data is {data!r}; expected a path or NAME:REST, such as phantoms:9000:300")
-    if grid is not None and not isinstance(grid, GridSpec):
-        raise InputError(f"grid is a {type(grid).__name__}; expected a GridSpec")
+    check_type(data, (str, Path), name="data", expected="a path or NAME:REST, such as phantoms:9000:300")
+    check_type(grid, (GridSpec, type(None)), name="grid", expected="a GridSpec")
     name, mark, rest = str(data).partition(":")
     if mark and name in known_names(SOURCES, ENTRY_POINTS):
         opener = find_plugin(name, SOURCES, ENTRY_POINTS)
