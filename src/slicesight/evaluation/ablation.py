@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.data.dataset import Dataset, open_dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation_tables import AblationTable, make_table, results_page, write_table
-from slicesight.evaluation.cases import CaseSource, choose, open_cases
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import PredictionFile, read_jsonl
 from slicesight.evaluation.scoring import to_json
@@ -101,7 +101,7 @@ def run_ablate(request: AblateRequest, *, load: Callable[[str], Predictor]) -> N
     recipe = read_recipe(request.recipe, request.changes)
     if recipe.init is None:
         raise InputError(f"{request.recipe.name}: init is missing; cells start from one folder with trained encoders.")
-    source = CachedAnswers(choose(open_cases(request.data)))
+    source = CachedAnswers(open_dataset(request.data, prefer="test"))
     cells = list({cell.name: cell for table in request.tables for cell in CELLS[table]}.values())
     jobs = [(cell, seed) for seed in range(request.seeds) for cell in cells]
     scored: dict[str, list[Scored]] = {}
@@ -132,7 +132,7 @@ def run_cell(
     *,
     seed: int,
     folder: Path,
-    source: CaseSource,
+    source: Dataset,
     load: Callable[[str], Predictor],
     console: Console,
 ) -> float:
@@ -201,16 +201,12 @@ def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
     )
 
 
-class CachedAnswers:
+class CachedAnswers(Dataset):
     """A case source that keeps every grid it made: all cells look at the same scans."""
 
-    def __init__(self, source: CaseSource) -> None:
-        self.source = source
+    def __init__(self, source: Dataset) -> None:
+        self.source, self.cases = source, source.cases
         self._grids: dict[tuple[str, GridSpec], GridVolume] = {}
-
-    @property
-    def cases(self) -> list[Case]:
-        return self.source.cases
 
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
         key = case.id, spec

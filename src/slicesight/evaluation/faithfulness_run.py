@@ -14,8 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import choose, open_cases
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.scoring import to_json
 from slicesight.files import write_text
@@ -43,7 +43,7 @@ class FaithfulnessRequest:
 def run_faithfulness(request: FaithfulnessRequest, *, load: Callable[[str], Predictor]) -> None:
     """Measure every model on the same scans, writing what is there after each; print at the end."""
     stderr = Console(stderr=True)
-    source = choose(open_cases(request.data), split=request.split, count=request.count)
+    source = open_dataset(request.data, split=request.split, prefer="test", count=request.count)
     try:
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

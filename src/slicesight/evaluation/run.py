@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.data.dataset import Dataset, open_dataset, select
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import CaseSource, ChosenCases, choose, open_cases
 from slicesight.evaluation.controls import VOLUME_CONTROLS, ask_blind, majority
 from slicesight.evaluation.leaks import describe_leaks, find_leaks
 from slicesight.evaluation.predict import MODEL, PredictionRun, digest_model, open_run, predict
@@ -57,7 +57,7 @@ class EvaluateRequest:
 def run_evaluate(request: EvaluateRequest, *, load: Load) -> None:
     """Answer, score and write; goes on where an earlier run was stopped. `load` gives the reader of a model's name."""
     stderr = Console(stderr=True)
-    source = choose(open_cases(request.data), split=request.split, count=request.count)
+    source = open_dataset(request.data, split=request.split, prefer="test", count=request.count)
     training = _training(request)
     try:
         request.out.mkdir(parents=True, exist_ok=True)
@@ -106,16 +106,16 @@ def _predict_in_bulk(run: PredictionRun, request: EvaluateRequest, load: Load, p
     )
 
 
-def _training(request: EvaluateRequest) -> CaseSource | None:
+def _training(request: EvaluateRequest) -> Dataset | None:
     if request.train_data is None:
         return None
-    source = open_cases(request.train_data)
+    source = open_dataset(request.train_data)
     has_splits = any(case.split is not None for case in source.cases)
-    return choose(source, split="train") if has_splits else source
+    return select(source, split="train") if has_splits else source
 
 
 def _answer_without_scans(
-    run: PredictionRun, request: EvaluateRequest, training: CaseSource | None, load: Load, stderr: Console
+    run: PredictionRun, request: EvaluateRequest, training: Dataset | None, load: Load, stderr: Console
 ) -> None:
     """The majority's answers and the blind model's; both cost little and are written whole."""
     if not request.controls and request.blind_model is None:
@@ -175,9 +175,7 @@ def _why_no_control(name: str, request: EvaluateRequest) -> str:
     return "it needs at least two cases, of two patients" if name == "wrong_volume" else "no case was answered"
 
 
-def _add_leaks(
-    sheet: dict[str, Any], scored: Scored, training: CaseSource | None, source: ChosenCases, progress: Any
-) -> None:
+def _add_leaks(sheet: dict[str, Any], scored: Scored, training: Dataset | None, source: Dataset, progress: Any) -> None:
     """What training and test share, and the scores without the cases that leak."""
     if training is None:
         sheet["missing"]["leaks"] = NO_TRAINING
