@@ -20,12 +20,16 @@ class Skipped(Exception):  # noqa: N818
 
 @dataclass
 class Bench:
-    """What every item is given. rates: flops by dtype and bytes per second, once measured."""
+    """What every item is given.
+
+    rates: flops by dtype and bytes per second, once measured. is_used_up: this process is slower than a new one.
+    """
 
     device: str
     sizes: list[str]
     golden: Path | None
     rates: dict[str, Any] = field(default_factory=dict)
+    is_used_up: bool = False
 
     @property
     def on_gpu(self) -> bool:
