@@ -252,7 +252,8 @@ def main() -> None:
     if unknown := [word for word in args.only if not any(name.startswith(word) for name in items)]:
         parser.error(f"--only {unknown[0]!r} is no item; expected {', '.join(items)}")
     words = args.only or [""]
-    chosen = list(dict.fromkeys(name for word in words for name in items if name.startswith(word)))
+    matches = {word: [word] if word in items else [name for name in items if name.startswith(word)] for word in words}
+    chosen = list(dict.fromkeys(name for word in words for name in matches[word]))
     for place, name in enumerate(chosen):
         left = until - time.monotonic()
         if left <= 0:
