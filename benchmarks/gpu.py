@@ -138,8 +138,8 @@ def answers(bench: Bench) -> dict[str, Any]:
     """The shipped model's greedy answers in float32 and bfloat16, against the CPU's in float32."""
     from same_answers import by_engine, compare
 
-    from slicesight.phantoms.texts import conversation_rng, phantom_conversations
     from slicesight.phantoms.rendering import make_phantom
+    from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
     count, seed = (1 if bench.sizes == ["tiny"] else 30), 41_000
     readers = {"cpu": slicesight.load(device="cpu", dtype="float32")}

@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from slicesight.models.med2e3.packed import build_mask
 from slicesight.inference.prefix_attention import causal_mask
+from slicesight.models.med2e3.packed import build_mask
 
 BACKENDS = {
     "math": SDPBackend.MATH,
