@@ -18,8 +18,8 @@ PARTS = {"encoding", "prefix", "suffixes", "decoding"}
 def run_benchmark(*words: str) -> dict[str, dict]:
     """The lines by their items."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--size", "tiny", *words]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
+    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--size", "tiny", "--budget", "900", *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=900)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     return {line["item"]: line for line in lines}
