@@ -79,9 +79,9 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
         if case is not None:
             cases.append(case)
     for name, unclaimed in questions.items():
-        for text in unclaimed:
+        for side_text in unclaimed:
             reason = f"names {name!r}, which is no scan of {base.name}; write its path from there"
-            intake.refuse("missing volume", reason, text.place, case_id=name)
+            intake.refuse("missing volume", reason, side_text.place, case_id=name)
     used = {text for found in texts.values() for text in found}
     for folder in folders.values():
         for text in folder.texts:
