@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pip install 'slicesight[prepare]'")
 
-from slicesight.data import disk, journal, rows, shards, workers
+from slicesight.data import journal, rows, shards, workers
 from slicesight.data import preprocess as preparation
 from slicesight.data import store as prepared
 from slicesight.data.preprocess import prepare_volumes
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(manifest, tmp_path):
 
 def test_two_runs_in_one_folder_are_refused(manifest, tmp_path):
     with (
-        disk.only_run_in(tmp_path / "volumes"),
+        files.only_run_in(tmp_path / "volumes"),
         pytest.raises(InputError, match="another run is preparing volumes here"),
     ):
         prepare_volumes(manifest, tmp_path, spec=SPEC)

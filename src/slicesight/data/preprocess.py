@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from slicesight.data.disk import only_run_in, plain_disk_errors
 from slicesight.data.fingerprints import stat_fingerprint
 from slicesight.data.journal import NAME as JOURNAL
 from slicesight.data.journal import Known, add_to_journal, read_journal, write_journal
@@ -35,6 +34,7 @@ from slicesight.data.shards import FOLDER, PATTERN, RowPlace, Shard, VolumeShard
 from slicesight.data.store import FailedCase, PreparedIndex, read_index
 from slicesight.data.workers import outcomes_of
 from slicesight.errors import InputError, check_type
+from slicesight.files import only_run_in, plain_disk_errors
 from slicesight.volumes.grid import GridSpec
 
 Progress = Callable[[int, int], None]
