@@ -20,6 +20,7 @@ from slicesight.data import store as prepared
 from slicesight.data.preprocess import prepare_volumes
 from slicesight.data.store import open_prepared
 from slicesight.errors import InputError
+from slicesight.files import only_run_in
 from slicesight.volumes.grid import GridSpec
 
 SPEC = GridSpec(num_slices=4, height=16, width=12)
@@ -167,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(manifest, tmp_path):
 
 def test_two_runs_in_one_folder_are_refused(manifest, tmp_path):
     with (
-        files.only_run_in(tmp_path / "volumes"),
+        only_run_in(tmp_path / "volumes"),
         pytest.raises(InputError, match="another run is preparing volumes here"),
     ):
         prepare_volumes(manifest, tmp_path, spec=SPEC)
