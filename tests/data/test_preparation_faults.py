@@ -131,7 +131,9 @@ def test_half_a_line_in_the_journal_costs_one_scan(manifest, tmp_path):
 
 
 def test_a_line_added_after_half_a_line_is_read(tmp_path):
-    known = journal.Known(id="a", files="1", content="2", asked_window="auto", acquired="axial", settings={"x": 1})
+    known = journal.JournalEntry(
+        id="a", files="1", content="2", asked_window="auto", acquired="axial", settings={"x": 1}
+    )
     (tmp_path / journal.NAME).write_text('{"id": "b", "fil')
     journal.add_to_journal(tmp_path, [known])
     assert journal.read_journal(tmp_path) == {"a": known}

@@ -78,7 +78,7 @@ class ConvertRequest:
     @property
     def named(self) -> list[dict[str, str]]:
         """The sources as the summary names them."""
-        return [{"format": word, "name": source.resolve().name} for word, source in self.sources]
+        return [{"format": layout, "name": source.resolve().name} for layout, source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
     """
     _check_out(request)
     intake = Intake(on_bad_case=request.on_bad_case)
-    found = [_read(word, source, request, intake) for word, source in request.sources]
+    found = [_read(layout, source, request, intake) for layout, source in request.sources]
     cases = _limited(_joined(found), request.limit)
     splits = {case.split for case in cases}
     if request.split_seed is not None and splits != {None}:
@@ -204,15 +204,15 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
+def _read(layout: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
     volumes = request.volumes.resolve() if request.volumes else None
     place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
     skipped_before = len(intake.skipped)
-    cases: list[Case] = find_plugin(word, LAYOUTS, ENTRY_POINTS)(place, intake)
+    cases: list[Case] = find_plugin(layout, LAYOUTS, ENTRY_POINTS)(place, intake)
     if not cases:
         left_out = intake.skipped[skipped_before:]
         first = f"; the first thing left out: {left_out[0]}" if left_out else ""
-        raise InputError(f"{source}: no usable scan with a text found as {word}{first}")
+        raise InputError(f"{source}: no usable scan with a text found as {layout}{first}")
     return cases
 
 
