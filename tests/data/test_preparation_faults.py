@@ -14,12 +14,13 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pip install 'slicesight[prepare]'")
 
-from slicesight.data import disk, journal, rows, shards, workers
+from slicesight.data import journal, rows, shards, workers
 from slicesight.data import preprocess as preparation
 from slicesight.data import store as prepared
 from slicesight.data.preprocess import prepare_volumes
 from slicesight.data.store import open_prepared
 from slicesight.errors import InputError
+from slicesight.files import only_run_in
 from slicesight.volumes.grid import GridSpec
 
 SPEC = GridSpec(num_slices=4, height=16, width=12)
@@ -130,7 +131,9 @@ def test_half_a_line_in_the_journal_costs_one_scan(manifest, tmp_path):
 
 
 def test_a_line_added_after_half_a_line_is_read(tmp_path):
-    known = journal.Known(id="a", files="1", content="2", asked_window="auto", acquired="axial", settings={"x": 1})
+    known = journal.JournalEntry(
+        id="a", files="1", content="2", asked_window="auto", acquired="axial", settings={"x": 1}
+    )
     (tmp_path / journal.NAME).write_text('{"id": "b", "fil')
     journal.add_to_journal(tmp_path, [known])
     assert journal.read_journal(tmp_path) == {"a": known}
@@ -167,7 +170,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(manifest, tmp_path):
 
 def test_two_runs_in_one_folder_are_refused(manifest, tmp_path):
     with (
-        disk.only_run_in(tmp_path / "volumes"),
+        only_run_in(tmp_path / "volumes"),
         pytest.raises(InputError, match="another run is preparing volumes here"),
     ):
         prepare_volumes(manifest, tmp_path, spec=SPEC)

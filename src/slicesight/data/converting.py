@@ -38,8 +38,8 @@ class ConvertRequest:
 
     also: further (format, source) whose questions about the same scans are added, and whose other scans are.
     limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
-    split_shares: of train, val and test. duplicates: compare by "look" or by "content", "off", or None for "look" where
-    there are several splits. leave: which side of a leak gives up its scans.
+    split_shares: of train, val and test. duplicates: compare by perceptual hash ("look"), by "content", "off", or None
+    for "look" where there are several splits. leave: which side of a leak gives up its scans.
     """
 
     format: str
@@ -78,7 +78,7 @@ class ConvertRequest:
     @property
     def named(self) -> list[dict[str, str]]:
         """The sources as the summary names them."""
-        return [{"format": word, "name": source.resolve().name} for word, source in self.sources]
+        return [{"format": layout, "name": source.resolve().name} for layout, source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Conversion:
         write_manifest(_relative(self.cases, out), out / MANIFEST)
         _write_lines(out / SKIPPED, [skipped.to_dict() for skipped in self.skipped])
         if self.groups is not None:
-            told = [group.to_dict() for group in self.groups if group.is_leak or group.links != {"patient"}]
-            _write_lines(out / DUPLICATES, told)
+            groups = [group.to_dict() for group in self.groups if group.is_leak or group.links != {"patient"}]
+            _write_lines(out / DUPLICATES, groups)
         else:
             (out / DUPLICATES).unlink(missing_ok=True)
         if deduplicated is not None:
@@ -158,7 +158,7 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
     """
     _check_out(request)
     intake = Intake(on_bad_case=request.on_bad_case)
-    found = [_read(word, source, request, intake) for word, source in request.sources]
+    found = [_read(layout, source, request, intake) for layout, source in request.sources]
     cases = _limited(_joined(found), request.limit)
     splits = {case.split for case in cases}
     if request.split_seed is not None and splits != {None}:
@@ -182,17 +182,17 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
 def _check_out(request: ConvertRequest) -> None:
     """Refuse a folder whose manifest came from elsewhere."""
     out = request.out
-    told = None
+    earlier = None
     if (out / SUMMARY).is_file():
         try:
-            told = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+            earlier = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise InputError(f"{out / SUMMARY}: damaged; remove it or name another folder") from None
     if (out / MANIFEST).exists():
-        if not isinstance(told, dict) or "sources" not in told:
+        if not isinstance(earlier, dict) or "sources" not in earlier:
             raise InputError(f"{out / MANIFEST} exists and was not made by prepare; name another folder")
-        if told["sources"] != request.named:
-            made = " and ".join(f"{source['name']} as {source['format']}" for source in told["sources"])
+        if earlier["sources"] != request.named:
+            made = " and ".join(f"{source['name']} as {source['format']}" for source in earlier["sources"])
             raise InputError(f"{out}: was prepared from {made}; name another folder, or remove it first")
 
 
@@ -204,15 +204,15 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
+def _read(layout: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
     volumes = request.volumes.resolve() if request.volumes else None
     place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
     skipped_before = len(intake.skipped)
-    cases: list[Case] = find_plugin(word, LAYOUTS, ENTRY_POINTS)(place, intake)
+    cases: list[Case] = find_plugin(layout, LAYOUTS, ENTRY_POINTS)(place, intake)
     if not cases:
         left_out = intake.skipped[skipped_before:]
         first = f"; the first thing left out: {left_out[0]}" if left_out else ""
-        raise InputError(f"{source}: no usable scan with a text found as {word}{first}")
+        raise InputError(f"{source}: no usable scan with a text found as {layout}{first}")
     return cases
 
 
@@ -224,8 +224,8 @@ def _joined(sources: list[list[Case]]) -> list[Case]:
         for case in cases:
             key = (case.volume, case.split)
             if key in joined:
-                asked = (*joined[key].conversations, *case.conversations)
-                joined[key] = joined[key].model_copy(update={"conversations": asked})
+                conversations = (*joined[key].conversations, *case.conversations)
+                joined[key] = joined[key].model_copy(update={"conversations": conversations})
                 continue
             name = case.id if case.id not in taken else f"{case.id}@{case.split or case.source}"
             taken.add(name)
@@ -235,12 +235,12 @@ def _joined(sources: list[list[Case]]) -> list[Case]:
 
 def _limited(cases: list[Case], limit: int | None) -> list[Case]:
     taken: Counter[str] = Counter()
-    kept = []
+    limited = []
     for case in cases:
         taken[case.split or NO_SPLIT] += 1
         if limit is None or taken[case.split or NO_SPLIT] <= limit:
-            kept.append(case)
-    return kept
+            limited.append(case)
+    return limited
 
 
 def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None) -> Conversion:
@@ -253,7 +253,7 @@ def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None
     prints = prints_of(
         list(ids),
         depth=depth,
-        kept=_made(conversion.request.out) / PRINTS,
+        cache=_made(conversion.request.out) / PRINTS,
         refuse=refuse,
         workers=conversion.request.workers,
         progress=progress,
@@ -268,8 +268,8 @@ def _groups_within(groups: list[Group] | None, cases: list[Case]) -> list[Group]
     if groups is None:
         return None
     by_id = {case.id: case for case in cases}
-    kept = [Group(tuple(by_id[case.id] for case in group.cases if case.id in by_id), group.links) for group in groups]
-    return [group for group in kept if len(group.cases) > 1]
+    within = [Group(tuple(by_id[case.id] for case in group.cases if case.id in by_id), group.links) for group in groups]
+    return [group for group in within if len(group.cases) > 1]
 
 
 def _relative(cases: list[Case], out: Path) -> list[Case]:

@@ -19,7 +19,7 @@ NAME = "journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class JournalEntry:
     """One scan: its files by size and time, their content, and what the settings asked for became."""
 
     id: str
@@ -30,17 +30,17 @@ class Known:
     settings: dict[str, Any]
 
 
-def read_journal(folder: Path) -> dict[str, Known]:
+def read_journal(folder: Path) -> dict[str, JournalEntry]:
     """The last line of every case."""
     path = folder / NAME
     if not path.is_file():
         return {}
-    known: dict[str, Known] = {}
+    known: dict[str, JournalEntry] = {}
     shared: dict[str, dict[str, Any]] = {}  # thousands of scans have the same settings
     with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
             try:
-                entry = Known(**json.loads(line))
+                entry = JournalEntry(**json.loads(line))
             except (json.JSONDecodeError, TypeError):
                 continue
             settings = shared.setdefault(json.dumps(entry.settings), entry.settings)
@@ -48,7 +48,7 @@ def read_journal(folder: Path) -> dict[str, Known]:
     return known
 
 
-def add_to_journal(folder: Path, entries: Iterable[Known]) -> None:
+def add_to_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:
     """Append lines and see them on disk."""
     text = "".join(_line(entry) for entry in entries)
     if not text:
@@ -65,7 +65,7 @@ def add_to_journal(folder: Path, entries: Iterable[Known]) -> None:
         os.fsync(file.fileno())
 
 
-def write_journal(folder: Path, entries: Iterable[Known]) -> None:
+def write_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:
     """Replace the journal by these lines, unless it holds just them."""
     text = "".join(_line(entry) for entry in entries)
     path = folder / NAME
@@ -73,5 +73,5 @@ def write_journal(folder: Path, entries: Iterable[Known]) -> None:
         write_text(path, text=text)
 
 
-def _line(entry: Known) -> str:
+def _line(entry: JournalEntry) -> str:
     return json.dumps(asdict(entry), ensure_ascii=False) + "\n"

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from slicesight.data.disk import only_run_in, plain_disk_errors
 from slicesight.data.fingerprints import stat_fingerprint
 from slicesight.data.journal import NAME as JOURNAL
-from slicesight.data.journal import Known, add_to_journal, read_journal, write_journal
+from slicesight.data.journal import JournalEntry, add_to_journal, read_journal, write_journal
 from slicesight.data.manifest import Case, iter_manifest, write_manifest
 from slicesight.data.rows import (
     STORED_TYPES,
@@ -35,6 +34,7 @@ from slicesight.data.shards import FOLDER, PATTERN, RowPlace, Shard, VolumeShard
 from slicesight.data.store import FailedCase, PreparedIndex, read_index
 from slicesight.data.workers import outcomes_of
 from slicesight.errors import InputError, check_type
+from slicesight.files import only_run_in, plain_disk_errors
 from slicesight.volumes.grid import GridSpec
 
 Progress = Callable[[int, int], None]
@@ -123,7 +123,7 @@ class _Entry:
     place: RowPlace | None = None
     job: ScanJob | None = None
     files: str | None = None
-    known: Known | None = None
+    known: JournalEntry | None = None
 
 
 @dataclass
@@ -211,7 +211,7 @@ class _Run:
             places.update({key: RowPlace(path, row) for row, key in enumerate(keys)})
         return places
 
-    def _entry(self, case: Case, path: Path, known: Known | None, places: dict[str, RowPlace]) -> _Entry:
+    def _entry(self, case: Case, path: Path, known: JournalEntry | None, places: dict[str, RowPlace]) -> _Entry:
         entry = _Entry(case.id)
         try:
             entry.files = stat_fingerprint(path)
@@ -235,8 +235,8 @@ class _Run:
         )
         return entry
 
-    def _journal_line(self, entry: _Entry, content: str, settings: dict[str, object], acquired: str) -> Known:
-        return Known(
+    def _journal_line(self, entry: _Entry, content: str, settings: dict[str, object], acquired: str) -> JournalEntry:
+        return JournalEntry(
             id=entry.case_id,
             files=entry.files or "",
             content=content,
@@ -248,7 +248,7 @@ class _Run:
     def _fill(self, group: list[_Entry], outcomes: Iterator[ScanOutcome]) -> None:
         """Make the shard of a group."""
         writer = VolumeShardWriter(self.folder)
-        news: list[Known] = []
+        news: list[JournalEntry] = []
         try:
             with writer:
                 for entry in group:

@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from slicesight.data.rows import ScanJob, ScanOutcome, prepare_scan
 
 UNDER_WAY_PER_PROCESS = 3
-_THREAD_WORDS = (
+_THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 
 
@@ -84,17 +83,17 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile use one thread; the libraries read these words when they are loaded."""
-    before = {word: os.environ.get(word) for word in _THREAD_WORDS}
-    os.environ.update(dict.fromkeys(_THREAD_WORDS, "1"))
+    """Processes started meanwhile use one thread; the libraries read these variables when they are loaded."""
+    before = {variable: os.environ.get(variable) for variable in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        for word, value in before.items():
+        for variable, value in before.items():
             if value is None:
-                os.environ.pop(word, None)
+                os.environ.pop(variable, None)
             else:
-                os.environ[word] = value
+                os.environ[variable] = value
 
 
 def _follow_the_parent() -> None:

@@ -1,7 +1,7 @@
 """How do the voxels of an axial grid look when they are cut in another plane?
 
-The pictures a model of several planes is shown (the formulas of `model.planes.cut_planes`, which cuts the same as a
-tensor): H or W positions averaged to N cuts, the N axial slices interpolated to rows. N slices, H rows, W columns.
+The pictures a model of several planes is shown (the formulas of `models.med2e3.planes.cut_planes`, which cuts the same
+as a tensor): H or W positions averaged to N cuts, the N axial slices interpolated to rows. N slices, H rows, W columns.
 """
 
 from __future__ import annotations
