@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from slicesight.data.choices import is_right
 from slicesight.evaluation.ablation import FULL, CachedAnswers, Cell, run_cell
 from slicesight.evaluation.cases import choose, open_cases
-from slicesight.evaluation.metrics.choice import is_right
 from slicesight.evaluation.predictions import read_jsonl
 from slicesight.evaluation.score_claims import effective_slices
 from slicesight.evaluation.statistics import DRAWS, bounds, compare, holm
@@ -92,7 +92,7 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
     values: dict[str, dict[str, list[float]]] = {name: {} for name in MEASURES}
     for row in read_jsonl(path):
         if row.task == "closed":
-            values[MEASURES[0]].setdefault(row.volume, []).append(is_right(row))
+            values[MEASURES[0]].setdefault(row.volume, []).append(is_right(row.prediction, row))
         if row.scores:
             values[MEASURES[2]].setdefault(row.volume, []).append(effective_slices(np.array(row.scores)))
         share = len(row.true_slices or ()) / len(row.scores) if row.scores else 1.0

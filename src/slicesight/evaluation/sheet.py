@@ -6,8 +6,8 @@ in docs/scoring.md. What a file cannot give is null, and `missing` says why.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from slicesight import __version__
-from slicesight.evaluation.metrics.choice import count_outcomes, is_right, legacy_right
+from slicesight.data.choices import OUTCOMES, is_right, legacy_right, read_choice
 from slicesight.evaluation.metrics.text import TEXT_METRICS, score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
@@ -80,7 +80,7 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     for place, row in enumerate(rows):
         if row.task == "closed":
             assert row.answer_choice is not None
-            values["accuracy"][place] = is_right(row)
+            values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
     return Scored(file=file, values=values, missing={**file.missing, **found.missing}, about=about)
@@ -96,7 +96,7 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
     for task in TASKS:
         if task not in scored.file.tasks:
             missing[task] = f"the file holds no {task} questions"
-    evidence = score_evidence(rows)
+    evidence = score_evidence((row.scores, row.true_slices, row.volume or row.id) for row in rows)
     if evidence is None:
         missing["evidence"] = "no prediction has both scores and true_slices"
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
@@ -171,20 +171,29 @@ def compare_systems(
     return found
 
 
-def score_evidence(rows: Sequence[Prediction]) -> dict[str, Any] | None:
+def count_outcomes(rows: Iterable[Prediction]) -> dict[str, int]:
+    """How many closed answers were read in which way, every outcome named."""
+    counted = Counter(read_choice(row.prediction, row.choices).outcome for row in rows)
+    return {outcome: counted[outcome] for outcome in OUTCOMES}
+
+
+def score_evidence(
+    pointed: Iterable[tuple[Sequence[float] | None, Sequence[int] | None, str]],
+) -> dict[str, Any] | None:
     """Score mass on the slices that truly show what is asked, their share, and the excess (mass - share) / (1 - share).
 
     Only questions whose slices are fewer than half of all count; elsewhere there is no place to point at.
+
+    Args:
+        pointed: every question's slice scores, true slices and volume.
     """
     masses, shares, volumes = [], [], []
-    for row in rows:
-        share = len(row.true_slices or ()) / len(row.scores) if row.scores else 1.0
+    for scores, true_slices, volume in pointed:
+        share = len(true_slices or ()) / len(scores) if scores else 1.0
         if 0 < share < 0.5:
-            assert row.scores is not None
-            assert row.true_slices is not None
-            masses.append(float(np.asarray(row.scores)[list(row.true_slices)].sum()))
+            masses.append(float(np.asarray(scores)[list(true_slices or ())].sum()))
             shares.append(share)
-            volumes.append(row.volume or row.id)
+            volumes.append(volume)
     if not masses:
         return None
     mass, share_array = np.array(masses), np.array(shares)

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
+from slicesight.data.choices import read_choice
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.evaluation.cases import CaseSource
 from slicesight.evaluation.leaks import describe_leaks
-from slicesight.evaluation.metrics.choice import read_choice
 from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.scoring import BLOCKS, percent
 from slicesight.evaluation.sheet import METRICS, Scored

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.data.choices import same_text
 from slicesight.evaluation.metrics.bertscore import BertScorer
 from slicesight.evaluation.metrics.meteor import Meteor
 from slicesight.evaluation.metrics.missing import MissingPartError
@@ -62,7 +63,7 @@ def score_texts(
     values = {
         "bleu1": _each(pairs, bleu1),
         "rouge1": _each(pairs, rouge1),
-        "exact": _each(pairs, lambda said, true: float(plain(said) == plain(true))),
+        "exact": _each(pairs, lambda said, true: float(same_text(said, true))),
     }
     about: dict[str, Any] = {name: {"definition": DEFINITIONS[name]} for name in values}
     missing = {}
@@ -97,11 +98,6 @@ def rouge1(said: str, true: str) -> float:
     words, wanted = split_alphanumeric(said), split_alphanumeric(true)
     common = _common(words, wanted)
     return 2 * common / (len(words) + len(wanted)) if common else 0.0
-
-
-def plain(text: str) -> str:
-    """Lower case, single spaces, no full stop at the end."""
-    return " ".join(text.lower().strip(" .").split())
 
 
 @lru_cache(maxsize=2**14)
