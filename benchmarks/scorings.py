@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from slicesight.evaluation.predictions import read_jsonl
 from slicesight.evaluation.score_claims import effective_slices
 from slicesight.evaluation.statistics import DRAWS, bounds, compare, holm
 from slicesight.reports.ask import load_quietly
+from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "phantom-ablation.yaml"
@@ -69,14 +71,14 @@ def main() -> None:
     for name in options.scoring or SCORINGS:
         scoring = SCORINGS[name]
         stages = tuple(replace(stage, **scoring.stage) for stage in recipe.stages)
-        cell = Cell(name=scoring.cell, row=name, words={**FULL, **scoring.words})
+        cell = Cell(name=scoring.cell, row=name, options={**FULL, **scoring.words})
         runs = []
         for seed in range(options.seeds):
             folder = options.out / "cells" / scoring.cell / f"seed{seed}"
             console.print(f"{name}, seed {seed}", highlight=False)
             run_cell(
                 replace(recipe, stages=stages), cell, seed=seed, folder=folder, source=source, load=load_quietly,
-                console=console,
+                bars=partial(progress_bar, console),
             )  # fmt: skip
             runs.append(measure(folder / "predictions.jsonl"))
         found[name] = runs

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import slicesight
+from slicesight.cli.measure import run_evaluate
+from slicesight.cli.scoring import EvaluateOptions
 from slicesight.data.manifest import read_manifest, write_manifest
 from slicesight.errors import InputError
 from slicesight.evaluation.cases import ManifestCases, PhantomCases, choose, open_cases
@@ -18,7 +20,6 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS, disturb, majority
 from slicesight.evaluation.leaks import find_leaks
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import read_jsonl
-from slicesight.evaluation.run import EvaluateRequest, run_evaluate
 
 from .conftest import NUM_WORDS
 
@@ -41,9 +42,9 @@ def finished(scans, tiny_model_folder, tmp_path_factory) -> Path:
     write_manifest([case.model_copy(update={"id": "other", "volume": "copy.nii.gz"})], training / "manifest.jsonl")
     out = tmp_path_factory.mktemp("evaluated") / "out"
     run_evaluate(
-        EvaluateRequest(
+        EvaluateOptions(
             model=str(tiny_model_folder), data=str(scans), out=out, train_data=str(training),
-            blind_model=str(tiny_model_folder), num_figures=2,
+            blind_model=str(tiny_model_folder), figures=2,
         ),
         load=slicesight.load,
     )  # fmt: skip

@@ -10,8 +10,8 @@ import pytest
 
 from slicesight import cli
 from slicesight.evaluation.external import read_predictions
-from slicesight.evaluation.scoring import percent
 from slicesight.evaluation.sheet import compare_systems, make_sheet, score_evidence, score_file
+from slicesight.reports.score_tables import percent
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ import numpy as np
 
 from slicesight import __version__
 from slicesight.data.choices import OUTCOMES, is_right, legacy_right, read_choice
-from slicesight.evaluation.metrics.text import TEXT_METRICS, score_texts
+from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
 
 FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy")
-METRICS = {"report": TEXT_METRICS, "open": TEXT_METRICS, "closed": CLOSED_METRICS}
 CLOSED_DEFINITIONS = {
     "accuracy": "share of answers that name the right choice and no other: letter, (letter) or its words",
     "accuracy_legacy": 'share of outputs that contain the right letter with a full stop, "B." (the papers\' rule)',
@@ -60,14 +60,19 @@ class Scored:
         return {name: float(total / count) for name, total, count in pairs if count}
 
 
+def metrics_of(task: str) -> tuple[str, ...]:
+    """The names of a task's metrics."""
+    return CLOSED_METRICS if task == "closed" else text_metric_names()
+
+
 def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int | None = None) -> Scored:
     """Score every row of a file.
 
     Args:
-        bertscore, layer: as `text_metrics.score_texts` takes them.
+        bertscore, layer: as `metrics.MetricOptions` has them.
     """
     rows = file.rows
-    values = {name: np.full(len(rows), np.nan) for name in (*TEXT_METRICS, *CLOSED_METRICS)}
+    values = {name: np.full(len(rows), np.nan) for name in (*text_metric_names(), *CLOSED_METRICS)}
     texts = [place for place, row in enumerate(rows) if row.task != "closed"]
     found = score_texts(
         [rows[place].prediction for place in texts],
@@ -147,7 +152,7 @@ def compare_systems(
         if against not in (None, first, second):
             continue
         for task in TASKS:
-            for metric in METRICS[task]:
+            for metric in metrics_of(task):
                 if metrics is not None and (task, metric) not in metrics:
                     continue
                 runs = [*ours, *theirs]
@@ -213,13 +218,13 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
         return None
     rows = [scored.rows[place] for place in chosen]
     topics = list(dict.fromkeys(row.topic for row in rows))
-    metrics = [name for name in METRICS[task] if name not in scored.missing]
+    metrics = [name for name in metrics_of(task) if name not in scored.missing]
     values = {name: scored.values[name][chosen] for name in metrics}
     in_topic = {topic: np.array([row.topic == topic for row in rows]) for topic in topics}
 
     def everywhere(get: Callable[[Floats], float]) -> dict[str, dict[str, float | None]]:
         return {
-            topic: {name: get(values[name][mask]) if name in values else None for name in METRICS[task]}
+            topic: {name: get(values[name][mask]) if name in values else None for name in metrics_of(task)}
             for topic, mask in in_topic.items()
         }
 
@@ -228,13 +233,13 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
         "num_pairs": len(rows),
         "num_empty": sum(row.is_empty for row in rows),
         "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
-        "micro": {name: _mean(values[name]) if name in values else None for name in METRICS[task]},
+        "micro": {name: _mean(values[name]) if name in values else None for name in metrics_of(task)},
         "macro": {
             name: float(np.mean([by_topic[topic][name] for topic in topics])) if name in values else None
-            for name in METRICS[task]
+            for name in metrics_of(task)
         },
         "by_topic": by_topic,
-        "ci95": _intervals(rows, values, in_topic, names=METRICS[task]) if scored.has_volumes else None,
+        "ci95": _intervals(rows, values, in_topic, names=metrics_of(task)) if scored.has_volumes else None,
     }
     if task == "closed":
         part["outcomes"] = count_outcomes(rows)

@@ -1,7 +1,7 @@
 """As which files can a report of an asking be written? One line each; another package adds one by an entry point.
 
-A writer is called as writer(report, path), with a `reports.ask.AnswerReport`. The DICOM report (`dicom_sr`) is not among
-them: it also needs the scan's own images.
+A writer is called as writer(report, path), with a `reports.ask.AnswerReport`. The DICOM report (`dicom_sr`) is not
+among them: it also needs the scan's own images.
 """
 
 from __future__ import annotations
