@@ -38,8 +38,8 @@ def read_systems(arguments: Sequence[str], *, answers: Sequence[Path] = ()) -> d
     if len(nameless) > 1 and len(kinds) == len(set(kinds)):
         systems[name_of(nameless[0][1].parent / "run")] = [merge([file for _, _, file in nameless])]
         runs = [run for run in runs if run[0] is not None]
-    for name, path, file in runs:
-        systems.setdefault(name or _fresh(name_of(path), systems), []).append(file)
+    for given, path, file in runs:
+        systems.setdefault(given or _fresh(name_of(path), systems), []).append(file)
     return systems
 
 

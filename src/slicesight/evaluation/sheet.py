@@ -158,7 +158,7 @@ def compare_systems(
                 runs = [*ours, *theirs]
                 if not all(task in run.file.tasks and metric not in run.missing for run in runs):
                     continue
-                entry = {"first": first, "second": second, "task": task, "metric": metric}
+                entry: dict[str, Any] = {"first": first, "second": second, "task": task, "metric": metric}
                 if not all(run.has_volumes for run in runs):
                     found.append({**entry, "p": None, "missing": NO_VOLUME})
                     continue
@@ -171,8 +171,8 @@ def compare_systems(
                 else:
                     found.append({**entry, **paired.to_dict(), "seeds": [len(ours), len(theirs)]})
     tested = [entry for entry in found if entry["p"] is not None]
-    for entry, corrected in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
-        entry["p_holm"] = corrected
+    for one, corrected in zip(tested, holm([one["p"] for one in tested]), strict=True):
+        one["p_holm"] = corrected
     return found
 
 

@@ -67,7 +67,7 @@ class Meteor:
         precision, recall = len(matches) / len(hypothesis), len(matches) / len(reference)
         balanced = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
         chunks = 1 + sum(later != (earlier[0] + 1, earlier[1] + 1) for earlier, later in pairwise(matches))
-        return (1 - GAMMA * (chunks / len(matches)) ** BETA) * balanced
+        return float((1 - GAMMA * (chunks / len(matches)) ** BETA) * balanced)
 
     def _align(self, said: Indexed, true: Indexed) -> list[tuple[int, int]]:
         """(place in said, place in true) of every matched pair of words, in order of the first."""
