@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 import slicesight
+from slicesight.data.dataset import open_dataset
 from slicesight.data.ray_workers import connected
 from slicesight.evaluation.bulk import predict_in_bulk
-from slicesight.evaluation.cases import choose, open_cases
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 
 SYSTEMS = (MODEL, "blank", "shuffled_slices")
@@ -34,7 +34,7 @@ SEED = 61000
 
 def open_folder(folder, reader, data):
     folder.mkdir()
-    run = PredictionRun(folder=folder, source=choose(open_cases(data), split=None, count=None), systems=SYSTEMS)
+    run = PredictionRun(folder=folder, source=open_dataset(data, prefer="test"), systems=SYSTEMS)
     open_run(run, reader)
     return run
 

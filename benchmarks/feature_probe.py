@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from slicesight.evaluation.statistics import mean_interval
-from slicesight.training.data import PhantomDataset
 from slicesight.training.feature_cache import fill_caches, open_caches
 from slicesight.training.insight.classification import solve_probe
 from slicesight.training.recipe import read_recipe
@@ -36,10 +35,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     options = parser.parse_args()
     recipe = read_recipe(RECIPE, tuple(options.changes))
-    phantoms = open_source(recipe, once=lambda facts: None)
-    model, _ = build_start(recipe, phantoms)
+    data = open_source(recipe, once=lambda facts: None).with_seed(recipe.seed)
+    phantoms = data.phantoms
+    model, _ = build_start(recipe, data)
     set_trainable(model, ())
-    data = PhantomDataset(phantoms, seed=recipe.seed)
     caches = {cache.part: cache for cache in open_caches(recipe.feature_cache, model, data, bf16=recipe.bf16)}
     cases = range(min(options.count, len(phantoms)))
     fill_caches(list(caches.values()), model, data, cases, device=torch.device("cpu"))

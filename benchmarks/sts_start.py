@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import slicesight
+from slicesight.data.dataset import PreparedDataset, open_dataset
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.training.data import PreparedDataset, open_prepared_scans
 from slicesight.training.recipe import Recipe
 from slicesight.training.start import build_start
 from slicesight.volumes.volume import PLANES
@@ -38,7 +38,7 @@ def start_folder(out: Path, recipe: Recipe, encoder3d: str) -> Path:
     if not (out / "encoder3d" / "config.json").exists():
         keep_encoder3d(encoder3d, recipe, out / "encoder3d")
     torch.manual_seed(0)
-    scans = open_prepared_scans(str(out / "prepared"), split="train", grid=recipe.grid)
+    scans = open_dataset(f"prepared:{out / 'prepared'}", split="train", grid=recipe.grid)
     model, processor = build_start(recipe, scans)
     pretrain(model, processor.tokenizer, scans)
     processor.save_pretrained(folder)
@@ -56,7 +56,7 @@ def keep_encoder3d(name: str, recipe: Recipe, folder: Path) -> None:
 def pretrain(model: Med2E3ForConditionalGeneration, tokenizer, scans: PreparedDataset) -> None:
     """Stage 0 on the real training cubes."""
     real = [case for case in range(len(scans)) if scans.cases[case].source == SOURCE]
-    volumes_V1NHW = torch.stack([torch.from_numpy(scans.voxels(case)) for case in real])[:, None]
+    volumes_V1NHW = torch.stack([torch.from_numpy(scans.voxels(scans.cases[case])) for case in real])[:, None]
     truth, tumour_VN = read_truth(scans, real)
     words = {kind: embed_words(model, tokenizer, names) for kind, names in WORDS.items()}
     model.eval()
@@ -90,7 +90,7 @@ def read_truth(scans: PreparedDataset, cases: list[int]) -> tuple[dict[str, Tens
     truth: dict[str, list[int]] = {kind: [] for kind in ("modality", "plane", "size")}
     tumour = torch.zeros(len(cases), scans.prepared.spec.num_slices, dtype=torch.bool)
     for row, case in enumerate(cases):
-        asked = {conversation.topic: conversation for conversation in scans.conversations(case, 0)}
+        asked = {conversation.topic: conversation for conversation in scans.cases[case].conversations}
         for kind, numbers in truth.items():
             numbers.append(WORDS[kind].index(asked[kind].answer))
         tumour[row, list(asked["third"].source_slices)] = True

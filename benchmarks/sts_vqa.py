@@ -36,9 +36,9 @@ from sts_start import start_folder
 
 import slicesight
 from slicesight.data.choices import is_right, with_letter
+from slicesight.data.dataset import open_dataset
 from slicesight.data.manifest import Case, Conversation, read_manifest
 from slicesight.data.preprocess import prepare_volumes
-from slicesight.evaluation.cases import choose, open_cases
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.evaluation.statistics import compare, holm, mean_interval
@@ -119,7 +119,7 @@ def answered(options: argparse.Namespace, arm: str, seed: str) -> None:
     run_recipe(recipe, resume=(folder / "run").is_dir())
     trained = time.process_time()
     reader = slicesight.load(folder / "run" / "model")
-    source = choose(open_cases(str(options.out / "prepared")), split="test")
+    source = open_dataset(options.out / "prepared", split="test")
     if arm == "model":
         run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
         open_run(run, reader)

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from slicesight.data.dataset import Dataset
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.med2e3.processing import Med2E3Processor
+from slicesight.phantoms.folder import phantom_case
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.planning.plan import plan_training
 from slicesight.training.collate import Collator, PromptWriter, StepParts
-from slicesight.training.data import PHANTOM_TASKS
 from slicesight.training.feature_cache import fill_caches, open_caches
 from slicesight.training.packing import PackingCollator
 from slicesight.training.recipe import Stage
@@ -71,43 +71,38 @@ class Way:
     times: list[float] = field(default_factory=list)
 
 
-class Scans:
+class Scans(Dataset):
     """Random volumes with the texts of phantoms."""
 
     preparation = "benchmark"
-    asks_anew = False
 
     def __init__(self, image, count):
         rng = np.random.default_rng(0)
         self.volumes = [rng.random(image, dtype=np.float32) for _ in range(count)]
-        self.asked = [
-            phantom_conversations(make_phantom(5, n, pixel_mm=(7.0, 8.0)).truth, conversation_rng(5, n), num_slices=30)
-            for n in range(count)
+        self.cases = [
+            phantom_case(make_phantom(5, n, pixel_mm=(7.0, 8.0)), seed=5, index=n, volume=str(n)) for n in range(count)
         ]
 
-    def __len__(self):
-        return len(self.volumes)
+    def grid(self, case, spec):
+        raise NotImplementedError
 
-    def name(self, case):
-        return str(case)
+    def stamp(self, case):
+        return case.id
 
-    def tasks(self, case):
-        return PHANTOM_TASKS
-
-    def conversations(self, case, epoch):
-        return self.asked[case]
+    def content(self, case):
+        return case.id
 
     def voxels(self, case):
-        return self.volumes[case]
+        return self.volumes[int(case.volume)]
 
     def true_slices(self, case, conversation):
-        return np.zeros(len(self.volumes[case]), dtype=bool)
+        return np.zeros(len(self.volumes[0]), dtype=bool)
 
     def plane(self, case):
         return None
 
     def fingerprint(self, case):
-        return f"{case:02d}"
+        return case.id
 
 
 class PairCollator:
@@ -167,7 +162,7 @@ def measure(size_name, stage_number, *, num_volumes, rounds, clock):
     """Time every way and count its operations -> a row per way."""
     size = SIZES[size_name]
     scans = Scans(size.image, num_volumes)
-    texts = [f"{asked.prompt} Answer: {asked.target}" for case in scans.asked for asked in case]
+    texts = [f"{asked.prompt} Answer: {asked.target}" for case in scans.cases for asked in case.conversations]
     torch.manual_seed(0)
     model, processor = make_model(size, texts)
     set_trainable(model, STAGES[stage_number])
@@ -216,7 +211,7 @@ def measure(size_name, stage_number, *, num_volumes, rounds, clock):
                 begin = now()
                 step(way)
                 way.times.append(now() - begin)
-    num_questions = sum(len(case) for case in scans.asked)
+    num_questions = sum(len(case.conversations) for case in scans.cases)
     rows = []
     for way in ways:
         ratio = statistics.median(base / own for base, own in zip(ways[0].times, way.times, strict=True))

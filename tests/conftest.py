@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import locale
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,10 +25,21 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def same_locale():
-    """Each test leaves the process its locale: GDCM, inside SimpleITK, sets it to C when it writes a compressed DICOM."""
+    """Each test leaves the process its locale: GDCM, inside SimpleITK, sets C where it writes compressed DICOM."""
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def absl_closes_no_stream():
+    """absl (of rouge-score, TensorBoard), imported under pytest, holds its captured stderr and closes it when uvicorn
+    configures logging anew; it leaves the real stderr alone."""
+    try:
+        from absl import logging as absl_logging
+    except ImportError:
+        return
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")

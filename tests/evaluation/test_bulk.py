@@ -7,7 +7,7 @@ import json
 import pytest
 
 import slicesight
-from slicesight.evaluation.cases import choose, open_cases
+from slicesight.data.dataset import open_dataset
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 
 DATA = "phantoms:51000:5"
@@ -16,7 +16,7 @@ SYSTEMS = (MODEL, "blank", "wrong_volume")
 
 def open_folder(folder, reader):
     folder.mkdir(exist_ok=True)
-    run = PredictionRun(folder=folder, source=choose(open_cases(DATA), split=None, count=None), systems=SYSTEMS)
+    run = PredictionRun(folder=folder, source=open_dataset(DATA, prefer="test"), systems=SYSTEMS)
     open_run(run, reader)
     return run
 

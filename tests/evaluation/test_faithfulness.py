@@ -11,9 +11,9 @@ import torch
 import slicesight
 from slicesight.cli.measure import run_faithfulness
 from slicesight.cli.scoring import FaithfulnessOptions
+from slicesight.data.dataset import ManifestDataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
-from slicesight.evaluation.cases import ManifestCases, choose
 from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
 from slicesight.evaluation.likelihood import BRANCHES, answer_token_mask, log_likelihoods, open_scan, score_questions
 from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, effective_slices, weigh_claims
@@ -23,7 +23,7 @@ N = 8
 
 @pytest.fixture(scope="module")
 def source(scans):
-    return choose(ManifestCases(scans / "manifest.jsonl"), count=2)
+    return select(ManifestDataset(scans / "manifest.jsonl"), count=2)
 
 
 @pytest.fixture(scope="module")

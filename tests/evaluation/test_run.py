@@ -13,13 +13,14 @@ import pytest
 import slicesight
 from slicesight.cli.measure import run_evaluate
 from slicesight.cli.scoring import EvaluateOptions
+from slicesight.data.dataset import ManifestDataset, open_dataset, select
 from slicesight.data.manifest import read_manifest, write_manifest
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import ManifestCases, PhantomCases, choose, open_cases
 from slicesight.evaluation.controls import VOLUME_CONTROLS, disturb, majority
 from slicesight.evaluation.leaks import find_leaks
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import read_jsonl
+from slicesight.phantoms.dataset import PhantomDataset
 
 from .conftest import NUM_WORDS
 
@@ -30,7 +31,7 @@ class KilledError(Exception):
 
 @pytest.fixture
 def source(scans):
-    return choose(ManifestCases(scans / "manifest.jsonl"))
+    return ManifestDataset(scans / "manifest.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_changed_model_is_refused(source, tiny_reader, tiny_model_folder, tmp_
 def test_a_changed_scan_or_question_is_refused_and_a_touched_file_is_not(scans, tiny_reader, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(scans, data)
-    run = PredictionRun(folder=tmp_path / "out", source=ManifestCases(data / "manifest.jsonl"), systems=(MODEL,))
+    run = PredictionRun(folder=tmp_path / "out", source=ManifestDataset(data / "manifest.jsonl"), systems=(MODEL,))
     answer(run, tiny_reader)
     (data / "0.nii.gz").touch()
     open_run(run, tiny_reader)
@@ -132,7 +133,7 @@ def test_a_changed_scan_or_question_is_refused_and_a_touched_file_is_not(scans, 
         open_run(run, tiny_reader)
     cases = read_manifest(scans / "manifest.jsonl")
     write_manifest(cases[:2], data / "manifest.jsonl")
-    fewer = PredictionRun(folder=tmp_path / "out", source=ManifestCases(data / "manifest.jsonl"), systems=(MODEL,))
+    fewer = PredictionRun(folder=tmp_path / "out", source=ManifestDataset(data / "manifest.jsonl"), systems=(MODEL,))
     with pytest.raises(InputError, match="was begun with other questions"):
         open_run(fewer, tiny_reader)
 
@@ -147,7 +148,7 @@ def test_a_bad_scan_stops_the_run_unless_it_is_to_be_skipped(scans, tiny_reader,
     data = tmp_path / "data"
     shutil.copytree(scans, data)
     (data / "1.nii.gz").write_bytes(b"nothing")
-    cases = ManifestCases(data / "manifest.jsonl")
+    cases = ManifestDataset(data / "manifest.jsonl")
     with pytest.raises(InputError, match="case phantom_7_00001"):
         answer(PredictionRun(folder=tmp_path / "a", source=cases, systems=(MODEL,)), tiny_reader)
     run = PredictionRun(folder=tmp_path / "b", source=cases, systems=(MODEL, *VOLUME_CONTROLS), on_bad_case="skip")
@@ -170,7 +171,7 @@ def test_the_wrong_volume_is_the_neighbours_and_never_of_the_same_patient(scans,
     cases = read_manifest(scans / "manifest.jsonl")
     cases = [case.model_copy(update={"patient": patient}) for case, patient in zip(cases, "aab", strict=True)]
     write_manifest(cases, scans / "patients.jsonl")
-    source = ManifestCases(scans / "patients.jsonl")
+    source = ManifestDataset(scans / "patients.jsonl")
     run = PredictionRun(folder=tmp_path, source=source, systems=("wrong_volume",))
     answer(run, tiny_reader)
     scores = []
@@ -205,7 +206,7 @@ def test_leaks_are_found_by_id_patient_and_content(scans, tmp_path):
     )
     test = [cases[0], cases[1], cases[2].model_copy(update={"patient": "p"})]
     write_manifest(test, scans / "test.jsonl")
-    found = find_leaks(ManifestCases(tmp_path / "manifest.jsonl"), ManifestCases(scans / "test.jsonl"))
+    found = find_leaks(ManifestDataset(tmp_path / "manifest.jsonl"), ManifestDataset(scans / "test.jsonl"))
     assert found["num_shared_ids"] == 1
     assert found["num_shared_patients"] == 1
     assert found["num_shared_volumes"] == 2
@@ -215,9 +216,9 @@ def test_leaks_are_found_by_id_patient_and_content(scans, tmp_path):
 
 
 def test_phantoms_of_two_seeds_do_not_leak():
-    training, test = PhantomCases(1, 2), PhantomCases(2, 2)
+    training, test = PhantomDataset(1, 2), PhantomDataset(2, 2)
     assert find_leaks(training, test)["num_leaking"] == 0
-    assert find_leaks(training, PhantomCases(1, 1))["num_leaking"] == 1
+    assert find_leaks(training, PhantomDataset(1, 1))["num_leaking"] == 1
 
 
 def test_the_test_split_is_taken_where_there_are_splits(scans, tmp_path):
@@ -226,12 +227,12 @@ def test_the_test_split_is_taken_where_there_are_splits(scans, tmp_path):
         case.model_copy(update={"split": name}) for case, name in zip(cases, ("train", "test", "test"), strict=True)
     ]
     write_manifest(split, tmp_path / "manifest.jsonl")
-    source = open_cases(str(tmp_path))
-    assert len(choose(source).cases) == 2
-    assert len(choose(source, split="train").cases) == 1
-    assert len(choose(source, count=1).cases) == 1
+    source = open_dataset(str(tmp_path))
+    assert len(select(source, prefer="test").cases) == 2
+    assert len(select(source, split="train").cases) == 1
+    assert len(select(source, prefer="test", count=1).cases) == 1
     with pytest.raises(InputError, match="no case is in the split 'val'"):
-        choose(source, split="val")
+        select(source, split="val")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_the_test_split_is_taken_where_there_are_splits(scans, tmp_path):
 )
 def test_data_that_is_none_is_named(data, message):
     with pytest.raises(InputError, match=message):
-        open_cases(data)
+        open_dataset(data)
 
 
 def test_the_sheet_holds_controls_comparisons_and_leaks(finished):

@@ -1,6 +1,6 @@
 """Does the converted model compute what the official code computed? The largest difference of every tensor.
 
-usage: python tests/parity/official.py GOLDEN_DIR
+usage: python tests/parity/official.py GOLDEN_DIR [DEVICE]
 
 Rebuilds GOLDEN_DIR's weights into a temporary folder, converts them, runs every sample and compares with golden.npz.
 Exit code 1 past a tolerance. Nothing is written into GOLDEN_DIR.
@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,21 +32,28 @@ PLACE_OFFICIAL = -201  # the official id of <image3d>
 
 @dataclass
 class Comparison:
-    """Prints one line per tensor and remembers what was past its tolerance."""
+    """Prints one line per tensor and remembers what was past its tolerance, and every tensor's relative difference.
 
+    only_measures: nothing is past a tolerance (another dtype than the golden tensors').
+    """
+
+    only_measures: bool = False
     failures: int = 0
     compared: int = 0
+    relative: dict[str, float] = field(default_factory=dict)
+    absolute: dict[str, float] = field(default_factory=dict)
 
     def differ(self, name: str, found: Any, expected: Any, tolerance: float, *, relative: bool = False) -> None:
-        found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+        found, expected = as_numbers(found), as_numbers(expected)
         assert found.shape == expected.shape, f"{name}: {found.shape} against {expected.shape}"
-        difference = float(np.abs(found - expected).max())
+        difference = self.absolute[name] = float(np.abs(found - expected).max())
+        self.relative[name] = difference / float(np.abs(expected).max())
         if relative:
-            difference /= float(np.abs(expected).max())
+            difference = self.relative[name]
         self.note(
             name,
             f"{difference:.2e} (at most {tolerance:.0e}{' relative' if relative else ''})",
-            difference <= tolerance,
+            self.only_measures or difference <= tolerance,
         )
 
     def equal(self, name: str, found: Any, expected: Any) -> None:
@@ -58,22 +65,34 @@ class Comparison:
         print(f"{'ok  ' if good else 'FAIL'} {name:44} {text}")
 
 
-def compare(golden_dir: Path) -> int:
+def compare(golden_dir: Path, *, device: str = "cpu") -> int:
     comparison = Comparison()
     with tempfile.TemporaryDirectory() as folder:
-        official, converted = Path(folder) / "official", Path(folder) / "converted"
-        subprocess.run(
-            [sys.executable, "-B", str(golden_dir / "rebuild.py"), str(golden_dir), str(official)], check=True
-        )
-        report = convert_released(official, converted, question_tokenizer=golden_dir / "m3d_clip_tokenizer")
-        print(report, end="\n\n")
-        model = AutoModelForImageTextToText.from_pretrained(converted, dtype=torch.float32).eval()
+        converted = rebuild(golden_dir, Path(folder))
+        model = AutoModelForImageTextToText.from_pretrained(converted, dtype=torch.float32).eval().to(device)
         processor = Med2E3Processor.from_pretrained(converted)
         compare_samples(golden_dir, model, processor, comparison)
         compare_prompts(golden_dir, processor, comparison)
     compare_paper(golden_dir, comparison)
     print(f"\n{comparison.compared - comparison.failures} of {comparison.compared} within tolerance")
     return 1 if comparison.failures else 0
+
+
+def rebuild(golden_dir: Path, folder: Path) -> Path:
+    """The golden weights rebuilt in `folder` and converted; where the converted model lies."""
+    official, converted = folder / "official", folder / "converted"
+    rebuilt = [sys.executable, "-B", str(golden_dir / "rebuild.py"), str(golden_dir), str(official)]
+    subprocess.run(rebuilt, check=True, stdout=sys.stderr)
+    report = convert_released(official, converted, question_tokenizer=golden_dir / "m3d_clip_tokenizer")
+    print(report, end="\n\n")
+    return converted
+
+
+def as_numbers(values: Any) -> np.ndarray:
+    """In float64 on the CPU, from wherever and whatever they are."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().double().cpu()
+    return np.asarray(values, dtype=np.float64)
 
 
 @torch.no_grad()
@@ -84,17 +103,19 @@ def compare_samples(golden_dir: Path, model: Any, processor: Med2E3Processor, co
     volumes = [torch.from_numpy(formula.volume(meta["seed"], i)) for i in range(len(meta["questions"]))]
     for i, (question, answer) in enumerate(zip(meta["questions"], meta["answers"], strict=True)):
         compare_sample(f"s{i}", golden, model, processor, question, answer, volumes[i], comparison)
-    batch = processor(meta["questions"], volumes=volumes, answers=meta["answers"])
+    batch = place(processor(meta["questions"], volumes=volumes, answers=meta["answers"]), model)
     outputs = model(**batch)
     comparison.differ("batch.train.loss", outputs.loss, golden["batch.train.loss"], LOSSES, relative=True)
     if "batch.train.scores" in golden:
         comparison.differ(
             "batch.train.scores", outputs.slice_scores.transpose(1, 2), golden["batch.train.scores"], TENSORS
         )
-    left = model(**processor(meta["questions"], volumes=volumes, answers=meta["answers"], padding_side="left"))
+    left = model(
+        **place(processor(meta["questions"], volumes=volumes, answers=meta["answers"], padding_side="left"), model)
+    )
     comparison.differ("batch.train.loss, padded left", left.loss, golden["batch.train.loss"], LOSSES, relative=True)
     expected = [golden[f"s{i}.generated_ids"][0].tolist() for i in range(len(volumes))]
-    together = generate(model, processor(meta["questions"], volumes=volumes), max(map(len, expected)))
+    together = generate(model, place(processor(meta["questions"], volumes=volumes), model), max(map(len, expected)))
     for i, ids in enumerate(expected):
         comparison.equal(f"s{i}.generated_ids, in one batch", together[i][: len(ids)], ids)
 
@@ -109,7 +130,28 @@ def compare_sample(
     volume: Any,
     comparison: Comparison,
 ) -> None:
-    batch = processor(question, volumes=volume[None])
+    batch = place(processor(question, volumes=volume[None]), model)
+    found = look_inside(model, batch)
+    for key, tensor in found.items():
+        comparison.differ(f"{name}.{key}", tensor, golden[f"{name}.{key}"], TENSORS)
+    comparison.equal(
+        f"{name}.input_ids",
+        collapse(batch["input_ids"][0].tolist(), processor),
+        golden[f"{name}.input_ids"][0].tolist(),
+    )
+    expected = golden[f"{name}.generated_ids"][0].tolist()
+    comparison.equal(f"{name}.generated_ids", generate(model, batch, len(expected))[0], expected)
+    train = place(processor(question, volumes=volume[None], answers=answer), model)
+    comparison.equal(
+        f"{name}.train.final_labels", train["labels"][0].tolist(), golden[f"{name}.train.final_labels"][0].tolist()
+    )
+    loss = model(**train).loss
+    comparison.differ(f"{name}.train.loss", loss, golden[f"{name}.train.loss"], LOSSES, relative=True)
+
+
+@torch.no_grad()
+def look_inside(model: Any, batch: Any) -> dict[str, torch.Tensor]:
+    """The tensors on the way from one prompt to its next word, by the official code's names."""
     features = model.encode_volumes(batch["volumes"])
     slices_S1HW = batch["volumes"].transpose(1, 2).flatten(0, 1)
     encoded_3d = model.vision3d.encoder(batch["volumes"]).flatten(1, 3)
@@ -122,7 +164,7 @@ def compare_sample(
     outputs = model(**{k: v for k, v in batch.items() if k != "volumes"}, volume_features=features)
     handle.remove()
     weighted = tgis.weigh_slices(outputs.slice_scores, features.tokens_2d_VNLD, batch["volume_index"])[0]
-    found = {
+    return {
         "text_pooler_output": text.pooler_output,
         "scores": outputs.slice_scores.transpose(1, 2),
         "vision3d_encoder_patch_mean": encoded_3d.mean(1),
@@ -134,21 +176,11 @@ def compare_sample(
         "inputs_embeds": seen["embeds"],
         "last_logits": outputs.logits[:, -1],
     }
-    for key, tensor in found.items():
-        comparison.differ(f"{name}.{key}", tensor, golden[f"{name}.{key}"], TENSORS)
-    comparison.equal(
-        f"{name}.input_ids",
-        collapse(batch["input_ids"][0].tolist(), processor),
-        golden[f"{name}.input_ids"][0].tolist(),
-    )
-    expected = golden[f"{name}.generated_ids"][0].tolist()
-    comparison.equal(f"{name}.generated_ids", generate(model, batch, len(expected))[0], expected)
-    train = processor(question, volumes=volume[None], answers=answer)
-    comparison.equal(
-        f"{name}.train.final_labels", train["labels"][0].tolist(), golden[f"{name}.train.final_labels"][0].tolist()
-    )
-    loss = model(**train).loss
-    comparison.differ(f"{name}.train.loss", loss, golden[f"{name}.train.loss"], LOSSES, relative=True)
+
+
+def place(batch: Any, model: Any) -> Any:
+    """The processor's output where the model is, numbers in its dtype."""
+    return batch.to(model.device, model.dtype)
 
 
 def generate(model: Any, batch: Any, num_tokens: int) -> list[list[int]]:
@@ -229,6 +261,6 @@ def load_formula(golden_dir: Path) -> ModuleType:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+    if len(sys.argv) not in (2, 3) or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
-    sys.exit(compare(Path(sys.argv[1]).resolve()))
+    sys.exit(compare(Path(sys.argv[1]).resolve(), device=sys.argv[2] if len(sys.argv) == 3 else "cpu"))

@@ -123,8 +123,8 @@ def test_stage_two_trains_more_and_checkpointing_saves_activations():
     assert "stage 2: trains" in describe_training(second)
     assert first.trained < second.trained
     assert first.state_bytes < second.state_bytes
-    assert saving.activation_bytes < 0.8 * second.activation_bytes
-    assert saving.flops > second.flops
+    assert saving.activation_bytes < 0.3 * second.activation_bytes, "one layer of six at a time, and what lies between"
+    assert 1.1 * second.flops < saving.flops < 1.34 * second.flops, "at most one more forward pass"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from slicesight.data.dataset import Dataset
+from slicesight.data.manifest import Case
+
 TINY = """
 name: tiny
 output_dir: {out}
@@ -45,11 +48,10 @@ def tiny_recipe(tmp_path_factory) -> Path:
     return path
 
 
-class MemoryData:
+class MemoryData(Dataset):
     """Training data in memory: small random volumes, a report, open and closed questions; no text ever changes."""
 
     preparation = "memory"
-    asks_anew = False
 
     def __init__(self, num_cases: int = 5, *, reports: bool = True, shape: tuple[int, int, int] = (8, 32, 32)) -> None:
         import numpy as np
@@ -83,35 +85,38 @@ class MemoryData:
             for n in range(num_cases)
         ]
 
-    def __len__(self) -> int:
-        return len(self.volumes)
+        self.cases = [
+            Case(id=f"case {n}", volume=str(n), conversations=tuple(asked)) for n, asked in enumerate(self.asked)
+        ]
 
-    def name(self, case: int) -> str:
-        return f"case {case}"
+    def grid(self, case: Case, spec):
+        raise NotImplementedError
 
-    def tasks(self, case: int) -> list[str]:
-        return [conversation.task for conversation in self.asked[case]]
+    def stamp(self, case: Case) -> str:
+        return self.fingerprint(case)
 
-    def conversations(self, case: int, epoch: int) -> list:
-        return self.asked[case]
+    def content(self, case: Case) -> str:
+        return self.fingerprint(case)
 
-    def voxels(self, case: int):
+    def voxels(self, case: Case):
         self.num_read += 1
-        return self.volumes[case]
+        return self.volumes[int(case.volume)]
 
-    def true_slices(self, case: int, conversation):
+    def true_slices(self, case: Case, conversation):
         import numpy as np
 
-        shown = np.zeros(len(self.volumes[case]), dtype=bool)
+        number = int(case.volume)
+        shown = np.zeros(len(self.volumes[number]), dtype=bool)
         if conversation.topic == "location":
-            shown[case % 3 : case % 3 + 2] = True
+            shown[number % 3 : number % 3 + 2] = True
         return shown
 
-    def plane(self, case: int) -> str:
+    def plane(self, case: Case) -> str:
         return "axial"
 
-    def fingerprint(self, case: int) -> str:
-        return f"{case:02d}-{self.volumes[case].sum():.6f}"
+    def fingerprint(self, case: Case) -> str:
+        number = int(case.volume)
+        return f"{number:02d}-{self.volumes[number].sum():.6f}"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 
 from slicesight.errors import InputError
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.phantoms.dataset import StoredPhantoms
 from slicesight.phantoms.grid_set import PhantomSet, open_phantom_set
 from slicesight.phantoms.pretrain_encoders import NUM_CELL_LABELS, cell_labels, slice_batches, volume_batches
 from slicesight.phantoms.texts import KINDS
@@ -120,7 +121,7 @@ def test_entropy_loss_is_one_for_an_even_spread_and_zero_on_one_slice_and_skips_
 
 
 def test_only_the_named_parts_learn(recipe: Recipe, phantoms: PhantomSet) -> None:
-    model, _ = build_start(recipe, phantoms)
+    model, _ = build_start(recipe, StoredPhantoms(phantoms))
     set_trainable(model, ("projector_2d",))
     learning = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == {"projector_2d"}

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from slicesight.data.dataset import PreparedDataset, open_dataset, to_float
 from slicesight.data.manifest import Case, Conversation, write_manifest
 from slicesight.errors import InputError
-from slicesight.training.data import PreparedDataset, open_prepared_scans, to_float
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import run_recipe
 from slicesight.volumes.grid import GridSpec
@@ -43,21 +43,22 @@ def folder(tmp_path_factory, phantom):
 
 
 def test_the_cases_of_the_split_are_there_with_their_voxels_texts_and_plane(folder, phantom) -> None:
-    scans = open_prepared_scans(str(folder), split="train", grid=None)
-    assert [scans.name(case) for case in range(len(scans))] == ["a", "b"]
-    voxels = scans.voxels(0)
+    scans = open_dataset(f"prepared:{folder}", split="train")
+    assert [case.id for case in scans.cases] == ["a", "b"]
+    case = scans.cases[0]
+    voxels = scans.voxels(case)
     assert voxels.dtype == np.float32
     assert voxels.shape == (8, 32, 32)
     assert voxels.max() == pytest.approx(1.0, abs=0.02)
-    assert scans.tasks(0) == ["open"] * 3
-    assert scans.conversations(0, 0) == scans.conversations(0, 5)
-    assert scans.plane(0) == phantom.truth.plane
-    assert len(open_prepared_scans(str(folder), split=None, grid=SPEC)) == 3
+    assert scans.conversations(case, 0) == scans.conversations(case, 5)
+    assert scans.plane(case) == phantom.truth.plane
+    assert len(open_dataset(f"prepared:{folder}", grid=SPEC)) == 3
 
 
 def test_true_slices_are_the_grid_slices_of_the_files_slices_unless_all_show_it(folder) -> None:
-    scans = open_prepared_scans(str(folder), split="train", grid=None)
-    nowhere, first, everywhere = (scans.true_slices(0, asked) for asked in scans.conversations(0, 0))
+    scans = open_dataset(f"prepared:{folder}", split="train")
+    case = scans.cases[0]
+    nowhere, first, everywhere = (scans.true_slices(case, asked) for asked in case.conversations)
     assert not nowhere.any()
     assert not everywhere.any()
     assert first.any()
@@ -66,10 +67,11 @@ def test_true_slices_are_the_grid_slices_of_the_files_slices_unless_all_show_it(
 
 
 def test_what_makes_other_voxels_makes_another_fingerprint_or_preparation(folder) -> None:
-    scans = open_prepared_scans(str(folder), split=None, grid=None)
-    assert scans.fingerprint(0) == scans.fingerprint(1), "the same file, whatever the case is called"
+    scans = open_dataset(f"prepared:{folder}")
+    one, same, *_ = scans.cases
+    assert scans.fingerprint(one) == scans.fingerprint(same), "the same file, whatever the case is called"
     other = SimpleNamespace(spec=GridSpec(num_slices=9), dtype="uint8", cases=scans.cases, folder=folder)
-    assert PreparedDataset(other, split=None).preparation != scans.preparation
+    assert PreparedDataset(other).preparation != scans.preparation
 
 
 def test_stored_values_become_zero_to_one() -> None:
@@ -79,16 +81,16 @@ def test_stored_values_become_zero_to_one() -> None:
 
 def test_what_cannot_be_trained_on_is_one_line(folder, tmp_path) -> None:
     for split, grid, expected in (
-        ("val", None, "no case is of split 'val'; its splits are test, train"),
+        ("val", None, "no case is in the split 'val'; the splits there are test, train"),
         ("train", GridSpec(), "the recipe's grid is"),
     ):
         with pytest.raises(InputError, match=expected):
-            open_prepared_scans(str(folder), split=split, grid=grid)
+            open_dataset(f"prepared:{folder}", split=split, grid=grid)
     three = SimpleNamespace(spec=GridSpec(window="lung+bone+brain"), folder=folder, cases=[])
     with pytest.raises(InputError, match="a model reads one channel"):
-        PreparedDataset(three, split=None)
+        PreparedDataset(three)
     with pytest.raises(InputError, match="slicesight prepare"):
-        open_prepared_scans(str(tmp_path), split=None, grid=None)
+        open_dataset(f"prepared:{tmp_path}")
 
 
 def test_a_recipe_trains_on_prepared_scans_from_nothing(folder, tiny_recipe, tmp_path) -> None:

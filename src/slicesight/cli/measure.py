@@ -12,9 +12,9 @@ from rich.console import Console
 from slicesight.cli.options import made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
+from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation import ablate
-from slicesight.evaluation.cases import choose, open_cases
 from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.leaks import describe_leaks
@@ -38,7 +38,7 @@ Load = Callable[[str], Predictor]
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
-    source = choose(open_cases(options.data), split=options.split, count=options.count)
+    source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
     training = training_cases(options.train_data)
     made_folder(options.out)
     with stderr().status(f"loading {options.model}"):
@@ -101,7 +101,7 @@ def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
     recipe = read_recipe(options.recipe, tuple(options.changes or ()))
     if recipe.init is None:
         raise InputError(f"{options.recipe.name}: init is missing; cells start from one folder with trained encoders.")
-    source = choose(open_cases(options.data))
+    source = open_dataset(options.data, prefer="test")
     tables = ablate(
         recipe,
         tables=options.table or (3, 4, 5),
@@ -124,7 +124,7 @@ def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
 
 def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly) -> None:
     """Measure every model on the same scans, writing what is there after each; print at the end."""
-    source = choose(open_cases(options.data), split=options.split, count=options.count)
+    source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
     made_folder(options.out)
     found = []
     for name in options.model or ["phantom-tiny"]:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
 from slicesight.data.manifest import Case, Split, write_manifest
-from slicesight.data.sources import SOURCES
+from slicesight.data.plugins import find_plugin, known_names
+from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
 from slicesight.data.summary import NO_SPLIT, counts_of
 from slicesight.errors import InputError
@@ -55,9 +56,10 @@ class ConvertRequest:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for word, _ in self.sources:
-            if word not in SOURCES:
-                raise InputError(f"format {word!r} is unknown; use one of {', '.join(SOURCES)}")
+        known = known_names(LAYOUTS, ENTRY_POINTS)
+        for layout, _ in self.sources:
+            if layout not in known:
+                raise InputError(f"format {layout!r} is unknown; use one of {', '.join(known)}")
         for place in (self.volumes, *(source for _, source in self.sources)):
             if place is not None and not place.exists():
                 raise InputError(f"{place}: no such file or folder; check the path")
@@ -206,7 +208,7 @@ def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> l
     volumes = request.volumes.resolve() if request.volumes else None
     place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
     skipped_before = len(intake.skipped)
-    cases = SOURCES[word](place, intake)
+    cases: list[Case] = find_plugin(word, LAYOUTS, ENTRY_POINTS)(place, intake)
     if not cases:
         left_out = intake.skipped[skipped_before:]
         first = f"; the first thing left out: {left_out[0]}" if left_out else ""

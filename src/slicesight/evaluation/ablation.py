@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation_tables import AblationTable, make_table
-from slicesight.evaluation.cases import CaseSource
 from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, no_bar, open_run, predict
 from slicesight.evaluation.predictions import PredictionFile, read_jsonl
 from slicesight.evaluation.scoring import to_json
@@ -78,7 +78,7 @@ def ablate(
     *,
     tables: Sequence[int],
     out: Path,
-    source: CaseSource,
+    source: Dataset,
     seeds: int,
     load: Callable[[str], Predictor],
     bertscore: str | None = None,
@@ -120,7 +120,7 @@ def run_cell(
     *,
     seed: int,
     folder: Path,
-    source: CaseSource,
+    source: Dataset,
     load: Callable[[str], Predictor],
     bars: Bars = no_bar,
 ) -> float:
@@ -189,16 +189,12 @@ def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
     )
 
 
-class CachedAnswers:
+class CachedAnswers(Dataset):
     """A case source that keeps every grid it made: all cells look at the same scans."""
 
-    def __init__(self, source: CaseSource) -> None:
-        self.source = source
+    def __init__(self, source: Dataset) -> None:
+        self.source, self.cases = source, source.cases
         self._grids: dict[tuple[str, GridSpec], GridVolume] = {}
-
-    @property
-    def cases(self) -> list[Case]:
-        return self.source.cases
 
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
         key = case.id, spec

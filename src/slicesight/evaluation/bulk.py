@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from slicesight.data.dataset import open_dataset
 from slicesight.data.ray_workers import connected
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import choose, open_cases
 from slicesight.evaluation.controls import MAX_NEW_TOKENS
 from slicesight.evaluation.predict import PredictionRun, Progress, _append, _Jobs, _rows_of
 from slicesight.evaluation.predictions import Prediction
@@ -64,7 +64,7 @@ class Answerer:
         torch.set_num_threads(bulk.num_threads)
         self.bulk = bulk
         self.reader = bulk.load(bulk.model)
-        self.source = choose(open_cases(bulk.data), split=bulk.split, count=bulk.count)
+        self.source = open_dataset(bulk.data, split=bulk.split, prefer="test", count=bulk.count)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Answer a block of {"case", "systems"}; one line of JSON for each (case, system)."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import CaseSource
 from slicesight.evaluation.controls import MAX_NEW_TOKENS
 from slicesight.evaluation.likelihood import (
     BRANCHES,
@@ -59,7 +59,7 @@ def steps_of(num_slices: int) -> list[int]:
 
 def measure(
     reader: Predictor,
-    source: CaseSource,
+    source: Dataset,
     *,
     tasks: Sequence[str] = ("open", "closed"),
     seed: int = 0,

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from slicesight.evaluation.cases import CaseSource
+from slicesight.data.dataset import Dataset
 
 EXAMPLES = 5
 
 
 def find_leaks(
-    training: CaseSource, test: CaseSource, *, progress: Callable[[int, int], None] | None = None
+    training: Dataset, test: Dataset, *, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """What both share: counts, the leaking test cases, and a few examples of copied volumes.
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import CaseSource
 from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.files import write_text
@@ -50,7 +50,7 @@ class PredictionRun:
     """
 
     folder: Path
-    source: CaseSource
+    source: Dataset
     systems: tuple[str, ...]
     on_bad_case: str = "stop"
     skipped: dict[str, str] = field(default_factory=dict)
@@ -223,7 +223,7 @@ def _drop_half_cases(run: PredictionRun, system: str) -> None:
         write_text(path, text="".join(line + "\n" for line in kept))
 
 
-def _volume_facts(source: CaseSource, case: Case, known: dict[str, str] | None) -> dict[str, str]:
+def _volume_facts(source: Dataset, case: Case, known: dict[str, str] | None) -> dict[str, str]:
     """When the files' stamp is the same their content is not read again."""
     stamp = source.stamp(case)
     if known is not None and known["stamp"] == stamp:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from slicesight.data.dataset import Dataset, open_dataset, select
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import CaseSource, choose, open_cases
 from slicesight.evaluation.controls import VOLUME_CONTROLS, ask_blind, majority
 from slicesight.evaluation.leaks import find_leaks
 from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, Progress, digest_model, no_bar, open_run, predict
@@ -30,7 +30,7 @@ def evaluate(
     reader: Predictor,
     *,
     data: Mapping[str, str | None],
-    training: CaseSource | None = None,
+    training: Dataset | None = None,
     blind: Callable[[], Predictor] | None = None,
     bertscore: str | None = None,
     layer: int | None = None,
@@ -68,13 +68,13 @@ def evaluate(
     return sheet, scored
 
 
-def training_cases(data: str | None) -> CaseSource | None:
+def training_cases(data: str | None) -> Dataset | None:
     """What a model was trained on: the training split, where there are splits."""
     if data is None:
         return None
-    source = open_cases(data)
+    source = open_dataset(data)
     has_splits = any(case.split is not None for case in source.cases)
-    return choose(source, split="train") if has_splits else source
+    return select(source, split="train") if has_splits else source
 
 
 def _has_controls(run: PredictionRun) -> bool:
@@ -82,7 +82,7 @@ def _has_controls(run: PredictionRun) -> bool:
 
 
 def _answer_without_scans(
-    run: PredictionRun, training: CaseSource | None, load_blind: Callable[[], Predictor] | None, bars: Bars
+    run: PredictionRun, training: Dataset | None, load_blind: Callable[[], Predictor] | None, bars: Bars
 ) -> None:
     """The majority's answers and the blind model's; both cost little and are written whole."""
     if not _has_controls(run) and load_blind is None:
@@ -145,7 +145,7 @@ def _why_no_control(name: str, run: PredictionRun) -> str:
 
 
 def _add_leaks(
-    sheet: dict[str, Any], scored: Scored, training: CaseSource | None, source: CaseSource, progress: Progress
+    sheet: dict[str, Any], scored: Scored, training: Dataset | None, source: Dataset, progress: Progress
 ) -> None:
     """What training and test share, and the scores without the cases that leak."""
     if training is None:

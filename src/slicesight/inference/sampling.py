@@ -71,7 +71,8 @@ class Sampler:
         if self.silent:
             scores_RW[:, list(self.silent)] = -torch.inf
         if not self.do_sample:
-            return [int(token) for token in scores_RW.argmax(dim=-1)]
+            tokens: list[int] = scores_RW.argmax(dim=-1).tolist()  # one wait for a GPU, not one per row
+            return tokens
         shares_RW = torch.softmax(self._warp(scores_RW), dim=-1).cpu()
         return [
             int(torch.multinomial(shares, 1, generator=generator))

@@ -18,7 +18,7 @@ from slicesight.data.manifest import Case, write_manifest
 from slicesight.errors import InputError
 from slicesight.io.writers import write_dicom, write_nifti
 from slicesight.phantoms.anatomy import LABEL_NAMES
-from slicesight.phantoms.rendering import Phantom, make_phantom
+from slicesight.phantoms.rendering import Phantom, PhantomTruth, make_phantom
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
 FINDING_LABEL_OFFSET = 100
@@ -69,18 +69,23 @@ def write_phantom(folder: Path, *, seed: int, index: int, scan_format: ScanForma
 
 def phantom_case(phantom: Phantom, *, seed: int, index: int, volume: str, labels: str | None = None) -> Case:
     """The manifest line of a phantom: its eleven pairs and its truth."""
-    conversations = phantom_conversations(
-        phantom.truth, conversation_rng(seed, index), num_slices=phantom.volume.num_source_slices
-    )
+    num_slices = phantom.volume.num_source_slices
+    return truth_case(phantom.truth, num_slices=num_slices, seed=seed, index=index, volume=volume, labels=labels)
+
+
+def truth_case(
+    truth: PhantomTruth, *, num_slices: int, seed: int, index: int, volume: str, labels: str | None = None
+) -> Case:
+    """As `phantom_case`, without painting it. num_slices: of the scan's file."""
     names = {str(label): name for label, name in LABEL_NAMES.items()}
-    for number, finding in enumerate(phantom.truth.findings, start=1):
+    for number, finding in enumerate(truth.findings, start=1):
         names[str(FINDING_LABEL_OFFSET + number)] = f"{finding.abnormality} in the {finding.organ}"
     return Case(
         id=f"phantom_{seed}_{index:05d}",
         volume=volume,
         labels=labels,
-        conversations=conversations,
-        truth={**asdict(phantom.truth), "label_names": names},
+        conversations=phantom_conversations(truth, conversation_rng(seed, index), num_slices=num_slices),
+        truth={**asdict(truth), "label_names": names},
     )
 
 

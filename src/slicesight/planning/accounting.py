@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,29 @@ class AllocationCounter(TorchDispatchMode):
         """A storage was freed."""
         self.living -= self.sizes.pop(key, 0)
 
-    def watch(self, name: str, step: Callable[[], None]) -> WorkStage:
-        """Run one step; its peak and what it keeps are measured from where it began."""
+    def watch(self, name: str, step: Callable[[], None], *, twice: bool = False) -> WorkStage:
+        """Run one step; its peak and what it keeps are measured from where it began.
+
+        twice: its products are counted in a second run, because their counter holds on to what a backward pass computes
+        again until the whole pass is over.
+        """
         before = self.peak = self.living
-        flops = FlopCounterMode(display=False)
-        with flops, self:
-            step()
+        flops = 0
+        if twice:
+            with self:
+                step()
+        else:
+            flops = count_flops(step, beside=self)
         gc.collect()
-        return WorkStage(
-            name=name,
-            peak_bytes=self.peak - before,
-            kept_bytes=self.living - before,
-            flops=flops.get_total_flops(),
-        )
+        peak, kept = self.peak - before, self.living - before
+        if twice:
+            flops = count_flops(step)
+        return WorkStage(name=name, peak_bytes=peak, kept_bytes=kept, flops=flops)
+
+
+def count_flops(step: Callable[[], None], *, beside: AbstractContextManager[Any] | None = None) -> int:
+    """Floating-point operations of one run, with another mode on meanwhile."""
+    counter = FlopCounterMode(display=False)
+    with counter, beside or nullcontext():
+        step()
+    return int(counter.get_total_flops())

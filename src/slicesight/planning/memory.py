@@ -63,13 +63,18 @@ def find_free_bytes(device: str) -> int:
             if line.startswith("MemAvailable:"):
                 return min(int(line.split()[1]) * 1024, *container_free_bytes())
     if device.startswith("cuda") and torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.mem_get_info(device)[0]) + kept_bytes(device)
     if device.lower().endswith("gib"):
         try:
             return int(float(device[:-3]) * GIB)
         except ValueError:
             pass
     raise ModelError(f"--device is {device!r}; expected cpu, cuda (if there is one) or a size such as 24GiB.")
+
+
+def kept_bytes(device: str) -> int:
+    """What torch's allocator has taken from a GPU and nothing uses: the driver calls it taken, torch hands it out."""
+    return int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def container_free_bytes() -> list[int]:

@@ -181,6 +181,7 @@ def plan_training(
         model.train()
         volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
         index = torch.zeros(num_questions, 1, dtype=torch.long)
+        num_supervised = length - model.num_visual_tokens  # at most: training asks for logits where there are labels
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         gradients = sum(tensor_bytes(p) for p in model.parameters() if p.requires_grad)
 
@@ -189,11 +190,12 @@ def plan_training(
             embeds = model.embed_tokens(input_ids)
             visual, _ = model.see(features, index, question(embeds))
             embeds = torch.cat([visual.flatten(1, 2).to(embeds.dtype), embeds[:, model.num_visual_tokens :]], 1)
-            logits = model.language_model(inputs_embeds=embeds, use_cache=False).logits
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), input_ids.flatten()).backward()
+            logits = model.language_model(inputs_embeds=embeds, use_cache=False, logits_to_keep=num_supervised).logits
+            labels = input_ids[:, -num_supervised:]
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
 
         counter = AllocationCounter([*model.parameters(), *model.buffers(), volumes, input_ids])
-        watched = counter.watch(stage, step)
+        watched = counter.watch(stage, step, twice=checkpointing)
         weights = sum(tensor_bytes(p) for p in model.parameters())
         return TrainingStage(
             name=stage,

@@ -7,12 +7,10 @@ among them: it also needs the scan's own images.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slicesight.errors import InputError
-from slicesight.models.registry import find_registered
+from slicesight.data.plugins import find_plugin
 
 if TYPE_CHECKING:
     from slicesight.reports.ask import AnswerReport
@@ -31,8 +29,5 @@ def report_writer(name: str) -> Callable[[AnswerReport, Path], None]:
     Raises:
         InputError: nobody has such a format.
     """
-    found: Callable[[AnswerReport, Path], None] | None = find_registered(FORMATS, name, group=ENTRY_POINTS)
-    if found is None:
-        known = [*FORMATS, *(point.name for point in entry_points(group=ENTRY_POINTS))]
-        raise InputError(f"report format {name!r} is unknown; use one of {', '.join(known)}")
+    found: Callable[[AnswerReport, Path], None] = find_plugin(name, FORMATS, ENTRY_POINTS)
     return found

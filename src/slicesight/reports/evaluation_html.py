@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from slicesight import __version__
 from slicesight.data.choices import read_choice
+from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.cases import CaseSource
 from slicesight.evaluation.leaks import describe_leaks
 from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.sheet import Scored, metrics_of
@@ -64,7 +64,7 @@ class PicturedCase:
 
 
 def write_report(
-    path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: CaseSource, reader: Predictor, num_cases: int
+    path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: Dataset, reader: Predictor, num_cases: int
 ) -> None:
     """Write the page, and its case studies as pictures into the folder cases/ beside it."""
     pictured = pick_cases(scored, source, reader, count=num_cases)
@@ -77,7 +77,7 @@ def write_report(
         save_figure(figure, path.parent / "cases" / f"{name}.png")
 
 
-def pick_cases(scored: Scored, source: CaseSource, reader: Predictor, *, count: int) -> list[PicturedCase]:
+def pick_cases(scored: Scored, source: Dataset, reader: Predictor, *, count: int) -> list[PicturedCase]:
     """The worst, the middling and the best case (and others between), of those that can still be read."""
     values = main_values(scored)
     by_volume: dict[str, list[int]] = {}

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils import data as torch_data
 
+from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Conversation
 from slicesight.models.med2e3 import Med2E3Processor
 from slicesight.models.med2e3.processing import EncodedPrompt
 from slicesight.training.augmentation import Augmentation, augment
-from slicesight.training.data import TrainingDataset
 from slicesight.training.feature_cache import TrainingFeatureCache
 from slicesight.training.schedule import Schedule, Visit, split_step
 
@@ -81,12 +81,12 @@ class Item:
     num_cut: int
 
 
-class StepParts(Dataset[list[Item]]):
+class StepParts(torch_data.Dataset[list[Item]]):
     """Item k is part k % num_parts of step k // num_parts."""
 
     def __init__(
         self,
-        data: TrainingDataset,
+        data: Dataset,
         schedule: Schedule,
         writer: PromptWriter,
         *,
@@ -109,19 +109,20 @@ class StepParts(Dataset[list[Item]]):
 
     def make_item(self, visit: Visit) -> Item:
         """Read, draw, change and tokenise what one visit needs."""
-        case, everything = visit.case, self.data.conversations(visit.case, visit.epoch)
+        case = self.data.cases[visit.case]
+        everything = self.data.conversations(case, visit.epoch)
         conversations = [everything[place] for place in visit.asked]
         true_slices_QN = np.stack([self.data.true_slices(case, conversation) for conversation in conversations])
         voxels_NHW = self.data.voxels(case) if self.needs_voxels else None
         if voxels_NHW is not None and self.augmentation.changes_pixels:
-            rng = np.random.default_rng([self.seed, AUGMENT_STREAM, visit.epoch, case])
+            rng = np.random.default_rng([self.seed, AUGMENT_STREAM, visit.epoch, visit.case])
             plane = self.data.plane(case)
             voxels_NHW, conversations = augment(voxels_NHW, conversations, self.augmentation, rng, plane=plane)
         cut = [self.writer.cut(self.writer.write(conversation)) for conversation in conversations]
         return Item(
-            case=case,
+            case=visit.case,
             voxels_NHW=voxels_NHW,
-            features={cache.argument: cache.read(self.data, case) for cache in self.caches},
+            features={cache.argument: cache.read(self.data, visit.case) for cache in self.caches},
             conversations=conversations,
             prompts=[prompt for prompt, _ in cut],
             true_slices_QN=true_slices_QN,
@@ -129,7 +130,7 @@ class StepParts(Dataset[list[Item]]):
         )
 
 
-def measure_visits(data: TrainingDataset, writer: PromptWriter) -> Callable[[Visit], list[int]]:
+def measure_visits(data: Dataset, writer: PromptWriter) -> Callable[[Visit], list[int]]:
     """A `Measure` for a schedule with a token budget; what is asked again in every pass is tokenised once."""
     known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
@@ -137,7 +138,7 @@ def measure_visits(data: TrainingDataset, writer: PromptWriter) -> Callable[[Vis
         key = (visit.case, visit.asked)
         if key in known:
             return known[key]
-        everything = data.conversations(visit.case, visit.epoch)
+        everything = data.conversations(data.cases[visit.case], visit.epoch)
         lengths = writer.measure([everything[place] for place in visit.asked])
         if not data.asks_anew:
             known[key] = lengths

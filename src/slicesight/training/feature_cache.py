@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from slicesight.data.dataset import Dataset, digest_of
 from slicesight.errors import InputError
 from slicesight.files import replacing
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.slice_scorer import is_frozen
-from slicesight.training.data import TrainingDataset, digest_of
 
 KEY_FILE = "key.json"
 ARGUMENTS = {"vision3d": "features_3d", "vision2d": "features_2d"}
@@ -41,12 +41,12 @@ class TrainingFeatureCache:
         """features_3d or features_2d."""
         return ARGUMENTS[self.part]
 
-    def path(self, data: TrainingDataset, case: int) -> Path:
+    def path(self, data: Dataset, case: int) -> Path:
         """Where the features of a case are, or would be."""
-        fingerprint = data.fingerprint(case)
+        fingerprint = data.fingerprint(data.cases[case])
         return self.folder / fingerprint[:2] / f"{fingerprint}.safetensors"
 
-    def read(self, data: TrainingDataset, case: int) -> Tensor:
+    def read(self, data: Dataset, case: int) -> Tensor:
         """The features of one volume, (K, P, C) or (N, L, C).
 
         Raises:
@@ -58,7 +58,7 @@ class TrainingFeatureCache:
         except (SafetensorError, KeyError):
             raise InputError(f"{path}: not a whole feature file; delete it and start again") from None
 
-    def write(self, data: TrainingDataset, case: int, features: Tensor) -> None:
+    def write(self, data: Dataset, case: int, features: Tensor) -> None:
         """Keep the features of one volume."""
         path = self.path(data, case)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class TrainingFeatureCache:
 def open_caches(
     folder: str | Path,
     model: Med2E3ForConditionalGeneration,
-    data: TrainingDataset,
+    data: Dataset,
     *,
     bf16: bool,
     is_main: bool = True,
@@ -107,7 +107,7 @@ def open_caches(
 def fill_caches(
     caches: Sequence[TrainingFeatureCache],
     model: Med2E3ForConditionalGeneration,
-    data: TrainingDataset,
+    data: Dataset,
     cases: Sequence[int],
     *,
     device: torch.device,
@@ -126,7 +126,7 @@ def fill_caches(
         missing = [cache for cache in caches if not cache.path(data, case).is_file()]
         if not missing:
             continue
-        volumes = torch.from_numpy(data.voxels(case))[None, None].to(device)
+        volumes = torch.from_numpy(data.voxels(data.cases[case]))[None, None].to(device)
         casting: AbstractContextManager[Any] = (
             torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
         )

@@ -19,13 +19,12 @@ from rich.console import Console
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from slicesight.data.dataset import Dataset, open_dataset
 from slicesight.errors import InputError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.phantoms.grid_set import PhantomSet, open_phantom_set
 from slicesight.phantoms.stage0 import SECTIONS, pretrain
 from slicesight.training.checkpointing import CheckpointPolicy
 from slicesight.training.curve import draw_losses
-from slicesight.training.data import PhantomDataset, PreparedDataset, open_prepared_scans
 from slicesight.training.distributed import ProcessGroup, find_process_group, join, leave
 from slicesight.training.lora import add_adapters, merge_adapters
 from slicesight.training.provenance import check_loggers, describe_run, write_recipe
@@ -101,15 +100,14 @@ def run_in_folder(
     keep = functools.partial(CheckpointPolicy, run, processor=processor, save_every=recipe.save_every, engine=engine)
     first = len(SECTIONS)
     if recipe.pretrains:
-        assert isinstance(source, PhantomSet)
-        pretrain(recipe, model, processor, source, log, run=run, keep=keep)
+        pretrain(recipe, model, processor, source.phantoms, log, run=run, keep=keep)
         if not run.is_behind(first - 1):
             save(model, processor, recipe, folder / "stage0", dtype=torch.float32)
     for number, stage in enumerate(recipe.stages):
         if run.is_behind(first + number):
             continue
         seed = recipe.seed + number
-        data = PhantomDataset(source, seed=seed) if isinstance(source, PhantomSet) else source
+        data = source.with_seed(seed)
         set_trainable(model, stage.trainable, frozen_dtype=getattr(torch, recipe.frozen_dtype))
         adapters = add_adapters(model, stage.lora)
         keeper = keep(section=first + number, name=stage.name, model=model)
@@ -129,17 +127,16 @@ def run_in_folder(
     return folder / "model"
 
 
-def open_source(recipe: Recipe, *, once: Log) -> PhantomSet | PreparedDataset:
+def open_source(recipe: Recipe, *, once: Log) -> Dataset:
     """The recipe's data; phantoms that are not there yet are made."""
     data = recipe.data
     if isinstance(data, PreparedData):
-        return open_prepared_scans(data.prepared, split=data.split, grid=recipe.grid)
+        return open_dataset(f"prepared:{data.prepared}", split=data.split, grid=recipe.grid)
     assert recipe.grid is not None
-    return open_phantom_set(
-        data.folder or Path(recipe.output_dir) / "phantoms",
-        seed=data.seed,
-        count=data.count,
+    return open_dataset(
+        f"phantoms:{data.seed}:{data.count}",
         grid=recipe.grid,
+        folder=data.folder or Path(recipe.output_dir) / "phantoms",
         workers=data.workers,
         progress=lambda done, count: once({"stage": "phantoms", "step": done}) if done % 200 == 0 else None,
     )

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
-from slicesight.training.data import TrainingDataset
 from slicesight.training.recipe import Stage
 
 CHOICE_STREAM, SUBSET_STREAM = 21, 22
@@ -47,14 +47,14 @@ class Schedule:
     """
 
     def __init__(
-        self, data: TrainingDataset, stage: Stage, *, seed: int, num_parts: int = 1, measure: Measure | None = None
+        self, data: Dataset, stage: Stage, *, seed: int, num_parts: int = 1, measure: Measure | None = None
     ) -> None:
         assert stage.tokens_per_step is None or measure is not None
         self.data, self.stage, self.seed, self.num_parts, self.measure = data, stage, seed, num_parts, measure
         subset = None if stage.subset is None else draw_subset(data, stage.subset, seed=seed)
         self.asked: dict[int, tuple[int, ...]] = {}
         for case in range(len(data)):
-            places = [place for place, task in enumerate(data.tasks(case)) if task in stage.tasks]
+            places = [place for place, task in enumerate(tasks_of(data, case)) if task in stage.tasks]
             if subset is not None:
                 places = [place for place in places if place in subset.get(case, ())]
             if places:
@@ -147,7 +147,7 @@ class Schedule:
         for place, length in zip(visit.asked, measure(visit), strict=True):
             if length > budget:
                 raise InputError(
-                    f"{self.data.name(visit.case)}: a prompt of {length} tokens does not fit into tokens_per_step "
+                    f"{self.data.cases[visit.case].id}: a prompt of {length} tokens does not fit into tokens_per_step "
                     f"{budget}; raise it, or set max_length"
                 )
             if (len(lengths) + 1) * max([*lengths, length]) > budget:
@@ -183,7 +183,12 @@ def split_step(step: Sequence[Visit], num_parts: int) -> list[list[Visit]]:
     return parts
 
 
-def draw_subset(data: TrainingDataset, wanted: dict[str, int], *, seed: int) -> dict[int, set[int]]:
+def tasks_of(data: Dataset, case: int) -> list[str]:
+    """The task of every question of a case; the same in every epoch."""
+    return [conversation.task for conversation in data.cases[case].conversations]
+
+
+def draw_subset(data: Dataset, wanted: dict[str, int], *, seed: int) -> dict[int, set[int]]:
     """So many pairs of each task, evenly from all cases -> the places of each case's pairs; other tasks have none.
 
     Raises:
@@ -191,7 +196,7 @@ def draw_subset(data: TrainingDataset, wanted: dict[str, int], *, seed: int) -> 
     """
     found: dict[str, list[tuple[int, int]]] = {task: [] for task in wanted}
     for case in range(len(data)):
-        for place, task in enumerate(data.tasks(case)):
+        for place, task in enumerate(tasks_of(data, case)):
             if task in found:
                 found[task].append((case, place))
     chosen: dict[int, set[int]] = {}

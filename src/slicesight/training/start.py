@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,27 @@ from transformers import (
 from transformers import initialization as init
 from transformers.utils import logging
 
+from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
 from slicesight.models.encoders3d.networks import M3DViT
 from slicesight.models.importers.m3d import M3DClip
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.shipped import find_folder, shipped_models
-from slicesight.phantoms.grid_set import PhantomSet
-from slicesight.phantoms.pretrain_language import sample_texts
-from slicesight.training.data import PreparedDataset
 from slicesight.training.recipe import Parts, Recipe
 from slicesight.training.tokenizer import train_tokenizer
 from slicesight.volumes.grid import GridSpec
 
-Source = PhantomSet | PreparedDataset
 NUM_TEXTS = 4000
 
 
-def build_start(recipe: Recipe, source: Source) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+def build_start(recipe: Recipe, source: Dataset) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
     """The model and processor that a recipe starts with, in float32.
 
     Raises:
         InputError: a part or folder is missing, or the parts do not fit one another.
     """
-    grid = source.grid if isinstance(source, PhantomSet) else source.prepared.spec
+    grid = source.own_spec
     if recipe.init:
         return load_start(recipe, grid)
     return put_together(recipe, recipe.parts, grid) if recipe.parts else build(recipe, source, grid)
@@ -113,12 +109,9 @@ def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGene
     return model, processor
 
 
-def build(recipe: Recipe, source: Source, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+def build(recipe: Recipe, source: Dataset, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
     """A random model and the processor whose tokenizer was learnt from the training texts."""
-    if isinstance(source, PhantomSet):
-        texts = sample_texts(source, count=NUM_TEXTS, seed=recipe.seed)
-    else:
-        texts = list_texts(source)
+    texts = source.texts(count=NUM_TEXTS, seed=recipe.seed)
     tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
     tokens = {
         "vocab_size": len(tokenizer),
@@ -282,13 +275,6 @@ def read_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"parts: no tokenizer at {name}: {' '.join(str(error).split())[:200]}") from error
-
-
-def list_texts(scans: PreparedDataset) -> Iterator[str]:
-    """Prompts and answers of prepared scans in the order the model reads them, for the tokenizer."""
-    for case in range(len(scans)):
-        for conversation in scans.conversations(case, 0):
-            yield f"{conversation.prompt} Answer: {conversation.target}"
 
 
 def build_on_meta(recipe: Recipe, *, grid: GridSpec | None = None) -> Med2E3ForConditionalGeneration:

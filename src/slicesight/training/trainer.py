@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.training.checkpointing import CheckpointPolicy, ResumableTrainer, checkpoint_arguments
 from slicesight.training.collate import Collator, PromptWriter, StepParts, measure_visits
-from slicesight.training.data import TrainingDataset
 from slicesight.training.distributed import ProcessGroup, ProcessGroupCheck, process_group_arguments, sum_over_processes
 from slicesight.training.feature_cache import ARGUMENTS, TrainingFeatureCache, fill_caches, open_caches
 from slicesight.training.packing import PackingCollator, prove_packing
@@ -41,7 +41,7 @@ class StageBatches:
 def train_stage(
     model: Med2E3ForConditionalGeneration,
     processor: Med2E3Processor,
-    data: TrainingDataset,
+    data: Dataset,
     stage: Stage,
     recipe: Recipe,
     *,
@@ -84,7 +84,7 @@ def make_loggers(recipe: Recipe, stage: Stage, keeper: CheckpointPolicy, engine:
 def make_batches(
     model: Med2E3ForConditionalGeneration,
     processor: Med2E3Processor,
-    data: TrainingDataset,
+    data: Dataset,
     stage: Stage,
     recipe: Recipe,
     *,

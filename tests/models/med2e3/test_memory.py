@@ -67,3 +67,11 @@ def test_a_containers_limit_counts(files, expected, tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "CGROUP_FOLDER", tmp_path)
     assert min(container_free_bytes()) == expected
+
+
+def test_what_torch_keeps_of_a_gpu_for_later_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * memory.GIB, 80 * memory.GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70 * memory.GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * memory.GIB)
+    assert memory.find_free_bytes("cuda") == 63 * memory.GIB

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.models.registry import find_registered
+from slicesight.data.plugins import find_plugin, known_names
 
 TEXT_METRICS = {
     "bleu1": "slicesight.evaluation.metrics.text:load_bleu1",
@@ -59,7 +58,7 @@ def per_pair(score: Callable[[str, str], float], **about: Any) -> TextMetric:
 
 def text_metric_names() -> tuple[str, ...]:
     """Every metric of texts: this package's, then those of other packages."""
-    return (*TEXT_METRICS, *(point.name for point in entry_points(group=ENTRY_POINTS)))
+    return tuple(known_names(TEXT_METRICS, ENTRY_POINTS))
 
 
 def load_text_metric(name: str, options: MetricOptions) -> TextMetric:
@@ -68,5 +67,5 @@ def load_text_metric(name: str, options: MetricOptions) -> TextMetric:
     Raises:
         MissingPartError: its model or data is not on this machine.
     """
-    found: TextMetric = find_registered(TEXT_METRICS, name, group=ENTRY_POINTS)(options)
+    found: TextMetric = find_plugin(name, TEXT_METRICS, ENTRY_POINTS)(options)
     return found
