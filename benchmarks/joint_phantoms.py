@@ -36,7 +36,7 @@ from slicesight.phantoms.anatomy import LABEL_NAMES
 from slicesight.phantoms.folder import write_phantoms
 from slicesight.phantoms.grid_set import open_phantom_set
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.phantoms.scores import AskedQuestion, ask_phantoms, is_right, majority_answers
+from slicesight.phantoms.scores import AskedQuestion, ask_phantoms, majority_answers
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.training.insight.pretrain import run_pretraining
 from slicesight.training.insight.recipe import read_pretrain_recipe, read_triplet_settings
@@ -151,7 +151,7 @@ def by_topic(asked) -> dict[str, list[tuple[str, bool]]]:
     for row in asked:
         topic = row.conversation.topic
         if row.conversation.task == "closed" and topic != "plane":
-            rows[topic].append((str(row.case), bool(is_right(row))))
+            rows[topic].append((str(row.case), row.is_right))
             rows["all"].append(rows[topic][-1])
     return rows
 

@@ -25,7 +25,7 @@ from slicesight.evaluation.statistics import compare, mean_interval
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.phantoms.scores import AskedQuestion, is_right, majority_answers
+from slicesight.phantoms.scores import AskedQuestion, majority_answers
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import run_recipe
@@ -82,7 +82,7 @@ def answer_closed(folder, count, *, sees=True):
         texts = processor.decode_answers(ids, num_prompt_tokens=batch["input_ids"].shape[1])
         for conversation, prompt, text in zip(closed, prompts, texts, strict=True):
             row = AskedQuestion(case=0, conversation=conversation, prediction=with_letter(prompt, text))
-            right[conversation.topic].append(int(is_right(row)))
+            right[conversation.topic].append(int(row.is_right))
     shares = torch.stack(plane_shares).mean(0).tolist() if plane_shares else None
     return {"right": right, "planes": shares}
 
@@ -97,7 +97,7 @@ def majority(count, grid):
     ]
     right = defaultdict(list)
     for row in majority_answers(seen, rows, seed=1000):
-        right[row.conversation.topic].append(int(is_right(row)))
+        right[row.conversation.topic].append(int(row.is_right))
     return {"right": right, "planes": None}
 
 

@@ -15,18 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from slicesight.data.choices import is_right
 from slicesight.data.dataset import open_dataset
 from slicesight.evaluation.ablation import FULL, CachedAnswers, Cell, run_cell
-from slicesight.evaluation.metrics.choice import is_right
 from slicesight.evaluation.predictions import read_jsonl
 from slicesight.evaluation.score_claims import effective_slices
 from slicesight.evaluation.statistics import DRAWS, bounds, compare, holm
 from slicesight.reports.ask import load_quietly
+from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "phantom-ablation.yaml"
@@ -69,14 +71,14 @@ def main() -> None:
     for name in options.scoring or SCORINGS:
         scoring = SCORINGS[name]
         stages = tuple(replace(stage, **scoring.stage) for stage in recipe.stages)
-        cell = Cell(name=scoring.cell, row=name, words={**FULL, **scoring.words})
+        cell = Cell(name=scoring.cell, row=name, options={**FULL, **scoring.words})
         runs = []
         for seed in range(options.seeds):
             folder = options.out / "cells" / scoring.cell / f"seed{seed}"
             console.print(f"{name}, seed {seed}", highlight=False)
             run_cell(
                 replace(recipe, stages=stages), cell, seed=seed, folder=folder, source=source, load=load_quietly,
-                console=console,
+                bars=partial(progress_bar, console),
             )  # fmt: skip
             runs.append(measure(folder / "predictions.jsonl"))
         found[name] = runs
@@ -92,7 +94,7 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
     values: dict[str, dict[str, list[float]]] = {name: {} for name in MEASURES}
     for row in read_jsonl(path):
         if row.task == "closed":
-            values[MEASURES[0]].setdefault(row.volume, []).append(is_right(row))
+            values[MEASURES[0]].setdefault(row.volume, []).append(is_right(row.prediction, row))
         if row.scores:
             values[MEASURES[2]].setdefault(row.volume, []).append(effective_slices(np.array(row.scores)))
         share = len(row.true_slices or ()) / len(row.scores) if row.scores else 1.0

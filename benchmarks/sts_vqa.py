@@ -35,11 +35,10 @@ from sts_questions import KINDS, SOURCE, arguments_of, guessed_from_whole_scans,
 from sts_start import start_folder
 
 import slicesight
-from slicesight.data.choices import with_letter
+from slicesight.data.choices import is_right, with_letter
 from slicesight.data.dataset import open_dataset
 from slicesight.data.manifest import Case, Conversation, read_manifest
 from slicesight.data.preprocess import prepare_volumes
-from slicesight.evaluation.metrics.choice import is_right
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.evaluation.statistics import compare, holm, mean_interval
@@ -255,7 +254,7 @@ def make_table(systems: Mapping[str, Sequence[Sequence[Prediction]]], patient_of
 
 
 def right_by_question(rows: Iterable[Prediction]) -> dict[str, float]:
-    return {row.id: float(is_right(row)) for row in rows}
+    return {row.id: float(is_right(row.prediction, row)) for row in rows}
 
 
 def by_patient(

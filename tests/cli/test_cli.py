@@ -248,7 +248,7 @@ def test_an_unknown_model_is_one_line_and_exit_2(run, phantom_file):
 
 
 def test_our_own_fault_keeps_its_traceback(run, phantom_file, monkeypatch):
-    monkeypatch.setattr("slicesight.reports.ask.run_ask", lambda request: 1 / 0)
+    monkeypatch.setattr("slicesight.cli.ask.run_ask", lambda request: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["slicesight", "ask", str(phantom_file)])
     with pytest.raises(ZeroDivisionError):
         cli.main()

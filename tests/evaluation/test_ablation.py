@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 import slicesight
+from slicesight.cli.measure import run_ablate
+from slicesight.cli.scoring import AblateOptions
 from slicesight.errors import InputError
-from slicesight.evaluation.ablation import CELLS, AblateRequest, plan_cell, run_ablate
-from slicesight.evaluation.ablation_tables import make_table, orderings, results_page, to_csv, to_latex, to_markdown
-from slicesight.evaluation.predictions import Prediction, PredictionFile
+from slicesight.evaluation.ablation import CELLS, plan_cell
+from slicesight.evaluation.ablation_tables import make_table, orderings
+from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.published import METRICS, TABLES
-from slicesight.evaluation.sheet import METRICS as SHEET_METRICS
-from slicesight.evaluation.sheet import Scored
+from slicesight.evaluation.sheet import Scored, metrics_of
+from slicesight.reports.ablation_tables import results_page, to_csv, to_latex, to_markdown
 from slicesight.training.recipe import read_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,7 +37,7 @@ def test_cells_of_one_name_have_the_same_words():
     by_name: dict[str, dict] = {}
     for cells in CELLS.values():
         for cell in cells:
-            assert by_name.setdefault(cell.name, cell.words) == cell.words
+            assert by_name.setdefault(cell.name, cell.options) == cell.options
     assert len(by_name) == 11
     assert len({json.dumps(words, sort_keys=True) for words in by_name.values()}) == 11
 
@@ -57,7 +59,7 @@ def test_every_cell_trains_parts_that_its_model_has_and_keeps_the_encoders_froze
         assert set(stage.trainable) <= set(model.parts)
         assert not {"vision2d", "vision3d"} & set(stage.trainable)
     assert planned.seed == read_recipe(RECIPE).seed + 2
-    for word, value in cell.words.items():
+    for word, value in cell.options.items():
         found = getattr(model.config, word)
         assert (list(found) if isinstance(value, list) else found) == value
 
@@ -73,10 +75,10 @@ def scored(level: float, *, seed: int, volumes: int = 30) -> Scored:
         for volume in range(volumes) for task in ("report", "open", "closed")
     )  # fmt: skip
     values = {}
-    for name in {metric for names in SHEET_METRICS.values() for metric in names}:
+    for name in {metric for task in TASKS for metric in metrics_of(task)}:
         drawn = np.clip(rng.normal(level, 0.1, size=len(rows)), 0, 1)
         values[name] = np.array(
-            [v if name in SHEET_METRICS[row.task] else np.nan for v, row in zip(drawn, rows, strict=True)]
+            [v if name in metrics_of(row.task) else np.nan for v, row in zip(drawn, rows, strict=True)]
         )
     missing = {"bertscore_f1": "no model named"}
     return Scored(file=PredictionFile(rows=rows, format="jsonl"), values=values, missing=missing, about={})
@@ -141,13 +143,13 @@ def test_tables_come_as_markdown_csv_and_latex(table):
 
 def test_a_table_the_paper_does_not_have_is_refused(tmp_path):
     with pytest.raises(InputError, match="--table 6"):
-        AblateRequest(recipe=RECIPE, tables=[6], out=tmp_path, data="phantoms:1:1")
+        run_ablate(AblateOptions(recipe=RECIPE, table=[6], out=tmp_path, data="phantoms:1:1"))
 
 
 def test_a_recipe_without_init_is_refused(tmp_path):
     recipe = REPOSITORY / "recipes" / "phantom-tiny-stage0.yaml"
     with pytest.raises(InputError, match="init is missing"):
-        run_ablate(AblateRequest(recipe=recipe, tables=[4], out=tmp_path, data="phantoms:1:1"), load=slicesight.load)
+        run_ablate(AblateOptions(recipe=recipe, table=[4], out=tmp_path, data="phantoms:1:1"), load=slicesight.load)
 
 
 TINY = """
@@ -171,7 +173,7 @@ stages:
 def test_ablations_run_go_on_after_a_kill_and_refuse_another_recipe(tmp_path, tiny_model_folder, scans, monkeypatch):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(TINY.format(folder=tmp_path, init=tiny_model_folder))
-    request = AblateRequest(recipe=recipe, tables=[3, 4], out=tmp_path / "out", data=str(scans), seeds=2)
+    request = AblateOptions(recipe=recipe, table=[3, 4], out=tmp_path / "out", data=str(scans), seeds=2)
     from slicesight.training import run as stages
 
     trained = []

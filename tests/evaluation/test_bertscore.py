@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from slicesight.evaluation.metrics import MissingPartError
 from slicesight.evaluation.metrics.bertscore import BertScorer
-from slicesight.evaluation.metrics.missing import MissingPartError
 
 
 @pytest.mark.parametrize("layer", [2])

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import slicesight
+from slicesight.cli.measure import run_faithfulness
+from slicesight.cli.scoring import FaithfulnessOptions
 from slicesight.data.dataset import ManifestDataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
 from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
-from slicesight.evaluation.faithfulness_run import FaithfulnessRequest, run_faithfulness
 from slicesight.evaluation.likelihood import BRANCHES, answer_token_mask, log_likelihoods, open_scan, score_questions
 from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, effective_slices, weigh_claims
 
@@ -188,7 +189,7 @@ def test_distance_and_density_at_their_ends():
 
 
 def test_one_command_writes_numbers_and_one_figure(scans, tiny_model_folder, tmp_path, capsys):
-    request = FaithfulnessRequest(models=[str(tiny_model_folder)] * 2, data=str(scans), out=tmp_path / "out", count=2)
+    request = FaithfulnessOptions(model=[str(tiny_model_folder)] * 2, data=str(scans), out=tmp_path / "out", count=2)
     run_faithfulness(request, load=slicesight.load)
     document = json.loads((tmp_path / "out" / "faithfulness.json").read_text())
     (first, second) = document["models"]

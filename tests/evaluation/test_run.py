@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import slicesight
+from slicesight.cli.measure import run_evaluate
+from slicesight.cli.scoring import EvaluateOptions
 from slicesight.data.dataset import ManifestDataset, open_dataset, select
 from slicesight.data.manifest import read_manifest, write_manifest
 from slicesight.errors import InputError
@@ -18,7 +20,6 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS, disturb, majority
 from slicesight.evaluation.leaks import find_leaks
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import read_jsonl
-from slicesight.evaluation.run import EvaluateRequest, run_evaluate
 from slicesight.phantoms.dataset import PhantomDataset
 
 from .conftest import NUM_WORDS
@@ -42,9 +43,9 @@ def finished(scans, tiny_model_folder, tmp_path_factory) -> Path:
     write_manifest([case.model_copy(update={"id": "other", "volume": "copy.nii.gz"})], training / "manifest.jsonl")
     out = tmp_path_factory.mktemp("evaluated") / "out"
     run_evaluate(
-        EvaluateRequest(
+        EvaluateOptions(
             model=str(tiny_model_folder), data=str(scans), out=out, train_data=str(training),
-            blind_model=str(tiny_model_folder), num_figures=2,
+            blind_model=str(tiny_model_folder), figures=2,
         ),
         load=slicesight.load,
     )  # fmt: skip
@@ -71,6 +72,7 @@ def test_every_question_is_answered_once_with_its_scores(source, tiny_reader, tm
     grid = source.grid(source.cases[0], tiny_reader.grid_spec)
     said = tiny_reader.ask(grid, [pair.prompt for pair in source.cases[0].conversations], max_new_tokens=NUM_WORDS)
     assert [row.prediction for row in rows[:3]] == [one.text for one in said]
+    np.testing.assert_allclose([row.scores for row in rows[:3]], [one.scores for one in said], atol=1e-5)
 
 
 def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(source, tiny_reader, tmp_path, monkeypatch):
@@ -172,11 +174,14 @@ def test_the_wrong_volume_is_the_neighbours_and_never_of_the_same_patient(scans,
     source = ManifestDataset(scans / "patients.jsonl")
     run = PredictionRun(folder=tmp_path, source=source, systems=("wrong_volume",))
     answer(run, tiny_reader)
+    scores = []
     for asked, shown in ((0, 2), (1, 2), (2, 1)):
         grid = source.grid(source.cases[shown], tiny_reader.grid_spec)
         said = tiny_reader.ask(grid, [pair.prompt for pair in cases[asked].conversations], max_new_tokens=NUM_WORDS)
         rows = [row for row in run.rows("wrong_volume") if row.volume == cases[asked].id]
-        assert [row.prediction for row in rows] == [one.text for one in said]
+        np.testing.assert_allclose([row.scores for row in rows], [one.scores for one in said], atol=1e-5)
+        scores.append([row.scores for row in rows])
+    assert not np.allclose(scores[0], scores[2], atol=1e-4), "the tiny model answers every scan alike, but weighs it so"
 
 
 def test_the_majority_counts_training_answers_or_those_of_other_cases(scans):

@@ -10,9 +10,8 @@ import pytest
 
 from slicesight import cli
 from slicesight.evaluation.external import read_predictions
-from slicesight.evaluation.predictions import Prediction
-from slicesight.evaluation.scoring import percent
 from slicesight.evaluation.sheet import compare_systems, make_sheet, score_evidence, score_file
+from slicesight.reports.score_tables import percent
 
 
 @pytest.fixture
@@ -133,16 +132,10 @@ def test_the_sheet_of_bertscore_names_its_model(run, predictions_file, tiny_bert
 
 
 def test_evidence_is_one_on_the_truth_and_zero_for_an_even_spread():
-    def row(scores, true):
-        return Prediction(
-            id="0", task="open", topic="organ", question="?", prediction="", answer="x", volume="v", scores=scores,
-            true_slices=true,
-        )  # fmt: skip
-
-    assert score_evidence([row((0.0, 1.0, 0.0, 0.0), (1,))])["excess"] == 1
-    assert score_evidence([row((0.25,) * 4, (1,))])["excess"] == 0
-    assert score_evidence([row((0.25,) * 4, (0, 1, 2))]) is None, "shown nearly everywhere: no place to point at"
-    assert score_evidence([row(None, (1,))]) is None
+    assert score_evidence([((0.0, 1.0, 0.0, 0.0), (1,), "v")])["excess"] == 1
+    assert score_evidence([((0.25,) * 4, (1,), "v")])["excess"] == 0
+    assert score_evidence([((0.25,) * 4, (0, 1, 2), "v")]) is None, "shown nearly everywhere: no place to point at"
+    assert score_evidence([(None, (1,), "v")]) is None
 
 
 def test_percent_prints_as_the_papers_do():

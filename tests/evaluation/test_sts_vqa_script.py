@@ -13,8 +13,8 @@ import SimpleITK
 import torch
 from torch import nn
 
+from slicesight.data.choices import is_right
 from slicesight.data.manifest import read_manifest
-from slicesight.evaluation.metrics.choice import is_right
 from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_nifti
 from slicesight.training.recipe import read_recipe
@@ -152,7 +152,7 @@ def test_position_alone_is_no_better_than_the_majority(experiment, made, cases):
     for kind in ("modality", "plane", "third", "slab", "size"):
         of_kind = [row for row in rows if row.topic == kind]
         chance = 1 / len(of_kind[0].choices)
-        assert np.mean([is_right(row) for row in of_kind]) == pytest.approx(chance)
+        assert np.mean([is_right(row.prediction, row) for row in of_kind]) == pytest.approx(chance)
 
 
 def test_of_whole_scans_position_alone_knows_the_third(questions, sts_folder):
@@ -175,7 +175,7 @@ def test_position_alone_finds_a_leak_that_is_there(experiment, made, cases, tmp_
         write_nifti(replace(volume, voxels=np.ascontiguousarray(shorter)), tmp_path / case.volume)
         leaking.append(case)
     rows = experiment.answers_by_position(leaking[::2], leaking[1::2], tmp_path)
-    assert all(is_right(row) for row in rows if row.topic == "third")
+    assert all(is_right(row.prediction, row) for row in rows if row.topic == "third")
 
 
 def test_the_table_draws_patients_and_holds_every_kind(experiment, cases):
@@ -236,4 +236,6 @@ def test_real_scans_are_balanced_too(questions, experiment, shared_folder, tmp_p
     rows = experiment.answers_by_position(training, test, tmp_path)
     for kind in questions.KINDS:
         of_kind = [row for row in rows if row.topic == kind]
-        assert np.mean([is_right(row) for row in of_kind]) == pytest.approx(1 / len(of_kind[0].choices), abs=0.05)
+        assert np.mean([is_right(row.prediction, row) for row in of_kind]) == pytest.approx(
+            1 / len(of_kind[0].choices), abs=0.05
+        )

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from slicesight import cli
+from slicesight.cli.scans import AskOptions
 from slicesight.errors import InputError
 from slicesight.inference.cpu.int8 import has_operator
-from slicesight.reports.ask import AskOptions
 
 
 def run(monkeypatch, *arguments):

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from slicesight.cli.ask import run_ask
+from slicesight.cli.scans import AskOptions
 from slicesight.data.manifest import Conversation
 from slicesight.errors import InputError, ModelError
 from slicesight.evaluation.faithfulness import measure
@@ -17,7 +19,7 @@ from slicesight.inference.answers import Answer, rank_slices
 from slicesight.inference.feature_cache import FeatureCache
 from slicesight.io.writers import write_dicom
 from slicesight.phantoms.folder import phantom_case
-from slicesight.reports.ask import AnswerReport, AskOptions, run_ask
+from slicesight.reports.ask import AnswerReport
 from slicesight.reports.evidence import KnownTruth, peak_slice, place_name, reading_line, slice_name, summarise
 from slicesight.reports.figure import draw_report, pick_pictures
 from slicesight.reports.html import render_page

@@ -7,7 +7,7 @@ import pytest
 
 import slicesight
 from slicesight.models.shipped import SHIPPED_FOLDER
-from slicesight.phantoms.scores import ask_phantoms, is_right, score
+from slicesight.phantoms.scores import ask_phantoms, score
 
 FOLDER = Path(SHIPPED_FOLDER) / "phantom-tiny"
 UNSEEN_SEED, COUNT = 31_000, 8
@@ -39,8 +39,8 @@ def test_it_answers_unseen_phantoms_far_better_than_chance(asked) -> None:
 
 def test_another_scan_gets_other_answers(asked) -> None:
     other = ask_phantoms(slicesight.load(), seed=UNSEEN_SEED, count=4, control="other")
-    right = sum(is_right(row) for row in asked if row.case < 4)
-    assert right > sum(is_right(row) for row in other), "answers must come from the scan"
+    right = sum(row.is_right for row in asked if row.case < 4)
+    assert right > sum(row.is_right for row in other), "answers must come from the scan"
 
 
 def test_scores_point_at_the_slices_that_show_the_finding(asked) -> None:

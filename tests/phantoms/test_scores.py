@@ -8,7 +8,6 @@ from slicesight.phantoms.scores import (
     AskedQuestion,
     evidence,
     interval,
-    is_right,
     majority_answers,
     score,
     triple_scores,
@@ -36,19 +35,20 @@ def asked(conversation: Conversation, prediction: str, case: int = 0, **fields) 
         ("(B)", True),
         ("B", True),
         ("A. spleen", False),
-        ("spleen", False),
+        ("spleen", True),
+        ("B. liver", False),
         ("Both", False),
         ("", False),
     ],
 )
-def test_a_closed_answer_is_right_by_its_letter(prediction: str, expected: bool) -> None:
-    assert is_right(asked(CLOSED, prediction)) is expected
+def test_a_closed_answer_names_the_right_choice_and_no_other(prediction: str, expected: bool) -> None:
+    assert asked(CLOSED, prediction).is_right is expected
 
 
 def test_an_open_answer_must_have_the_same_words() -> None:
-    assert is_right(asked(OPEN, "Right lung."))
-    assert not is_right(asked(OPEN, "left lung"))
-    assert not is_right(asked(OPEN, "the right lung"))
+    assert asked(OPEN, "Right lung.").is_right
+    assert not asked(OPEN, "left lung").is_right
+    assert not asked(OPEN, "the right lung").is_right
 
 
 def test_triples_count_over_all_reports() -> None:

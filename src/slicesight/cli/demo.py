@@ -44,20 +44,15 @@ def run_demo(folder: Path, *, model: str, seed: int) -> None:
         (folder / "labels").mkdir(exist_ok=True)
         with console.status(f"painting a scan, as {scan_format}"):
             case = write_phantom(folder, seed=seed, index=index, scan_format=scan_format)
-        consultation = consult(reader, case, folder=folder)
+        report = consult(reader, case, folder=folder)
         console.print(f"{folder / case.volume}", style="bold", highlight=False, soft_wrap=True)
-        console.print(scan_header(consultation.title, consultation.reading))
-        console.print(_comparison(case.conversations, consultation))
-        truths = [truth for truth in consultation.truths if truth is not None]
+        console.print(scan_header(report.title, report.reading))
+        console.print(_comparison(case.conversations, report))
+        truths = [truth for truth in report.truths if truth is not None]
         num_right += sum(truth.is_right for truth in truths)
         num_asked += len(truths)
         base = folder / scan_format
-        write_files(
-            consultation,
-            json_path=base.with_suffix(".json"),
-            html=base.with_suffix(".html"),
-            png=base.with_suffix(".png"),
-        )
+        write_files(report, [(kind, base.with_suffix(f".{kind}")) for kind in ("json", "html", "png")])
     console.print(f"{num_right} of {num_asked} answers are right.\n", style="bold", highlight=False)
     console.print("Open:", style="bold")
     for name, what in (
@@ -79,21 +74,21 @@ def consult(reader: Predictor, case: Case, *, folder: Path) -> AnswerReport:
     return AnswerReport(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
 
 
-def _comparison(pairs: Sequence[Conversation], consultation: AnswerReport) -> RenderableType:
+def _comparison(pairs: Sequence[Conversation], report: AnswerReport) -> RenderableType:
     """The report beside its truth, then a row per question."""
     parts: list[RenderableType] = []
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "question", "answer", "truth", "rests most on"):
         table.add_column(name, overflow="fold")
-    for pair, answer, truth in zip(pairs, consultation.answers, consultation.truths, strict=True):
+    for pair, answer, truth in zip(pairs, report.answers, report.truths, strict=True):
         assert truth is not None
         mark = Text("✓", style="bold green") if truth.is_right else Text("✗", style="bold red")
         if pair.task == "report":
-            report = Table.grid(padding=(0, 1, 0, 0))
-            report.add_row(mark, Text(pair.question, style="bold cyan"))
-            report.add_row("", Text(answer.text))
-            report.add_row("", Text(f"truth: {pair.answer}", style="dim"))
-            parts.append(Padding(report, (1, 0, 0, 0)))
+            block = Table.grid(padding=(0, 1, 0, 0))
+            block.add_row(mark, Text(pair.question, style="bold cyan"))
+            block.add_row("", Text(answer.text))
+            block.add_row("", Text(f"truth: {pair.answer}", style="dim"))
+            parts.append(Padding(block, (1, 0, 0, 0)))
         else:
             truly = Text(pair.target, style="dim" if truth.is_right else "")
             table.add_row(mark, Text(pair.question), Text(answer.text), truly, _rests_on(answer))

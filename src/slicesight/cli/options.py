@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -12,6 +15,8 @@ from slicesight.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Options = TypeVar("Options")
 
 
 class Plane(StrEnum):
@@ -53,6 +58,44 @@ UnitOption = Annotated[str | None, typer.Option(metavar="HU|arbitrary", help="Fo
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
 ]
+
+
+def verb(run: Callable[[Options], None]) -> Callable[..., None]:
+    """A command whose arguments and options are the fields of the dataclass that `run` takes, written there only."""
+    (options_class,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
+    hints = get_type_hints(options_class, include_extras=True)
+
+    def command(**given: Any) -> None:
+        run(options_class(**given))
+
+    command.__name__, command.__doc__ = run.__name__, run.__doc__
+    command.__annotations__ = hints
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what typer reads
+        [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(options_class)
+        ]
+    )
+    return command
+
+
+def checked_folder(folder: Path) -> None:
+    """An InputError where a file stands in the way of --out."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; name a folder with --out.")
+
+
+def made_folder(folder: Path) -> None:
+    """Make the folder of --out."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder.") from error
 
 
 def stderr() -> Console:

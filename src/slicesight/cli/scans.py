@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,71 +19,110 @@ from slicesight.cli.options import (
     UnitOption,
     WindowOption,
     three_numbers,
+    verb,
 )
+from slicesight.errors import InputError
+from slicesight.files import checked_place
+
+STDOUT = Path("-")
 
 
-def ask(
-    scan: ScanArgument,
+@dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    """The options of `slicesight ask`.
+
+    scan: a path or an archive's address. store: the DICOM report goes back into that archive.
+    """
+
+    scan: ScanArgument
     questions: Annotated[
         list[str] | None,
         typer.Argument(metavar="QUESTION", help="Left out, the model describes the findings.", show_default=False),
-    ] = None,
-    model: ModelOption = "phantom-tiny",
-    window: WindowOption = None,
-    plane: PlaneOption = None,
-    series: SeriesOption = None,
-    spacing_mm: SpacingOption = None,
-    time_point: TimePointOption = None,
-    unit: UnitOption = None,
+    ] = None
+    model: ModelOption = "phantom-tiny"
+    window: WindowOption = None
+    plane: PlaneOption = None
+    series: SeriesOption = None
+    spacing_mm: SpacingOption = None
+    time_point: TimePointOption = None
+    unit: UnitOption = None
     truth: Annotated[
         Path | None,
         typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
-    ] = None,
+    ] = None
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
-    ] = False,
+    ] = False
     cache: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR", help="Keep the encoded scan there for later questions; it shows what the scan shows."
         ),
-    ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None,
+    ] = None
+    json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write receipt and answers; - is stdout.")] = None
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained report page.")] = None
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a picture.")] = None
     sr: Annotated[
         Path | None, typer.Option(metavar="FILE.dcm", help="Write the answers as a DICOM Structured Report.")
-    ] = None,
-    store: Annotated[
-        bool, typer.Option("--store", help="Send the DICOM report to the archive the scan came from.")
-    ] = False,
-    archive_token: ArchiveTokenOption = None,
-) -> None:
-    """Answer questions about a scan, with the slices each answer rests on."""
-    from slicesight.reports.ask import AskOptions, run_ask
-
-    run_ask(
-        AskOptions(
-            scan=scan,
-            questions=questions or None,
-            model=model,
-            window=window,
-            plane=plane.value if plane else None,
-            series_uid=series,
-            spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
-            time_point=time_point,
-            unit=unit,
-            truth=truth,
-            int8=int8,
-            cache=cache,
-            json=json,
-            html=html,
-            png=png,
-            sr=sr,
-            store=store,
-            archive_token=archive_token,
-        )
+    ] = None
+    report: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FORMAT=FILE", help="Write a report in any format installed here; repeatable."),
+    ] = None
+    store: Annotated[bool, typer.Option("--store", help="Send the DICOM report to the archive the scan came from.")] = (
+        False
     )
+    archive_token: ArchiveTokenOption = None
+
+    def __post_init__(self) -> None:
+        from slicesight.io.dicomweb.address import is_address, read_address
+        from slicesight.reports import report_writer
+        from slicesight.volumes.grid import GridSpec
+
+        three_numbers(self.spacing_mm, "--spacing-mm")
+        GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
+        for name, _ in self.written:
+            report_writer(name)
+        for path in self.files:
+            checked_place(path)
+        if self.cache is not None and not self.cache.is_dir():
+            raise InputError(f"--cache {self.cache} is no folder; create it first.")
+        if is_address(self.scan):
+            read_address(self.scan)
+        elif self.store:
+            raise InputError(
+                f"--store sends the report to the archive a scan came from, but {self.scan} is a file; ask a "
+                "dicomweb+https:// address or write --sr FILE.dcm."
+            )
+        if self.wants_sr:
+            from slicesight.reports.dicom_sr.document import import_highdicom
+
+            import_highdicom()
+
+    @property
+    def written(self) -> list[tuple[str, Path]]:
+        """(format, file) of what will be written beside the terminal's report, the DICOM report left out."""
+        named = [("json", self.json), ("html", self.html), ("png", self.png)]
+        files = [(name, path) for name, path in named if path is not None and path != STDOUT]
+        return files + [name_and_file(text) for text in self.report or ()]
+
+    @property
+    def files(self) -> list[Path]:
+        """All that will be written."""
+        return [path for _, path in self.written] + ([] if self.sr is None else [self.sr])
+
+    @property
+    def wants_sr(self) -> bool:
+        """A DICOM report is to be written or stored."""
+        return self.sr is not None or self.store
+
+
+@verb
+def ask(options: AskOptions) -> None:
+    """Answer questions about a scan, with the slices each answer rests on."""
+    from slicesight.cli.ask import run_ask
+
+    run_ask(options)
 
 
 def inspect(
@@ -124,3 +164,11 @@ def demo(
     from slicesight.cli.demo import run_demo
 
     run_demo(out, model=model, seed=seed)
+
+
+def name_and_file(text: str) -> tuple[str, Path]:
+    """("html", scan.html) from "html=scan.html"."""
+    name, is_pair, file = text.partition("=")
+    if not is_pair or not file:
+        raise InputError(f"--report is {text!r}; expected FORMAT=FILE, for instance html=scan.html")
+    return name, Path(file)

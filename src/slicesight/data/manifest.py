@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from slicesight.data.choices import LETTERS as LETTERS
 from slicesight.errors import ManifestError, check_type
 from slicesight.files import replacing
 
-LETTERS = "ABCD"
 Task = Literal["report", "open", "closed"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -1,9 +1,9 @@
 """Which part of the method earns what? `slicesight ablate`: every cell of Tables 3, 4 and 5, with several seeds.
 
-A cell is a few words of the model's configuration. All cells start from one folder whose encoders were trained without
-TG-IS, keep them frozen and share their features on disk; a cell that is done is never trained again, a killed one goes
-on. OUT/cells/NAME/seedK/{model, predictions.jsonl, sheet.json, cell.json}, OUT/tables/tableN.{md,csv,tex,png},
-OUT/ablation.json, OUT/results.md.
+A cell is a few options of the model's configuration. All cells start from one folder whose encoders were trained
+without TG-IS, keep them frozen and share their features on disk; a cell that is done is never trained again, a killed
+one goes on. OUT/cells/NAME/seedK/{model, predictions.jsonl, sheet.json, cell.json} and OUT/ablation.json;
+reports.ablation_tables writes OUT/tables/tableN.{md,csv,tex,png} and OUT/results.md.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from slicesight.data.dataset import Dataset, open_dataset
+from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.ablation_tables import AblationTable, make_table, results_page, write_table
-from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
+from slicesight.evaluation.ablation_tables import AblationTable, make_table
+from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, no_bar, open_run, predict
 from slicesight.evaluation.predictions import PredictionFile, read_jsonl
 from slicesight.evaluation.scoring import to_json
 from slicesight.evaluation.sheet import Scored, make_sheet, score_file
 from slicesight.files import write_text
 from slicesight.inference.predictor import Predictor
-from slicesight.reports.terminal import progress_bar
-from slicesight.training.recipe import Recipe, read_recipe
+from slicesight.training.recipe import Recipe
 from slicesight.volumes.grid import GridSpec, GridVolume
 
 FULL: dict[str, Any] = {"fusion": "3d+2d", "aggregation": "text_guided", "scoring_inputs": ["text", "3d", "2d"]}
@@ -44,11 +43,11 @@ class Cell:
 
     name: str
     row: str
-    words: dict[str, Any] = field(hash=False)
+    options: dict[str, Any] = field(hash=False)
 
 
-def _cell(row: str, name: str, **words: Any) -> Cell:
-    return Cell(name=name, row=row, words={**FULL, **words})
+def _cell(row: str, name: str, **options: Any) -> Cell:
+    return Cell(name=name, row=row, options={**FULL, **options})
 
 
 CELLS: dict[int, tuple[Cell, ...]] = {
@@ -74,56 +73,45 @@ CELLS: dict[int, tuple[Cell, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class AblateRequest:
-    """The arguments of `slicesight ablate`."""
+def ablate(
+    recipe: Recipe,
+    *,
+    tables: Sequence[int],
+    out: Path,
+    source: Dataset,
+    seeds: int,
+    load: Callable[[str], Predictor],
+    bertscore: str | None = None,
+    layer: int | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+    bars: Bars = no_bar,
+) -> list[AblationTable]:
+    """Train and score every cell that is not done; writes every cell's sheet and ablation.json.
 
-    recipe: Path
-    tables: Sequence[int]
-    out: Path
-    data: str
-    seeds: int = 3
-    changes: tuple[str, ...] = ()
-    bertscore: str | None = None
-    layer: int | None = None
-
-    def __post_init__(self) -> None:
-        for table in self.tables:
-            if table not in CELLS:
-                raise InputError(f"--table {table}: the ablations are Tables {', '.join(map(str, CELLS))}.")
-        if self.out.is_file():
-            raise InputError(f"{self.out} is a file; name a folder with --out.")
-
-
-def run_ablate(request: AblateRequest, *, load: Callable[[str], Predictor]) -> None:
-    """Train and score every cell that is not done, then write the tables."""
-    stderr = Console(stderr=True)
-    recipe = read_recipe(request.recipe, request.changes)
-    if recipe.init is None:
-        raise InputError(f"{request.recipe.name}: init is missing; cells start from one folder with trained encoders.")
-    source = CachedAnswers(open_dataset(request.data, prefer="test"))
-    cells = list({cell.name: cell for table in request.tables for cell in CELLS[table]}.values())
-    jobs = [(cell, seed) for seed in range(request.seeds) for cell in cells]
+    Raises:
+        InputError: the paper has no such table, or a folder holds a cell of another recipe.
+    """
+    for number in tables:
+        if number not in CELLS:
+            raise InputError(f"--table {number}: the ablations are Tables {', '.join(map(str, CELLS))}.")
+    source = CachedAnswers(source)
+    cells = list({cell.name: cell for number in tables for cell in CELLS[number]}.values())
+    jobs = [(cell, seed) for seed in range(seeds) for cell in cells]
     scored: dict[str, list[Scored]] = {}
     minutes: dict[str, list[float]] = {}
     for place, (cell, seed) in enumerate(jobs, start=1):
-        stderr.print(f"cell {place} of {len(jobs)}: {cell.name}, seed {seed}", style="bold", highlight=False)
-        folder = request.out / "cells" / cell.name / f"seed{seed}"
-        spent = run_cell(recipe, cell, seed=seed, folder=folder, source=source, load=load, console=stderr)
+        announce(f"cell {place} of {len(jobs)}: {cell.name}, seed {seed}")
+        folder = out / "cells" / cell.name / f"seed{seed}"
+        spent = run_cell(recipe, cell, seed=seed, folder=folder, source=source, load=load, bars=bars)
         minutes.setdefault(cell.name, []).append(spent)
         file = PredictionFile(rows=tuple(read_jsonl(folder / "predictions.jsonl")), format="slicesight-jsonl")
-        found = score_file(file, bertscore=request.bertscore, layer=request.layer)
+        found = score_file(file, bertscore=bertscore, layer=layer)
         write_text(folder / "sheet.json", text=to_json(make_sheet(found, system=cell.name)))
         scored.setdefault(cell.name, []).append(found)
-    tables = [
-        make_table(number, [(cell.row, scored[cell.name]) for cell in CELLS[number]]) for number in request.tables
-    ]
-    _write(request, tables, minutes, num_volumes=len(source.cases))
-    stderr.print(
-        f"wrote {request.out}/tables and ablation.json; put {request.out}/results.md into the manual",
-        highlight=False,
-        soft_wrap=True,
-    )
+    made = [make_table(number, [(cell.row, scored[cell.name]) for cell in CELLS[number]]) for number in tables]
+    document = {"num_volumes": len(source.cases), "seeds": seeds, "minutes": minutes}
+    write_text(out / "ablation.json", text=to_json({**document, "tables": [table.to_dict() for table in made]}))
+    return made
 
 
 def run_cell(
@@ -134,7 +122,7 @@ def run_cell(
     folder: Path,
     source: Dataset,
     load: Callable[[str], Predictor],
-    console: Console,
+    bars: Bars = no_bar,
 ) -> float:
     """Train one cell and answer the test set with it, unless that was done; returns its minutes of training.
 
@@ -145,7 +133,7 @@ def run_cell(
     from slicesight.training.run import run_recipe
 
     planned = plan_cell(recipe, cell, seed=seed, folder=folder)
-    key = {"recipe": _digest(planned), "cell": cell.name, "words": cell.words, "seed": seed}
+    key = {"recipe": _digest(planned), "cell": cell.name, "words": cell.options, "seed": seed}
     mark = folder / "cell.json"
     known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
     if known is not None and any(known[name] != value for name, value in key.items()):
@@ -156,7 +144,7 @@ def run_cell(
         write_text(mark, text=to_json(known))
     if known["minutes"] is None:
         started = time.monotonic()
-        with progress_bar(console, f"training {cell.name}") as progress:
+        with bars(f"training {cell.name}") as progress:
             goes_on = can_resume(folder / "run")
             trained = run_recipe(
                 planned,
@@ -175,16 +163,16 @@ def run_cell(
     reader = load(str(folder / "model"))
     run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
     open_run(run, reader)
-    with progress_bar(console, f"asking {cell.name}") as progress:
+    with bars(f"asking {cell.name}") as progress:
         predict(run, reader, progress=progress)
     return float(known["minutes"])
 
 
 def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
-    """The recipe of one cell: its words, its seed, and only those trainable parts that it has."""
-    fusion, inputs = cell.words["fusion"], cell.words["scoring_inputs"]
+    """The recipe of one cell: its options, its seed, and only those trainable parts that it has."""
+    fusion, inputs = cell.options["fusion"], cell.options["scoring_inputs"]
     has_2d = "2d" in fusion.split("+")
-    scores = has_2d and cell.words["aggregation"] == "text_guided"
+    scores = has_2d and cell.options["aggregation"] == "text_guided"
     has_3d = "3d" in fusion.split("+") or (scores and "3d" in inputs)
     absent = {*(PARTS_OF_2D if not has_2d else ()), *(PARTS_OF_3D if not has_3d else ())}
     stages = tuple(
@@ -195,7 +183,7 @@ def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
         recipe,
         name=f"{recipe.name}-{cell.name}-seed{seed}",
         output_dir=str(folder / "run"),
-        model={**recipe.model, **cell.words},
+        model={**recipe.model, **cell.options},
         stages=stages,
         seed=recipe.seed + seed,
     )
@@ -219,19 +207,6 @@ class CachedAnswers(Dataset):
 
     def content(self, case: Case) -> str:
         return self.source.content(case)
-
-
-def _write(
-    request: AblateRequest, tables: Iterable[AblationTable], minutes: dict[str, list[float]], *, num_volumes: int
-) -> None:
-    (request.out / "tables").mkdir(parents=True, exist_ok=True)
-    tables = list(tables)
-    for table in tables:
-        write_table(table, request.out / "tables")
-    document = {"num_volumes": num_volumes, "seeds": request.seeds, "minutes": minutes}
-    document["tables"] = [table.to_dict() for table in tables]
-    write_text(request.out / "ablation.json", text=to_json(document))
-    write_text(request.out / "results.md", text=results_page(tables, num_volumes=num_volumes, num_seeds=request.seeds))
 
 
 def _digest(recipe: Recipe) -> str:

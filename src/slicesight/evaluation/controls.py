@@ -49,24 +49,33 @@ def majority(cases: Sequence[Case], training: Sequence[Case] | None) -> list[Pre
     Args:
         training: whose answers are counted; None counts those of the other cases.
     """
-    everyone = count_answers(training if training is not None else cases)
+    everyone = count_answers(
+        asked for case in (cases if training is None else training) for asked in case.conversations
+    )
     rows = []
     for case in cases:
-        own = count_answers([case]) if training is None else {}
+        own = count_answers(case.conversations) if training is None else {}
         for number, asked in enumerate(case.conversations):
-            key = asked.task, asked.topic
-            common = everyone.get(key, Counter()) - own.get(key, Counter())
-            rows.append(as_prediction(case, number, _commonest(asked, common)))
+            rows.append(as_prediction(case, number, commonest(asked, everyone, without=own)))
     return rows
 
 
-def count_answers(cases: Iterable[Case]) -> Counts:
+def count_answers(conversations: Iterable[Conversation]) -> Counts:
     """How often each answer is given to each (task, topic)."""
     counts: Counts = defaultdict(Counter)
-    for case in cases:
-        for asked in case.conversations:
-            counts[asked.task, asked.topic][asked.answer] += 1
+    for asked in conversations:
+        counts[asked.task, asked.topic][asked.answer] += 1
     return counts
+
+
+def commonest(asked: Conversation, counts: Counts, *, without: Counts | None = None) -> str:
+    """The commonest answer to such a question (among its choices, if any), the counts in `without` taken away."""
+    key = asked.task, asked.topic
+    common = counts.get(key, Counter()) - (without or {}).get(key, Counter())
+    if asked.choices:
+        best = max(asked.choices, key=lambda choice: common[choice])
+        return f"{LETTERS[asked.choices.index(best)]}. {best}"
+    return common.most_common(1)[0][0] if common else ""
 
 
 def as_prediction(case: Case, number: int, said: str) -> Prediction:
@@ -105,10 +114,3 @@ def ask_blind(
         texts = reader.processor.decode_answers(said, num_prompt_tokens=inputs["input_ids"].shape[1])
         rows += [as_prediction(case, number, with_letter(prompts[number], text)) for number, text in enumerate(texts)]
     return rows
-
-
-def _commonest(asked: Conversation, common: Counter[str]) -> str:
-    if asked.choices:
-        best = max(range(len(asked.choices)), key=lambda place: common[asked.choices[place]])  # type: ignore[index]
-        return f"{LETTERS[best]}. {asked.choices[best]}"
-    return common.most_common(1)[0][0] if common else ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction
+from slicesight.evaluation.controls import MAX_NEW_TOKENS
 from slicesight.evaluation.likelihood import (
     BRANCHES,
     MaskableScan,
@@ -27,7 +27,6 @@ from slicesight.evaluation.likelihood import (
     open_scan,
     score_questions,
 )
-from slicesight.evaluation.predictions import Prediction
 from slicesight.evaluation.score_claims import AskedScores, ask_for_claims, weigh_claims
 from slicesight.evaluation.sheet import score_evidence
 from slicesight.evaluation.statistics import Floats, holm, mean_interval, sign_flip_p
@@ -79,7 +78,7 @@ def measure(
             "away alone; choose a model of one plane."
         )
     curves: list[QuestionCurves] = []
-    rows: list[Prediction] = []
+    pointed: list[tuple[Sequence[float], Sequence[int] | None, str]] = []
     asked: list[AskedScores] = []
     for place, case in enumerate(source.cases):
         if progress is not None:
@@ -91,14 +90,13 @@ def measure(
         for number, pair in enumerate(case.conversations):
             shown = grid.grid_slices_of(pair.source_slices) if pair.source_slices is not None else ()
             true = shown if 0 < len(shown) < len(grid.slices) else None
-            row = as_prediction(case, number, "")
-            rows.append(row.model_copy(update={"scores": tuple(scores_QN[number]), "true_slices": true}))
+            pointed.append((tuple(scores_QN[number]), true, case.id))
         asked += ask_for_claims(scan, case)
         curves += _curves_of(scan, case, grid, scores_QN, tasks=tasks, rng=np.random.default_rng([seed, place]))
     if progress is not None:
         progress(len(source.cases), len(source.cases))
     num_slices = reader.model.config.image_size[0]
-    evidence = score_evidence(rows)
+    evidence = score_evidence(pointed)
     found = {
         "model": reader.card.name,
         "scoring": scoring_words(reader),

@@ -65,7 +65,9 @@ class MaskableScan:
         model = self.reader.model
         assert model.vision3d is not None
         assert model.projector_3d is not None
-        tokens_KPD = model.projector_3d(model.vision3d((self.voxels_1NHW * kept_N[:, None, None]).unsqueeze(1)))[0]
+        tokens_KPD: Tensor = model.projector_3d(
+            model.vision3d((self.voxels_1NHW * kept_N[:, None, None]).unsqueeze(1))
+        )[0]
         if len(self.known_3d) < KEPT_MASKS:
             self.known_3d[key] = tokens_KPD
         return tokens_KPD

@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 MODEL = "predictions"
 Progress = Callable[[int, int], None]
+Bars = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress bar named after what is being done."""
+
+
+@contextmanager
+def no_bar(doing: str) -> Iterator[Progress]:
+    """For work that nobody watches."""
+    yield lambda done, total: None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ in docs/scoring.md. What a file cannot give is null, and `missing` says why.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from slicesight import __version__
-from slicesight.evaluation.metrics.choice import count_outcomes, is_right, legacy_right
-from slicesight.evaluation.metrics.text import TEXT_METRICS, score_texts
+from slicesight.data.choices import OUTCOMES, is_right, legacy_right, read_choice
+from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
 
 FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy")
-METRICS = {"report": TEXT_METRICS, "open": TEXT_METRICS, "closed": CLOSED_METRICS}
 CLOSED_DEFINITIONS = {
     "accuracy": "share of answers that name the right choice and no other: letter, (letter) or its words",
     "accuracy_legacy": 'share of outputs that contain the right letter with a full stop, "B." (the papers\' rule)',
@@ -60,14 +60,19 @@ class Scored:
         return {name: float(total / count) for name, total, count in pairs if count}
 
 
+def metrics_of(task: str) -> tuple[str, ...]:
+    """The names of a task's metrics."""
+    return CLOSED_METRICS if task == "closed" else text_metric_names()
+
+
 def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int | None = None) -> Scored:
     """Score every row of a file.
 
     Args:
-        bertscore, layer: as `text_metrics.score_texts` takes them.
+        bertscore, layer: as `metrics.MetricOptions` has them.
     """
     rows = file.rows
-    values = {name: np.full(len(rows), np.nan) for name in (*TEXT_METRICS, *CLOSED_METRICS)}
+    values = {name: np.full(len(rows), np.nan) for name in (*text_metric_names(), *CLOSED_METRICS)}
     texts = [place for place, row in enumerate(rows) if row.task != "closed"]
     found = score_texts(
         [rows[place].prediction for place in texts],
@@ -80,7 +85,7 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     for place, row in enumerate(rows):
         if row.task == "closed":
             assert row.answer_choice is not None
-            values["accuracy"][place] = is_right(row)
+            values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
     return Scored(file=file, values=values, missing={**file.missing, **found.missing}, about=about)
@@ -96,7 +101,7 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
     for task in TASKS:
         if task not in scored.file.tasks:
             missing[task] = f"the file holds no {task} questions"
-    evidence = score_evidence(rows)
+    evidence = score_evidence((row.scores, row.true_slices, row.volume or row.id) for row in rows)
     if evidence is None:
         missing["evidence"] = "no prediction has both scores and true_slices"
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
@@ -147,13 +152,13 @@ def compare_systems(
         if against not in (None, first, second):
             continue
         for task in TASKS:
-            for metric in METRICS[task]:
+            for metric in metrics_of(task):
                 if metrics is not None and (task, metric) not in metrics:
                     continue
                 runs = [*ours, *theirs]
                 if not all(task in run.file.tasks and metric not in run.missing for run in runs):
                     continue
-                entry = {"first": first, "second": second, "task": task, "metric": metric}
+                entry: dict[str, Any] = {"first": first, "second": second, "task": task, "metric": metric}
                 if not all(run.has_volumes for run in runs):
                     found.append({**entry, "p": None, "missing": NO_VOLUME})
                     continue
@@ -166,25 +171,34 @@ def compare_systems(
                 else:
                     found.append({**entry, **paired.to_dict(), "seeds": [len(ours), len(theirs)]})
     tested = [entry for entry in found if entry["p"] is not None]
-    for entry, corrected in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
-        entry["p_holm"] = corrected
+    for one, corrected in zip(tested, holm([one["p"] for one in tested]), strict=True):
+        one["p_holm"] = corrected
     return found
 
 
-def score_evidence(rows: Sequence[Prediction]) -> dict[str, Any] | None:
+def count_outcomes(rows: Iterable[Prediction]) -> dict[str, int]:
+    """How many closed answers were read in which way, every outcome named."""
+    counted = Counter(read_choice(row.prediction, row.choices).outcome for row in rows)
+    return {outcome: counted[outcome] for outcome in OUTCOMES}
+
+
+def score_evidence(
+    pointed: Iterable[tuple[Sequence[float] | None, Sequence[int] | None, str]],
+) -> dict[str, Any] | None:
     """Score mass on the slices that truly show what is asked, their share, and the excess (mass - share) / (1 - share).
 
     Only questions whose slices are fewer than half of all count; elsewhere there is no place to point at.
+
+    Args:
+        pointed: every question's slice scores, true slices and volume.
     """
     masses, shares, volumes = [], [], []
-    for row in rows:
-        share = len(row.true_slices or ()) / len(row.scores) if row.scores else 1.0
+    for scores, true_slices, volume in pointed:
+        share = len(true_slices or ()) / len(scores) if scores else 1.0
         if 0 < share < 0.5:
-            assert row.scores is not None
-            assert row.true_slices is not None
-            masses.append(float(np.asarray(row.scores)[list(row.true_slices)].sum()))
+            masses.append(float(np.asarray(scores)[list(true_slices or ())].sum()))
             shares.append(share)
-            volumes.append(row.volume or row.id)
+            volumes.append(volume)
     if not masses:
         return None
     mass, share_array = np.array(masses), np.array(shares)
@@ -204,13 +218,13 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
         return None
     rows = [scored.rows[place] for place in chosen]
     topics = list(dict.fromkeys(row.topic for row in rows))
-    metrics = [name for name in METRICS[task] if name not in scored.missing]
+    metrics = [name for name in metrics_of(task) if name not in scored.missing]
     values = {name: scored.values[name][chosen] for name in metrics}
     in_topic = {topic: np.array([row.topic == topic for row in rows]) for topic in topics}
 
     def everywhere(get: Callable[[Floats], float]) -> dict[str, dict[str, float | None]]:
         return {
-            topic: {name: get(values[name][mask]) if name in values else None for name in METRICS[task]}
+            topic: {name: get(values[name][mask]) if name in values else None for name in metrics_of(task)}
             for topic, mask in in_topic.items()
         }
 
@@ -219,13 +233,13 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
         "num_pairs": len(rows),
         "num_empty": sum(row.is_empty for row in rows),
         "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
-        "micro": {name: _mean(values[name]) if name in values else None for name in METRICS[task]},
+        "micro": {name: _mean(values[name]) if name in values else None for name in metrics_of(task)},
         "macro": {
             name: float(np.mean([by_topic[topic][name] for topic in topics])) if name in values else None
-            for name in METRICS[task]
+            for name in metrics_of(task)
         },
         "by_topic": by_topic,
-        "ci95": _intervals(rows, values, in_topic, names=METRICS[task]) if scored.has_volumes else None,
+        "ci95": _intervals(rows, values, in_topic, names=metrics_of(task)) if scored.has_volumes else None,
     }
     if task == "closed":
         part["outcomes"] = count_outcomes(rows)

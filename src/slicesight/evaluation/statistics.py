@@ -39,7 +39,7 @@ def volume_sums(volumes: Sequence[str], values: Floats) -> tuple[Floats, Floats]
     names = {name: place for place, name in enumerate(dict.fromkeys(volumes))}
     places = np.array([names[name] for name in volumes], dtype=np.int64)
     given = ~np.isnan(values)
-    sums = np.bincount(places[given], weights=values[given], minlength=len(names))
+    sums: Floats = np.bincount(places[given], weights=values[given], minlength=len(names)).astype(np.float64)
     return sums, np.bincount(places[given], minlength=len(names)).astype(np.float64)
 
 

@@ -6,16 +6,17 @@ each beside its controls. Evidence: how much score lies on the slices that truly
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slicesight.data.choices import with_letter
+from slicesight.data.choices import is_right, with_letter
 from slicesight.data.manifest import Conversation
+from slicesight.evaluation.controls import commonest, count_answers
+from slicesight.evaluation.sheet import score_evidence
+from slicesight.evaluation.statistics import mean_interval
 from slicesight.phantoms.rendering import PhantomTruth, make_phantom
 from slicesight.phantoms.texts import Triple, conversation_rng, phantom_conversations, read_findings
 
@@ -35,6 +36,11 @@ class AskedQuestion:
     prediction: str
     scores: tuple[float, ...] = ()
     true_grid_slices: tuple[int, ...] = ()
+
+    @property
+    def is_right(self) -> bool:
+        """By the one rule, `data.choices.is_right`."""
+        return is_right(self.prediction, self.conversation)
 
 
 def ask_phantoms(
@@ -89,20 +95,15 @@ def majority_answers(
     training: Iterable[tuple[PhantomTruth, int]], asked: Sequence[AskedQuestion], *, seed: int
 ) -> list[AskedQuestion]:
     """What one would answer without any model: the commonest training answer (among the choices, if there are any)."""
-    seen: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for case, (truth, num_slices) in enumerate(training):
-        for conversation in phantom_conversations(truth, conversation_rng(seed, case), num_slices=num_slices):
-            seen[conversation.task, conversation.topic][conversation.answer] += 1
-    rows = []
-    for row in asked:
-        common = seen[row.conversation.task, row.conversation.topic]
-        if row.conversation.choices:
-            best = max(range(len(row.conversation.choices)), key=lambda i: common[row.conversation.choices[i]])  # type: ignore[index]
-            text = f"{'ABCD'[best]}. {row.conversation.choices[best]}"
-        else:
-            text = common.most_common(1)[0][0]
-        rows.append(AskedQuestion(case=row.case, conversation=row.conversation, prediction=text))
-    return rows
+    seen = count_answers(
+        conversation
+        for case, (truth, num_slices) in enumerate(training)
+        for conversation in phantom_conversations(truth, conversation_rng(seed, case), num_slices=num_slices)
+    )
+    return [
+        AskedQuestion(case=row.case, conversation=row.conversation, prediction=commonest(row.conversation, seen))
+        for row in asked
+    ]
 
 
 def score(asked: Sequence[AskedQuestion]) -> dict[str, Any]:
@@ -122,26 +123,11 @@ def score(asked: Sequence[AskedQuestion]) -> dict[str, Any]:
     }
 
 
-def interval(asked: Sequence[AskedQuestion], task: str, *, draws: int = 2000) -> tuple[float, float]:
+def interval(asked: Sequence[AskedQuestion], task: str) -> tuple[float, float]:
     """Bootstrap 95 % confidence interval of the share of right answers; phantoms are drawn, not questions."""
-    by_case: dict[int, list[bool]] = defaultdict(list)
-    for row in asked:
-        if row.conversation.task == task:
-            by_case[row.case].append(is_right(row))
-    right = np.array([sum(values) for values in by_case.values()])
-    count = np.array([len(values) for values in by_case.values()])
-    picked = np.random.default_rng(0).integers(len(right), size=(draws, len(right)))
-    shares = right[picked].sum(axis=1) / count[picked].sum(axis=1)
-    low, high = np.percentile(shares, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def is_right(row: AskedQuestion) -> bool:
-    """Closed: the answer begins with the right letter. Open: the same words, whatever the case and the full stop."""
-    if row.conversation.task == "closed":
-        found = re.match(r"\s*\(?([A-D])\b", row.prediction)
-        return found is not None and found.group(1) == row.conversation.answer_choice
-    return _plain(row.prediction) == _plain(row.conversation.answer)
+    rows = [row for row in asked if row.conversation.task == task]
+    found = mean_interval(np.array([row.is_right for row in rows], dtype=float), [str(row.case) for row in rows])
+    return found.low, found.high
 
 
 def triple_scores(reports: Iterable[tuple[str, str]]) -> dict[str, float]:
@@ -157,25 +143,12 @@ def triple_scores(reports: Iterable[tuple[str, str]]) -> dict[str, float]:
 
 def evidence(asked: Sequence[AskedQuestion]) -> dict[str, float] | None:
     """Mean score mass on the true slices, their share of all slices, and the excess (mass - share) / (1 - share)."""
-    masses, shares = [], []
-    for row in asked:
-        share = len(row.true_grid_slices) / len(row.scores) if row.scores else 1.0
-        if 0 < share < 0.5:
-            masses.append(float(np.sum(np.asarray(row.scores)[list(row.true_grid_slices)])))
-            shares.append(share)
-    if not masses:
-        return None
-    mass, share_array = np.array(masses), np.array(shares)
-    excess = (mass - share_array) / (1 - share_array)
-    return {"mass": float(mass.mean()), "share": float(share_array.mean()), "excess": float(excess.mean())}
+    found = score_evidence((row.scores, row.true_grid_slices, str(row.case)) for row in asked)
+    return None if found is None else {name: found[name] for name in ("mass", "share", "excess")}
 
 
 def _share(rows: Sequence[AskedQuestion]) -> float:
-    return sum(is_right(row) for row in rows) / max(1, len(rows))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().strip(" .").split())
+    return sum(row.is_right for row in rows) / max(1, len(rows))
 
 
 def _blank(grid: Any) -> Any:

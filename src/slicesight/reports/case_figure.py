@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slicesight.evaluation.metrics.choice import is_right
-from slicesight.evaluation.metrics.text import plain
+from slicesight.data.choices import is_right
 from slicesight.evaluation.predictions import Prediction
 from slicesight.files import replacing
 from slicesight.models.card import RESEARCH_NOTICE
@@ -85,7 +84,7 @@ def _heaviest(rows: Sequence[Prediction], num_slices: int) -> set[int]:
 
 def _draw_question(figure: Figure, row: Prediction, *, left: float, top: float, total_in: float) -> None:
     said = row.prediction or "(nothing)"
-    right = is_right(row) if row.task == "closed" else plain(said) == plain(row.answer)
+    right = is_right(row.prediction, row)
     asked = row.task if row.task == row.topic else f"{row.task} · {row.topic}"
     lines = [(textwrap.shorten(f"{asked}: {row.question}", 2 * WRAP - 16), INK, "bold")]
     if row.task == "report":  # neither right nor wrong

@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
+from slicesight.data.choices import read_choice
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.evaluation.leaks import describe_leaks
-from slicesight.evaluation.metrics.choice import read_choice
 from slicesight.evaluation.predictions import TASKS, Prediction
-from slicesight.evaluation.scoring import BLOCKS, percent
-from slicesight.evaluation.sheet import METRICS, Scored
+from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
 from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.reports.case_figure import draw_case, save_figure
 from slicesight.reports.evidence import sides
 from slicesight.reports.figure import height_over_width
+from slicesight.reports.score_tables import blocks, percent
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ CONTROL_NAMES = {
     "blind": "trained without scans",
 }
 SHOWS_THE_SCAN = ("shuffled_slices",)
-HEADINGS = {metric: heading for _, _, parts in BLOCKS for _, names in parts for metric, heading in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,6 @@ def write_report(
     path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: Dataset, reader: Predictor, num_cases: int
 ) -> None:
     """Write the page, and its case studies as pictures into the folder cases/ beside it."""
-    from slicesight.reports.case_figure import draw_case, save_figure
-
     pictured = pick_cases(scored, source, reader, count=num_cases)
     write_text(path, text=render_report(sheet, scored, pictured))
     if pictured:
@@ -125,7 +123,7 @@ def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[P
         version=__version__,
         notice=RESEARCH_NOTICE,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
-        tables=[table for table in (_block_table(sheet, *block) for block in BLOCKS) if table],
+        tables=[table for table in (_block_table(sheet, *block) for block in blocks()) if table],
         topics=_topic_table(sheet),
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
         controls=_control_rows(sheet),
@@ -196,7 +194,7 @@ def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
         (task, metric)
         for task in ("open", "closed")
         if sheet[task] is not None
-        for metric in METRICS[task]
+        for metric in metrics_of(task)
         if sheet[task]["micro"][metric] is not None
     ]
     topics = list(dict.fromkeys(topic for task, _ in columns for topic in sheet[task]["by_topic"]))
@@ -204,8 +202,9 @@ def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
         [topic, *(percent(sheet[task]["by_topic"].get(topic, {}).get(metric)) for task, metric in columns)]
         for topic in topics
     ]
-    columns_said = [HEADINGS[metric] if task == "closed" else f"{task} {HEADINGS[metric]}" for task, metric in columns]
-    return {"columns": columns_said, "rows": rows} if rows else None
+    known = {metric: heading for _, _, parts in blocks() for _, names in parts for metric, heading in names}
+    headings = [known[metric] if task == "closed" else f"{task} {known[metric]}" for task, metric in columns]
+    return {"columns": headings, "rows": rows} if rows else None
 
 
 def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What is known to be right about a scan, and does an answer say so?
 
-The truth comes from a manifest line (`conversations.schema.Case`); its source slices are looked up on the model's grid.
+The truth comes from a manifest line (`data.manifest.Case`); its source slices are looked up on the model's grid.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from slicesight.data.choices import is_right
 from slicesight.data.manifest import Case, Conversation, read_manifest
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
-from slicesight.phantoms.scores import AskedQuestion, is_right
 from slicesight.phantoms.texts import read_findings
 from slicesight.reports.evidence import KnownTruth
 from slicesight.volumes.grid import GridVolume
@@ -44,15 +44,10 @@ def judge(answers: Sequence[Answer], case: Case, *, grid: GridVolume) -> list[Kn
 
 
 def agrees(said: str, pair: Conversation) -> bool:
-    """Whether a person would call it right.
-
-    A closed answer needs the evaluation's letter, and words after it that do not contradict it; a report is right if it
-    claims the true findings and no other.
-    """
+    """Whether `evaluate` would count it as right; a report, which it does not judge, must claim the true findings."""
     if pair.task == "report":
         return read_findings(said) == read_findings(pair.answer)
-    words = said[1:].strip(" .)").lower() if pair.task == "closed" else ""
-    return is_right(AskedQuestion(case=0, conversation=pair, prediction=said)) and words in ("", pair.answer.lower())
+    return is_right(said, pair)
 
 
 def shown_slices(pair: Conversation, *, grid: GridVolume) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.evaluation.metrics.missing import MissingPartError
+from slicesight.evaluation.metrics import MetricOptions, MissingPartError, TextMetric
 
 USUAL_LAYERS = {
     "roberta-large": 17,
@@ -30,10 +30,19 @@ USUAL_LAYERS = {
     "microsoft/deberta-xlarge-mnli": 40,
 }
 """The layer that bert-score takes of each model; any other model gives its last one."""
+NO_MODEL = "no model named; --bertscore roberta-large (the papers' own) or a model folder"
 PUBLISHED = ("roberta-large", 17)
 TOKENS_PER_BATCH = 4096
 PAIRS_PER_BLOCK = 512
 LONGEST = 512
+
+
+def load_bertscore(options: MetricOptions) -> TextMetric:
+    """BERTScore, where a model is named and here."""
+    if options.bertscore is None:
+        raise MissingPartError(NO_MODEL)
+    scorer = BertScorer.load(options.bertscore, layer=options.layer)
+    return TextMetric(score=scorer.score, about=scorer.about)
 
 
 class BertScorer:

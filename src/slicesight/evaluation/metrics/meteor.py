@@ -14,9 +14,10 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-from slicesight.evaluation.metrics.missing import MissingPartError
+from slicesight.evaluation.metrics import MetricOptions, MissingPartError, TextMetric, per_pair
 
 ALPHA, BETA, GAMMA = 0.9, 3.0, 0.5
+DEFINITION = "METEOR, alpha 0.9, beta 3, gamma 0.5, exact, then stem, then WordNet synonyms (nltk)"
 HOW_TO_GET = (
     "METEOR needs nltk with its WordNet and punkt_tab data: pip install nltk, then "
     "python -m nltk.downloader wordnet punkt_tab, or set NLTK_DATA to a folder that holds corpora/wordnet and "
@@ -25,6 +26,12 @@ HOW_TO_GET = (
 Indexed = list[tuple[int, str]]
 _WORD = r"[(]?[A-Za-z0-9]+(?:[-/.][A-Za-z0-9]+)*[)]?[.,;:]?"
 _PLAIN = re.compile(rf"{_WORD}(?: {_WORD})*")
+
+
+def load_meteor(options: MetricOptions) -> TextMetric:
+    """METEOR, where nltk's data is here."""
+    meteor = Meteor.load()
+    return per_pair(meteor.score, definition=DEFINITION, **meteor.about)
 
 
 class Meteor:
@@ -60,7 +67,7 @@ class Meteor:
         precision, recall = len(matches) / len(hypothesis), len(matches) / len(reference)
         balanced = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
         chunks = 1 + sum(later != (earlier[0] + 1, earlier[1] + 1) for earlier, later in pairwise(matches))
-        return (1 - GAMMA * (chunks / len(matches)) ** BETA) * balanced
+        return float((1 - GAMMA * (chunks / len(matches)) ** BETA) * balanced)
 
     def _align(self, said: Indexed, true: Indexed) -> list[tuple[int, int]]:
         """(place in said, place in true) of every matched pair of words, in order of the first."""

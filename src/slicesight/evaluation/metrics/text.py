@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,16 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.evaluation.metrics.bertscore import BertScorer
-from slicesight.evaluation.metrics.meteor import Meteor
-from slicesight.evaluation.metrics.missing import MissingPartError
+from slicesight.data.choices import same_text
+from slicesight.evaluation.metrics import (
+    MetricOptions,
+    MissingPartError,
+    TextMetric,
+    load_text_metric,
+    per_pair,
+    text_metric_names,
+)
 
-TEXT_METRICS = ("bleu1", "rouge1", "meteor", "bertscore_f1", "exact")
-NO_MODEL = "no model named; --bertscore roberta-large (the papers' own) or a model folder"
 DEFINITIONS = {
     "bleu1": "sentence BLEU of order 1 with brevity penalty, mteval-13a tokens, case kept (sacrebleu, evaluate bleu)",
     "rouge1": "ROUGE-1 F of lower-case alphanumeric tokens, no stemming (rouge-score)",
-    "meteor": "METEOR, alpha 0.9, beta 3, gamma 0.5, exact, then stem, then WordNet synonyms (nltk)",
     "exact": "the same words, whatever the case, the spaces and a full stop at the end; not one of the papers' metrics",
 }
 
@@ -45,7 +48,7 @@ _ALPHANUMERIC = re.compile(r"[a-z0-9]+")
 class TextScores:
     """One value per pair and metric; what cannot be had is in `missing` with the reason."""
 
-    values: dict[str, NDArray[np.float64]]
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -53,34 +56,32 @@ class TextScores:
 def score_texts(
     predictions: Sequence[str], references: Sequence[str], *, bertscore: str | None = None, layer: int | None = None
 ) -> TextScores:
-    """Every metric of every pair.
-
-    Args:
-        bertscore: name or folder of BERTScore's model; None leaves it out. layer: of that model; None is its usual one.
-    """
+    """Every metric of every pair; bertscore, layer: as `MetricOptions` has them."""
+    options = MetricOptions(bertscore=bertscore, layer=layer)
     pairs = list(zip((p.strip() for p in predictions), (r.strip() for r in references), strict=True))
-    values = {
-        "bleu1": _each(pairs, bleu1),
-        "rouge1": _each(pairs, rouge1),
-        "exact": _each(pairs, lambda said, true: float(plain(said) == plain(true))),
-    }
-    about: dict[str, Any] = {name: {"definition": DEFINITIONS[name]} for name in values}
-    missing = {}
-    try:
-        meteor = Meteor.load()
-        values["meteor"] = _each(pairs, meteor.score)
-        about["meteor"] = {"definition": DEFINITIONS["meteor"], **meteor.about}
-    except MissingPartError as error:
-        missing["meteor"] = str(error)
-    try:
-        if bertscore is None:
-            raise MissingPartError(NO_MODEL)
-        scorer = BertScorer.load(bertscore, layer=layer)
-        values["bertscore_f1"] = scorer.score(pairs)
-        about["bertscore_f1"] = scorer.about
-    except MissingPartError as error:
-        missing["bertscore_f1"] = str(error)
-    return TextScores(values=values, missing=missing, about=about)
+    scores = TextScores()
+    for name in text_metric_names():
+        try:
+            metric = load_text_metric(name, options)
+            scores.values[name], scores.about[name] = metric.score(pairs), dict(metric.about)
+        except MissingPartError as error:
+            scores.missing[name] = str(error)
+    return scores
+
+
+def load_bleu1(options: MetricOptions) -> TextMetric:
+    """BLEU-1 as the papers' scorer has it."""
+    return per_pair(bleu1, definition=DEFINITIONS["bleu1"])
+
+
+def load_rouge1(options: MetricOptions) -> TextMetric:
+    """ROUGE-1 as the papers' scorer has it."""
+    return per_pair(rouge1, definition=DEFINITIONS["rouge1"])
+
+
+def load_exact(options: MetricOptions) -> TextMetric:
+    """The share of answers that are right word for word."""
+    return per_pair(lambda said, true: float(same_text(said, true)), definition=DEFINITIONS["exact"])
 
 
 def bleu1(said: str, true: str) -> float:
@@ -97,11 +98,6 @@ def rouge1(said: str, true: str) -> float:
     words, wanted = split_alphanumeric(said), split_alphanumeric(true)
     common = _common(words, wanted)
     return 2 * common / (len(words) + len(wanted)) if common else 0.0
-
-
-def plain(text: str) -> str:
-    """Lower case, single spaces, no full stop at the end."""
-    return " ".join(text.lower().strip(" .").split())
 
 
 @lru_cache(maxsize=2**14)
@@ -134,9 +130,3 @@ def _common(words: Sequence[str], wanted: Sequence[str]) -> int:
     if len(words) == len(wanted) == 1:
         return int(words[0] == wanted[0])
     return sum((Counter(words) & Counter(wanted)).values())
-
-
-def _each(pairs: Sequence[tuple[str, str]], score: Callable[[str, str], float]) -> NDArray[np.float64]:
-    """The score of every pair; equal pairs are scored once, an empty output is 0."""
-    known = {pair: score(*pair) if pair[0] else 0.0 for pair in dict.fromkeys(pairs)}
-    return np.array([known[pair] for pair in pairs], dtype=np.float64)

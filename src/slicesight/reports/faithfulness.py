@@ -1,4 +1,4 @@
-"""Everything about how faithful the slice scores are, on one page: a row per model, or per way of scoring."""
+"""How do the numbers about faithful slice scores look? One figure with a row per model, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
+from rich.table import Table
 
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR, TRUTH_COLOUR
@@ -36,6 +38,52 @@ def draw_faithfulness(models: Sequence[Mapping[str, Any]]) -> Figure:
     figure.suptitle("How faithful are the slice scores?", weight="bold", color=INK)
     figure.supxlabel(RESEARCH_NOTICE, size=8, color=FAINT)
     return figure
+
+
+def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Gains and claims of one model."""
+    gains = Table(
+        title=f"{found['model']}: area gained by the heaviest slices", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for heading in ("curve", "against", "gain (95 % CI)", "p, Holm", "d"):
+        gains.add_column(heading)
+    for entry in found["gains"]:
+        low, high = entry["ci95"]
+        size = entry["effect_size_d"]
+        gains.add_row(
+            f"{entry['curve']}, {entry['branch']}",
+            entry["against"],
+            f"{entry['gain']:+.3f} ({low:+.3f}…{high:+.3f})",
+            f"{entry['p_holm']:.4f}",
+            "–" if size is None else f"{size:.2f}",
+        )
+    claims = Table(title="the paper's claims", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("", "claim", "value", "difference (95 % CI)"):
+        claims.add_column(heading)
+    for name, claim in found["claims"].items():
+        if name == "effective_slices" or claim["value"] is None:
+            continue
+        low, high = claim["difference_ci95"]
+        difference = f"{claim['difference']:+.3f} ({low:+.3f}…{high:+.3f})"
+        claims.add_row("✓" if claim["holds"] else "✗", claim["says"], f"{claim['value']:.3f}", difference)
+    return [gains, claims]
+
+
+def verdict_line(found: Mapping[str, Any]) -> str:
+    """What to say in one sentence."""
+    verdict, evidence = found["verdict"], found["evidence"]
+    parts = [
+        "its answers rest on the slices it weighs most"
+        if verdict["answers_rest_on_the_heaviest_slices"]
+        else "its answers do NOT rest on the slices it weighs most"
+    ]
+    if evidence is not None:
+        low, high = evidence["excess_ci95"]
+        reaches = "reaches" if verdict["excess_mass_reaches_the_aim"] else "misses"
+        parts.append(
+            f"excess mass on the truth {evidence['excess']:.2f} ({low:.2f}…{high:.2f}) {reaches} {verdict['aim']}"
+        )
+    return f"{found['model']}: " + "; ".join(parts)
 
 
 def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:

@@ -1,0 +1,93 @@
+"""How do scores look in the terminal? The papers' columns, a row per system, the paired tests, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from slicesight.evaluation.metrics import text_metric_names
+
+TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))
+CLOSED_COLUMNS = (("accuracy", "closed acc."), ("accuracy_legacy", "(legacy rule)"))
+Columns = Sequence[tuple[str, str]]
+
+
+def blocks() -> list[tuple[str, str, list[tuple[str, Columns]]]]:
+    """(title, average, columns by task) in the order of the papers' tables; other packages' metrics come last."""
+    known = dict(TEXT_COLUMNS)
+    texts = (*TEXT_COLUMNS, *((name, name) for name in text_metric_names() if name not in known))
+    questions: list[tuple[str, Columns]] = [("open", texts), ("closed", CLOSED_COLUMNS)]
+    return [
+        ("reports", "micro", [("report", texts)]),
+        ("VQA, macro over topics", "macro", questions),
+        ("VQA, micro over questions", "micro", questions),
+    ]
+
+
+def tables_of(sheets: Sequence[dict[str, Any]]) -> list[Table]:
+    """The systems under one another, in percent as the papers print them: reports, VQA macro, VQA micro."""
+    tables = []
+    for title, average, parts in blocks():
+        columns = [(task, metric, heading) for task, names in parts for metric, heading in names]
+        used = [
+            column for column in columns if any(_value(sheet, average, *column[:2]) is not None for sheet in sheets)
+        ]
+        if not used:
+            continue
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("system")
+        for _, _, heading in used:
+            table.add_column(heading, justify="right")
+        for sheet in sheets:
+            table.add_row(sheet["system"], *(percent(_value(sheet, average, *column[:2])) for column in used))
+        tables.append(table)
+    return tables
+
+
+def comparison_table(comparisons: Sequence[dict[str, Any]]) -> Table:
+    """The paired tests, a row per metric."""
+    table = Table(
+        title="paired by volume", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for heading in ("systems", "metric", "difference (95 % CI)", "p, Holm", "d"):
+        table.add_column(heading)
+    for entry in comparisons:
+        if entry["p"] is not None:
+            (low, high), size = entry["ci95"], entry["effect_size_d"]
+            table.add_row(
+                f"{entry['first']} - {entry['second']}",
+                f"{entry['task']} {entry['metric']}",
+                f"{100 * entry['difference']:+.2f} ({100 * low:+.2f}…{100 * high:+.2f})",
+                f"{entry['p_holm']:.4f}",
+                "–" if size is None else f"{size:.2f}",
+            )
+    return table
+
+
+def notes_of(sheets: Sequence[dict[str, Any]]) -> list[str]:
+    """What is null and why, and what may not be compared."""
+    notes = []
+    for sheet in sheets:
+        about = sheet["metrics"].get("bertscore_f1", {})
+        if about and not about["comparable_with_published"]:
+            notes.append(f"{sheet['system']}: BERTScore by {about['model']}, layer {about['layer']}: {about['note']}")
+        skipped = {"controls", "leaks"}
+        notes += [f"{sheet['system']}: no {key}: {why}" for key, why in sheet["missing"].items() if key not in skipped]
+    return notes
+
+
+def _value(sheet: Mapping[str, Any], average: str, task: str, metric: str) -> float | None:
+    return None if sheet[task] is None else sheet[task][average][metric]
+
+
+def percent(number: float | None) -> str:
+    """53.63 for 0.5363, – for none."""
+    return "–" if number is None else f"{100 * number:.2f}"
+
+
+def why_not_compared(entry: Mapping[str, Any]) -> str:
+    """One line for a comparison that could not be made."""
+    return f"{entry['first']} and {entry['second']} not compared: {entry['missing']}"
