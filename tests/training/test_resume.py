@@ -72,7 +72,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 def check_points(recipe: Path, folder: Path, points: tuple[str, ...]) -> None:
     statuses = drive(recipe, folder, "none", *points)
     assert statuses.pop("none") == [0]
-    steps = [(line["stage"], line["step"]) for line in read_log(folder / "none")]
+    steps = [(line["stage"], line["step"], "val_loss" in line) for line in read_log(folder / "none")]
     assert len(set(steps)) == len(steps)
     for point, found in statuses.items():
         said = (folder / f"{point}.txt").read_text()
@@ -84,7 +84,7 @@ def check_points(recipe: Path, folder: Path, points: tuple[str, ...]) -> None:
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny_recipe, tmp_path) -> None:
     settings = yaml.safe_load(tiny_recipe.read_text())
-    settings |= {"pretrain_slices": None, "pretrain_volumes": None}
+    settings |= {"pretrain_slices": None, "pretrain_volumes": None, "validation": {"every": 1, "max_cases": 1}}
     settings["stages"] = settings["stages"][1:]
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(settings))
     check_points(tmp_path / "short.yaml", tmp_path, FEW)

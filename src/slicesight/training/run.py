@@ -31,7 +31,7 @@ from slicesight.training.lora import add_adapters, merge_adapters
 from slicesight.training.provenance import describe_run, write_recipe
 from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, Stage
 from slicesight.training.run_folder import LOG_FILE, RunFolder, disk_errors
-from slicesight.training.stage import train_stage, validation_visits
+from slicesight.training.stage import train_stage
 from slicesight.training.start import build_start, check_init
 from slicesight.training.trainer import Progress, check_loggers
 from slicesight.training.weights import read_weights
@@ -227,18 +227,11 @@ def open_held_out(recipe: Recipe, data: Dataset, *, once: Log) -> Dataset | None
         if not cases:
             once({"stage": "validation", "step": 0, **validation.missing(recipe.data.prepared)})
             return None
-        held_out = everything.subset(cases)
-    else:
-        seed, count = recipe.data.seed + 1, validation.max_cases or NUM_HELD_OUT_PHANTOMS
-        held_out = open_dataset(
-            f"phantoms:{seed}:{count}",
-            grid=recipe.grid,
-            folder=Path(recipe.data.folder or Path(recipe.output_dir) / "phantoms") / "validation",
-            workers=recipe.data.workers,
-        )
-    for stage in recipe.stages:
-        validation_visits(held_out, stage, validation)
-    return held_out
+        return everything.subset(cases)
+    seed, count = recipe.data.seed + 1, validation.max_cases or NUM_HELD_OUT_PHANTOMS
+    folder = Path(recipe.data.folder or Path(recipe.output_dir) / "phantoms") / "validation"
+    workers = recipe.data.workers
+    return open_dataset(f"phantoms:{seed}:{count}", grid=recipe.grid, folder=folder, workers=workers)
 
 
 def whole_model(
