@@ -158,7 +158,7 @@ def with_average(
 ) -> tuple[Tensor, Tensor]:
     """The encoder's tokens and their averages over blocks of cells, both row-major."""
     blocks = [cell // kept for cell, kept in zip(cells, coarse, strict=True)]
-    return tokens_STC, pool_grid(tokens_STC.unflatten(1, cells), blocks).flatten(1, 3)
+    return tokens_STC, pool_grid(tokens_STC.reshape(len(tokens_STC), *cells, -1), blocks).flatten(1, 3)
 
 
 def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
@@ -232,7 +232,8 @@ def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, 
 @functools.cache
 def _fullest_cell(phantoms: PhantomSet, case: int, cells: tuple[int, int, int]) -> NDArray[np.int64]:
     """For every finding number, the pixels in the cell that holds most of it -> (32,)."""
-    return _count(phantoms.findings[case], cells).max(axis=0)
+    fullest: NDArray[np.int64] = _count(phantoms.findings[case], cells).max(axis=0)
+    return fullest
 
 
 def _count(labels: NDArray[np.uint8], cells: tuple[int, int, int]) -> NDArray[np.int64]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from slicesight.data.manifest import Conversation
 from slicesight.models.med2e3 import Med2E3Processor
@@ -43,7 +44,7 @@ def sample_texts(phantoms: PhantomSet, *, count: int, seed: int) -> Iterator[str
 
 
 def train_language(
-    language_model: nn.Module,
+    language_model: Any,
     processor: Med2E3Processor,
     phantoms: PhantomSet,
     run: LanguageRun,
@@ -132,7 +133,7 @@ def _add(
     bags: NDArray[np.float32], words: LabelWords, near: NDArray[np.int64], names: tuple[str, ...], strength: float
 ) -> None:
     for name in names:
-        bags[np.ix_(near, words.of_label[name])] += strength
+        bags[near[:, None], words.of_label[name]] += strength
 
 
 def _draw(

@@ -37,7 +37,7 @@ def pretrain(
 ) -> None:
     """Stage 0: whichever of the three parts the recipe names, without those that a resumed run has behind it."""
     if recipe.pretrain_slices and model.vision2d is not None:
-        model.vision2d.to(memory_format=torch.channels_last)
+        model.vision2d.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def section(number: int) -> dict[str, Any]:
         name = STAGE0_SECTIONS[number]
@@ -57,17 +57,19 @@ def pretrain(
             **section(0),
         )
     everyone = np.arange(len(phantoms))
-    words, embeddings = LabelWords(processor.tokenizer), model.get_input_embeddings().weight
+    words = LabelWords(processor.tokenizer)
+    embed: Any = model.get_input_embeddings()
+    config: Any = model.config
     if recipe.pretrain_slices and model.vision2d is not None and not run.is_behind(1):
         settings, vision2d, rng = recipe.pretrain_slices, model.vision2d, np.random.default_rng(recipe.seed)
         num_tokens, width = measure_slice_tokens(model.config)
-        side, pool = math.isqrt(num_tokens), model.config.slice_pool
+        side, pool = math.isqrt(num_tokens), config.slice_pool
         cells, coarse = (side * pool, side * pool), (side, side)
         train_encoder(
             lambda slices: with_average(vision2d.encode_grid(slices), (1, *cells), (1, *coarse)),
             vision2d,
-            model.projector_2d,
-            WordMatch(words, embeddings),
+            model.get_submodule("projector_2d"),
+            WordMatch(words, embed.weight),
             slice_batches(phantoms, everyone, size=settings.batch_size, cells=cells, coarse=coarse, seed=rng),
             rng=rng,
             width=width,
@@ -76,16 +78,19 @@ def pretrain(
         )
     if recipe.pretrain_volumes and model.vision3d is not None and not run.is_behind(2):
         settings, rng = recipe.pretrain_volumes, np.random.default_rng(recipe.seed)
-        encoder, config = model.vision3d.encoder, model.config.vision3d_config
-        fine, pooled = config.token_grid, config.pooled_grid
+        encoder, fine, pooled = (
+            model.vision3d.encoder,
+            config.vision3d_config.token_grid,
+            config.vision3d_config.pooled_grid,
+        )
         train_encoder(
             lambda volumes: with_average(encoder(volumes).flatten(1, 3), fine, pooled),
             encoder,
-            model.projector_3d,
-            WordMatch(words, embeddings),
+            model.get_submodule("projector_3d"),
+            WordMatch(words, embed.weight),
             volume_batches(phantoms, everyone, size=settings.batch_size, cells=fine, coarse=pooled, seed=rng),
             rng=rng,
-            width=config.hidden_size,
+            width=config.vision3d_config.hidden_size,
             run=settings,
             **section(2),
         )

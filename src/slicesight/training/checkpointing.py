@@ -145,7 +145,8 @@ class CheckpointPolicy:
 def random_states() -> dict[str, Any]:
     """The states of every global random generator, in types that `torch.load(weights_only=True)` reads."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (others draw from it)
+    state: Any = np.random.get_state()  # noqa: NPY002 (others draw from it)
+    name, keys, position, has_gauss, cached = state
     states = {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],

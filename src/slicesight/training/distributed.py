@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -139,7 +139,7 @@ class ProcessGroupCheck(TrainerCallback):
         check_process_group(self.process_group, self.trainer.model_wrapped)
 
 
-def check_process_group(process_group: ProcessGroup, prepared: nn.Module) -> None:
+def check_process_group(process_group: ProcessGroup, prepared: Any) -> None:
     """Look for the process group in the prepared model.
 
     Raises:
@@ -152,7 +152,8 @@ def check_process_group(process_group: ProcessGroup, prepared: nn.Module) -> Non
     if isinstance(prepared, DistributedDataParallel):
         found = "ddp"
     elif isinstance(prepared, FSDPModule):
-        whole = [name for name, parameter in prepared.named_parameters() if not isinstance(parameter, DTensor)]
+        sharded: Any = prepared
+        whole = [name for name, parameter in sharded.named_parameters() if not isinstance(parameter, DTensor)]
         if whole:
             raise DistributedError(f"fsdp2 is on, but {len(whole)} parameters are not sharded, {whole[0]} among them")
         found = "fsdp2"

@@ -66,7 +66,7 @@ def train_loop(
     started, since_line = time.monotonic(), Means()
     finished = done >= steps or (validator is not None and validator.must_stop)
     for batch in () if finished else batches_from(done):
-        rate = scheduler.get_last_lr()[0]
+        rate = float(scheduler.get_last_lr()[0])
         if step_seed is not None:
             torch.manual_seed(step_seed * 1_000_003 + done)
         found = loss_of(batch)
@@ -74,7 +74,7 @@ def train_loop(
         if not math.isfinite(loss.item()):
             raise InputError(f"{checkpoints.name}: the loss is {loss.item()} at step {done + 1}; lower {lower}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
         scheduler.step()
@@ -83,7 +83,7 @@ def train_loop(
         since_line.add({"loss": loss.detach(), **facts})
         if done % log_every == 0 or done == steps or (log_means and checkpoints.is_due(done)):
             means = since_line.take()
-            numbers = means if log_means else {"loss": loss.item(), **facts}
+            numbers: dict[str, Any] = {**means} if log_means else {"loss": loss.item(), **facts}
             left = (time.monotonic() - started) / (done - first) * (steps - done) / 60
             log({"step": done, "of": steps, **numbers, "learning_rate": round(rate, 9), "minutes_left": round(left, 2)})
         is_wanted = validator is not None and validator.after_step(done)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -192,7 +193,7 @@ class Training:
         """The model with its processor and card, under a temporary name until complete."""
         folder, partial = self.run.folder / name, self.run.folder / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        self.model.to(dtype).save_pretrained(partial)
+        nn.Module.to(self.model, dtype).save_pretrained(partial)
         self.processor.save_pretrained(partial)
         best = {"validation": self.run.best} if self.run.best else {}
         card = {"name": self.recipe.name, **self.recipe.card, "seed": self.recipe.seed, **facts, **best}
@@ -241,7 +242,7 @@ def whole_model(
 
     Its adapters are in place, not yet merged.
     """
-    unset_hf_deepspeed_config()  # under ZeRO-3 the library would build it in shares again
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # under ZeRO-3 the library would build it in shares again
     whole = Med2E3ForConditionalGeneration(model.config)
     whole.generation_config = model.generation_config
     adapters = add_adapters(whole, lora)
@@ -261,9 +262,9 @@ def set_trainable(
     for part in parts:
         if part not in known:
             raise InputError(f"trainable: {part!r} is no part of this model; its parts are {', '.join(known)}")
-    for name, part in known.items():  # the text encoder, which the scorer holds, comes last
-        part.requires_grad_(name in parts)
-        part.to(torch.float32 if name in parts else frozen_dtype)
+    for name, module in known.items():  # the text encoder, which the scorer holds, comes last
+        module.requires_grad_(name in parts)
+        module.to(torch.float32 if name in parts else frozen_dtype)
 
 
 def show_lines(run: RunFolder, console: Console) -> Log:

@@ -102,7 +102,8 @@ def validation_visits(held_out: Dataset, stage: Stage, validation: Validation) -
 def answer_loss(trainer: StageTrainer, held_out: Dataset, visits: Sequence[Visit], writer: PromptWriter) -> float:
     """Mean cross-entropy of the answers' tokens, over all visits, as the trainer's model is now."""
     cases = StepParts(held_out, [list(visits)], writer, seed=0)
-    collate = Collator(writer)
+    collate, model = Collator(writer), trainer.model
+    assert model is not None
     total, num_tokens = 0.0, 0
     for visit in visits:
         batch = collate([[cases.make_item(visit)]])
@@ -110,7 +111,7 @@ def answer_loss(trainer: StageTrainer, held_out: Dataset, visits: Sequence[Visit
             {name: batch[name] for name in batch if name not in ("num_cut", "true_slices")}
         )
         count = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        total += count * float(trainer.model(**inputs).loss)
+        total += count * float(model(**inputs).loss)
         num_tokens += count
     return total / max(1, num_tokens)
 
@@ -174,7 +175,7 @@ def make_batches(
 
 
 def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others: Any) -> TrainingArguments:
-    """The library's words for a stage.
+    """The library's settings for a stage.
 
     Raises:
         InputError: an unknown or missing logger, or bfloat16 where it cannot be had.

@@ -49,7 +49,7 @@ class ResumableTrainer(Trainer):
             validator.finish()
 
     def _get_output_dir(self, trial: Any) -> str:
-        return self.args.output_dir if self.writing_to is None else str(self.writing_to)
+        return str(self.args.output_dir if self.writing_to is None else self.writing_to)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self.checkpoints.writing(self.state.global_step) as folder:
@@ -73,7 +73,7 @@ class ResumableTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            self.checkpoints.write_weights(Path(output_dir or self.args.output_dir), gathered=state_dict)
+            self.checkpoints.write_weights(Path(output_dir or str(self.args.output_dir)), gathered=state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -133,9 +133,9 @@ class StageTrainer(ResumableTrainer):
         if self.entropy_weight:
             scored = sum(int((batch["volume_index"] >= 0).sum()) for batch in batches if "volume_index" in batch)
             self.num_scored = sum_over_processes(torch.tensor(scored, device=device))
-        return batches, None if num_items is None else num_items.clamp(min=1)
+        return batches, None if num_items is None else torch.as_tensor(num_items).clamp(min=1)
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **arguments: Any
     ) -> Any:
         """As the library's, plus score_weight times the cross-entropy of the scores, entropy_weight times their own."""
@@ -218,7 +218,7 @@ def check_loggers(names: Iterable[str]) -> None:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise InputError(f"report_to: {name!r} is unknown; expected some of {', '.join(INTEGRATION_TO_CALLBACK)}")
-        if name not in get_available_reporting_integrations():
+        if name not in get_available_reporting_integrations():  # type: ignore[no-untyped-call]
             raise InputError(f"report_to: {name} is not installed; install it, or leave it out")
 
 
@@ -227,4 +227,4 @@ def make_tensorboard(folder: Path) -> TensorBoardCallback:
     from torch.utils.tensorboard import SummaryWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))  # type: ignore[no-untyped-call]

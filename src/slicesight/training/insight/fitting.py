@@ -129,7 +129,7 @@ def fit(
         InputError: the loss is no number any more, or the checkpoint belongs to another run.
     """
     device = settings.torch_device
-    model.to(device=device, memory_format=torch.channels_last_3d).train()
+    model.to(device=device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -180,7 +180,7 @@ def fit(
             progress=lambda done, total: progress("training", done, total) if progress else None,
         )
         draw_losses(folder / LOG_FILE, folder / LOSS_PICTURE)
-    model.to(memory_format=torch.contiguous_format).eval()
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 def held_out_cases(cases: Sequence[Case], validation: Validation | None) -> list[Case]:
