@@ -1,8 +1,8 @@
 """Which changes to a volume leave every sentence about it true?
 
 Brightness, contrast, noise and small in-plane rotation, shift and zoom keep plane, phase, order of slices and sides.
-A mirror image does not: it comes only with the words swapped (laterality.py), and not at all where the columns are not known
-to run from one side of the patient to the other. N slices, H rows, W columns, values in [0, 1].
+A mirror image does not: it comes only with the words swapped (laterality.py), and not at all where the columns are not
+known to run from one side of the patient to the other. N slices, H rows, W columns, values in [0, 1].
 """
 
 from __future__ import annotations
