@@ -4,6 +4,8 @@ Every message is one line that says what was found, what was expected and what t
 prints it and exits with code 2; anything that is not an `InputError` is our own fault and keeps its traceback.
 """
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """A file, folder, recipe or option that cannot be used as it is."""
@@ -19,3 +21,15 @@ class ManifestError(InputError):
 
 class ModelError(InputError):
     """A model folder or configuration that cannot be built."""
+
+
+def check_type(value: object, kind: type | tuple[type, ...], *, name: str, expected: str) -> None:
+    """Refuse a public function's argument that is of no use, in one line; True is no number.
+
+    Raises:
+        InputError: what it is, and what was `expected` under this `name`.
+    """
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        is_short = value is None or isinstance(value, str | int | float)
+        found = repr(value)[:80] if is_short else f"a {type(value).__name__}"
+        raise InputError(f"{name} is {found}; expected {expected}")

@@ -134,7 +134,7 @@ def test_prints_are_kept_and_only_changed_files_are_read_again(files, tmp_path, 
     refused: list[str] = []
 
     def look(paths, depth="look"):
-        return prints_of(paths, depth=depth, kept=tmp_path / "prints.jsonl", refuse=lambda p, _: refused.append(p))
+        return prints_of(paths, depth=depth, cache=tmp_path / "prints.jsonl", refuse=lambda p, _: refused.append(p))
 
     first = look(files)
     assert first[files[0]] == first[files[3]] != first[files[1]]
@@ -156,11 +156,11 @@ def test_prints_are_kept_and_only_changed_files_are_read_again(files, tmp_path, 
 def test_content_alone_needs_no_scan_that_can_be_read(files, tmp_path) -> None:
     Path(files[2]).write_text("not a scan")
     refused: dict[str, str] = {}
-    found = prints_of(files, depth="content", kept=tmp_path / "prints.jsonl", refuse=refused.__setitem__)
+    found = prints_of(files, depth="content", cache=tmp_path / "prints.jsonl", refuse=refused.__setitem__)
     assert len(found) == 4
     assert not refused
-    assert {held.look for held in found.values()} == {None}
-    found = prints_of(files, depth="look", kept=tmp_path / "prints.jsonl", refuse=refused.__setitem__)
+    assert {held.hash for held in found.values()} == {None}
+    found = prints_of(files, depth="look", cache=tmp_path / "prints.jsonl", refuse=refused.__setitem__)
     assert set(refused) == {files[2]}
     assert "this is a text file" in refused[files[2]]
     assert set(found) == {files[0], files[1], files[3]}
@@ -168,7 +168,7 @@ def test_content_alone_needs_no_scan_that_can_be_read(files, tmp_path) -> None:
 
 def test_two_processes_find_what_one_finds(files, tmp_path) -> None:
     def look(name, workers):
-        return prints_of(files, depth="look", kept=tmp_path / name, refuse=lambda *_: None, workers=workers)
+        return prints_of(files, depth="look", cache=tmp_path / name, refuse=lambda *_: None, workers=workers)
 
     assert look("one", 1) == look("two", 2)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

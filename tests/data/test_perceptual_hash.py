@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from slicesight.data.perceptual_hash import ALIKE, are_similar, difference, perceptual_hash
+from slicesight.data.perceptual_hash import MAX_DIFFERENCE, difference, perceptual_hash, similar_pairs
 from slicesight.io.loading import read_volume
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.volumes.volume import Volume
@@ -70,23 +70,25 @@ def test_a_copy_is_alike(scans, kind: str) -> None:
         found = difference(
             perceptual_hash(_picture(volume, first(volume))), perceptual_hash(_picture(volume, second(volume)))
         )
-        assert found < ALIKE, kind
+        assert found < MAX_DIFFERENCE, kind
 
 
 def test_people_scanned_alike_are_not_alike_and_pairs_are_those_of_a_loop(scans) -> None:
-    looks = np.stack([perceptual_hash(volume) for volume in (*scans, scans[2], scans[0])])
-    differences = {(i, j): difference(looks[i], looks[j]) for j in range(len(looks)) for i in range(j)}
-    assert are_similar(looks) == [(0, 7), (2, 6)]
+    hashes = np.stack([perceptual_hash(volume) for volume in (*scans, scans[2], scans[0])])
+    differences = {(i, j): difference(hashes[i], hashes[j]) for j in range(len(hashes)) for i in range(j)}
+    assert similar_pairs(hashes) == [(0, 7), (2, 6)]
     for least in (0.05, 0.3, 0.45):
-        assert are_similar(looks, least=least) == sorted(pair for pair, found in differences.items() if found < least)
-    assert min(found for pair, found in differences.items() if pair not in [(0, 7), (2, 6)]) > 1.2 * ALIKE
+        assert similar_pairs(hashes, least=least) == sorted(
+            pair for pair, found in differences.items() if found < least
+        )
+    assert min(found for pair, found in differences.items() if pair not in [(0, 7), (2, 6)]) > 1.2 * MAX_DIFFERENCE
 
 
 def test_many_looks_are_compared_in_blocks_without_losing_a_pair() -> None:
-    looks = np.random.default_rng(0).integers(0, 256, (300, 2, 256), dtype=np.uint8)
-    looks[[63, 64, 200]] = looks[5]
-    looks[299, 1] = looks[128, 1]  # equal in one of the two takes only
-    assert are_similar(looks) == [(5, 63), (5, 64), (5, 200), (63, 64), (63, 200), (64, 200), (128, 299)]
+    hashes = np.random.default_rng(0).integers(0, 256, (300, 2, 256), dtype=np.uint8)
+    hashes[[63, 64, 200]] = hashes[5]
+    hashes[299, 1] = hashes[128, 1]  # equal in one of the two takes only
+    assert similar_pairs(hashes) == [(5, 63), (5, 64), (5, 200), (63, 64), (63, 200), (64, 200), (128, 299)]
 
 
 def test_a_scan_of_one_value_in_most_places_has_a_look() -> None:
@@ -98,6 +100,6 @@ def test_a_scan_of_one_value_in_most_places_has_a_look() -> None:
 @pytest.mark.shared_data
 def test_no_two_patients_among_real_scans_are_alike(shared_folder) -> None:
     paths = sorted((shared_folder / "data" / "sts").glob("STS_0*/*_image.nii.gz"))
-    looks = np.stack([perceptual_hash(read_volume(path)) for path in paths])
+    hashes = np.stack([perceptual_hash(read_volume(path)) for path in paths])
     assert len(paths) > 50
-    assert are_similar(looks, least=2 * ALIKE) == []
+    assert similar_pairs(hashes, least=2 * MAX_DIFFERENCE) == []

@@ -50,6 +50,25 @@ def test_every_number_type_agrees_with_simpleitk(dtype: type, suffix: str, tmp_p
     agrees(tmp_path / f"scan{suffix}")
 
 
+@pytest.mark.parametrize(
+    "space", ["right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "RAS", "LAS", "LPS"]
+)
+def test_every_nrrd_space_agrees_with_simpleitk(space: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan.nrrd"
+    sitk.WriteImage(oblique_image(), str(path))
+    path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", f"space: {space}".encode()))
+    assert f"space: {space}".encode() in path.read_bytes()
+    agrees(path)
+
+
+@pytest.mark.parametrize(("lowest", "modality"), [(-201, "CT"), (-200, "CT"), (-199, "unknown"), (-110, "unknown")])
+def test_values_down_to_minus_200_make_a_ct(lowest: int, modality: str, tmp_path: Path) -> None:
+    voxels = np.linspace(lowest, 900, 5 * 6 * 7).reshape(5, 6, 7).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 2, 1])), tmp_path / "scan.nii")
+    scan = read_volume(tmp_path / "scan.nii")
+    assert (scan.modality, scan.unit) == (modality, "HU" if modality == "CT" else "arbitrary")
+
+
 @pytest.mark.parametrize("use_compression", [True, False])
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".hdr", ".img"])
 def test_header_and_data_in_two_files(suffix: str, use_compression: bool, tmp_path: Path) -> None:

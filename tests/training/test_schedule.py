@@ -83,7 +83,7 @@ def test_a_prompt_larger_than_the_budget_is_an_error_that_names_the_case(memory_
 
 def test_only_the_wanted_tasks_are_asked_and_volumes_without_any_are_left_out(memory_data) -> None:
     data = memory_data(4)
-    data.asked[2] = data.asked[2][1:]  # no report
+    data.cases[2] = data.cases[2].model_copy(update={"conversations": data.cases[2].conversations[1:]})  # no report
     schedule = Schedule(data, make_stage(epochs=1, volumes_per_step=1, tasks=("report",)), seed=0)
     visits = [visit for step in range(len(schedule)) for visit in schedule[step]]
     assert sorted(visit.case for visit in visits) == [0, 1, 3]

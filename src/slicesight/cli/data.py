@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slicesight.cli.options import PlaneOption, WindowOption, stderr
+from slicesight.data.sources import LAYOUTS
 from slicesight.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,16 +24,6 @@ class ScanFormat(StrEnum):
 
     nifti = "nifti"
     dicom = "dicom"
-
-
-class SourceFormat(StrEnum):
-    """The layouts `prepare` reads; the same words as `conversations.sources.SOURCES`."""
-
-    m3d_cap = "m3d-cap"
-    m3d_vqa = "m3d-vqa"
-    med2e3_json = "med2e3-json"
-    ct_rate = "ct-rate"
-    folder = "folder"
 
 
 class Duplicates(StrEnum):
@@ -83,7 +74,14 @@ def prepare(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="The data set's folder or list.", show_default=False)
     ],
-    format: Annotated[SourceFormat, typer.Option(help="The layout of the source.", show_default=False)],  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str,
+        typer.Option(
+            metavar="|".join(LAYOUTS),
+            help="The layout of the source, one of these or of another package's.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; made if it does not exist.", show_default=False)],
     volumes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the scans lie, if not beside the lists.")
@@ -153,7 +151,7 @@ def prepare(
         plane=plane.value if plane else "acquired",
     )
     request = ConvertRequest(
-        format=format.value,
+        format=format,
         source=source,
         out=out,
         volumes=volumes,

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
 from slicesight.data.manifest import Case, Split, write_manifest
-from slicesight.data.sources import SOURCES
+from slicesight.data.plugins import find_plugin, known_names
+from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
 from slicesight.data.summary import NO_SPLIT, counts_of
 from slicesight.errors import InputError
@@ -37,8 +38,8 @@ class ConvertRequest:
 
     also: further (format, source) whose questions about the same scans are added, and whose other scans are.
     limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
-    split_shares: of train, val and test. duplicates: compare by "look" or by "content", "off", or None for "look" where
-    there are several splits. leave: which side of a leak gives up its scans.
+    split_shares: of train, val and test. duplicates: compare by perceptual hash ("look"), by "content", "off", or None
+    for "look" where there are several splits. leave: which side of a leak gives up its scans.
     """
 
     format: str
@@ -55,9 +56,10 @@ class ConvertRequest:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for word, _ in self.sources:
-            if word not in SOURCES:
-                raise InputError(f"format {word!r} is unknown; use one of {', '.join(SOURCES)}")
+        known = known_names(LAYOUTS, ENTRY_POINTS)
+        for layout, _ in self.sources:
+            if layout not in known:
+                raise InputError(f"format {layout!r} is unknown; use one of {', '.join(known)}")
         for place in (self.volumes, *(source for _, source in self.sources)):
             if place is not None and not place.exists():
                 raise InputError(f"{place}: no such file or folder; check the path")
@@ -136,8 +138,8 @@ class Conversion:
         write_manifest(_relative(self.cases, out), out / MANIFEST)
         _write_lines(out / SKIPPED, [skipped.to_dict() for skipped in self.skipped])
         if self.groups is not None:
-            told = [group.to_dict() for group in self.groups if group.is_leak or group.links != {"patient"}]
-            _write_lines(out / DUPLICATES, told)
+            groups = [group.to_dict() for group in self.groups if group.is_leak or group.links != {"patient"}]
+            _write_lines(out / DUPLICATES, groups)
         else:
             (out / DUPLICATES).unlink(missing_ok=True)
         if deduplicated is not None:
@@ -180,17 +182,17 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
 def _check_out(request: ConvertRequest) -> None:
     """Refuse a folder whose manifest came from elsewhere."""
     out = request.out
-    told = None
+    earlier = None
     if (out / SUMMARY).is_file():
         try:
-            told = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+            earlier = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise InputError(f"{out / SUMMARY}: damaged; remove it or name another folder") from None
     if (out / MANIFEST).exists():
-        if not isinstance(told, dict) or "sources" not in told:
+        if not isinstance(earlier, dict) or "sources" not in earlier:
             raise InputError(f"{out / MANIFEST} exists and was not made by prepare; name another folder")
-        if told["sources"] != request.named:
-            made = " and ".join(f"{source['name']} as {source['format']}" for source in told["sources"])
+        if earlier["sources"] != request.named:
+            made = " and ".join(f"{source['name']} as {source['format']}" for source in earlier["sources"])
             raise InputError(f"{out}: was prepared from {made}; name another folder, or remove it first")
 
 
@@ -206,7 +208,7 @@ def _read(word: str, source: Path, request: ConvertRequest, intake: Intake) -> l
     volumes = request.volumes.resolve() if request.volumes else None
     place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
     skipped_before = len(intake.skipped)
-    cases = SOURCES[word](place, intake)
+    cases: list[Case] = find_plugin(word, LAYOUTS, ENTRY_POINTS)(place, intake)
     if not cases:
         left_out = intake.skipped[skipped_before:]
         first = f"; the first thing left out: {left_out[0]}" if left_out else ""
@@ -222,8 +224,8 @@ def _joined(sources: list[list[Case]]) -> list[Case]:
         for case in cases:
             key = (case.volume, case.split)
             if key in joined:
-                asked = (*joined[key].conversations, *case.conversations)
-                joined[key] = joined[key].model_copy(update={"conversations": asked})
+                conversations = (*joined[key].conversations, *case.conversations)
+                joined[key] = joined[key].model_copy(update={"conversations": conversations})
                 continue
             name = case.id if case.id not in taken else f"{case.id}@{case.split or case.source}"
             taken.add(name)
@@ -233,12 +235,12 @@ def _joined(sources: list[list[Case]]) -> list[Case]:
 
 def _limited(cases: list[Case], limit: int | None) -> list[Case]:
     taken: Counter[str] = Counter()
-    kept = []
+    limited = []
     for case in cases:
         taken[case.split or NO_SPLIT] += 1
         if limit is None or taken[case.split or NO_SPLIT] <= limit:
-            kept.append(case)
-    return kept
+            limited.append(case)
+    return limited
 
 
 def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None) -> Conversion:
@@ -251,7 +253,7 @@ def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None
     prints = prints_of(
         list(ids),
         depth=depth,
-        kept=_made(conversion.request.out) / PRINTS,
+        cache=_made(conversion.request.out) / PRINTS,
         refuse=refuse,
         workers=conversion.request.workers,
         progress=progress,
@@ -266,8 +268,8 @@ def _groups_within(groups: list[Group] | None, cases: list[Case]) -> list[Group]
     if groups is None:
         return None
     by_id = {case.id: case for case in cases}
-    kept = [Group(tuple(by_id[case.id] for case in group.cases if case.id in by_id), group.links) for group in groups]
-    return [group for group in kept if len(group.cases) > 1]
+    within = [Group(tuple(by_id[case.id] for case in group.cases if case.id in by_id), group.links) for group in groups]
+    return [group for group in within if len(group.cases) > 1]
 
 
 def _relative(cases: list[Case], out: Path) -> list[Case]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import entry_points
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 
 from slicesight.data.fingerprints import content_digest, stat_fingerprint
 from slicesight.data.manifest import Case, Conversation, read_manifest
-from slicesight.errors import InputError
+from slicesight.data.plugins import find_plugin, known_names
+from slicesight.errors import InputError, check_type
 from slicesight.io.loading import read_volume
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
@@ -234,10 +234,16 @@ def open_dataset(
     Raises:
         InputError: there is nothing, the split is empty, or prepared scans lie on another grid.
     """
+    check_type(data, (str, Path), name="data", expected="a path or NAME:REST, such as phantoms:9000:300")
+    check_type(grid, (GridSpec, type(None)), name="grid", expected="a GridSpec")
     name, mark, rest = str(data).partition(":")
-    known = _openers() if mark else {}
-    if name in known:
-        dataset: Dataset = pkgutil.resolve_name(known[name])(rest, grid=grid, **options)
+    if mark and name in known_names(SOURCES, ENTRY_POINTS):
+        opener = find_plugin(name, SOURCES, ENTRY_POINTS)
+        known = list(signature(opener).parameters)[2:]
+        for option in options:
+            if option not in known:
+                raise InputError(f"{option!r} is no option of {name}; its options are {', '.join(known) or 'none'}")
+        dataset: Dataset = opener(rest, grid=grid, **options)
     elif options:
         raise InputError(f"{data}: {', '.join(options)} cannot be set for scans on disk; leave it out")
     else:
@@ -295,10 +301,6 @@ def digest_of(*pieces: bytes) -> str:
     for piece in pieces:
         digest.update(len(piece).to_bytes(8, "little") + piece)
     return digest.hexdigest()
-
-
-def _openers() -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | SOURCES
 
 
 def _open_path(path: Path, grid: GridSpec | None) -> Dataset:

@@ -1,8 +1,9 @@
 """Which scans of a data set are the same scan, which of them lie in two splits, and what is left without those?
 
-Cases are linked by equal content (the bytes of the scan's files), equal look (`looks`) or the same patient. What is
-linked, however far round, is one group: M3D-Cap's ct_quizze shows cases of ct_case under other numbers, and one picture
-series in common makes all series of the two cases one patient's. A group that lies in two splits is a leak.
+Cases are linked by equal content (the bytes of the scan's files), equal perceptual hash (the link "look") or the same
+patient. What is linked, however far round, is one group: M3D-Cap's ct_quizze shows cases of ct_case under other
+numbers, and one picture series in common makes all series of the two cases one patient's. A group that lies in two
+splits is a leak.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from slicesight.data.fingerprints import content_digest, stat_fingerprint
 from slicesight.data.manifest import SPLITS, Case, Split
-from slicesight.data.perceptual_hash import are_similar, perceptual_hash
+from slicesight.data.perceptual_hash import perceptual_hash, similar_pairs
 from slicesight.data.workers import one_thread_each
 from slicesight.errors import VolumeError
 from slicesight.files import write_text
@@ -30,15 +31,15 @@ from slicesight.io.loading import read_volume
 Depth = Literal["look", "content"]
 Link = Literal["content", "look", "patient"]
 Progress = Callable[[int, int], None]
-_KEPT_EVERY = 200
+_WRITE_EVERY = 200
 
 
 @dataclass(frozen=True)
 class ScanPrint:
-    """What identifies a scan: `content` of its files and, where asked for, its `look`, both as hexadecimal digits."""
+    """What identifies a scan, as hexadecimal digits: `content` of its files and, for "look", its perceptual `hash`."""
 
     content: str
-    look: str | None = None
+    hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def prints_of(
     volumes: Sequence[str],
     *,
     depth: Depth,
-    kept: Path,
+    cache: Path,
     refuse: Callable[[str, str], None],
     workers: int = 1,
     progress: Progress | None = None,
@@ -77,14 +78,14 @@ def prints_of(
     """The prints of scans by their absolute path.
 
     Args:
-        kept: a JSONL file of prints, by which a scan whose files have not changed is not read again; written as we go.
+        cache: a JSONL file of prints, by which a scan whose files have not changed is not read again; written as we go.
         refuse: called with a path and the reason why its scan cannot be read; what it raises stops the search.
     """
-    known = _read_kept(kept)
+    known = _read_cache(cache)
     stats = {volume: _stat_of(Path(volume)) for volume in volumes}
     found = {volume: known[stat] for volume, stat in stats.items() if stat in known}
     if depth == "look":
-        found = {volume: before for volume, before in found.items() if before.look is not None}
+        found = {volume: before for volume, before in found.items() if before.hash is not None}
     waiting = [volume for volume in stats if volume not in found]
     try:
         for number, (volume, result) in enumerate(_prints(waiting, depth, workers), start=1):
@@ -94,10 +95,10 @@ def prints_of(
                 refuse(volume, result)
             if progress is not None:
                 progress(len(stats) - len(waiting) + number, len(stats))
-            if number % _KEPT_EVERY == 0:
-                _write_kept(kept, stats, found)
+            if number % _WRITE_EVERY == 0:
+                _write_cache(cache, stats, found)
     finally:
-        _write_kept(kept, stats, found)
+        _write_cache(cache, stats, found)
     return found if depth == "look" else {volume: ScanPrint(held.content) for volume, held in found.items()}
 
 
@@ -114,7 +115,7 @@ def print_of(volume: str, depth: Depth) -> ScanPrint | str:
 
 
 def find_groups(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> list[Group]:
-    """Groups of two cases or more that share content, look or patient.
+    """Groups of two cases or more that share content, perceptual hash or patient.
 
     Args:
         prints: by case id; a case without one is linked by its patient only.
@@ -130,7 +131,7 @@ def find_groups(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> list[
     links: list[tuple[Link, int, int]] = []
     links += [("patient", *pair) for pair in _equal(case.patient for case in cases)]
     links += [("content", *pair) for pair in _equal(_content(prints, case) for case in cases)]
-    links += [("look", *pair) for pair in _alike(cases, prints)]
+    links += [("look", *pair) for pair in _similar(cases, prints)]
     for _, first, second in links:
         parent[max(root(first), root(second))] = min(root(first), root(second))
     members: dict[int, list[Case]] = defaultdict(list)
@@ -149,11 +150,11 @@ def without_leaks(cases: Sequence[Case], groups: Iterable[Group], *, leave: Lite
         leave: "train" keeps the evaluation splits whole, as a new training run wants; "test" keeps the training split
             whole, to evaluate a model that has been trained on it.
     """
-    kept_first: tuple[Split, ...] = ("test", "val", "train") if leave == "train" else ("train", "val", "test")
+    priority: tuple[Split, ...] = ("test", "val", "train") if leave == "train" else ("train", "val", "test")
     dropped: set[str] = set()
     for group in groups:
         if group.is_leak:
-            stays = next(split for split in kept_first if split in group.splits)
+            stays = next(split for split in priority if split in group.splits)
             dropped |= {case.id for case in group.cases if case.split not in (stays, None)}
     return [case for case in cases if case.id not in dropped]
 
@@ -175,7 +176,7 @@ def split_by_group(
 
 
 def leak_summary(groups: Sequence[Group]) -> dict[str, Any]:
-    """Counts for the summary: groups alike by their voxels, leaks by what links them, and the cases concerned."""
+    """Counts for the summary: groups of one scan, leaks by what links them, and the cases concerned."""
     same_scan = [group for group in groups if group.links & {"content", "look"}]
     leaks = [group for group in groups if group.is_leak]
     in_leaks = Counter(case.split for group in leaks for case in group.cases if case.split)
@@ -215,17 +216,17 @@ def _content(prints: Mapping[str, ScanPrint], case: Case) -> str | None:
     return prints[case.id].content if case.id in prints else None
 
 
-def _alike(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> Iterator[tuple[int, int]]:
-    """Pairs alike that are not the same bytes: copies of one file are compared once."""
+def _similar(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> Iterator[tuple[int, int]]:
+    """Pairs of equal hash that are not the same bytes: copies of one file are compared once."""
     first_of: dict[str, int] = {}
     for index, case in enumerate(cases):
-        if case.id in prints and prints[case.id].look is not None:
+        if case.id in prints and prints[case.id].hash is not None:
             first_of.setdefault(prints[case.id].content, index)
     places = list(first_of.values())
     if len(places) < 2:
         return
-    looks = [np.frombuffer(bytes.fromhex(prints[cases[place].id].look or ""), np.uint8) for place in places]
-    for i, j in are_similar(np.stack(looks).reshape(len(looks), 2, -1)):
+    hashes = [np.frombuffer(bytes.fromhex(prints[cases[place].id].hash or ""), np.uint8) for place in places]
+    for i, j in similar_pairs(np.stack(hashes).reshape(len(hashes), 2, -1)):
         yield places[i], places[j]
 
 
@@ -245,12 +246,12 @@ def _stat_of(path: Path) -> str:
         return f"unreadable {path}"
 
 
-def _read_kept(kept: Path) -> dict[str, ScanPrint]:
+def _read_cache(cache: Path) -> dict[str, ScanPrint]:
     """Prints by the scan's stat fingerprint; a damaged line is read again from the scan."""
     found: dict[str, ScanPrint] = {}
-    if not kept.is_file():
+    if not cache.is_file():
         return found
-    for line in kept.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in cache.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             facts = json.loads(line)
             found[facts["stat"]] = ScanPrint(facts["content"], facts["look"])
@@ -259,9 +260,9 @@ def _read_kept(kept: Path) -> dict[str, ScanPrint]:
     return found
 
 
-def _write_kept(kept: Path, stats: Mapping[str, str], found: Mapping[str, ScanPrint]) -> None:
+def _write_cache(cache: Path, stats: Mapping[str, str], found: Mapping[str, ScanPrint]) -> None:
     lines = [
-        json.dumps({"stat": stats[volume], "content": held.content, "look": held.look})
+        json.dumps({"stat": stats[volume], "content": held.content, "look": held.hash})
         for volume, held in found.items()
     ]
-    write_text(kept, text="".join(f"{line}\n" for line in sorted(lines)))
+    write_text(cache, text="".join(f"{line}\n" for line in sorted(lines)))

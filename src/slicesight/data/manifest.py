@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from slicesight.errors import ManifestError
+from slicesight.errors import ManifestError, check_type
 from slicesight.files import replacing
 
 LETTERS = "ABCD"
@@ -87,6 +87,7 @@ def read_manifest(path: str | Path) -> list[Case]:
 
 def iter_manifest(path: str | Path) -> Iterator[Case]:
     """The cases of a manifest one after the other, for manifests too long to hold; errors as `read_manifest`."""
+    check_type(path, (str, Path), name="manifest", expected="the path of a JSONL file")
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path.name}: no such manifest; expected a JSONL file with one volume a line")
@@ -120,4 +121,5 @@ def write_manifest(cases: Iterable[Case], path: str | Path) -> None:
 
 def _lines(cases: Iterable[Case]) -> Iterator[str]:
     for case in cases:
+        check_type(case, Case, name="a line of the manifest", expected="a Case")
         yield case.model_dump_json(exclude_none=True) + "\n"

@@ -1,10 +1,11 @@
 """Do two scans look the same, whatever they are stored as?
 
-look = signs of the low frequencies of a thumbnail: 8 x 32 x 32 along the scan's own slices, grey values replaced by
-their ranks (so that no rescaling of them changes anything), DCT, the signs of its first 8 x 16 x 16 coefficients but
-the constant one. It is taken twice, of the whole scan and of the part where something is: a picture folder and the
-array cropped from it agree in the second, a scan with little in it is steady only in the first. Two scans differ by the
-smaller share of signs that differ: 0 for the same scan, about 1/2 for strangers, less for two people scanned alike.
+A perceptual hash (pHash in 3D): the signs of the low frequencies of a thumbnail of 8 x 32 x 32 along the scan's own
+slices, grey values replaced by their ranks (so that no rescaling of them changes anything), DCT, the signs of its first
+8 x 16 x 16 coefficients but the constant one. It is taken twice, of the whole scan and of the part where something is:
+a picture folder and the array cropped from it agree in the second, a scan with little in it is steady only in the
+first. Two scans differ by the smaller share of signs that differ: 0 for the same scan, about 1/2 for strangers, less
+for two people scanned alike.
 
 It survives another number type, rescaled values, lossy compression, another voxel size and cut-off margins. It does not
 survive another grey window, a turned or mirrored copy, or a crop of the body itself.
@@ -22,9 +23,9 @@ from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume
 
 THUMBNAIL = (8, 32, 32)
-KEPT = (8, 16, 16)
+LOW_FREQUENCIES = (8, 16, 16)
 NUM_SIGNS = 8 * 16 * 16 - 1
-ALIKE = 0.17
+MAX_DIFFERENCE = 0.17
 """Copies of one scan differ by less, scans of two patients by more; docs/decisions.md has the figures."""
 
 _THRESHOLD = 0.12
@@ -34,7 +35,7 @@ _FIRST_WORDS = 13  # strangers differ in more of these 832 signs than copies may
 
 
 def perceptual_hash(volume: Volume) -> NDArray[np.uint8]:
-    """The look of a scan: (2, 256) packed bits, of the whole and of the part where something is."""
+    """The hash of a scan: (2, 256) packed bits, of the whole and of the part where something is."""
     along_slices = np.moveaxis(volume.voxels, volume.acquisition_axis, 0)
     values = sampled(along_slices)
     low, high = (float(bound) for bound in np.percentile(values, (0.5, 99.5)))
@@ -44,15 +45,15 @@ def perceptual_hash(volume: Volume) -> NDArray[np.uint8]:
 
 
 def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """The share of signs in which two looks differ, where they agree best."""
+    """The share of signs in which two hashes differ, where they agree best."""
     return int(np.bitwise_count(first ^ second).sum(axis=1, dtype=np.uint32).min()) / NUM_SIGNS
 
 
-def are_similar(looks_S2B: NDArray[np.uint8], *, least: float = ALIKE) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of S looks that differ by less than `least`; S² / 2 comparisons of 2 · 256 bytes."""
+def similar_pairs(hashes_S2B: NDArray[np.uint8], *, least: float = MAX_DIFFERENCE) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of S hashes that differ by less than `least`; S² / 2 comparisons of 2 · 256 bytes."""
     pairs: set[tuple[int, int]] = set()
-    for looks_SB in np.moveaxis(looks_S2B, 1, 0):
-        words_WS = np.ascontiguousarray(np.ascontiguousarray(looks_SB).view(np.uint64).T)
+    for hashes_SB in np.moveaxis(hashes_S2B, 1, 0):
+        words_WS = np.ascontiguousarray(np.ascontiguousarray(hashes_SB).view(np.uint64).T)
         for start in range(0, words_WS.shape[1], _ROWS_AT_ONCE):
             pairs |= _pairs_of_rows(words_WS, start, most=least * NUM_SIGNS)
     return sorted(pairs)
@@ -80,8 +81,8 @@ def _signs(along_slices: NDArray[np.float32], box: Box, low: float, high: float)
 
     cropped = along_slices[tuple(slice(start, stop) for start, stop in box)]
     frequencies = dctn(_ranks(resize(cropped, THUMBNAIL, to_grey=to_grey).round(3)), norm="ortho")
-    kept = frequencies[: KEPT[0], : KEPT[1], : KEPT[2]].reshape(-1)[1:]
-    return np.packbits(kept > 0)
+    low_frequencies = frequencies[: LOW_FREQUENCIES[0], : LOW_FREQUENCIES[1], : LOW_FREQUENCIES[2]].reshape(-1)[1:]
+    return np.packbits(low_frequencies > 0)
 
 
 def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:

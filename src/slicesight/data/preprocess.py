@@ -34,7 +34,7 @@ from slicesight.data.rows import (
 from slicesight.data.shards import FOLDER, PATTERN, RowPlace, Shard, VolumeShardWriter, read_keys
 from slicesight.data.store import FailedCase, PreparedIndex, read_index
 from slicesight.data.workers import outcomes_of
-from slicesight.errors import InputError
+from slicesight.errors import InputError, check_type
 from slicesight.volumes.grid import GridSpec
 
 Progress = Callable[[int, int], None]
@@ -102,6 +102,7 @@ def prepare_volumes(
         InputError: in one line; what was prepared before it stays and is found by the next run.
     """
     manifest, out = Path(manifest), Path(out)
+    check_type(spec, GridSpec, name="spec", expected="a GridSpec, such as GridSpec(num_slices=32)")
     _check_options(dtype, workers, on_bad_case)
     _check_not_anothers(manifest, out)
     with only_run_in(out / FOLDER) as folder, plain_disk_errors(folder):
@@ -299,6 +300,7 @@ def _counted(found: Iterator[ScanOutcome], total: int, progress: Progress | None
 def _check_options(dtype: str, workers: int, on_bad_case: str) -> None:
     if dtype not in STORED_TYPES:
         raise InputError(f"dtype is {dtype!r}; expected {' or '.join(STORED_TYPES)}")
+    check_type(workers, int, name="workers", expected="1 or more")
     if workers < 1:
         raise InputError(f"workers is {workers}; expected 1 or more")
     if on_bad_case not in ("stop", "skip"):

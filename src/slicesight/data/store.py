@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from slicesight.data.manifest import Case, iter_manifest
 from slicesight.data.shards import FOLDER, RowPlace, Shard, opened_shard
-from slicesight.errors import InputError
+from slicesight.errors import InputError, check_type
 from slicesight.files import write_text
 from slicesight.volumes.grid import GridSpec
 
@@ -187,6 +187,7 @@ def open_prepared(folder: str | Path) -> PreparedVolumes:
     Raises:
         InputError: nothing is prepared there, or a shard is missing or truncated.
     """
+    check_type(folder, (str, Path), name="folder", expected="the path that `slicesight prepare` wrote to")
     folder, manifest = Path(folder), "manifest.jsonl"
     if folder.suffix == ".jsonl" and folder.is_file():
         folder, manifest = folder.parent, folder.name

@@ -29,13 +29,13 @@ def counts_of(cases: Sequence[Case]) -> dict[str, Any]:
 def _counts_of_split(cases: Sequence[Case]) -> dict[str, Any]:
     answers: dict[tuple[str, str], Counter[str]] = {}
     for case in cases:
-        for asked in case.conversations:
-            answers.setdefault((asked.task, asked.topic), Counter())[asked.answer.lower()] += 1
+        for conversation in case.conversations:
+            answers.setdefault((conversation.task, conversation.topic), Counter())[conversation.answer.lower()] += 1
     tasks: dict[str, dict[str, Any]] = {task: {} for task in _TASKS}
-    for (task, topic), said in sorted(answers.items()):
-        tasks[task][topic] = {"questions": said.total()}
+    for (task, topic), answer_counts in sorted(answers.items()):
+        tasks[task][topic] = {"questions": answer_counts.total()}
         if task == "closed":
-            tasks[task][topic]["most_common"] = round(max(said.values()) / said.total(), 4)
+            tasks[task][topic]["most_common"] = round(max(answer_counts.values()) / answer_counts.total(), 4)
     return {
         "scans": len(cases),
         "patients": len({case.patient or case.id for case in cases}),

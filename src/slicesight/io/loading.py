@@ -6,10 +6,11 @@ and every size a header claims is checked against the file before memory is aske
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from slicesight.errors import VolumeError
+from slicesight.errors import VolumeError, check_type
 from slicesight.io.arrays import is_npy, read_npy
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
 from slicesight.io.dicomweb.address import is_address, read_address
@@ -51,6 +52,7 @@ def read_volume(
     Raises:
         VolumeError: one line with what was found, what was expected and what to change.
     """
+    check_type(path, (str, os.PathLike), name="path", expected="a file, a folder or an archive's address")
     options = ReadOptions(
         series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit, may_be_blank=may_be_blank
     )

@@ -55,13 +55,14 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
         InputError: a name that is no NIfTI's, or a scan without geometry.
     """
     place = check_mask_name(Path(out))
-    assert labels_ZYX.shape == volume.shape
+    if labels_ZYX.shape != volume.shape:
+        raise InputError(f"{place}: labels are {labels_ZYX.shape}, the scan is {volume.shape}; expected the same shape")
     original = _nifti_of(Path(source), volume)
     word = volume.source.get("stored_orientation")
     if original is None:
         write_nifti(volume, place, labels=labels_ZYX, orientation=word)
         return
-    stored = np.asfortranarray(stored_view(labels_ZYX, str(word)).astype(_label_type(labels_ZYX)))
+    stored: NDArray[np.integer] = np.asfortranarray(stored_view(labels_ZYX, str(word)).astype(_label_type(labels_ZYX)))
     assert stored.shape == original.shape[:3]
     is_second = int(original.header["sizeof_hdr"]) == 540
     kind: Any = nib.Nifti2Image if is_second else nib.Nifti1Image
@@ -177,7 +178,7 @@ def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pyd
     found: dict[str, pydicom.Dataset] = {}
     for file in files:
         if is_dicom(head_of(file)):
-            header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+            header: pydicom.Dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
             if header.get("SOPInstanceUID") in wanted:
                 found[str(header.SOPInstanceUID)] = header
     missing = wanted - set(found)

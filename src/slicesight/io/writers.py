@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from slicesight.errors import VolumeError
+from slicesight.errors import VolumeError, check_type
 from slicesight.files import replacing
 from slicesight.io.nifti import SYNTHETIC_MARKER
 from slicesight.volumes.geometry import LPS_FROM_RAS, NATURAL_ORIENTATION, is_orientation, stored_affine, stored_view
@@ -92,6 +92,7 @@ def write_dicom(volume: Volume, folder: str | Path, *, orientation: str | None =
 
 
 def _checked(volume: Volume, orientation: str | None) -> str:
+    check_type(volume, Volume, name="volume", expected="what slicesight.read_volume(path) gives")
     word = orientation or natural_orientation(volume)
     if not is_orientation(word):
         raise VolumeError(f"orientation {word!r} does not name each body axis once; write for example 'LPS' or 'RAS'")

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from slicesight.data.dataset import Dataset, digest_of, to_float
 from slicesight.data.manifest import Case, Conversation
 from slicesight.errors import InputError
 from slicesight.phantoms.folder import phantom_case, truth_case
-from slicesight.phantoms.grid_set import PhantomSet, open_phantom_set
+from slicesight.phantoms.grid_set import PhantomSet, Progress, open_phantom_set
 from slicesight.phantoms.rendering import Phantom, make_phantom
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
@@ -114,12 +113,14 @@ class StoredPhantoms(PhantomDataset):
 
 
 def open_phantoms(
-    rest: str, *, grid: GridSpec | None = None, folder: str | Path | None = None, **making: Any
+    rest: str,
+    *,
+    grid: GridSpec | None = None,
+    folder: str | Path | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
 ) -> PhantomDataset:
     """`phantoms:SEED:COUNT`: painted whenever they are looked at, or on a grid in `folder`, where they are made once.
-
-    Args:
-        making: `workers` and `progress` of `open_phantom_set`.
 
     Raises:
         InputError: not SEED:COUNT, or the folder holds other phantoms.
@@ -136,7 +137,9 @@ def open_phantoms(
         return dataset
     if grid is None:
         raise InputError(f"phantoms:{rest}: phantoms kept in {folder} need a grid")
-    return StoredPhantoms(open_phantom_set(folder, seed=seed, count=count, grid=grid, **making))
+    return StoredPhantoms(
+        open_phantom_set(folder, seed=seed, count=count, grid=grid, workers=workers, progress=progress)
+    )
 
 
 def _name(seed: int, index: int) -> str:

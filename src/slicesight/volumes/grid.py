@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from slicesight.errors import InputError
+from slicesight.errors import InputError, check_type
 from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.plane_cuts import cut_plane
@@ -48,8 +48,9 @@ class GridSpec:
     def __post_init__(self) -> None:
         for name in ("num_slices", "height", "width"):
             size = getattr(self, name)
-            if not (isinstance(size, int) and 1 <= size <= 4096):
+            if not (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 4096):
                 raise InputError(f"grid {name} is {size!r}; it must be a whole number from 1 to 4096")
+        check_type(self.crop_foreground, bool, name="grid crop_foreground", expected="true or false")
         if self.plane not in ("acquired", *PLANES):
             raise InputError(f"plane {self.plane!r} is unknown; use acquired, {', '.join(PLANES)}")
         object.__setattr__(self, "window", checked_window(self.window))
@@ -61,6 +62,7 @@ class GridSpec:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> GridSpec:
         """The spec of a saved model or recipe; an unknown setting is an error."""
+        check_type(settings, dict, name="grid", expected="settings by name, such as {num_slices: 32}")
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(settings) - set(known))
         if unknown:
@@ -151,7 +153,15 @@ class GridVolume:
 
 
 def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
-    """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it."""
+    """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it.
+
+    Raises:
+        InputError: not a volume of three axes, or the window does not fit its unit.
+    """
+    check_type(volume, Volume, name="volume", expected="what slicesight.read_volume(path) gives")
+    check_type(spec, GridSpec, name="spec", expected="a GridSpec, such as GridSpec(num_slices=32)")
+    if volume.voxels.ndim != 3 or not volume.voxels.size:
+        raise InputError(f"the volume has the shape {volume.voxels.shape}; expected (Z, Y, X) of 1 or more")
     stack_axis = volume.acquisition_axis if spec.plane == "acquired" else PLANES.index(spec.plane)
     plane = PLANES[stack_axis]
     size = (spec.num_slices, spec.height, spec.width)

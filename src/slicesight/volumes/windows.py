@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.errors import InputError, VolumeError
+from slicesight.errors import InputError, VolumeError, check_type
 from slicesight.volumes.plausibility import sampled
 from slicesight.volumes.volume import Volume
 
@@ -52,6 +52,7 @@ class Window:
 
 def checked_window(window: str) -> str:
     """The window word in its one spelling ("Soft tissue" -> "soft_tissue"), or an InputError."""
+    check_type(window, str, name="window", expected="its name, or LO,HI such as -160,240")
     word = window.strip().lower().replace(" ", "_").replace("-", "_") if not _is_range(window) else window
     if "+" in word:
         return _checked_channels(word)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slicesight.data.sources import SOURCES, Intake, SourceRequest
+from slicesight.data.plugins import find_plugin
+from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
+from slicesight.data.sources.intake import Intake, SourceRequest
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.volumes.volume import Volume
 
@@ -155,6 +157,6 @@ def read() -> Callable[..., tuple[list[Any], Intake]]:
     def call(source: Path, layout: str, *, on_bad_case: str = "skip", volumes: Path | None = None) -> Any:
         intake = Intake(on_bad_case=on_bad_case)  # type: ignore[arg-type]
         request = SourceRequest(source=source, out=source.parent / "out", volumes=volumes)
-        return SOURCES[layout](request, intake), intake
+        return find_plugin(layout, LAYOUTS, ENTRY_POINTS)(request, intake), intake
 
     return call

@@ -164,10 +164,11 @@ def test_a_folder_that_holds_every_scan_is_nobodys_patient(tree, read) -> None:
 def test_hidden_files_the_output_and_single_pictures_are_no_scans(tree, read, tmp_path) -> None:
     root = tree({"a.npy": None, "a.txt": "Text.", ".trash/b.npy": None, "out/volumes/c.npy": None, "d/e.npy": None})
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "screenshot.png")
-    from slicesight.data.sources import SOURCES, Intake, SourceRequest
+    from slicesight.data.sources.folder import read_folder
+    from slicesight.data.sources.intake import Intake, SourceRequest
 
     intake = Intake(on_bad_case="skip")
-    cases = SOURCES["folder"](SourceRequest(source=root, out=root / "out"), intake)
+    cases = read_folder(SourceRequest(source=root, out=root / "out"), intake)
     assert told(cases) == {"a.npy": ["Text."]}
     assert [skipped.case_id for skipped in intake.skipped] == ["d/e.npy"]
 

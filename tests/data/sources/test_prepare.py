@@ -12,7 +12,7 @@ import pytest
 from slicesight import cli
 from slicesight.data.converting import ConvertRequest, convert
 from slicesight.data.manifest import read_manifest
-from slicesight.data.sources import SOURCES
+from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.store import open_prepared
 from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
@@ -53,10 +53,39 @@ def twelve(tmp_path) -> Path:
     return root
 
 
-def test_the_formats_of_the_command_are_those_of_the_map() -> None:
-    from slicesight.cli.data import SourceFormat
+STRANGER = '''
+from slicesight.data.manifest import Case, Conversation
 
-    assert {word.value for word in SourceFormat} == set(SOURCES)
+
+def read_names(request, intake):
+    """Every .npy is a case that is asked for its name."""
+    return [
+        Case(
+            id=path.parent.name,
+            volume=str(path),
+            conversations=(Conversation(task="open", topic="name", question="Who?", answer=path.parent.name),),
+        )
+        for path in sorted(request.source.rglob("*.npy"))
+    ]
+'''
+
+
+@pytest.mark.parametrize("how", ["entry point", "line"])
+def test_another_package_adds_a_layout(how, prepare, twelve, tmp_path, monkeypatch) -> None:
+    (tmp_path / "site" / "stranger-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "stranger.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    if how == "line":
+        monkeypatch.setitem(LAYOUTS, "names", "stranger:read_names")
+    else:
+        (tmp_path / "site" / "stranger-1.0.dist-info" / "METADATA").write_text("Name: stranger\nVersion: 1.0\n")
+        (tmp_path / "site" / "stranger-1.0.dist-info" / "entry_points.txt").write_text(
+            f"[{ENTRY_POINTS}]\nnames = stranger:read_names\n"
+        )
+    code, _, err = prepare(twelve, "--format", "names", "--out", "ready", "--manifest-only")
+    assert code == 0, err
+    answers = [case.conversations[0].answer for case in read_manifest(tmp_path / "ready" / "manifest.jsonl")]
+    assert "p00" in answers
 
 
 def test_m3d_cap_becomes_a_manifest_volumes_and_a_deduplicated_split(prepare, write_m3d_cap, tmp_path) -> None:

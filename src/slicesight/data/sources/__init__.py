@@ -1,27 +1,14 @@
 """Which layouts of scans with texts can be read, and who reads each?
 
 A reader takes a `SourceRequest` and an `Intake` and gives cases whose `volume` is an absolute path; what it cannot use
-it tells the intake. To add a layout, write its module and one line here.
+it tells the intake. To add a layout, write its module and one line here, or an entry point of `ENTRY_POINTS`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from slicesight.data.manifest import Case
-from slicesight.data.sources.ct_rate import read_ct_rate
-from slicesight.data.sources.folder import read_folder
-from slicesight.data.sources.intake import Intake, SourceRequest
-from slicesight.data.sources.m3d_cap import read_m3d_cap
-from slicesight.data.sources.m3d_vqa import read_m3d_vqa
-from slicesight.data.sources.med2e3_json import read_med2e3_json
-
-SOURCES: dict[str, Callable[[SourceRequest, Intake], list[Case]]] = {
-    "m3d-cap": read_m3d_cap,
-    "m3d-vqa": read_m3d_vqa,
-    "med2e3-json": read_med2e3_json,
-    "ct-rate": read_ct_rate,
-    "folder": read_folder,
+LAYOUTS: dict[str, str] = {
+    "m3d-cap": "slicesight.data.sources.m3d_cap:read_m3d_cap",
+    "m3d-vqa": "slicesight.data.sources.m3d_vqa:read_m3d_vqa",
+    "med2e3-json": "slicesight.data.sources.med2e3_json:read_med2e3_json",
+    "ct-rate": "slicesight.data.sources.ct_rate:read_ct_rate",
+    "folder": "slicesight.data.sources.folder:read_folder",
 }
-
-__all__ = ["SOURCES", "Intake", "Request"]
+ENTRY_POINTS = "slicesight.sources"

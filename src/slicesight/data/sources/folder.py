@@ -64,7 +64,7 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     if not base.is_dir():
         raise InputError(f"{base}: expected a folder of scans with texts beside them")
     folders = _walk(base, request.out)
-    asked = read_question_lists([base / name for name in QUESTION_LISTS], intake)
+    questions = read_question_lists([base / name for name in QUESTION_LISTS], intake)
     texts = _texts_by_scan(base, folders)
     scans = sorted(texts, key=lambda scan: scan.relative_to(base).parts)
     if not scans:
@@ -75,13 +75,13 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     cases = []
     for scan in scans:
         name = scan.relative_to(base).as_posix()
-        case = _case(name, scan, texts[scan], asked.pop(name, []), splits[scan], patients[scan], intake)
+        case = _case(name, scan, texts[scan], questions.pop(name, []), splits[scan], patients[scan], intake)
         if case is not None:
             cases.append(case)
-    for name, unclaimed in asked.items():
-        for said in unclaimed:
+    for name, unclaimed in questions.items():
+        for side_text in unclaimed:
             reason = f"names {name!r}, which is no scan of {base.name}; write its path from there"
-            intake.refuse("missing volume", reason, said.place, case_id=name)
+            intake.refuse("missing volume", reason, side_text.place, case_id=name)
     used = {text for found in texts.values() for text in found}
     for folder in folders.values():
         for text in folder.texts:
@@ -169,25 +169,27 @@ def _case(
     name: str,
     scan: Path,
     texts: list[Path],
-    asked: list[SideText],
+    questions: list[SideText],
     split: Split | None,
     patient: str,
     intake: Intake,
 ) -> Case | None:
-    said: list[SideText] = list(asked)
+    side_texts: list[SideText] = list(questions)
     for text in texts:
         try:
-            said.append(read_side_text(text))
+            side_texts.append(read_side_text(text))
         except InputError as error:
             intake.refuse("unreadable text", str(error), SourceLocation(text.name), case_id=name)
             return None
     try:
-        report = _only([spoken.report for spoken in said if spoken.report], "reports")
-        case_split = _only([spoken.split for spoken in said if spoken.split] or [split], "splits")
-        case_patient = _only([spoken.patient for spoken in said if spoken.patient] or [patient], "patients")
+        report = _only([side_text.report for side_text in side_texts if side_text.report], "reports")
+        case_split = _only([side_text.split for side_text in side_texts if side_text.split] or [split], "splits")
+        case_patient = _only(
+            [side_text.patient for side_text in side_texts if side_text.patient] or [patient], "patients"
+        )
         conversations: list[Conversation] = [report_conversation(name, report)] if report else []
-        for spoken in said:
-            conversations += spoken.conversations(name, first=len(conversations))
+        for side_text in side_texts:
+            conversations += side_text.conversations(name, first=len(conversations))
     except UnusableError as reason:
         intake.refuse(
             "bad text", f"{reason}; correct it", SourceLocation(texts[0].name if texts else name), case_id=name

@@ -77,7 +77,7 @@ class _TableReader:
             self.seen.add(key)
             try:
                 topic = _topic(row)
-                asked = _conversations(row, f"{table.stem}:{line}", topic)
+                conversations = _conversations(row, f"{table.stem}:{line}", topic)
             except UnusableError as reason:
                 self.intake.refuse(
                     "bad row", f"{reason}; correct the row", SourceLocation(table.name, line), case_id=name
@@ -85,7 +85,7 @@ class _TableReader:
                 continue
             scan = self._scan(name, row["Image Path"], split, SourceLocation(table.name, line))
             if scan is not None:
-                scan.conversations += asked
+                scan.conversations += conversations
                 unknown[topic] += topic not in M3D_TOPICS.values()
         if repeats:
             self.intake.notes.append(f"{table.name}: {repeats} rows repeat rows of the same split; taken once")

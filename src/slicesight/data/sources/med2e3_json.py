@@ -84,7 +84,7 @@ class _ItemReader:
         if reference is None:
             return
         try:
-            asked = list(self._conversations(item, name))
+            conversations = list(self._conversations(item, name))
         except UnusableError as error:
             self.intake.refuse("bad item", f"{error}; correct the item", where, case_id=name)
             return
@@ -99,7 +99,7 @@ class _ItemReader:
             case_id = f"{name}@{split}" if name in self.names else name
             self.names.add(name)
             self.scans[path, split] = _ListedScan(id=case_id, path=path, split=split, patient=m3d_patient(name))
-        self.scans[path, split].conversations += asked
+        self.scans[path, split].conversations += conversations
 
     def _reference(self, item: dict[str, Any], name: str, where: SourceLocation) -> str | None:
         named: list[str] = []
@@ -122,9 +122,9 @@ class _ItemReader:
         repeated = self.num_named.get(name, 0)
         self.num_named[name] = repeated + 1
         stem = name if not repeated else f"{name}~{repeated}"
-        for number, (said, answer, letter) in enumerate(turns):
+        for number, (question, answer, letter) in enumerate(turns):
             turn_id = stem if len(turns) == 1 else f"{stem}/{number}"
-            yield _conversation(turn_id, said, answer, letter, item.get("question_type"))
+            yield _conversation(turn_id, question, answer, letter, item.get("question_type"))
 
     def cases(self) -> list[Case]:
         return [
@@ -145,16 +145,16 @@ def _turns(messages: list[Any], answer: dict[str, Any] | None) -> list[tuple[str
     turns: list[tuple[str, str, str]] = []
     waiting: str | None = None
     for message in messages:
-        speaker, said = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
-        if not isinstance(said, str) or speaker not in ("human", "gpt"):
+        speaker, value = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
+        if not isinstance(value, str) or speaker not in ("human", "gpt"):
             raise UnusableError(f'turn {str(message)[:50]!r} is not {{"from": "human|gpt", "value": ...}}')
         if (speaker == "human") == (waiting is not None):
             raise UnusableError(f"{speaker!r} speaks out of turn; human and gpt must alternate, human first")
         if speaker == "human":
-            waiting = said
+            waiting = value
         else:
             assert waiting is not None
-            turns.append((waiting, said.strip(), letter_of(said)))
+            turns.append((waiting, value.strip(), letter_of(value)))
             waiting = None
     if waiting is not None:
         if answer is None:
@@ -165,8 +165,8 @@ def _turns(messages: list[Any], answer: dict[str, Any] | None) -> list[tuple[str
     return turns
 
 
-def _conversation(name: str, said: str, answer: str, letter: str, kind: object) -> Conversation:
-    question = _TOKEN.sub(" ", said).strip()
+def _conversation(name: str, text: str, answer: str, letter: str, kind: object) -> Conversation:
+    question = _TOKEN.sub(" ", text).strip()
     if not question or not answer:
         raise UnusableError(f"question {question[:40]!r} with answer {answer[:40]!r}")
     topic = _topic(kind, question)

@@ -65,7 +65,7 @@ class SideText:
         Raises:
             UnusableError: a closed question's answer is none of its choices.
         """
-        return [_conversation(f"{name}#{first + n}", asked) for n, asked in enumerate(self.questions)]
+        return [_conversation(f"{name}#{first + n}", entry) for n, entry in enumerate(self.questions)]
 
 
 def read_side_text(path: Path) -> SideText:
@@ -108,9 +108,9 @@ def read_question_lists(paths: list[Path], intake: Intake) -> dict[str, list[Sid
             except ValidationError as error:
                 intake.refuse("bad row", f"{_first(error)}; correct the line", SourceLocation(path.name, line))
                 continue
-            asked = SideQuestion(**listed.model_dump(include=set(SideQuestion.model_fields)))
+            entry = SideQuestion(**listed.model_dump(include=set(SideQuestion.model_fields)))
             text = SideText(
-                place=SourceLocation(path.name, line), questions=(asked,), split=listed.split, patient=listed.patient
+                place=SourceLocation(path.name, line), questions=(entry,), split=listed.split, patient=listed.patient
             )
             found.setdefault(listed.scan.replace("\\", "/").removeprefix("./"), []).append(text)
     return found
@@ -131,33 +131,33 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
     return rows
 
 
-def _conversation(name: str, asked: SideQuestion) -> Conversation:
-    if not asked.question.strip() or not asked.answer.strip():
-        raise UnusableError(f"question {asked.question[:40]!r} with answer {asked.answer[:40]!r}")
-    if not asked.choices:
+def _conversation(name: str, entry: SideQuestion) -> Conversation:
+    if not entry.question.strip() or not entry.answer.strip():
+        raise UnusableError(f"question {entry.question[:40]!r} with answer {entry.answer[:40]!r}")
+    if not entry.choices:
         return Conversation(
             id=name,
             task="open",
-            topic=asked.topic,
-            question=asked.question.strip(),
-            answer=asked.answer.strip(),
-            source_slices=asked.source_slices,
+            topic=entry.topic,
+            question=entry.question.strip(),
+            answer=entry.answer.strip(),
+            source_slices=entry.source_slices,
         )
-    if len(asked.choices) > len(LETTERS):
-        raise UnusableError(f"{len(asked.choices)} choices, expected at most {len(LETTERS)}")
-    answer = asked.answer.strip()
-    plain = [choice.strip().lower() for choice in asked.choices]
+    if len(entry.choices) > len(LETTERS):
+        raise UnusableError(f"{len(entry.choices)} choices, expected at most {len(LETTERS)}")
+    answer = entry.answer.strip()
+    plain = [choice.strip().lower() for choice in entry.choices]
     if answer.lower() in plain:
         letter = LETTERS[plain.index(answer.lower())]
     else:
         letter = letter_of(answer) or answer
         answer = (
-            asked.choices[LETTERS.index(letter)] if letter in LETTERS[: len(plain)] and len(answer) == 1 else answer
+            entry.choices[LETTERS.index(letter)] if letter in LETTERS[: len(plain)] and len(answer) == 1 else answer
         )
     closed = closed_conversation(
-        name, topic=asked.topic, question=asked.question.strip(), choices=asked.choices, answer=answer, letter=letter
+        name, topic=entry.topic, question=entry.question.strip(), choices=entry.choices, answer=answer, letter=letter
     )
-    return closed.model_copy(update={"source_slices": asked.source_slices})
+    return closed.model_copy(update={"source_slices": entry.source_slices})
 
 
 def _first(error: ValidationError) -> str:
