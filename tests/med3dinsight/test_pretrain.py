@@ -8,7 +8,6 @@ import torch
 from slicesight.errors import InputError, ModelError
 from slicesight.models.encoders3d.backbones import BACKBONES, load_backbone
 from slicesight.settings import build_settings
-from slicesight.training.insight import fitting
 from slicesight.training.insight.pretrain import Pretraining, build_pretraining, load_pretraining, run_pretraining
 from slicesight.training.insight.recipe import PretrainRecipe, TripletSettings
 from slicesight.training.insight.triplet_set import PretrainSteps, open_triplets
@@ -244,7 +243,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(folders, tmp_path, monkeypatc
         for text in ((folder / "log.jsonl").read_text().splitlines() for folder in (whole, resumed))
     ]
     assert logs[0] == logs[1]
-    assert not (resumed / fitting.CHECKPOINT_FILE).exists()
+    assert not (resumed / "checkpoints").exists()
 
 
 def test_the_folder_says_what_made_it(folders, tmp_path) -> None:
@@ -253,7 +252,8 @@ def test_the_folder_says_what_made_it(folders, tmp_path) -> None:
     assert (config["kind"], config["text_source"], config["num_scans"]) == ("pretraining", "annotation-derived", 6)
     facts = json.loads((folder / "recipe.json").read_text())
     assert facts["recipe"]["seed"] == 0
-    assert {"torch", "slicesight", "python"} <= set(facts["versions"])
+    assert {"torch", "numpy"} <= set(facts["libraries"])
+    assert {"slicesight", "python", "git"} <= set(facts)
     assert (folder / "loss.png").stat().st_size > 0
     assert run_pretraining(make_recipe(folders, tmp_path / "run")) == folder  # nothing to do
     with pytest.raises(InputError, match="finished run with other settings"):

@@ -63,7 +63,7 @@ def test_the_folder_holds_model_recipe_log_scores_masks_and_overlays(trained, ba
     assert [scan["dice"] for scan in written["scans"]] == [score.dice for score in scores]
     assert {row["split"] for row in written["summary"]} == {"val", "test"}
     assert len(list((folder / "overlays").glob("*.png"))) == 2
-    assert not (folder / "checkpoint.pt").exists()
+    assert not (folder / "checkpoints").exists()
     (mask,) = (folder / "masks").glob("*scan7.nii.gz")
     found, true = nib.load(mask), nib.load(balls.parent / "scan7_mask.nii.gz")
     assert np.array_equal(found.affine, true.affine)
@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(balls, segment_setti
         run_segmentation(halting, progress=stop_at_five)
     with pytest.raises(InputError, match="holds a run that was stopped; add --resume"):
         run_segmentation(halting)
-    with pytest.raises(InputError, match="unfinished run with other settings"):
+    with pytest.raises(InputError, match="this run began with settings and data"):
         run_segmentation(make_recipe(balls, tmp_path / "halting", settings, **changes, seed=1), resume=True)
     run_segmentation(halting, resume=True)
     one, two = (load_segmenter(tmp_path / name).state_dict() for name in ("straight", "halting"))

@@ -1,4 +1,4 @@
-"""One of several processes that torchrun starts; used by test_engines.py.
+"""One of several processes that torchrun starts; used by test_distributed.py.
 
     torchrun --nproc-per-node 2 engine_driver.py train RECIPE [--resume]     as the command line would
     torchrun --nproc-per-node 2 engine_driver.py train RECIPE --stop-after 7 killed before the step after the seventh
@@ -21,11 +21,11 @@ from torch import distributed
 
 
 def open_fsdp2_on_cpu() -> None:
-    """Make accelerate see FSDP2 where it sees several CPU processes, and find_engine not refuse it."""
+    """Make accelerate see FSDP2 where it sees several CPU processes, and find_process_group not refuse it."""
     from accelerate import state
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-    from slicesight.training import distributed as engines
+    from slicesight.training import distributed as groups
     from slicesight.training import run as stages
 
     prepare = state.AcceleratorState.__init__
@@ -41,7 +41,7 @@ def open_fsdp2_on_cpu() -> None:
 
     state.AcceleratorState.__init__ = prepare_sharded
     rank, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    stages.find_engine = lambda: engines.Engine(kind="fsdp2", rank=rank, num_processes=number)
+    stages.find_process_group = lambda: groups.ProcessGroup(kind="fsdp2", rank=rank, num_processes=number)
 
 
 def train(path: str, *, resume: bool) -> None:

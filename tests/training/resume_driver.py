@@ -4,8 +4,8 @@
 
 A name is a row of points joined by "+"; every name has a folder of its own. Each point is one run (resumed, but for the
 first), and a last run that nothing disturbs follows; "none" is that alone.
-    keeping.write_weights:2       kill before the second call of that function of slicesight.training
-    half-keeping.write_weights:2  kill after it, when the last file it wrote is cut in half
+    checkpointing.write_weights:2       kill before the second call of that function of slicesight.training
+    half-checkpointing.write_weights:2  kill after it, when the last file it wrote is cut in half
     limit:50000                   no file may grow larger, as on a full disk
     damage                        no run: a byte of the last complete checkpoint is changed
 Prints one JSON object: the exit statuses of every name's runs, negative for a signal. The libraries are loaded once and
@@ -28,9 +28,9 @@ from pathlib import Path
 from rich.console import Console
 
 from slicesight.errors import InputError
-from slicesight.training import build_start as starts
 from slicesight.training import recipe as recipes
-from slicesight.training import run as stages
+from slicesight.training import run as runs
+from slicesight.training import start as starts
 from slicesight.training.checkpoints import CheckpointFolder
 
 
@@ -80,7 +80,7 @@ def run(recipe: recipes.Recipe, *, point: str | None, resume: bool, output: Path
         try:
             if point is not None:
                 disturb(point, Path(recipe.output_dir))
-            stages.run_recipe(recipe, resume=resume, console=Console(file=file, width=300))
+            runs.run_recipe(recipe, resume=resume, console=Console(file=file, width=300))
             status = 0
         except InputError as error:
             file.write(f"slicesight: {error}\n")
@@ -97,7 +97,7 @@ def make_quick() -> None:
     """Leave out what takes a tiny run longest and has no part in going on: most texts of the tokenizer, the picture."""
     train = starts.train_tokenizer
     starts.train_tokenizer = lambda texts, **settings: train(itertools.islice(texts, 200), **settings)
-    stages.draw_losses = lambda log, picture: None
+    runs.draw_losses = lambda log, picture: None
 
 
 def main() -> None:

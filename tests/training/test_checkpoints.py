@@ -10,7 +10,7 @@ import pytest
 
 from slicesight.errors import InputError
 from slicesight.training.checkpoints import CheckpointFolder, DamagedCheckpointError, TrainingPosition
-from slicesight.training.resume import RunFolder, disk_errors
+from slicesight.training.run_folder import RunFolder, disk_errors
 
 RECIPE = {"name": "tiny", "seed": 3, "save_every": 2, "stages": [{"steps": 5, "learning_rate": 0.1}]}
 

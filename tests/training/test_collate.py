@@ -15,12 +15,12 @@ from slicesight.planning.accounting import AllocationCounter
 from slicesight.training import feature_cache
 from slicesight.training.augmentation import Augmentation
 from slicesight.training.collate import Collator, PromptWriter, StepParts, measure_visits
-from slicesight.training.distributed import SINGLE
+from slicesight.training.distributed import SINGLE_PROCESS
 from slicesight.training.feature_cache import open_caches
 from slicesight.training.recipe import Recipe, Stage
 from slicesight.training.run import set_trainable
 from slicesight.training.schedule import Schedule
-from slicesight.training.trainer import train_stage
+from slicesight.training.stage import train_stage
 
 TRAINED = ("projector_2d", "projector_3d", "language_model")
 
@@ -47,7 +47,9 @@ def train(tiny, data, stage: Stage, folder, **words) -> tuple[list[dict], dict[s
     lines: list[dict] = []
     folder.mkdir(exist_ok=True)
     run = SimpleNamespace(folder=folder)
-    keeper = SimpleNamespace(run=run, start=None, save_every=None, model=tiny.model, processor=None, engine=SINGLE)
+    checkpoints = SimpleNamespace(
+        run=run, start=None, save_every=None, model=tiny.model, processor=None, process_group=SINGLE_PROCESS
+    )
     set_trainable(tiny.model, stage.trainable)
     train_stage(
         tiny.model,
@@ -57,8 +59,8 @@ def train(tiny, data, stage: Stage, folder, **words) -> tuple[list[dict], dict[s
         make_recipe(folder, stage, **words),
         log=lines.append,
         seed=0,
-        keeper=keeper,
-        engine=SINGLE,
+        checkpoints=checkpoints,
+        process_group=SINGLE_PROCESS,
     )
     return lines, {name: weight.clone() for name, weight in tiny.model.state_dict().items()}
 
@@ -273,7 +275,9 @@ def test_bfloat16_training_keeps_learning_weights_in_float32_and_frozen_ones_in_
     assert {dtypes[name] for name in ("language_model", "vision2d", "vision3d")} == {torch.bfloat16}
     before = tiny.model.projector_2d[0].weight.clone()
     run = SimpleNamespace(folder=tmp_path)
-    keeper = SimpleNamespace(run=run, start=None, save_every=None, model=tiny.model, processor=None, engine=SINGLE)
+    checkpoints = SimpleNamespace(
+        run=run, start=None, save_every=None, model=tiny.model, processor=None, process_group=SINGLE_PROCESS
+    )
     lines: list[dict] = []
     recipe = make_recipe(tmp_path, stage, bf16=True, frozen_dtype="bfloat16")
     train_stage(
@@ -284,8 +288,8 @@ def test_bfloat16_training_keeps_learning_weights_in_float32_and_frozen_ones_in_
         recipe,
         log=lines.append,
         seed=0,
-        keeper=keeper,
-        engine=SINGLE,
+        checkpoints=checkpoints,
+        process_group=SINGLE_PROCESS,
     )
     assert all(0 < line["loss"] < 20 for line in lines)
     assert not torch.equal(tiny.model.projector_2d[0].weight, before)

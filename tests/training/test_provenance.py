@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from slicesight.errors import InputError
-from slicesight.training.provenance import check_loggers, describe_run, find_commit, write_recipe
+from slicesight.training.provenance import describe_run, find_commit, write_recipe
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import run_recipe
+from slicesight.training.trainer import check_loggers
 
 
 def test_the_resolved_recipe_reads_as_the_same_recipe(tiny_recipe, tmp_path) -> None:

@@ -18,31 +18,31 @@ SOURCE = Path(__file__).parents[2] / "src"
 KILLED = -9
 
 FEW = (  # one run: before a rename in stage 0, then with half a file written and damage before it
-    "checkpoints.os.replace:4+half-keeping.write_weights:4+damage",
+    "checkpoints.os.replace:4+half-checkpointing.write_weights:4+damage",
 )
 MANY = (
-    "checkpoints.os.replace:8+trainer.StageTrainer.compute_loss:4+half-keeping.write_weights:4+damage",
+    "checkpoints.os.replace:8+trainer.StageTrainer.compute_loss:4+half-checkpointing.write_weights:4+damage",
     "checkpoints.os.replace:5",
     "trainer.StageTrainer.compute_loss:9",
-    "half-keeping.write_weights:9+damage",
-    "keeping.write_weights:2",
-    "half-keeping.write_weights:4",
-    "keeping.Keeper.after_loop_step:5",
-    "keeping.Keeper.after_loop_step:9",
+    "half-checkpointing.write_weights:9+damage",
+    "checkpointing.write_weights:2",
+    "half-checkpointing.write_weights:4",
+    "checkpointing.CheckpointPolicy.write_loop:5",
+    "checkpointing.CheckpointPolicy.write_loop:9",
     "checkpoints.sync:20",
     "checkpoints.CheckpointFolder.prune:3",
     "checkpoints.shutil.rmtree:12",
-    "stages.save:1",
-    "resume.Run.write_line:5",
-    "resume.Run.write_line:7",
-    "keeping.torch.save:13",
-    "half-keeping.write_weights:11",
+    "run.Training.write_model:1",
+    "run_folder.RunFolder.write_line:5",
+    "run_folder.RunFolder.write_line:7",
+    "checkpointing.torch.save:13",
+    "half-checkpointing.write_weights:11",
     "checkpoints.os.replace:16",
     "trainer.StageTrainer.compute_loss:2",
-    "stages.draw_losses:1",
-    "stages.save:2",
-    "resume.Run.finish:1",
-    "keeping.write_weights:3+keeping.write_weights:2+checkpoints.sync:40",
+    "run.draw_losses:1",
+    "run.Training.write_model:2",
+    "run_folder.RunFolder.finish:1",
+    "checkpointing.write_weights:3+checkpointing.write_weights:2+checkpoints.sync:40",
 )
 
 
@@ -72,7 +72,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 def check_points(recipe: Path, folder: Path, points: tuple[str, ...]) -> None:
     statuses = drive(recipe, folder, "none", *points)
     assert statuses.pop("none") == [0]
-    steps = [(line["stage"], line["step"]) for line in read_log(folder / "none")]
+    steps = [(line["stage"], line["step"], "val_loss" in line) for line in read_log(folder / "none")]
     assert len(set(steps)) == len(steps)
     for point, found in statuses.items():
         said = (folder / f"{point}.txt").read_text()
@@ -84,7 +84,7 @@ def check_points(recipe: Path, folder: Path, points: tuple[str, ...]) -> None:
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny_recipe, tmp_path) -> None:
     settings = yaml.safe_load(tiny_recipe.read_text())
-    settings |= {"pretrain_slices": None, "pretrain_volumes": None}
+    settings |= {"pretrain_slices": None, "pretrain_volumes": None, "validation": {"every": 1, "max_cases": 1}}
     settings["stages"] = settings["stages"][1:]
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(settings))
     check_points(tmp_path / "short.yaml", tmp_path, FEW)
@@ -107,8 +107,10 @@ def test_adapters_accumulation_packing_and_cached_features_go_on_too(tiny_recipe
     for stage in settings["stages"]:
         stage |= {"learning_rate": 1e-3, "volumes_per_step": 2, "questions_per_volume": 3, "accumulation": 2}
     (tmp_path / "rich.yaml").write_text(yaml.safe_dump(settings))
-    points = ("trainer.StageTrainer.compute_loss:7", "trainer.StageTrainer.compute_loss:13", "stages.merge_adapters:1")
-    check_points(tmp_path / "rich.yaml", tmp_path, (*points, "half-keeping.write_weights:2", "stages.save:1"))
+    points = ("trainer.StageTrainer.compute_loss:7", "trainer.StageTrainer.compute_loss:13", "run.merge_adapters:1")
+    check_points(
+        tmp_path / "rich.yaml", tmp_path, (*points, "half-checkpointing.write_weights:2", "run.Training.write_model:1")
+    )
 
 
 @pytest.mark.slow

@@ -129,8 +129,8 @@ def run_cell(
     Raises:
         InputError: the folder holds a cell of another recipe.
     """
-    from slicesight.training.resume import can_resume
     from slicesight.training.run import run_recipe
+    from slicesight.training.run_folder import can_resume
 
     planned = plan_cell(recipe, cell, seed=seed, folder=folder)
     key = {"recipe": _digest(planned), "cell": cell.name, "words": cell.options, "seed": seed}

@@ -74,6 +74,11 @@ class StoredPhantoms(PhantomDataset):
 
         return sample_texts(self.phantoms, count=count, seed=seed)
 
+    def stage0(self, *arguments: Any, **settings: Any) -> None:
+        from slicesight.phantoms.stage0 import pretrain  # loads torch
+
+        pretrain(self.phantoms, *arguments, **settings)
+
     def conversations(self, case: Case, epoch: int) -> Sequence[Conversation]:
         phantoms, index = self.phantoms, _index(case)
         rng = conversation_rng(phantoms.seed, index, 1 + epoch + 1000 * self.draw_seed)

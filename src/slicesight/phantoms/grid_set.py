@@ -12,7 +12,7 @@ import contextlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from slicesight.phantoms.rendering import Finding, Phantom, PhantomTruth, make_p
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 
 Progress = Callable[[int, int], None]
+Made = tuple[tuple[NDArray[np.uint8], ...], PhantomTruth, int]
 FORMAT = 1
 ARRAYS = ("voxels", "organs", "findings")
 
@@ -73,16 +74,16 @@ def open_phantom_set(
     if num_made < count:
         _make(folder, settings, grid, workers, progress, num_made=num_made)
     lines = [json.loads(line) for line in _read_truths(folder)[:count]]
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r")[:count] for name in ARRAYS]
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")[:count] for name in ARRAYS}
     return PhantomSet(
-        *arrays,
+        **arrays,
         truths=[truth_from_dict(line["truth"]) for line in lines],
         num_source_slices=[line["num_source_slices"] for line in lines],
         settings=settings,
     )
 
 
-def truth_from_dict(fields: dict) -> PhantomTruth:
+def truth_from_dict(fields: dict[str, Any]) -> PhantomTruth:
     """Inverse of `dataclasses.asdict` on a `PhantomTruth`."""
     findings = tuple(
         Finding(**{**f, "centre_mm": tuple(f["centre_mm"]), "source_slices": tuple(f["source_slices"])})
@@ -111,7 +112,7 @@ def labels_on_grid(phantom: Phantom, grid: GridVolume) -> tuple[NDArray[np.uint8
 
 
 def _make(
-    folder: Path, settings: dict, grid: GridSpec, workers: int, progress: Progress | None, *, num_made: int
+    folder: Path, settings: dict[str, Any], grid: GridSpec, workers: int, progress: Progress | None, *, num_made: int
 ) -> None:
     """Make phantoms from number `num_made` on behind those already there; the folder changes when all are done."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def _make(
             array[:num_made] = np.load(folder / f"{name}.npy", mmap_mode="r")[:num_made]
     jobs = [(settings["seed"], index, grid) for index in range(num_made, count)]
     with contextlib.ExitStack() as stack:
-        made = map(_make_one, jobs)
+        made: Iterable[Made] = map(_make_one, jobs)
         if workers > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             made = pool.imap(_make_one, jobs, chunksize=4)
@@ -149,7 +150,7 @@ def _read_truths(folder: Path) -> list[str]:
     return (folder / "truths.jsonl").read_text().splitlines()
 
 
-def _make_one(job: tuple[int, int, GridSpec]) -> tuple[tuple[NDArray[np.uint8], ...], PhantomTruth, int]:
+def _make_one(job: tuple[int, int, GridSpec]) -> Made:
     seed, index, spec = job
     phantom = make_phantom(seed, index)
     grid = to_grid(phantom.volume, spec)

@@ -9,7 +9,6 @@ S slices or volumes, T tokens (row-major cells), C encoder channels, Y cell labe
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.optim.lr_scheduler import OneCycleLR
 
 from slicesight.models.encoders3d.networks import pool_grid
 from slicesight.phantoms.anatomy import PHASES
@@ -25,6 +25,8 @@ from slicesight.phantoms.grid_set import PhantomSet
 from slicesight.phantoms.texts import KINDS, location_phrase
 from slicesight.phantoms.vocabulary import CELL_LABELS, ORGAN_LABELS, PLACES, WordMatch
 from slicesight.training.checkpointing import CheckpointPolicy
+from slicesight.training.loop import Log, train_loop
+from slicesight.training.recipe import EncoderRun
 from slicesight.volumes.volume import PLANES
 
 NUM_CELL_LABELS = len(CELL_LABELS)
@@ -109,12 +111,10 @@ def train_encoder(
     batches: Iterator[EncoderBatch],
     *,
     rng: np.random.Generator,
-    keeper: CheckpointPolicy,
+    checkpoints: CheckpointPolicy,
     width: int,
-    steps: int,
-    learning_rate: float,
-    log: Callable[[dict[str, float]], None],
-    log_every: int = 25,
+    run: EncoderRun,
+    log: Log,
 ) -> None:
     """Train `encoder` and `projector` until tokens answer the probe and, averaged as the model will, match words.
 
@@ -125,36 +125,32 @@ def train_encoder(
     """
     probe = Probe(width)
     parameters = [p for part in (encoder, projector, probe, match) for p in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=warmup_share(steps)
-    )
-    encoder.train()
-    done = keeper.begin_loop(
-        optimizer=optimizer, schedule=schedule, modules={"probe": probe, "match": match}, rng=rng, steps=steps
-    )
-    for step in range(done + 1, steps + 1):
-        batch = next(batches)
+    optimizer = torch.optim.AdamW(parameters, lr=run.learning_rate, weight_decay=0.01)
+
+    def loss_of(batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
         tokens, averaged = encode(batch.pixels)
         loss, facts = probe_loss(probe, tokens, batch)
         by_words = match(projector(averaged), match.words.shown(batch.coarse, batch.plane, batch.phase))
-        loss = loss + WORD_WEIGHT * by_words
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"stage 0 loss is {loss.item()} at step {step}; lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % log_every == 0 or step == steps:
-            log({"step": step, "loss": loss.item(), "words": round(by_words.item(), 4), **facts})
-        keeper.after_loop_step(step)
+        return loss + WORD_WEIGHT * by_words, {"words": round(by_words.item(), 4), **facts}
+
+    encoder.train()
+    train_loop(
+        loss_of,
+        lambda done: batches,
+        steps=run.steps,
+        optimizer=optimizer,
+        scheduler=one_cycle(optimizer, run.learning_rate, run.steps),
+        checkpoints=checkpoints,
+        log=log,
+        modules={"probe": probe, "match": match},
+        rng=rng,
+    )
     encoder.eval()
 
 
-def warmup_share(steps: int) -> float:
-    """10 % of the steps, but 20 % of ten, for which the library divides by the warm-up's last step, number zero."""
-    return 0.2 if steps == 10 else 0.1
+def one_cycle(optimizer: torch.optim.Optimizer, rate: float, steps: int) -> OneCycleLR:
+    """10 % of the steps warm up, but 20 % of ten: there the library divides by the warm-up's last step, number zero."""
+    return OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2 if steps == 10 else 0.1)
 
 
 def with_average(
@@ -162,7 +158,7 @@ def with_average(
 ) -> tuple[Tensor, Tensor]:
     """The encoder's tokens and their averages over blocks of cells, both row-major."""
     blocks = [cell // kept for cell, kept in zip(cells, coarse, strict=True)]
-    return tokens_STC, pool_grid(tokens_STC.unflatten(1, cells), blocks).flatten(1, 3)
+    return tokens_STC, pool_grid(tokens_STC.reshape(len(tokens_STC), *cells, -1), blocks).flatten(1, 3)
 
 
 def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
@@ -236,7 +232,8 @@ def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, 
 @functools.cache
 def _fullest_cell(phantoms: PhantomSet, case: int, cells: tuple[int, int, int]) -> NDArray[np.int64]:
     """For every finding number, the pixels in the cell that holds most of it -> (32,)."""
-    return _count(phantoms.findings[case], cells).max(axis=0)
+    fullest: NDArray[np.int64] = _count(phantoms.findings[case], cells).max(axis=0)
+    return fullest
 
 
 def _count(labels: NDArray[np.uint8], cells: tuple[int, int, int]) -> NDArray[np.int64]:

@@ -3,28 +3,31 @@
 No picture is shown. In the volume's place stand bags of words: tokens that are sums of the embeddings of the words for
 what a cell would show, weak or strong, with noise, and the words of what is asked stronger than the rest, as slices
 chosen by the question would show them. So the language model learns to read and to answer, and what is left for later
-is that real tokens come to look like such bags (words.py). B prompts, S visual tokens, D its width, W words.
+is that real tokens come to look like such bags (vocabulary.py). B prompts, S visual tokens, D its width, W words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 from slicesight.data.manifest import Conversation
 from slicesight.models.med2e3 import Med2E3Processor
 from slicesight.models.med2e3.loss import next_token_loss
 from slicesight.phantoms.anatomy import ORGANS
 from slicesight.phantoms.grid_set import PhantomSet
-from slicesight.phantoms.pretrain_encoders import warmup_share
+from slicesight.phantoms.pretrain_encoders import one_cycle
 from slicesight.phantoms.rendering import PhantomTruth
 from slicesight.phantoms.texts import conversation_rng, location_phrase, phantom_conversations
 from slicesight.phantoms.vocabulary import LabelWords
 from slicesight.training.checkpointing import CheckpointPolicy
+from slicesight.training.loop import Log, train_loop
 from slicesight.training.recipe import LanguageRun
 
 NOISE = 0.3
@@ -41,16 +44,16 @@ def sample_texts(phantoms: PhantomSet, *, count: int, seed: int) -> Iterator[str
 
 
 def train_language(
-    language_model: nn.Module,
+    language_model: Any,
     processor: Med2E3Processor,
     phantoms: PhantomSet,
     run: LanguageRun,
     *,
-    keeper: CheckpointPolicy,
+    checkpoints: CheckpointPolicy,
     seed: int,
     shape: tuple[int, int],
     target: Callable[[Conversation], str],
-    log: Callable[[dict[str, float]], None],
+    log: Log,
 ) -> None:
     """Train with AdamW and a one-cycle learning rate; the answers count.
 
@@ -61,14 +64,13 @@ def train_language(
     optimizer = torch.optim.AdamW(
         language_model.parameters(), lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, run.learning_rate, total_steps=run.steps, pct_start=warmup_share(run.steps)
-    )
     embed = language_model.get_input_embeddings()
-    language_model.train()
-    done = keeper.begin_loop(optimizer=optimizer, schedule=schedule, modules={}, rng=rng, steps=run.steps)
-    for step in range(done + 1, run.steps + 1):
-        asked = list(_draw(phantoms, rng, run.batch_size, report=step % REPORT_EVERY == 0))
+
+    def batches_from(done: int) -> Iterator[list[tuple[PhantomTruth, Conversation]]]:
+        for step in count(done + 1):
+            yield list(_draw(phantoms, rng, run.batch_size, report=step % REPORT_EVERY == 0))
+
+    def loss_of(asked: list[tuple[PhantomTruth, Conversation]]) -> Tensor:
         rows = [
             processor.encode_prompt(conversation.prompt, answer=target(conversation), num_volumes=1)
             for _, conversation in asked
@@ -81,15 +83,19 @@ def train_language(
         embedded = embed(batch["input_ids"])
         embedded = embedded.masked_scatter(is_visual.unsqueeze(-1), visual_BSD.to(embedded.dtype))
         logits = language_model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
-        loss = next_token_loss(logits, batch["labels"], 0)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 25 == 0 or step == run.steps:
-            log({"step": step, "loss": round(loss.item(), 4)})
-        keeper.after_loop_step(step)
+        return next_token_loss(logits, batch["labels"], 0)
+
+    language_model.train()
+    train_loop(
+        loss_of,
+        batches_from,
+        steps=run.steps,
+        optimizer=optimizer,
+        scheduler=one_cycle(optimizer, run.learning_rate, run.steps),
+        checkpoints=checkpoints,
+        log=lambda facts: log({**facts, "loss": round(facts["loss"], 4)}),
+        rng=rng,
+    )
     language_model.eval()
 
 
@@ -127,7 +133,7 @@ def _add(
     bags: NDArray[np.float32], words: LabelWords, near: NDArray[np.int64], names: tuple[str, ...], strength: float
 ) -> None:
     for name in names:
-        bags[np.ix_(near, words.of_label[name])] += strength
+        bags[near[:, None], words.of_label[name]] += strength
 
 
 def _draw(

@@ -1,6 +1,7 @@
 """Stage 0 of a run: teach the language model and both encoders before any question about a scan.
 
-It stands in for what the paper downloads (SigLIP, M3D-CLIP, Phi-3): language.py and encoders.py, one after the other.
+It stands in for what the paper downloads (SigLIP, M3D-CLIP, Phi-3): pretrain_language.py and pretrain_encoders.py, one
+after the other.
 """
 
 from __future__ import annotations
@@ -19,25 +20,30 @@ from slicesight.phantoms.pretrain_encoders import slice_batches, train_encoder, 
 from slicesight.phantoms.pretrain_language import train_language
 from slicesight.phantoms.vocabulary import LabelWords, WordMatch
 from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.recipe import Recipe
-from slicesight.training.resume import RunFolder
-
-SECTIONS = ("language", "slices", "volumes")
+from slicesight.training.loop import Log
+from slicesight.training.recipe import STAGE0_SECTIONS, Recipe
+from slicesight.training.run_folder import RunFolder
 
 
 def pretrain(
+    phantoms: PhantomSet,
     recipe: Recipe,
     model: Med2E3ForConditionalGeneration,
     processor: Med2E3Processor,
-    phantoms: PhantomSet,
-    log: Callable[[dict[str, Any]], None],
+    log: Log,
     *,
     run: RunFolder,
-    keep: Callable[..., CheckpointPolicy],
+    checkpoints_of: Callable[..., CheckpointPolicy],
 ) -> None:
     """Stage 0: whichever of the three parts the recipe names, without those that a resumed run has behind it."""
     if recipe.pretrain_slices and model.vision2d is not None:
-        model.vision2d.to(memory_format=torch.channels_last)
+        model.vision2d.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def section(number: int) -> dict[str, Any]:
+        name = STAGE0_SECTIONS[number]
+        checkpoints = checkpoints_of(section=number, name=name)
+        return {"checkpoints": checkpoints, "log": lambda facts: log({"stage": name, **facts})}
+
     if recipe.pretrain_language and not run.is_behind(0):
         num_2d = measure_slice_tokens(model.config)[0] if model.config.needs_2d else 0
         train_language(
@@ -45,58 +51,46 @@ def pretrain(
             processor,
             phantoms,
             recipe.pretrain_language,
-            keeper=keep(section=0, name=SECTIONS[0], model=model),
             seed=recipe.seed,
             shape=(model.num_visual_tokens - num_2d, num_2d),
             target=recipe.target,
-            log=lambda facts: log({"stage": "language", **facts}),
+            **section(0),
         )
     everyone = np.arange(len(phantoms))
-    words, embeddings = LabelWords(processor.tokenizer), model.get_input_embeddings().weight
+    words = LabelWords(processor.tokenizer)
+    embed: Any = model.get_input_embeddings()
+    config: Any = model.config
     if recipe.pretrain_slices and model.vision2d is not None and not run.is_behind(1):
         settings, vision2d, rng = recipe.pretrain_slices, model.vision2d, np.random.default_rng(recipe.seed)
         num_tokens, width = measure_slice_tokens(model.config)
-        side, pool = math.isqrt(num_tokens), model.config.slice_pool
+        side, pool = math.isqrt(num_tokens), config.slice_pool
+        cells, coarse = (side * pool, side * pool), (side, side)
         train_encoder(
-            lambda slices: with_average(vision2d.encode_grid(slices), (1, side * pool, side * pool), (1, side, side)),
+            lambda slices: with_average(vision2d.encode_grid(slices), (1, *cells), (1, *coarse)),
             vision2d,
-            model.projector_2d,
-            WordMatch(words, embeddings),
-            slice_batches(
-                phantoms,
-                everyone,
-                size=settings.batch_size,
-                cells=(side * pool, side * pool),
-                coarse=(side, side),
-                seed=rng,
-            ),
+            model.get_submodule("projector_2d"),
+            WordMatch(words, embed.weight),
+            slice_batches(phantoms, everyone, size=settings.batch_size, cells=cells, coarse=coarse, seed=rng),
             rng=rng,
-            keeper=keep(section=1, name=SECTIONS[1], model=model),
             width=width,
-            steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            log=lambda facts: log({"stage": "slices", **facts}),
+            run=settings,
+            **section(1),
         )
     if recipe.pretrain_volumes and model.vision3d is not None and not run.is_behind(2):
         settings, rng = recipe.pretrain_volumes, np.random.default_rng(recipe.seed)
-        encoder, config = model.vision3d.encoder, model.config.vision3d_config
+        encoder, fine, pooled = (
+            model.vision3d.encoder,
+            config.vision3d_config.token_grid,
+            config.vision3d_config.pooled_grid,
+        )
         train_encoder(
-            lambda volumes: with_average(encoder(volumes).flatten(1, 3), config.token_grid, config.pooled_grid),
+            lambda volumes: with_average(encoder(volumes).flatten(1, 3), fine, pooled),
             encoder,
-            model.projector_3d,
-            WordMatch(words, embeddings),
-            volume_batches(
-                phantoms,
-                everyone,
-                size=settings.batch_size,
-                cells=config.token_grid,
-                coarse=config.pooled_grid,
-                seed=rng,
-            ),
+            model.get_submodule("projector_3d"),
+            WordMatch(words, embed.weight),
+            volume_batches(phantoms, everyone, size=settings.batch_size, cells=fine, coarse=pooled, seed=rng),
             rng=rng,
-            keeper=keep(section=2, name=SECTIONS[2], model=model),
-            width=config.hidden_size,
-            steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            log=lambda facts: log({"stage": "volumes", **facts}),
+            width=config.vision3d_config.hidden_size,
+            run=settings,
+            **section(2),
         )

@@ -52,6 +52,9 @@ class LabelWords:
 class WordMatch(nn.Module):
     """Sigmoid loss between projected tokens and word embeddings, by direction (as SigLIP: scale and bias learnt)."""
 
+    directions_WD: Tensor  # noqa: N815
+    weight_W: Tensor  # noqa: N815
+
     def __init__(self, words: LabelWords, embeddings: Tensor) -> None:
         super().__init__()
         self.words = words

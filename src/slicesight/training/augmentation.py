@@ -1,8 +1,8 @@
 """Which changes to a volume leave every sentence about it true?
 
 Brightness, contrast, noise and small in-plane rotation, shift and zoom keep plane, phase, order of slices and sides.
-A mirror image does not: it comes only with the words swapped (sides.py), and not at all where the columns are not known
-to run from one side of the patient to the other. N slices, H rows, W columns, values in [0, 1].
+A mirror image does not: it comes only with the words swapped (laterality.py), and not at all where the columns are not
+known to run from one side of the patient to the other. N slices, H rows, W columns, values in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ order would make "the first third of the stack" false, so they are never mirrore
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How much a volume may change each time it comes up; each word is drawn evenly between none and this much.
+    """How much a volume may change each time it comes up; each is drawn evenly between none and this much.
 
     intensity: contrast by 1 ± intensity around mid-grey, brightness by ± intensity / 4. noise: standard deviation of
     Gaussian noise, up to this. rotate_deg: in-plane, ± this. shift: share of height and width, ± this. zoom: 1 ± this.
@@ -44,15 +44,17 @@ class Augmentation:
     flip_sides: float = 0.0
 
     def __post_init__(self) -> None:
-        for word in fields(self):
-            value, largest = getattr(self, word.name), LARGEST[word.name]
+        for option in fields(self):
+            value, largest = getattr(self, option.name), LARGEST[option.name]
             if not 0 <= value <= largest:
-                raise InputError(f"augment: {word.name} is {value}; expected 0 to {largest:g}, so that texts stay true")
+                raise InputError(
+                    f"augment: {option.name} is {value}; expected 0 to {largest:g}, so that texts stay true"
+                )
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether any word is on."""
-        return any(getattr(self, word.name) for word in fields(self))
+        """Whether any is on."""
+        return any(getattr(self, option.name) for option in fields(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,8 +100,13 @@ class CheckpointFolder:
         """Where a checkpoint is while it is being written."""
         return self.path / (WRITING + place.folder_name)
 
-    def complete(self, place: TrainingPosition, written: Path, facts: dict[str, Any]) -> Path:
-        """Mark what was written below `written` as complete, give it its name, drop what is too old."""
+    def complete(
+        self, place: TrainingPosition, written: Path, facts: dict[str, Any], *, best: tuple[int, int] | None = None
+    ) -> Path:
+        """Mark what was written below `written` as complete, give it its name, drop what is too old.
+
+        best: section and step of one that stays, however old.
+        """
         files = {}
         for file in sorted(path for path in written.rglob("*") if path.is_file()):
             sync(file)
@@ -113,17 +118,18 @@ class CheckpointFolder:
         self.drop(final)
         os.replace(written, final)
         sync(self.path)
-        self.prune()
+        self.prune(best=best)
         return final
 
     def give_up(self, place: TrainingPosition) -> None:
         """Remove what was written of a checkpoint that did not become complete."""
         shutil.rmtree(self.written(place), ignore_errors=True)
 
-    def prune(self) -> None:
-        """Drop all but the last complete checkpoints, and what a kill left behind."""
+    def prune(self, *, best: tuple[int, int] | None = None) -> None:
+        """Drop all but the last complete checkpoints and the best, and what a kill left behind."""
         for old in self.list_complete()[: -self.keep]:
-            self.drop(old.path)
+            if (old.place.section, old.place.step) != best:
+                self.drop(old.path)
         for left in (*self.path.glob(f"{WRITING}*"), *self.path.glob(f"{DROPPED}*")):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -87,7 +87,7 @@ class StepParts(torch_data.Dataset[list[Item]]):
     def __init__(
         self,
         data: Dataset,
-        schedule: Schedule,
+        schedule: Sequence[list[Visit]] | Schedule,
         writer: PromptWriter,
         *,
         seed: int,

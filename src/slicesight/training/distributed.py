@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -50,14 +50,14 @@ class ProcessGroup:
             distributed.barrier()
 
 
-SINGLE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def find_process_group(environment: Mapping[str, str] = os.environ) -> ProcessGroup:
     """What torchrun or `accelerate launch` asked for.
 
     Raises:
-        EngineError: it cannot be had here; going on would train unsharded in silence.
+        DistributedError: it cannot be had here; going on would train unsharded in silence.
     """
     num_processes, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("RANK", "0"))
     kind = "ddp" if num_processes > 1 else "single"
@@ -85,7 +85,7 @@ def find_zero_stage(environment: Mapping[str, str]) -> int:
     """The ZeRO stage of accelerate's variables or of the DeepSpeed file they name.
 
     Raises:
-        EngineError: it is neither 2 nor 3.
+        DistributedError: it is neither 2 nor 3.
     """
     stage: Any = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if file := environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
@@ -95,18 +95,18 @@ def find_zero_stage(environment: Mapping[str, str]) -> int:
     return int(stage)
 
 
-def join(engine: ProcessGroup) -> None:
+def join(process_group: ProcessGroup) -> None:
     """Join the processes before any of them reads or writes."""
-    if engine.num_processes > 1 and not distributed.is_initialized():
+    if process_group.num_processes > 1 and not distributed.is_initialized():
         from accelerate import PartialState
 
         on_cpu = not torch.cuda.is_available()
         PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
 
 
-def leave(engine: ProcessGroup) -> None:
+def leave(process_group: ProcessGroup) -> None:
     """Part again, so that the last process does not wait for those that are gone."""
-    if engine.num_processes > 1 and distributed.is_initialized():
+    if process_group.num_processes > 1 and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
@@ -118,32 +118,32 @@ def sum_over_processes(count: Tensor) -> Tensor:
     return total
 
 
-def process_group_arguments(engine: ProcessGroup) -> dict[str, Any]:
+def process_group_arguments(process_group: ProcessGroup) -> dict[str, Any]:
     """What `TrainingArguments` need to know of the processes."""
     on_cpu = not torch.cuda.is_available()
     return {
         "use_cpu": on_cpu,
-        "ddp_backend": "gloo" if on_cpu and engine.num_processes > 1 else None,
+        "ddp_backend": "gloo" if on_cpu and process_group.num_processes > 1 else None,
     }
 
 
 class ProcessGroupCheck(TrainerCallback):
     """Stops before the first step unless the model is prepared as was asked."""
 
-    def __init__(self, engine: ProcessGroup, trainer: Trainer) -> None:
-        self.engine, self.trainer = engine, trainer
+    def __init__(self, process_group: ProcessGroup, trainer: Trainer) -> None:
+        self.process_group, self.trainer = process_group, trainer
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        check_process_group(self.engine, self.trainer.model_wrapped)
+        check_process_group(self.process_group, self.trainer.model_wrapped)
 
 
-def check_process_group(engine: ProcessGroup, prepared: nn.Module) -> None:
-    """Look for the engine in the prepared model.
+def check_process_group(process_group: ProcessGroup, prepared: Any) -> None:
+    """Look for the process group in the prepared model.
 
     Raises:
-        EngineError: the model is prepared in another way; for FSDP2, a parameter is no DTensor.
+        DistributedError: the model is prepared in another way; for FSDP2, a parameter is no DTensor.
     """
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
@@ -152,14 +152,15 @@ def check_process_group(engine: ProcessGroup, prepared: nn.Module) -> None:
     if isinstance(prepared, DistributedDataParallel):
         found = "ddp"
     elif isinstance(prepared, FSDPModule):
-        whole = [name for name, parameter in prepared.named_parameters() if not isinstance(parameter, DTensor)]
+        sharded: Any = prepared
+        whole = [name for name, parameter in sharded.named_parameters() if not isinstance(parameter, DTensor)]
         if whole:
             raise DistributedError(f"fsdp2 is on, but {len(whole)} parameters are not sharded, {whole[0]} among them")
         found = "fsdp2"
     elif type(prepared).__name__ == "DeepSpeedEngine":
         found = f"zero{prepared.zero_optimization_stage()}"
-    if found != engine.kind:
+    if found != process_group.kind:
         raise DistributedError(
-            f"{engine.kind} was asked for, but the model was prepared as {found!r}; "
+            f"{process_group.kind} was asked for, but the model was prepared as {found!r}; "
             f"check the launcher's configuration file and the number of GPUs"
         )

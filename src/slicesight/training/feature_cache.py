@@ -117,7 +117,7 @@ def fill_caches(
     """Encode every case that is not there yet, one at a time -> how many were encoded."""
     encode = {"vision3d": model.encode_3d, "vision2d": model.encode_2d}
     was_training = model.training
-    model.eval()
+    model.train(False)
     for cache in caches:
         model.parts[cache.part].to(device)
     num_encoded = 0
@@ -140,18 +140,18 @@ def fill_caches(
 
 
 def digest_encoder(model: Med2E3ForConditionalGeneration, part: str) -> str:
-    """Changes with any weight of an encoder and with any word of the configuration that its features depend on."""
-    config = model.config
-    words: dict[str, Any] = {"part": part, "image_size": list(config.image_size)}
+    """Changes with any weight of an encoder and with any field of the configuration that its features depend on."""
+    config: Any = model.config
+    facts: dict[str, Any] = {"part": part, "image_size": list(config.image_size)}
     if part == "vision3d":
-        words["config"] = config.vision3d_config.to_diff_dict()
+        facts["config"] = config.vision3d_config.to_diff_dict()
     else:
-        words["config"] = config.vision2d_config.to_diff_dict()
-        for word in ("vision2d_feature", "slice_pool", "slice_mean", "slice_std", "planes"):
-            words[word] = getattr(config, word)
+        facts["config"] = config.vision2d_config.to_diff_dict()
+        for name in ("vision2d_feature", "slice_pool", "slice_mean", "slice_std", "planes"):
+            facts[name] = getattr(config, name)
     for name in ("transformers_version", "dtype"):
-        words["config"].pop(name, None)
-    return digest_of(json.dumps(words, sort_keys=True, default=str).encode(), *weight_bytes(model.parts[part]))
+        facts["config"].pop(name, None)
+    return digest_of(json.dumps(facts, sort_keys=True, default=str).encode(), *weight_bytes(model.parts[part]))
 
 
 def weight_bytes(module: nn.Module) -> list[bytes]:

@@ -5,6 +5,8 @@ A layer computes W x + alpha / rank * B A x while it learns; afterwards W + alph
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import LoraConfig, LoraModel
 from torch import nn
 
@@ -33,7 +35,11 @@ def add_adapters(model: Med2E3ForConditionalGeneration, lora: Lora | None) -> li
             asked = "no linear layer" if lora.targets is None else f"no linear layer called {', '.join(lora.targets)}"
             raise InputError(f"lora: {part} has {asked}; change lora.targets or lora.parts")
         config = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            bias="none",
         )
         adapters.append(LoraModel(module, config, "default"))
     return adapters
@@ -45,7 +51,7 @@ def merge_adapters(adapters: list[LoraModel]) -> None:
         adapter.merge_and_unload()
 
 
-def find_targets(module: nn.Module, endings: tuple[str, ...] | None) -> list[str]:
+def find_targets(module: Any, endings: tuple[str, ...] | None) -> list[str]:
     """Full names of the linear layers, without the head that says the words."""
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
     return [

@@ -85,7 +85,7 @@ def count_shared(model: Med2E3ForConditionalGeneration) -> int:
     """A volume's visual tokens that are the same for every question: z_3D, and z_2D where nothing weighs its slices
     by the question or at random."""
     config = model.config
-    follows_text = config.uses_scores and "text" in config.scoring_inputs
+    follows_text = config.uses_scores and "text" in (config.scoring_inputs or ())
     if not config.needs_2d or not (follows_text or config.aggregation == "random" or config.score_dropout):
         return model.num_visual_tokens
     return model.num_visual_tokens - measure_slice_tokens(config)[0]
@@ -166,9 +166,9 @@ def _row(prompts: list[int], head: int, lengths: list[int], width: int) -> tuple
     return places, parts
 
 
-def measure_cost(language_model: nn.Module) -> Cost:
+def measure_cost(language_model: Any) -> Cost:
     """Operations per token and per pair of tokens, from the decoder's matrices and its configuration."""
-    config = language_model.config
+    config: Any = language_model.config
     layers = [layer for layer in language_model.get_decoder().modules() if not isinstance(layer, nn.Embedding)]
     weights = sum(p.numel() for layer in layers for p in layer.parameters(recurse=False) if p.ndim == 2)
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -186,12 +186,13 @@ def prove_packing(model: Med2E3ForConditionalGeneration) -> None:
     language_model, was_training = model.language_model, model.language_model.training
     if not model.takes_position_ids:
         raise ModelError(f"packing restarts positions, which {type(language_model).__name__} cannot be told.")
-    embedding = model.get_input_embeddings().weight
+    embed: Any = model.get_input_embeddings()
+    embedding: Tensor = embed.weight
     generator = torch.Generator().manual_seed(0)
     length = HEAD_LENGTH + max(REST_LENGTHS)
     ids = torch.randint(embedding.shape[0], (2, length), generator=generator).to(embedding.device)
     ids[:, :HEAD_LENGTH] = ids[0, :HEAD_LENGTH]
-    embeds = model.get_input_embeddings()(ids)
+    embeds = embed(ids)
     rows = [_row([0, 1], HEAD_LENGTH, [HEAD_LENGTH + rest for rest in REST_LENGTHS], length)]
     places, parts = (torch.tensor([row[part] for row in rows], device=ids.device) for part in (0, 1))
     language_model.eval()

@@ -5,7 +5,6 @@ Written beside the log and beside the weights: recipe.yaml can be trained again 
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -15,33 +14,36 @@ from typing import Any
 
 import torch
 import yaml
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    TensorBoardCallback,
-    get_available_reporting_integrations,
-)
 
 from slicesight import __version__
-from slicesight.errors import InputError
 from slicesight.files import write_text
 from slicesight.training.recipe import Recipe
 
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "monai", "deepspeed")
+LIBRARIES = (
+    *("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "monai", "deepspeed", "POT"),
+)
 
 
 def describe_run(recipe: Recipe, *, num_processes: int = 1, engine: str = "single") -> dict[str, Any]:
-    """Seed, code, library versions and how many processes on what; no host name, no user, no path."""
+    """Seed, code, library versions and how many processes on what."""
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
+        **describe_software(),
+        "processes": num_processes,
+        "engine": engine,
+    }
+
+
+def describe_software() -> dict[str, Any]:
+    """Code, library versions and the machine's kind; no host name, no user, no path."""
+    return {
         "slicesight": __version__,
         "git": find_commit(Path(__file__).parent),
         "python": platform.python_version(),
         "libraries": dict(list_versions(LIBRARIES)),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "processes": num_processes,
-        "engine": engine,
     }
 
 
@@ -78,24 +80,3 @@ def list_versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
             yield name, version(name)
         except PackageNotFoundError:
             continue
-
-
-def check_loggers(names: Iterable[str]) -> None:
-    """Every logger of `report_to` exists and is installed.
-
-    Raises:
-        InputError: one does not, or is not.
-    """
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise InputError(f"report_to: {name!r} is unknown; expected some of {', '.join(INTEGRATION_TO_CALLBACK)}")
-        if name not in get_available_reporting_integrations():
-            raise InputError(f"report_to: {name} is not installed; install it, or leave it out")
-
-
-def make_tensorboard(folder: Path) -> TensorBoardCallback:
-    """The library's callback, writing below the run's own folder."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    os.makedirs(folder, exist_ok=True)
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))

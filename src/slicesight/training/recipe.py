@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slicesight.data.manifest import Conversation
 from slicesight.errors import InputError
@@ -14,6 +14,7 @@ from slicesight.volumes.grid import GridSpec
 
 TASKS = ("report", "open", "closed")
 DTYPES = ("float32", "bfloat16")
+STAGE0_SECTIONS = ("language", "slices", "volumes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,48 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """Stop when `patience` validations in a row brought no lower loss."""
+
+    patience: int
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise InputError(f"validation.early_stop.patience is {self.patience}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """When the loss of held-out cases is measured; without this setting it never is, and the data's `val` is not read.
+
+    split: the cases to measure on; data without any of them are trained on without validation, which the run says.
+    every: optimizer steps between two measurements; the last step is always measured.
+    max_cases: spread evenly over the split; None takes all. Phantoms have no splits: as many further ones are made.
+    keep_best: the weights with the lowest validation loss become the model, instead of the last ones.
+    """
+
+    split: Literal["train", "val", "test"] = "val"
+    every: int = 100
+    max_cases: int | None = 64
+    keep_best: bool = True
+    early_stop: EarlyStop | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every", "max_cases"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"validation.{name} is {value}; expected at least 1")
+
+    def chosen(self, count: int) -> list[int]:
+        """Which of `count` cases are measured, in ascending order."""
+        wanted = count if self.max_cases is None else min(count, self.max_cases)
+        return [index * count // wanted for index in range(wanted)]
+
+    def missing(self, where: str) -> dict[str, Any]:
+        """The log's line for data without the split."""
+        return {"note": f"{where} holds no case of split {self.split!r} to validate on; training without validation"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of training on volumes with their questions.
 
@@ -165,6 +208,7 @@ class Recipe:
     feature_cache: a folder for what the frozen encoders give of each volume, so that they run once per volume.
     report_to: loggers of the Hugging Face Trainer beside log.jsonl (tensorboard, wandb, ...).
     save_every: steps between two checkpoints, of which the last two are kept until the run is done; null writes none.
+    validation: of every stage, on its own tasks: the mean loss of an answer's tokens, without the losses on the scores.
     packing: a volume's questions share one row of the language model, which then reads their common beginning once.
     """
 
@@ -190,6 +234,7 @@ class Recipe:
     log_every: int = 10
     report_to: tuple[str, ...] = ()
     save_every: int | None = 200
+    validation: Validation | None = None
     packing: bool = False
     pretrain_slices: EncoderRun | None = None
     pretrain_volumes: EncoderRun | None = None
@@ -201,6 +246,10 @@ class Recipe:
             raise InputError(f"closed_target is {self.closed_target!r}; expected letter or text")
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every is {self.save_every}; expected at least 1 step, or null for no checkpoints")
+        if self.save_every is None and self.validation is not None and self.validation.keep_best:
+            raise InputError(
+                "save_every is null, but validation.keep_best needs checkpoints; set one of them otherwise"
+            )
         if self.packing and not self.see_volume:
             raise InputError("packing shares a volume among its questions, but see_volume is false; leave one out")
         if self.frozen_dtype not in DTYPES:

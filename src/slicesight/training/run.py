@@ -1,4 +1,4 @@
-"""From a recipe to a trained model folder: build, stage 0 for each part, then the paper's two stages.
+"""From a recipe to a trained model folder: set up, fit every stage, validate, save.
 
 Stage 0 stands in for what the paper downloads (SigLIP, M3D-CLIP, Phi-3); stage 1 aligns the connectors on reports;
 stage 2 trains on all eleven pairs. What each stage trains is a list of part names in the recipe.
@@ -11,30 +11,34 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from slicesight.data.dataset import Dataset, open_dataset
 from slicesight.errors import InputError
+from slicesight.files import write_text
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.phantoms.stage0 import SECTIONS, pretrain
 from slicesight.training.checkpointing import CheckpointPolicy
 from slicesight.training.curve import draw_losses
 from slicesight.training.distributed import ProcessGroup, find_process_group, join, leave
 from slicesight.training.lora import add_adapters, merge_adapters
-from slicesight.training.provenance import check_loggers, describe_run, write_recipe
-from slicesight.training.recipe import Lora, PreparedData, Recipe
-from slicesight.training.resume import RunFolder, disk_errors
+from slicesight.training.provenance import describe_run, write_recipe
+from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, Stage
+from slicesight.training.run_folder import LOG_FILE, RunFolder, disk_errors
+from slicesight.training.stage import train_stage
 from slicesight.training.start import build_start, check_init
-from slicesight.training.trainer import Progress, train_stage
+from slicesight.training.trainer import Progress, check_loggers
 from slicesight.training.weights import read_weights
 
 Log = Callable[[dict[str, Any]], None]
+NUM_HELD_OUT_PHANTOMS = 64
 
 
 def run_recipe(
@@ -55,76 +59,147 @@ def run_recipe(
     if recipe.init:
         check_init(recipe.init)
     check_loggers(recipe.report_to)
-    engine = find_process_group()
-    if recipe.pretrains and engine.num_processes > 1:
+    group = find_process_group()
+    if recipe.pretrains and group.num_processes > 1:
         raise InputError("stage 0 trains in one process; run it alone, then start the stages from its folder with init")
-    if engine.is_sharded and recipe.save_every is None:
-        raise InputError(f"save_every is null; {engine.kind} needs checkpoints, whose weights start the next stage")
-    if console is None or not engine.is_main:
-        console = Console(stderr=True, quiet=not engine.is_main)
-    join(engine)
+    if group.is_sharded and recipe.save_every is None:
+        raise InputError(f"save_every is null; {group.kind} needs checkpoints, whose weights start the next stage")
+    if console is None or not group.is_main:
+        console = Console(stderr=True, quiet=not group.is_main)
+    join(group)
     try:
         with disk_errors(Path(recipe.output_dir)):
-            return run_in_folder(recipe, engine, console, resume=resume, overwrite=overwrite, progress=progress)
+            return run_in_folder(recipe, group, console, resume=resume, overwrite=overwrite, progress=progress)
     finally:
-        leave(engine)
+        leave(group)
 
 
 def run_in_folder(
-    recipe: Recipe, engine: ProcessGroup, console: Console, *, resume: bool, overwrite: bool, progress: Progress
+    recipe: Recipe, group: ProcessGroup, console: Console, *, resume: bool, overwrite: bool, progress: Progress
 ) -> Path:
     """The run itself, section after section, without those that a resumed run has behind it."""
     folder = Path(recipe.output_dir)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
-    run = RunFolder(folder, recipe.to_dict(), resume=resume, overwrite=overwrite, is_main=engine.is_main, say=say)
+    run = RunFolder(folder, recipe.to_dict(), resume=resume, overwrite=overwrite, is_main=group.is_main, say=say)
     if run.is_finished:
         say(f"{folder} is finished already")
         return folder / "model"
-    set_seed(recipe.seed)
     log = show_lines(run, console)
-    once = log if run.start is None else lambda facts: None
+    training = set_up(recipe, run, group, log)
+    if recipe.pretrains:
+        training.fit_stage0(log)
+    for number, stage in enumerate(recipe.stages):
+        if not run.is_behind(len(STAGE0_SECTIONS) + number):
+            training.fit(stage, number, log, progress)
+    training.save()
+    run.finish()
+    return folder / "model"
+
+
+def set_up(recipe: Recipe, run: RunFolder, group: ProcessGroup, log: Log) -> Training:
+    """The data and the model that the run starts with; what is refused here leaves the folder as it was."""
+    once: Log = log if run.start is None else lambda facts: None
+    set_seed(recipe.seed)
     try:
-        if not engine.is_main:
-            engine.wait()  # until the main process has made the phantoms
-        source = open_source(recipe, once=once)
-        if engine.is_main:
-            engine.wait()
-        model, processor = build_start(recipe, source)
+        if not group.is_main:
+            group.wait()  # until the main process has made the phantoms
+        data = open_source(recipe, once=once)
+        held_out = open_held_out(recipe, data, once=once)
+        if group.is_main:
+            group.wait()
+        model, processor = build_start(recipe, data)
     except InputError:
         run.withdraw()
         raise
     run.begin()
-    if engine.is_main:
-        write_record(recipe, engine, folder)
+    training = Training(recipe, run, group, data, held_out, model, processor)
+    if group.is_main:
+        training.write_record(run.folder)
     once({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
-    keep = functools.partial(CheckpointPolicy, run, processor=processor, save_every=recipe.save_every, engine=engine)
-    first = len(SECTIONS)
-    if recipe.pretrains:
-        pretrain(recipe, model, processor, source.phantoms, log, run=run, keep=keep)
-        if not run.is_behind(first - 1):
-            save(model, processor, recipe, folder / "stage0", dtype=torch.float32)
-    for number, stage in enumerate(recipe.stages):
-        if run.is_behind(first + number):
-            continue
-        seed = recipe.seed + number
-        data = source.with_seed(seed)
-        set_trainable(model, stage.trainable, frozen_dtype=getattr(torch, recipe.frozen_dtype))
-        adapters = add_adapters(model, stage.lora)
-        keeper = keep(section=first + number, name=stage.name, model=model)
+    return training
+
+
+@dataclass
+class Training:
+    """A run at work: what it trains, on what, and where that goes."""
+
+    recipe: Recipe
+    run: RunFolder
+    group: ProcessGroup
+    data: Dataset
+    held_out: Dataset | None
+    model: Med2E3ForConditionalGeneration
+    processor: Med2E3Processor
+
+    def fit_stage0(self, log: Log) -> None:
+        """Teach encoders and language model what the data's own truth says, before any question about a scan."""
+        self.data.stage0(self.recipe, self.model, self.processor, log, run=self.run, checkpoints_of=self.checkpoints_of)
+        if not self.run.is_behind(len(STAGE0_SECTIONS) - 1):
+            self.write_model("stage0", dtype=torch.float32)
+
+    def fit(self, stage: Stage, number: int, log: Log, progress: Progress) -> None:
+        """Train one stage and validate it on the held-out cases; the model ends with its last or its best weights."""
+        seed = self.recipe.seed + number
+        set_trainable(self.model, stage.trainable, frozen_dtype=getattr(torch, self.recipe.frozen_dtype))
+        adapters = add_adapters(self.model, stage.lora)
+        checkpoints = self.checkpoints_of(section=len(STAGE0_SECTIONS) + number, name=stage.name)
         train_stage(
-            model, processor, data, stage, recipe, log=log, seed=seed, keeper=keeper, engine=engine, progress=progress
+            self.model,
+            self.processor,
+            self.data.with_seed(seed),
+            stage,
+            self.recipe,
+            log=log,
+            seed=seed,
+            checkpoints=checkpoints,
+            process_group=self.group,
+            held_out=self.held_out,
+            progress=progress,
         )
-        if engine.is_sharded:
-            model, adapters = whole_model(model, stage.lora, keeper.last.path)
+        if self.group.is_sharded:
+            self.model, adapters = whole_model(self.model, stage.lora, checkpoints.result.path)
         merge_adapters(adapters)
-    set_trainable(model, (), frozen_dtype=getattr(torch, recipe.frozen_dtype))
-    if engine.is_main:
-        draw_losses(folder / "log.jsonl", folder / "loss.png")
-        save(model, processor, recipe, folder / "model", dtype=torch.bfloat16, minutes=run.seconds / 60)
-        write_record(recipe, engine, folder / "model")
-    engine.wait()
-    run.finish()
-    return folder / "model"
+
+    def save(self) -> None:
+        """The model with its card, the loss curves, and what made it."""
+        set_trainable(self.model, (), frozen_dtype=getattr(torch, self.recipe.frozen_dtype))
+        if self.group.is_main:
+            folder = self.run.folder
+            draw_losses(folder / LOG_FILE, folder / "loss.png")
+            self.write_model("model", dtype=torch.bfloat16, training_minutes=round(self.run.seconds / 60, 1))
+            self.write_record(folder / "model")
+        self.group.wait()
+
+    def checkpoints_of(self, *, section: int, name: str) -> CheckpointPolicy:
+        """The checkpoints of one section of the run."""
+        return CheckpointPolicy(
+            self.run,
+            section=section,
+            name=name,
+            model=self.model,
+            processor=self.processor,
+            save_every=self.recipe.save_every,
+            process_group=self.group,
+        )
+
+    def write_record(self, folder: Path) -> None:
+        """The resolved recipe, what it ran with, and which steps were the best."""
+        group, best = self.group, {"validation": self.run.best} if self.run.best else {}
+        facts = {**describe_run(self.recipe, num_processes=group.num_processes, engine=group.kind), **best}
+        write_recipe(self.recipe, folder / "recipe.yaml")
+        write_text(folder / "run.json", text=json.dumps(facts, indent=2) + "\n")
+
+    def write_model(self, name: str, *, dtype: torch.dtype, **facts: Any) -> None:
+        """The model with its processor and card, under a temporary name until complete."""
+        folder, partial = self.run.folder / name, self.run.folder / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        nn.Module.to(self.model, dtype).save_pretrained(partial)
+        self.processor.save_pretrained(partial)
+        best = {"validation": self.run.best} if self.run.best else {}
+        card = {"name": self.recipe.name, **self.recipe.card, "seed": self.recipe.seed, **facts, **best}
+        write_text(partial / "card.json", text=json.dumps(card, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
 
 
 def open_source(recipe: Recipe, *, once: Log) -> Dataset:
@@ -142,6 +217,24 @@ def open_source(recipe: Recipe, *, once: Log) -> Dataset:
     )
 
 
+def open_held_out(recipe: Recipe, data: Dataset, *, once: Log) -> Dataset | None:
+    """The cases to validate on: the recipe's split of prepared scans, further phantoms; None where there are none."""
+    validation = recipe.validation
+    if validation is None:
+        return None
+    if isinstance(recipe.data, PreparedData):
+        everything = open_dataset(f"prepared:{recipe.data.prepared}", grid=recipe.grid)
+        cases = [case for case in everything.cases if case.split == validation.split]
+        if not cases:
+            once({"stage": "validation", "step": 0, **validation.missing(recipe.data.prepared)})
+            return None
+        return everything.subset(cases)
+    seed, count = recipe.data.seed + 1, validation.max_cases or NUM_HELD_OUT_PHANTOMS
+    folder = Path(recipe.data.folder or Path(recipe.output_dir) / "phantoms") / "validation"
+    workers = recipe.data.workers
+    return open_dataset(f"phantoms:{seed}:{count}", grid=recipe.grid, folder=folder, workers=workers)
+
+
 def whole_model(
     model: Med2E3ForConditionalGeneration, lora: Lora | None, checkpoint: Path
 ) -> tuple[Med2E3ForConditionalGeneration, list[Any]]:
@@ -149,7 +242,7 @@ def whole_model(
 
     Its adapters are in place, not yet merged.
     """
-    unset_hf_deepspeed_config()  # under ZeRO-3 the library would build it in shares again
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # under ZeRO-3 the library would build it in shares again
     whole = Med2E3ForConditionalGeneration(model.config)
     whole.generation_config = model.generation_config
     adapters = add_adapters(whole, lora)
@@ -169,37 +262,9 @@ def set_trainable(
     for part in parts:
         if part not in known:
             raise InputError(f"trainable: {part!r} is no part of this model; its parts are {', '.join(known)}")
-    for name, part in known.items():  # the text encoder, which the scorer holds, comes last
-        part.requires_grad_(name in parts)
-        part.to(torch.float32 if name in parts else frozen_dtype)
-
-
-def write_record(recipe: Recipe, engine: ProcessGroup, folder: Path) -> None:
-    """The resolved recipe and what it ran with."""
-    write_recipe(recipe, folder / "recipe.yaml")
-    write_json(folder / "run.json", describe_run(recipe, num_processes=engine.num_processes, engine=engine.kind))
-
-
-def save(
-    model: Med2E3ForConditionalGeneration,
-    processor: Med2E3Processor,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    dtype: torch.dtype,
-    minutes: float | None = None,
-) -> None:
-    """The model with its processor and card, under a temporary name until complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.to(dtype).save_pretrained(partial)
-    processor.save_pretrained(partial)
-    card = {"name": recipe.name, **recipe.card, "seed": recipe.seed}
-    if minutes is not None:
-        card["training_minutes"] = round(minutes, 1)
-    write_json(partial / "card.json", card)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    for name, module in known.items():  # the text encoder, which the scorer holds, comes last
+        module.requires_grad_(name in parts)
+        module.to(torch.float32 if name in parts else frozen_dtype)
 
 
 def show_lines(run: RunFolder, console: Console) -> Log:
@@ -210,10 +275,3 @@ def show_lines(run: RunFolder, console: Console) -> Log:
         console.print("  ".join(f"{key} {value}" for key, value in line.items()), highlight=False, soft_wrap=True)
 
     return log
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write under a temporary name, then rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

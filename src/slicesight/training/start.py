@@ -57,7 +57,7 @@ def check_init(init: str) -> Path:
             f"init: {init} is no folder with a model; name one, or a shipped model ({', '.join(shipped_models())}), "
             "or leave init out to start anew"
         )
-    found = read_words(folder / "config.json").get("model_type")
+    found = read_model_config(folder / "config.json").get("model_type")
     if found != Med2E3Config.model_type:
         raise InputError(
             f"init: {init} holds a {found}, expected a whole Med-2E3; name it under parts, with init: null, "
@@ -66,8 +66,8 @@ def check_init(init: str) -> Path:
     return folder
 
 
-def read_words(config: Path) -> dict[str, Any]:
-    """What a model folder's config.json says.
+def read_model_config(config: Path) -> dict[str, Any]:
+    """The content of a model folder's config.json.
 
     Raises:
         InputError: it is no JSON object, as where a download was cut off.
@@ -77,12 +77,14 @@ def read_words(config: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{config}: is no JSON ({error}); copy or download the model folder again") from error
     if not isinstance(found, dict):
-        raise InputError(f"{config}: holds a {type(found).__name__}, expected a model's words; name a model folder")
+        raise InputError(
+            f"{config}: holds a {type(found).__name__}, expected a model's configuration; name a model folder"
+        )
     return found
 
 
 def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
-    """The model folder named by `init`, with the recipe's model words laid over its configuration.
+    """The model folder named by `init`, with the recipe's model settings laid over its configuration.
 
     Its processor takes the grid of the scans it will now be trained on.
 
@@ -103,7 +105,7 @@ def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGene
         if not key.endswith("_config") and key != "preset":
             setattr(config, key, value)
     model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
     processor.grid = grid.to_dict()
     processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
     return model, processor
@@ -134,19 +136,20 @@ def make_config(
     tokens: dict[str, Any] | None = None,
     parts: dict[str, PreTrainedConfig] | None = None,
 ) -> Med2E3Config:
-    """The configuration that a recipe's model words describe.
+    """The configuration that a recipe's model settings describe.
 
-    tokens: words of the language model's configuration that follow from the tokenizer. parts: configurations that come
+    tokens: fields of the language model's configuration that follow from the tokenizer. parts: configurations that come
     with trained parts, instead of the recipe's.
     """
-    words = dict(recipe.model)
-    preset = words.pop("preset", None)
-    words["image_size"] = [grid.num_slices, grid.height, grid.width]
+    settings = dict(recipe.model)
+    preset = settings.pop("preset", None)
+    settings["image_size"] = [grid.num_slices, grid.height, grid.width]
     if tokens is not None:
-        chosen = words.get("text_config") or make_preset(preset or "med2e3-phi3").text_config.to_dict()
-        words["text_config"] = {**chosen, **tokens}
-    words |= parts or {}
-    return Med2E3Config(**words) if preset is None else make_preset(preset, **words)
+        planned: Any = make_preset(preset or "med2e3-phi3").text_config
+        chosen = settings.get("text_config") or planned.to_dict()
+        settings["text_config"] = {**chosen, **tokens}
+    settings |= parts or {}
+    return Med2E3Config(**settings) if preset is None else make_preset(preset, **settings)
 
 
 def put_together(
@@ -169,9 +172,9 @@ def put_together(
                 f"parts: {parts.vision3d} reads volumes of {list(reads)}, the scans have a grid of {list(given)}; "
                 f"prepare them with --size {','.join(map(str, reads))}, or leave vision3d out"
             )
-        for word in ("pool_size", "final_norm"):  # how Med-2E3 reads it, whatever it was trained for
-            if hasattr(planned.vision3d_config, word):
-                setattr(configs["vision3d_config"], word, getattr(planned.vision3d_config, word))
+        for name in ("pool_size", "final_norm"):  # how Med-2E3 reads it, whatever it was trained for
+            if hasattr(planned.vision3d_config, name):
+                setattr(configs["vision3d_config"], name, getattr(planned.vision3d_config, name))
         if isinstance(loaded["vision3d"], M3DViT) and not configs["vision3d_config"].final_norm:
             loaded["vision3d"].norm = None
     config = make_config(recipe, grid=grid, parts=configs)
@@ -202,8 +205,8 @@ def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrai
             model.get_submodule(name).encoder = part
     for part in loaded.values():
         for module in part.modules():
-            module._is_hf_initialized = True
-    model.init_weights()
+            module._is_hf_initialized = True  # type: ignore[assignment]
+    model.init_weights()  # type: ignore[no-untyped-call]
     for module in model.modules():
         if hasattr(module, "_is_hf_initialized"):
             del module._is_hf_initialized
@@ -235,7 +238,7 @@ def load_vision3d(name: str) -> PreTrainedModel:
         InputError: it cannot be read, or is no encoder that Med-2E3 has.
     """
     about = Path(name) / "config.json"
-    if about.is_file() and "backbone" in read_words(about):
+    if about.is_file() and "backbone" in read_model_config(about):
         from slicesight.models.encoders3d.backbones import load_backbone  # MONAI's networks need MONAI
 
         return load_backbone(name).vision3d()
@@ -246,7 +249,7 @@ def load_vision3d(name: str) -> PreTrainedModel:
 def load_part(kind: Any, name: str, **settings: Any) -> Any:
     """One part from a folder or the hub; weights it has beyond those are left, but none of its own may be missing."""
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # its table of left-over weights
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its table of left-over weights
     try:
         part, found = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **settings)
     except (OSError, ValueError) as error:

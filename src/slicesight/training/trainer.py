@@ -1,166 +1,114 @@
-"""One stage of training with the Hugging Face Trainer: learning rate, gradient clipping and log from the library."""
+"""The Hugging Face Trainer with whole checkpoints, the losses on slice scores, our log and our validation."""
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    TensorBoardCallback,
+    get_available_reporting_integrations,
+)
 
-from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
-from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.training.checkpointing import CheckpointPolicy, ResumableTrainer, checkpoint_arguments
-from slicesight.training.collate import Collator, PromptWriter, StepParts, measure_visits
-from slicesight.training.distributed import ProcessGroup, ProcessGroupCheck, process_group_arguments, sum_over_processes
-from slicesight.training.feature_cache import ARGUMENTS, TrainingFeatureCache, fill_caches, open_caches
-from slicesight.training.packing import PackingCollator, prove_packing
-from slicesight.training.provenance import make_tensorboard
-from slicesight.training.recipe import Recipe, Stage
-from slicesight.training.schedule import Schedule
+from slicesight.training.checkpointing import CheckpointPolicy
+from slicesight.training.distributed import sum_over_processes
+from slicesight.training.validation import Validator
+from slicesight.training.weights import read_weights
 
 Log = Callable[[dict[str, Any]], None]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageBatches:
-    """What one stage trains on: its steps, cut into parts, as the model's inputs."""
+class ResumableTrainer(Trainer):
+    """The library's Trainer, whose checkpoints are whole or absent, hold every weight by its own name and no pickle."""
 
-    parts: StepParts
-    collator: Callable[[list[Any]], dict[str, Tensor]]
-    num_steps: int
+    def __init__(self, *, checkpoints: CheckpointPolicy, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.checkpoints = checkpoints
+        self.writing_to: Path | None = None
+        self.add_callback(LogBeforeSaving(checkpoints.save_every))
 
+    def train_or_resume(self, *, steps: int, validator: Validator | None = None) -> None:
+        """Train from the beginning, or from the section's checkpoint; nothing is left to do after its last step."""
+        start = self.checkpoints.start
+        if validator is not None:
+            self.add_callback(Validate(validator))
+        if start is not None and (start.place.step >= steps or (validator is not None and validator.must_stop)):
+            read_weights(self.checkpoints.model, start.path)
+        else:
+            self.train(resume_from_checkpoint=None if start is None else str(start.path))
+        if validator is not None:
+            validator.finish()
 
-def train_stage(
-    model: Med2E3ForConditionalGeneration,
-    processor: Med2E3Processor,
-    data: Dataset,
-    stage: Stage,
-    recipe: Recipe,
-    *,
-    log: Log,
-    seed: int,
-    keeper: CheckpointPolicy,
-    engine: ProcessGroup,
-    progress: Progress = lambda done, total: None,
-) -> None:
-    """Train the model's unfrozen parts for one stage, or what is left of it."""
-    arguments = {
-        **checkpoint_arguments(recipe.save_every, keeper.run.folder / "checkpoints"),
-        **process_group_arguments(engine),
-        "seed": seed,
-    }
-    once: Log = log if keeper.start is None else lambda facts: None
-    batches = make_batches(model, processor, data, stage, recipe, log=once, seed=seed, engine=engine, progress=progress)
-    trainer = StageTrainer(
-        score_weight=stage.score_weight,
-        entropy_weight=stage.entropy_weight,
-        keeper=keeper,
-        model=model,
-        args=training_arguments(stage, recipe, num_steps=batches.num_steps, **arguments),
-        train_dataset=batches.parts,
-        data_collator=batches.collator,
-        callbacks=[LogLines(stage.name, log, progress), *make_loggers(recipe, stage, keeper, engine)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ProcessGroupCheck(engine, trainer))
-    trainer.train_or_resume(steps=batches.num_steps)
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.args.output_dir if self.writing_to is None else self.writing_to)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.checkpoints.writing(self.state.global_step) as folder:
+            self.writing_to = folder
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.writing_to = None
+            self.checkpoints.process_group.wait()
+            if self.checkpoints.process_group.is_main:
+                for file in (folder / f"checkpoint-{self.state.global_step}").iterdir():
+                    file.rename(folder / file.name)
+                (folder / f"checkpoint-{self.state.global_step}").rmdir()
 
-def make_loggers(recipe: Recipe, stage: Stage, keeper: CheckpointPolicy, engine: ProcessGroup) -> list[TrainerCallback]:
-    """TensorBoard, which would write below the checkpoints, gets its own folder; other loggers are the library's."""
-    if "tensorboard" not in recipe.report_to or not engine.is_main:
-        return []
-    return [make_tensorboard(keeper.run.folder / "tensorboard" / stage.name)]
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole weights, gathered from all processes where each holds a share."""
+        gathered = None
+        if self.checkpoints.process_group.is_sharded:
+            gathered = self.accelerator.get_state_dict(self.model_wrapped)
+        self._save(output_dir, state_dict=gathered)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            self.checkpoints.write_weights(Path(output_dir or str(self.args.output_dir)), gathered=state_dict)
 
-def make_batches(
-    model: Med2E3ForConditionalGeneration,
-    processor: Med2E3Processor,
-    data: Dataset,
-    stage: Stage,
-    recipe: Recipe,
-    *,
-    log: Log,
-    seed: int,
-    engine: ProcessGroup,
-    progress: Progress = lambda done, total: None,
-) -> StageBatches:
-    """Plan the stage's steps; where there is a feature cache, fill it with what its volumes lack."""
-    whole = copy.copy(processor)
-    whole.max_length = None  # training cuts and counts what inference refuses
-    writer = PromptWriter(
-        processor=whole,
-        target=recipe.target,
-        see_volume=recipe.see_volume,
-        max_length=recipe.max_length or processor.max_length,
-    )
-    num_parts = stage.accumulation * engine.num_processes
-    schedule = Schedule(data, stage, seed=seed, num_parts=num_parts, measure=measure_visits(data, writer))
-    caches: list[TrainingFeatureCache] = []
-    if recipe.feature_cache and recipe.see_volume:
-        caches = open_caches(recipe.feature_cache, model, data, bf16=recipe.bf16, is_main=engine.is_main)
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        mine = schedule.visited_cases()[engine.rank :: engine.num_processes]
-        encoded = fill_caches(caches, model, data, mine, device=device, bf16=recipe.bf16, progress=progress)
-        engine.wait()
-        log({"stage": stage.name, "step": 0, "volumes_encoded": encoded, "cached": [cache.part for cache in caches]})
-    collator: Callable[[list[Any]], dict[str, Tensor]] = Collator(writer)
-    if recipe.packing:
-        prove_packing(model)
-        collator = PackingCollator(collator, model)
-    left = set(ARGUMENTS) & set(model.parts) - {cache.part for cache in caches}
-    parts = StepParts(
-        data,
-        schedule,
-        writer,
-        seed=seed,
-        num_parts=num_parts,
-        augmentation=stage.augment,
-        caches=caches,
-        needs_voxels=bool(left),
-    )
-    return StageBatches(parts=parts, collator=collator, num_steps=len(schedule))
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            read_weights(self.checkpoints.model, Path(resume_from_checkpoint))
 
 
-def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others: Any) -> TrainingArguments:
-    """The library's words for a stage.
+class LogBeforeSaving(TrainerCallback):
+    """Logs the loss at every checkpoint, so that no step's loss is half before and half after it."""
 
-    Raises:
-        InputError: an unknown or missing logger, or bfloat16 where it cannot be had.
-    """
-    try:
-        return TrainingArguments(
-            max_steps=num_steps,
-            per_device_train_batch_size=1,  # an item is a whole part of a step, and they come in their order
-            train_sampling_strategy="sequential",
-            accelerator_config={"even_batches": False},
-            gradient_accumulation_steps=stage.accumulation,
-            learning_rate=stage.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, round(stage.warmup_share * num_steps)),
-            weight_decay=stage.weight_decay,
-            max_grad_norm=1.0,
-            bf16=recipe.bf16,
-            activation_checkpointing=recipe.recompute_activations,
-            logging_steps=min(recipe.log_every, num_steps),
-            logging_nan_inf_filter=False,
-            report_to=[name for name in recipe.report_to if name != "tensorboard"],
-            run_name=f"{recipe.name}-{stage.name}",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            dataloader_num_workers=recipe.loader_workers,
-            **others,
-        )
-    except ValueError as error:
-        raise InputError(f"stage {stage.name}: {' '.join(str(error).split())}") from error
+    def __init__(self, save_every: int | None) -> None:
+        self.save_every = save_every
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.save_every is not None and state.global_step % self.save_every == 0:
+            control.should_log = True
+        return control
+
+
+class Validate(TrainerCallback):
+    """Measures the validation loss, asks for a checkpoint where it is the lowest so far, and stops where it rose."""
+
+    def __init__(self, validator: Validator) -> None:
+        self.validator = validator
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.validator.after_step(state.global_step) and self.validator.checkpoints.save_every is not None:
+            control.should_log = control.should_save = True
+        control.should_training_stop = control.should_training_stop or self.validator.must_stop
+        return control
 
 
 class StageTrainer(ResumableTrainer):
@@ -185,9 +133,9 @@ class StageTrainer(ResumableTrainer):
         if self.entropy_weight:
             scored = sum(int((batch["volume_index"] >= 0).sum()) for batch in batches if "volume_index" in batch)
             self.num_scored = sum_over_processes(torch.tensor(scored, device=device))
-        return batches, None if num_items is None else num_items.clamp(min=1)
+        return batches, None if num_items is None else torch.as_tensor(num_items).clamp(min=1)
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **arguments: Any
     ) -> Any:
         """As the library's, plus score_weight times the cross-entropy of the scores, entropy_weight times their own."""
@@ -259,3 +207,24 @@ class LogLines(TrainerCallback):
         facts = {"stage": self.stage, "step": state.global_step, "of": state.max_steps, "loss": float(logs["loss"])}
         facts |= {name: logs[name] for name in ("prompts_cut",) if name in logs}
         self.log({**facts, "minutes_left": round(left, 1)})
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Every logger of `report_to` exists and is installed.
+
+    Raises:
+        InputError: one does not, or is not.
+    """
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise InputError(f"report_to: {name!r} is unknown; expected some of {', '.join(INTEGRATION_TO_CALLBACK)}")
+        if name not in get_available_reporting_integrations():  # type: ignore[no-untyped-call]
+            raise InputError(f"report_to: {name} is not installed; install it, or leave it out")
+
+
+def make_tensorboard(folder: Path) -> TensorBoardCallback:
+    """The library's callback, writing below the run's own folder."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ B cubes N x H x W, C memory channels.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,10 +41,12 @@ from slicesight.training.insight.fitting import (
     digest_of_fine_tuning,
     finish_run,
     fit,
+    held_out_cases,
 )
 from slicesight.training.insight.preparation import Preparation, ScanDataset, prepare_scan
 from slicesight.training.insight.samples import CLASS, IMAGE, CubeSamples, SpatialAugmentation, fitted_cube
 from slicesight.training.insight.scan_list import SPLITS, ScanCase, of_split, part_of_patients, read_cases
+from slicesight.training.recipe import Validation
 from slicesight.volumes.volume import Volume
 
 VERB, KIND = "insight classify", "classifier"
@@ -56,6 +59,7 @@ class ClassifyRecipe:
 
     data: a .jsonl of image, label, patient, split. mode: "probe" freezes the backbone, "finetune" trains all of it.
     backbone: its image_size is the cube's; None takes what `init` holds. init: as for segmentation.
+    validation: of the training loss, on unchanged cubes; a probe is solved in one go and has none.
     probe_l2: of a probe: sum of losses + probe_l2 / 2 * sum of squared weights.
     balance: weigh classes by the inverse of how often they occur. dropout: before the last layer. pool: how the memory
         becomes one vector. flip_votes: average over the mirrored cubes of augmentation.flip_axes when predicting.
@@ -77,6 +81,7 @@ class ClassifyRecipe:
     flip_votes: bool = False
     augmentation: SpatialAugmentation = field(default_factory=SpatialAugmentation)
     training: FitSettings = field(default_factory=FitSettings)
+    validation: Validation | None = None
     score_splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
     prepared_dir: str | None = None
 
@@ -226,15 +231,12 @@ def train_classifier(
         features = _features(classifier, chosen, prepared, progress)
         solve_probe(classifier.head, features, torch.tensor(numbers), weights=weights, l2=recipe.probe_l2)
         return classifier.eval()
-    samples = CubeSamples(
-        prepared,
-        chosen,
-        numbers,
-        size=backbone.spec.image_size,
-        augmentation=recipe.augmentation,
-        seed=recipe.seed,
-        length=recipe.training.steps * recipe.training.batch_size,
-    )
+    held_out = held_out_cases(cases, recipe.validation)
+    true = [classes.index(str(case.label)) for case in held_out]
+    cubes = functools.partial(CubeSamples, prepared, size=backbone.spec.image_size, seed=recipe.seed)
+    num_samples = recipe.training.steps * recipe.training.batch_size
+    samples = cubes(chosen, numbers, augmentation=recipe.augmentation, length=num_samples)
+    fixed = cubes(held_out, true, augmentation=SpatialAugmentation(), length=len(held_out))
     fit(
         classifier,
         lambda batch: functional.cross_entropy(
@@ -245,6 +247,8 @@ def train_classifier(
         seed=recipe.seed,
         folder=Path(recipe.output_dir),
         run_digest=run_digest,
+        validation=recipe.validation,
+        held_out=fixed if held_out else None,
         progress=progress,
     )
     return classifier

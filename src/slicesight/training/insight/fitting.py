@@ -1,4 +1,4 @@
-"""How does a network learn from its samples, and go on after an interruption as if there had been none?
+"""How long and how fast does a Med3DInsight network learn, and what makes two runs the same one?
 
 AdamW or Adam; the learning rate climbs over warmup_share of the steps, then stays or falls along half a cosine to zero.
 All randomness of step s follows from (seed, s): a run that is stopped and resumed ends with the weights of one that was
@@ -10,22 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from slicesight.errors import InputError
-from slicesight.files import replacing
+from slicesight.files import write_text
 from slicesight.models.folder import write_model_folder
-from slicesight.training.insight.run_log import RunLog, draw_losses, write_provenance
+from slicesight.training.checkpointing import CheckpointPolicy
+from slicesight.training.checkpoints import CheckpointFolder
+from slicesight.training.curve import draw_losses
+from slicesight.training.loop import Loss, train_loop
+from slicesight.training.provenance import describe_software
+from slicesight.training.recipe import Validation
+from slicesight.training.run_folder import LOG_FILE, VAL_LOSS, RunFolder, disk_errors, read_log
+from slicesight.training.validation import Validator
 
-CHECKPOINT_FILE = "checkpoint.pt"
+SECTION, LOSS_PICTURE = "training", "loss.png"
 NOT_PART_OF_A_RUN = ("log_every", "checkpoint_every", "num_workers")
 NOT_PART_OF_FINE_TUNING = (
     "name",
@@ -36,8 +44,6 @@ NOT_PART_OF_FINE_TUNING = (
     "save_masks",
     "num_overlays",
 )
-LOG_FILE, LOSS_PICTURE = "log.jsonl", "loss.png"
-Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, how many in all."""
 
@@ -105,9 +111,11 @@ def fit(
     seed: int,
     folder: Path,
     run_digest: str,
+    validation: Validation | None = None,
+    held_out: Dataset[dict[str, Tensor]] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train the parameters that want a gradient for `settings.steps`, from the folder's checkpoint if it has one.
+    """Train the parameters that want a gradient for `settings.steps`, from the folder's last checkpoint if it has one.
 
     Convolutions learn with their channels last in memory: on a CPU 1.4 times as fast with 8 channels, about as fast
     with 16 or more (benchmarks/channels_last.py).
@@ -115,64 +123,82 @@ def fit(
     Args:
         loss_of: a batch on the right device -> the loss, alone or with its parts for the log.
         run_digest: what must be alike for a checkpoint to be ours.
+        held_out: fixed samples to validate on; None where the data hold none, which the log then says.
 
     Raises:
         InputError: the loss is no number any more, or the checkpoint belongs to another run.
     """
     device = settings.torch_device
-    model.to(device=device, memory_format=torch.channels_last_3d).train()
+    model.to(device=device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    done = _resume(folder / CHECKPOINT_FILE, model, optimizer, run_digest)
-    log = RunLog(folder / LOG_FILE, keep_until=done or None)
-    started, first, since_line = time.monotonic(), done, Means()
-    for batch in _batches(samples, settings, first=done):
-        rate = settings.learning_rate * rate_share(done, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(seed * 1_000_003 + done)
+
+    def loss_on_device(batch: dict[str, Tensor]) -> Loss:
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            found = loss_of(on_device)
-        loss, facts = found if isinstance(found, tuple) else (found, {})
-        if not math.isfinite(loss.item()):
-            raise InputError(f"the loss is {loss.item()} at step {done + 1}; lower training.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning, settings.max_grad_norm)
-        optimizer.step()
-        done += 1
-        if progress is not None:
-            progress("training", done, settings.steps)
-        since_line.add({"loss": loss.detach(), **facts})
-        if done % settings.log_every == 0 or done == settings.steps:
-            left = (time.monotonic() - started) / (done - first) * (settings.steps - done) / 60
-            line = {"step": done, "of": settings.steps, **since_line.take(), "learning_rate": round(rate, 9)}
-            log.write({**line, "minutes_left": round(left, 2)})
-        if done % settings.checkpoint_every == 0 and done < settings.steps:
-            _save(folder / CHECKPOINT_FILE, model, optimizer, done, run_digest)
-    draw_losses(folder / LOG_FILE, folder / LOSS_PICTURE)
-    model.to(memory_format=torch.contiguous_format).eval()
+            return loss_of(on_device)
+
+    def batches_from(done: int) -> DataLoader[dict[str, Tensor]]:
+        rest = range(done * settings.batch_size, settings.steps * settings.batch_size)
+        return DataLoader(Subset(samples, rest), batch_size=settings.batch_size, num_workers=settings.num_workers)
+
+    with disk_errors(folder):
+        identity, can_go_on = {"settings and data": run_digest}, bool(stopped_at(folder))
+        run = RunFolder(folder, identity, resume=can_go_on, say=lambda text: print(text, file=sys.stderr))
+        checkpoints = CheckpointPolicy(run, section=0, name=SECTION, model=model, save_every=settings.checkpoint_every)
+
+        def log(facts: dict[str, Any]) -> None:
+            run.write_line({"stage": SECTION, **facts})
+
+        validator = None
+        if validation is not None and held_out is None:
+            log({"step": 0, **validation.missing("the list")})
+        elif validation is not None and held_out is not None:
+            loader = DataLoader(held_out, batch_size=settings.batch_size)
+            validator = Validator(
+                validation,
+                lambda: mean_loss(loss_on_device, loader),
+                checkpoints=checkpoints,
+                num_steps=settings.steps,
+                log=log,
+            )
+        train_loop(
+            loss_on_device,
+            batches_from,
+            steps=settings.steps,
+            optimizer=optimizer,
+            scheduler=LambdaLR(optimizer, lambda step: rate_share(step, settings)),
+            checkpoints=checkpoints,
+            log=log,
+            log_every=settings.log_every,
+            log_means=True,
+            step_seed=seed,
+            max_grad_norm=settings.max_grad_norm,
+            lower="training.learning_rate",
+            validator=validator,
+            progress=lambda done, total: progress("training", done, total) if progress else None,
+        )
+        draw_losses(folder / LOG_FILE, folder / LOSS_PICTURE)
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
-class Means:
-    """Means of numbers that come step by step, until they are taken."""
+def held_out_cases(cases: Sequence[Case], validation: Validation | None) -> list[Case]:
+    """The cases to validate on, none where nothing is validated."""
+    if validation is None:
+        return []
+    members = [case for case in cases if case.split == validation.split]
+    return [members[number] for number in validation.chosen(len(members))]
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
 
-    def add(self, facts: dict[str, Tensor]) -> None:
-        """One step's numbers, always the same names."""
-        self.sums = {name: self.sums[name] + value if self.count else value for name, value in facts.items()}
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        """The means, to six places; then it begins anew."""
-        means = {name: round(float(total) / self.count, 6) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
+def mean_loss(loss_of: Callable[[dict[str, Tensor]], Loss], batches: Iterable[dict[str, Tensor]]) -> float:
+    """The mean of the batches' losses, each weighed by its samples."""
+    total, count = 0.0, 0
+    for batch in batches:
+        found, size = loss_of(batch), len(next(iter(batch.values())))
+        total += size * float(found[0] if isinstance(found, tuple) else found)
+        count += size
+    return total / count
 
 
 def rate_share(step: int, settings: FitSettings) -> float:
@@ -195,6 +221,16 @@ def settings_that_matter(settings: FitSettings) -> dict[str, Any]:
     return {key: value for key, value in asdict(settings).items() if key not in NOT_PART_OF_A_RUN}
 
 
+class HasSplit(Protocol):
+    """A case or scan of one split."""
+
+    @property
+    def split(self) -> str: ...
+
+
+Case = TypeVar("Case", bound=HasSplit)
+
+
 class FineTuning(Protocol):
     """What the recipes of segment and classify have in common."""
 
@@ -211,46 +247,38 @@ def digest_of_fine_tuning(recipe: FineTuning) -> str:
     """What must be alike for a checkpoint or a finished model to be this run's: the settings, and the list itself."""
     settings = {key: value for key, value in recipe.to_dict().items() if key not in NOT_PART_OF_FINE_TUNING}
     settings["training"] = settings_that_matter(recipe.training)
+    if settings.get("validation") is None:
+        settings.pop("validation", None)  # as in runs before there was any
     return digest_of(settings, Path(recipe.data).read_bytes().hex())
+
+
+def stopped_at(folder: Path) -> str | None:
+    """Where the run that was stopped in this folder would go on."""
+    complete = CheckpointFolder(folder / "checkpoints").list_complete()
+    return str(complete[-1].place) if complete else None
 
 
 def check_resume(folder: Path, *, resume: bool) -> None:
     """Raises InputError where a stopped run lies in the folder and nobody said to go on with it."""
-    if (folder / CHECKPOINT_FILE).is_file() and not resume:
+    if stopped_at(folder) and not resume:
         raise InputError(f"{folder}: holds a run that was stopped; add --resume to go on, or set another output_dir")
+    if (folder / "checkpoint.pt").is_file():
+        raise InputError(
+            f"{folder}: checkpoint.pt is of a run that an earlier version stopped, which cannot go on here; delete it, "
+            "or set another output_dir"
+        )
 
 
 def finish_run(
     folder: Path, model: nn.Module, *, kind: str, facts: dict[str, Any], verb: str, recipe: dict[str, Any], digest: str
 ) -> None:
-    """Write the model with what it was made from, its config.json last, and remove the checkpoint."""
-    write_provenance(folder, recipe, verb=verb)
+    """Write the model with what it was made from, its config.json last, and remove the checkpoints.
+
+    recipe.json says which step's weights it holds, where they were chosen by their validation loss.
+    """
+    losses = {line[VAL_LOSS]: line["step"] for line in reversed(read_log(folder / LOG_FILE)) if VAL_LOSS in line}
+    best = {"lowest_val_loss": min(losses), "at_step": losses[min(losses)]} if losses else {}
+    content = {"verb": verb, "recipe": recipe, **describe_software(), **({"validation": best} if best else {})}
+    write_text(folder / "recipe.json", text=json.dumps(content, indent=2) + "\n")
     write_model_folder(folder, kind=kind, facts={**facts, "run": digest}, model=model)
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-
-
-def _batches(samples: Samples, settings: FitSettings, *, first: int) -> DataLoader[dict[str, Tensor]]:
-    rest = range(first * settings.batch_size, settings.steps * settings.batch_size)
-    return DataLoader(
-        Subset(samples, rest), batch_size=settings.batch_size, shuffle=False, num_workers=settings.num_workers
-    )
-
-
-def _resume(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run_digest: str) -> int:
-    """Steps done already."""
-    if not file.exists():
-        return 0
-    kept = torch.load(file, map_location="cpu", weights_only=True)
-    if kept["run"] != run_digest:
-        raise InputError(
-            f"{file.parent}: holds an unfinished run with other settings or data; delete it or set another output_dir"
-        )
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return int(kept["step"])
-
-
-def _save(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, run_digest: str) -> None:
-    state = {"step": step, "run": run_digest, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    with replacing(file) as temporary:
-        torch.save(state, temporary)
+    CheckpointFolder(folder / "checkpoints").drop_all()

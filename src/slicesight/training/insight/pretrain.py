@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from slicesight.errors import InputError, ModelError
 from slicesight.models.encoders3d.backbones import Backbone, backbone_from, build_backbone, load_weights, spec_of
@@ -28,7 +29,15 @@ from slicesight.models.med3dinsight.losses import (
 )
 from slicesight.models.med3dinsight.psat import PlaneSliceTransformer
 from slicesight.settings import build_settings
-from slicesight.training.insight.fitting import Progress, check_resume, digest_of, finish_run, fit, settings_that_matter
+from slicesight.training.insight.fitting import (
+    Progress,
+    check_resume,
+    digest_of,
+    finish_run,
+    fit,
+    held_out_cases,
+    settings_that_matter,
+)
 from slicesight.training.insight.recipe import VERB, PretrainRecipe
 from slicesight.training.insight.triplet_set import TARGETS, PretrainSteps, Triplets, open_triplets
 
@@ -97,7 +106,7 @@ class Pretraining(nn.Module):
                 loss = loss + self.weights[name] * part
                 facts[name] = part.detach()
                 facts[f"{name}_hits"] = hit_share(vectors_PO.detach(), targets_PO)
-            if self.queue is not None:
+            if self.queue is not None and self.training:
                 self.queue.remember(pairs)
         if self.head is not None:
             seen = whole if masked is None else self.backbone.encode(volumes.masked_fill(masked, 0.0))
@@ -110,7 +119,7 @@ class Pretraining(nn.Module):
         """The alignment loss of the step's own pairs; those held in the queue are partners only."""
         num_own = len(vectors_PO)
         with torch.autocast(vectors_PO.device.type, enabled=False):
-            if self.queue is not None:
+            if self.queue is not None and self.training:
                 vectors_PO, targets_PO = self.queue.join(name, vectors_PO, targets_PO)
             return self.align[name](vectors_PO, targets_PO)[:num_own].mean()
 
@@ -163,6 +172,8 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
     torch.manual_seed(recipe.seed)
     model = build_pretraining(recipe, triplets)
     training = recipe.training_for(len(scans))
+    held_out = held_out_cases(triplets.scans, recipe.validation)
+    fixed = PretrainSteps(tuple(held_out), replace(recipe, intensity_jitter=0.0, pairing="matched"))
     fit(
         model,
         model.loss_of,
@@ -171,6 +182,8 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
         seed=recipe.seed,
         folder=folder,
         run_digest=digest,
+        validation=recipe.validation,
+        held_out=Subset(fixed, range(len(held_out))) if held_out else None,
         progress=progress,
     )
     facts = {
@@ -222,4 +235,6 @@ def run_digest(recipe: PretrainRecipe, triplets: Triplets) -> str:
     made_of = hashlib.sha256((triplets.folder / "triplets.jsonl").read_bytes()).hexdigest()
     plain = replace(recipe, name="", output_dir="", data="").to_dict()
     plain["training"] = settings_that_matter(recipe.training)
+    if recipe.validation is None:
+        del plain["validation"]  # as in runs before there was any
     return digest_of(VERB, plain, triplets.settings, made_of)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from slicesight.errors import InputError
 from slicesight.settings import build_settings, changed, read_settings
 from slicesight.training.insight.fitting import FitSettings
+from slicesight.training.recipe import Validation
 from slicesight.volumes.windows import checked_window
 
 VERB = "insight pretrain"
@@ -120,6 +121,8 @@ class PretrainRecipe:
     pairing: "shuffled" is the control that gives every volume another volume's slices.
     mask_share: of the input's cells that are hidden and must be reconstructed; None is 0.5 corrected, 0 released.
     intensity_jitter: largest random change of contrast. slices_per_volume: slices of each volume in a step.
+    validation: of the training loss, on one pass through the scans of its split, with fixed slices and hidden cells and
+        no queue. It depends on the batch size: compare it within one run.
     queue: earlier pairs kept as further partners. epochs: passes over the scans, instead of training.steps.
     """
 
@@ -147,6 +150,7 @@ class PretrainRecipe:
     queue: int = 0
     epochs: int | None = None
     training: FitSettings = field(default_factory=lambda: FitSettings(batch_size=10, **AS_RELEASED))
+    validation: Validation | None = None
 
     def __post_init__(self) -> None:
         for name in ("slices_per_volume", "mask_cell", "transport_iterations"):

@@ -6,6 +6,7 @@ B crops of N x H x W voxels, K labelled structures, class 0 the background.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -42,14 +43,17 @@ from slicesight.training.insight.fitting import (
     digest_of_fine_tuning,
     finish_run,
     fit,
+    held_out_cases,
 )
 from slicesight.training.insight.preparation import Preparation, ScanDataset, prepare_scan, read_labels
 from slicesight.training.insight.samples import IMAGE, MASK, CropSamples, SpatialAugmentation
 from slicesight.training.insight.scan_list import SPLITS, ScanCase, of_split, part_of_patients, read_cases
+from slicesight.training.recipe import Validation
 from slicesight.volumes.volume import Volume
 
 VERB, KIND = "insight segment", "segmenter"
 SCORES_FILE = "scores.json"
+VALIDATION_CROPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ class SegmentRecipe:
     data: a .jsonl of image, mask, patient, split. labels: name -> value in the masks; None takes every value found.
     backbone: its image_size is the crop's; None takes what `init` holds. init: a folder of `insight pretrain`, None for
         random weights; init_parts: "encoder" leaves the decoder random.
+    validation: of the training loss, on VALIDATION_CROPS fixed crops of each scan, unchanged.
     train_share: of the training patients, drawn by the seed. overlap: of neighbouring windows. score_splits:
         scored after training.
     save_masks: of the scored scans, as NIfTI. num_overlays: pictures of them. prepared_dir: where prepared scans are
@@ -77,6 +82,7 @@ class SegmentRecipe:
     train_share: float = 1.0
     augmentation: SpatialAugmentation = field(default_factory=SpatialAugmentation)
     training: FitSettings = field(default_factory=FitSettings)
+    validation: Validation | None = None
     overlap: float = 0.5
     score_splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
     save_masks: bool = True
@@ -201,19 +207,16 @@ def train_segmenter(
     size = backbone.spec.image_size
     place = Path(recipe.prepared_dir) if recipe.prepared_dir else Path(recipe.output_dir) / "prepared"
     prepared = ScanDataset(place, recipe.preparation, image_size=size, values=segmenter.values)
-    for number, case in enumerate(chosen, start=1):
+    held_out = held_out_cases(cases, recipe.validation)
+    for number, case in enumerate((*chosen, *held_out), start=1):
         prepared.prepare(case)
         if progress is not None:
-            progress("preparing scans", number, len(chosen))
+            progress("preparing scans", number, len(chosen) + len(held_out))
     loss = import_monai("monai.losses").DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-    samples = CropSamples(
-        prepared,
-        chosen,
-        size=size,
-        augmentation=recipe.augmentation,
-        seed=recipe.seed,
-        length=recipe.training.steps * recipe.training.batch_size,
-    )
+    crops = functools.partial(CropSamples, prepared, size=size, seed=recipe.seed)
+    num_samples = recipe.training.steps * recipe.training.batch_size
+    samples = crops(chosen, augmentation=recipe.augmentation, length=num_samples)
+    fixed = crops(held_out, augmentation=SpatialAugmentation(), length=VALIDATION_CROPS * len(held_out))
     fit(
         segmenter,
         lambda batch: loss(segmenter(batch[IMAGE]), batch[MASK]),
@@ -222,6 +225,8 @@ def train_segmenter(
         seed=recipe.seed,
         folder=Path(recipe.output_dir),
         run_digest=run_digest,
+        validation=recipe.validation,
+        held_out=fixed if held_out else None,
         progress=progress,
     )
     return segmenter

@@ -24,7 +24,9 @@ from slicesight.training.checkpoints import Checkpoint, CheckpointFolder, Damage
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-SET_ASIDE = ("model", "checkpoints", "log.jsonl")
+LOG_FILE = "log.jsonl"
+VAL_LOSS = "val_loss"
+SET_ASIDE = ("model", "checkpoints", LOG_FILE)
 REPLACED = ".replaced"
 FREE_TO_CHANGE = ("output_dir", "save_every", "card")
 Say = Callable[[str], None]
@@ -34,6 +36,7 @@ class RunFolder:
     """One run of a recipe in its folder; every process has one, only the main process writes.
 
     start: the checkpoint to go on from, None for a run from the beginning. is_finished: its model is there already.
+    best: by section, the step whose weights were chosen by their validation loss, and that loss.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RunFolder:
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.is_main = is_main
         self.start: Checkpoint | None = None
+        self.best: dict[str, dict[str, Any]] = {}
         self.is_finished = resume and (folder / "model").is_dir()
         if resume and overwrite:
             raise InputError("--resume goes on with a run and --overwrite replaces it; give one of them")
@@ -65,12 +69,13 @@ class RunFolder:
             self._set_aside()
         self.log_bytes = 0 if self.start is None else int(self.start.facts["log_bytes"])
         seconds = 0.0 if self.start is None else float(self.start.facts["seconds"])
+        self.best |= {} if self.start is None else self.start.facts.get("best", {})
         self.started = time.time() - seconds
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
-            cut(folder / "log.jsonl", self.log_bytes)
+            cut(folder / LOG_FILE, self.log_bytes)
             # unbuffered: nothing is left to write when the disk is full
-            self.log_file = (folder / "log.jsonl").open("ab", buffering=0)
+            self.log_file = (folder / LOG_FILE).open("ab", buffering=0)
 
     @property
     def seconds(self) -> float:
@@ -84,11 +89,15 @@ class RunFolder:
             self.log_file.write(f"{json.dumps(line)}\n".encode())
         return line
 
+    def lines_of(self, stage: str) -> list[dict[str, Any]]:
+        """What the log says of one section so far."""
+        return [line for line in read_log(self.folder / LOG_FILE) if line.get("stage") == stage]
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint has to know of the run beside the training state."""
         os.fsync(self.log_file.fileno())
-        log_bytes = (self.folder / "log.jsonl").stat().st_size
-        return {"log_bytes": log_bytes, "seconds": round(self.seconds, 1), "recipe": self.recipe}
+        log_bytes = (self.folder / LOG_FILE).stat().st_size
+        return {"log_bytes": log_bytes, "seconds": round(self.seconds, 1), "best": self.best, "recipe": self.recipe}
 
     def is_behind(self, section: int) -> bool:
         """Whether the checkpoint to go on from lies after this section, which then need not run."""
@@ -107,14 +116,14 @@ class RunFolder:
     def begin(self) -> None:
         """Nothing was refused: of a run that this one replaces only the model is still kept."""
         if self.is_main:
-            self._drop_set_aside("checkpoints", "log.jsonl")
+            self._drop_set_aside("checkpoints", LOG_FILE)
 
     def withdraw(self) -> None:
         """Undo what a run wrote that is refused before its first step; what it set aside is back in its place."""
         if not self.is_main or self.start is not None or self.is_finished:
             return
         self.log_file.close()
-        (self.folder / "log.jsonl").unlink()
+        (self.folder / LOG_FILE).unlink()
         for name in SET_ASIDE:
             if (self.folder / f"{name}{REPLACED}").exists():
                 os.replace(self.folder / f"{name}{REPLACED}", self.folder / name)
@@ -127,8 +136,8 @@ class RunFolder:
             if checkpoint.facts.get("recipe") != self.recipe:
                 refuse_other_recipe(checkpoint.facts.get("recipe", {}), self.recipe, self.folder)
             try:
-                if not (self.folder / "log.jsonl").is_file():
-                    raise DamagedCheckpointError(f"{self.folder}/log.jsonl is missing")
+                if not (self.folder / LOG_FILE).is_file():
+                    raise DamagedCheckpointError(f"{self.folder / LOG_FILE} is missing")
                 checkpoint.check()
             except DamagedCheckpointError as error:
                 say(f"checkpoint {error}; going back to the one before")
@@ -199,6 +208,13 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a last one that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
 
 
 def cut(log: Path, size: int) -> None:
