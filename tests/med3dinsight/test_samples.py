@@ -3,18 +3,10 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
-from slicesight.training.insight.preparation import Preparation, ScanDataset
-from slicesight.training.insight.samples import (
-    CLASS,
-    IMAGE,
-    MASK,
-    CropSamples,
-    CubeSamples,
-    SpatialAugmentation,
-    case_at,
-    fitted_cube,
-)
-from slicesight.training.insight.scan_list import read_cases
+from slicesight.models.med3dinsight.preparation import Preparation, fitted_cube
+from slicesight.training.scan_dataset import ScanDataset
+from slicesight.training.scan_list import read_cases
+from slicesight.training.scan_samples import CLASS, IMAGE, MASK, CropSamples, CubeSamples, SpatialAugmentation, case_at
 
 CHANGES = SpatialAugmentation(
     flip_axes=(0, 2), rotate_degrees=10, scale=0.1, shift_voxels=2, contrast=0.2, brightness=0.1, noise=0.05

@@ -222,7 +222,9 @@ def build_model(config: Med2E3Config, *, dtype: str) -> Med2E3ForConditionalGene
     torch.set_default_dtype(DTYPES[dtype])
     try:
         with init.no_init_weights():
-            return Med2E3ForConditionalGeneration(config).eval()
+            model = Med2E3ForConditionalGeneration(config)
+            model.eval()
+            return model
     finally:
         torch.set_default_dtype(before)
 

@@ -52,8 +52,8 @@ class M3DClipConfig(PreTrainedConfig):
         "text_encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
     }
 
-    vision3d_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision3d_config: Any = None
+    text_encoder_config: Any = None
 
 
 class M3DClip(PreTrainedModel):

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from slicesight.errors import InputError
 from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.med3dinsight.preparation import grey
 from slicesight.training.insight.fitting import Samples
-from slicesight.training.insight.preparation import ScanDataset
-from slicesight.training.insight.scan_list import ScanCase
+from slicesight.training.scan_dataset import ScanDataset
+from slicesight.training.scan_list import ScanCase
 
 IMAGE, MASK, CLASS = "image", "mask", "class"
 INSIDE_SHARE = 0.5
@@ -92,7 +93,7 @@ class CropSamples(Samples):
         self.transform.set_random_state(seed=_seed(self.seed, index))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a scan that shows nothing is a fair sample
-            (found,) = self.transform({IMAGE: _grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
+            (found,) = self.transform({IMAGE: grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
         return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), MASK: found[MASK].as_tensor().long()}
 
 
@@ -123,14 +124,8 @@ class CubeSamples(Samples):
         place = case_at(index, len(self.cases), self.seed)
         voxels, _ = self.prepared.load(self.cases[place])
         self.transform.set_random_state(seed=_seed(self.seed, index))
-        found = self.transform({IMAGE: _grey(voxels)})
+        found = self.transform({IMAGE: grey(voxels)})
         return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), CLASS: torch.tensor(self.classes[place])}
-
-
-def fitted_cube(voxels: np.ndarray[Any, Any], size: Sequence[int]) -> Tensor:
-    """(1, D, H, W) of one prepared scan, unchanged but for padding or cutting around its middle."""
-    monai = import_monai("monai.transforms")
-    return monai.ResizeWithPadOrCrop(tuple(size))(_grey(voxels)).as_tensor()
 
 
 def case_at(index: int, count: int, seed: int) -> int:
@@ -141,11 +136,6 @@ def case_at(index: int, count: int, seed: int) -> int:
 
 def _seed(seed: int, index: int) -> int:
     return int(np.random.default_rng([seed, 2, index]).integers(2**31))
-
-
-def _grey(voxels: np.ndarray[Any, Any]) -> Tensor:
-    values = torch.from_numpy(np.array(voxels)[None])
-    return values.float() / 255 if voxels.dtype == np.uint8 else values.float()
 
 
 def _changes(monai: Any, chosen: SpatialAugmentation, *, with_mask: bool) -> list[Any]:
