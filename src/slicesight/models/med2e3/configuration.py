@@ -13,9 +13,17 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from slicesight.errors import ModelError
+from slicesight.models.registry import is_registered
 
 FUSIONS = ("3d", "2d", "3d+2d")
-AGGREGATIONS = ("random", "max", "mean", "text_guided")
+AGGREGATIONS = {
+    "random": "slicesight.models.med2e3.aggregations:score_at_random",
+    "max": "slicesight.models.med2e3.aggregations:take_maximum",
+    "mean": "slicesight.models.med2e3.aggregations:score_alike",
+    "text_guided": "slicesight.models.med2e3.aggregations:score_by_question",
+}
+"""Name -> module:function, as aggregations.py says. Another package adds its own by an entry point of this group."""
+AGGREGATION_ENTRY_POINTS = "slicesight.aggregations"
 SCORING_INPUTS = ("text", "3d", "2d")
 QUESTION_SOURCES = ("lm_embeddings", "text_encoder")
 SCORE_NORMS = ("none", "l2")
@@ -136,13 +144,14 @@ def check_options(config: Med2E3Config) -> None:
     """Raises ModelError for a value outside its list or a combination that means nothing."""
     for field, allowed in (
         ("fusion", FUSIONS),
-        ("aggregation", AGGREGATIONS),
         ("question_source", QUESTION_SOURCES),
         ("score_norm", SCORE_NORMS),
         ("vision2d_feature", VISION2D_FEATURES),
     ):
         if getattr(config, field) not in allowed:
             raise ModelError(f"{field} is {getattr(config, field)!r}; expected one of {', '.join(allowed)}.")
+    if not is_registered(AGGREGATIONS, config.aggregation, group=AGGREGATION_ENTRY_POINTS):
+        raise ModelError(f"aggregation is {config.aggregation!r}; expected one of {', '.join(AGGREGATIONS)}.")
     unknown = [name for name in config.scoring_inputs if name not in SCORING_INPUTS]
     if unknown:
         raise ModelError(f"scoring_inputs holds {unknown}; expected a subset of {', '.join(SCORING_INPUTS)}.")

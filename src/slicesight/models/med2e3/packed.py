@@ -31,7 +31,11 @@ def gather_rows(values_BT: Tensor, places_RU: Tensor, *, padding: float = 0) -> 
 
 
 def pack(
-    language_model: PreTrainedModel, inputs_embeds: Tensor, labels_BT: Tensor | None, places_RU: Tensor, parts_RU: Tensor
+    language_model: PreTrainedModel,
+    inputs_embeds: Tensor,
+    labels_BT: Tensor | None,
+    places_RU: Tensor,
+    parts_RU: Tensor,
 ) -> dict[str, Any]:
     """What the language model reads instead of B prompts: embeddings (R, U, D), labels, positions and a 4D mask.
 

@@ -77,12 +77,13 @@ class InsightModel(PreTrainedModel):
         return found | ({"labels": dict(self.config.labels)} if "labels" in found else {})
 
     @classmethod
-    def from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """The network of a folder, in evaluation mode.
 
         Raises:
             ModelError: another kind than this class, a damaged folder, or weights that do not fit its config.json.
         """
+        folder = pretrained_model_name_or_path
         kinds = {model.kind: model for model in InsightModel.__subclasses__()}
         if Path(folder).is_dir():
             config, _ = read_model_folder(folder, kind=cls.kind or None)
