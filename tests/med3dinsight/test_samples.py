@@ -66,9 +66,7 @@ def test_every_pass_shows_every_case_once_in_a_new_order():
 def test_cubes_carry_their_own_class_and_are_padded_or_cut_around_the_middle(prepared):
     scans, cases = prepared
     numbers = [int(case.label == "large") for case in cases]
-    samples = CubeSamples(
-        scans, cases, numbers, size=(8, 30, 12), augmentation=SpatialAugmentation(), seed=0, length=len(cases)
-    )
+    samples = CubeSamples(scans, cases, (8, 30, 12), SpatialAugmentation(), seed=0, length=len(cases), classes=numbers)
     for index in range(len(cases)):
         place = case_at(index, len(cases), 0)
         sample = samples[index]

@@ -20,7 +20,6 @@ from slicesight.models.med3dinsight import Classifier
 from slicesight.models.med3dinsight.preparation import fitted_cube
 from slicesight.training.classification import ClassifyRecipe, train_classifier
 from slicesight.training.insight.fitting import Progress
-from slicesight.training.scan_dataset import ScanDataset
 from slicesight.training.scan_list import SPLITS, ScanCase, read_cases
 
 SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.jsonl"
@@ -34,15 +33,14 @@ def run_classification(
 
     Writes what `train_classifier` does, predictions.jsonl and scores.json into output_dir.
     """
-    classifier, prepared = train_classifier(recipe, resume=resume, progress=progress)
-    return score_cases(classifier, read_cases(recipe.data, needs="label"), recipe, prepared, progress=progress)
+    classifier = train_classifier(recipe, resume=resume, progress=progress)
+    return score_cases(classifier, read_cases(recipe.data, needs="label"), recipe, progress=progress)
 
 
 def score_cases(
     classifier: Classifier,
     cases: Sequence[ScanCase],
     recipe: ClassifyRecipe,
-    prepared: ScanDataset,
     *,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -50,9 +48,11 @@ def score_cases(
     folder, size = Path(recipe.output_dir), classifier.backbone.spec.image_size
     device = next(classifier.parameters()).device
     chosen = [case for split in SPLITS if split in recipe.score_splits for case in cases if case.split == split]
+    scans = recipe.open_scans(size)
+    scans.prepare_all(chosen)
     rows = []
     for number, case in enumerate(chosen, start=1):
-        cube = fitted_cube(prepared.load(case)[0], size)[None].to(device)
+        cube = fitted_cube(scans.load(case)[0], size)[None].to(device)
         found = classifier.probabilities(cube)[0].double().cpu().numpy()
         rows.append((case, found))
         if progress is not None:

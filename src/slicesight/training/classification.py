@@ -7,9 +7,9 @@ standardised, L2-regularised, solved to the end by L-BFGS. B cubes N x H x W, C 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,66 +17,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slicesight.errors import InputError, ManifestError
-from slicesight.models.encoders3d.backbone import Backbone, BackboneSpec
+from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import start_backbone
-from slicesight.models.folder import finished_run
-from slicesight.models.med3dinsight import Classifier, InsightConfig, Preparation
+from slicesight.models.med3dinsight import Classifier, InsightConfig
 from slicesight.models.med3dinsight.preparation import fitted_cube
 from slicesight.settings import read_settings
-from slicesight.training.insight.fitting import (
-    FitSettings,
-    Progress,
-    check_resume,
-    digest_of_fine_tuning,
-    finish_run,
-    fit,
-)
+from slicesight.training.fine_tuning import FineTuneRecipe, train_once
+from slicesight.training.insight.fitting import Progress, fit
 from slicesight.training.scan_dataset import ScanDataset
 from slicesight.training.scan_list import ScanCase, of_split, part_of_patients, read_cases
-from slicesight.training.scan_samples import CLASS, IMAGE, CubeSamples, SpatialAugmentation
+from slicesight.training.scan_samples import CLASS, IMAGE, CubeSamples
 
 VERB = "insight classify"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyRecipe:
-    """One run for classification.
+class ClassifyRecipe(FineTuneRecipe):
+    """One run for classification; each scan has a label.
 
-    data: a .jsonl of image, label, patient, split. mode: "probe" freezes the backbone, "finetune" trains all of it.
-    backbone: its image_size is the cube's; None takes what `init` holds. init: as for segmentation.
-    probe_l2: of a probe: sum of losses + probe_l2 / 2 * sum of squared weights.
-    balance: weigh classes by the inverse of how often they occur. dropout: before the last layer. pool: how the memory
-        becomes one vector. flip_votes: average over the mirrored cubes of augmentation.flip_axes when predicting.
+    mode: "probe" freezes the backbone, "finetune" trains all of it. probe_l2: of a probe: sum of losses
+    + probe_l2 / 2 * sum of squared weights. balance: weigh classes by the inverse of how often they occur. dropout:
+    before the last layer. pool: how the memory becomes one vector. flip_votes: average over the mirrored cubes of
+    augmentation.flip_axes when predicting.
     """
 
-    name: str
-    output_dir: str
-    data: str
-    seed: int = 0
     mode: Literal["probe", "finetune"] = "finetune"
-    preparation: Preparation = field(default_factory=Preparation)
-    backbone: BackboneSpec | None = None
-    init: str | None = None
-    train_share: float = 1.0
     probe_l2: float = 1.0
     balance: bool = True
     dropout: float = 0.0
     pool: Literal["mean", "mean+max"] = "mean"
     flip_votes: bool = False
-    augmentation: SpatialAugmentation = field(default_factory=SpatialAugmentation)
-    training: FitSettings = field(default_factory=FitSettings)
-    score_splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
-    prepared_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.train_share <= 1 or not 0 <= self.dropout < 1 or not self.probe_l2 > 0:
-            raise InputError("train_share must lie above 0 up to 1, dropout in [0, 1), probe_l2 above 0")
-        if self.backbone is None and self.init is None:
-            raise InputError("no backbone is named; set backbone, or init to a folder that insight pretrain wrote")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        super().__post_init__()
+        if not 0 <= self.dropout < 1 or not self.probe_l2 > 0:
+            raise InputError("dropout must lie in [0, 1), probe_l2 above 0")
 
 
 def read_classify_recipe(path: str | Path, changes: tuple[str, ...] = ()) -> ClassifyRecipe:
@@ -84,36 +59,25 @@ def read_classify_recipe(path: str | Path, changes: tuple[str, ...] = ()) -> Cla
     return read_settings(ClassifyRecipe, path, changes, verb=VERB)
 
 
-def train_classifier(
-    recipe: ClassifyRecipe, *, resume: bool = False, progress: Progress | None = None
-) -> tuple[Classifier, ScanDataset]:
-    """Train -> the classifier, and all the recipe's scans as it reads them.
+def train_classifier(recipe: ClassifyRecipe, *, resume: bool = False, progress: Progress | None = None) -> Classifier:
+    """Train; a stopped run goes on with `resume`, a finished one is read from its folder.
 
-    A stopped run goes on with `resume`, a finished one is read from its folder. Writes config.json, model.safetensors,
-    recipe.json and log.jsonl into output_dir.
+    Writes what `train_once` does, and log.jsonl.
 
     Raises:
         InputError: data, settings or weights that do not fit, or an output_dir that holds another run.
     """
     cases = read_cases(recipe.data, needs="label")
     classes = _classes_of(cases, recipe)
-    folder = Path(recipe.output_dir)
-    check_resume(folder, resume=resume)
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = digest_of_fine_tuning(recipe)
-    torch.manual_seed(recipe.seed)
-    backbone = start_backbone(recipe.backbone, init=recipe.init)
-    place = Path(recipe.prepared_dir) if recipe.prepared_dir else folder / "prepared"
-    prepared = ScanDataset(place, recipe.preparation, image_size=backbone.spec.image_size)
-    prepared.prepare_all(cases, progress)
-    if finished_run(folder, digest=digest):
-        classifier: Classifier = Classifier.from_pretrained(folder)
-        nn.Module.to(classifier, recipe.training.torch_device)
-        return classifier, prepared
-    classifier = _fit_classifier(recipe, cases, classes, prepared, backbone, run_digest=digest, progress=progress)
-    facts = classifier.facts()
-    finish_run(folder, classifier, kind=classifier.kind, facts=facts, verb=VERB, recipe=recipe.to_dict(), digest=digest)
-    return classifier, prepared
+
+    def train(digest: str) -> Classifier:
+        torch.manual_seed(recipe.seed)
+        backbone = start_backbone(recipe.backbone, init=recipe.init)
+        scans = recipe.open_scans(backbone.spec.image_size)
+        scans.prepare_all(cases, progress)
+        return _fit_classifier(recipe, cases, classes, scans, backbone, run_digest=digest, progress=progress)
+
+    return train_once(Classifier, recipe, train, verb=VERB, resume=resume)
 
 
 def solve_probe(
@@ -182,21 +146,20 @@ def _fit_classifier(
         solve_probe(classifier.head, features, torch.tensor(numbers), weights=weights, l2=recipe.probe_l2)
         classifier.eval()
         return classifier
-    samples = CubeSamples(
-        prepared,
-        chosen,
-        numbers,
-        size=backbone.spec.image_size,
-        augmentation=recipe.augmentation,
-        seed=recipe.seed,
-        length=recipe.training.steps * recipe.training.batch_size,
-    )
     fit(
         classifier,
         lambda batch: functional.cross_entropy(
             classifier(batch[IMAGE]), batch[CLASS], weight=None if weights is None else weights.to(batch[IMAGE].device)
         ),
-        samples,
+        CubeSamples(
+            prepared,
+            chosen,
+            backbone.spec.image_size,
+            recipe.augmentation,
+            seed=recipe.seed,
+            length=recipe.num_samples,
+            classes=numbers,
+        ),
         recipe.training,
         seed=recipe.seed,
         folder=Path(recipe.output_dir),

@@ -69,7 +69,7 @@ def place_visual_tokens(inputs_embeds: Tensor, is_placeholder_BT: Tensor, visual
 
 def check_volumes(volumes: Any, config: Med2E3Config) -> Tensor:
     """The volumes, if they are numbers (V, 1, N, H, W) of the configured size."""
-    check_tensor(volumes, "volumes", ndim=5)
+    volumes = check_tensor(volumes, "volumes", ndim=5)
     if not volumes.is_floating_point():
         raise ModelError(f"volumes are {volumes.dtype}; expected floating-point numbers in [0, 1]: divide grey by 255.")
     if tuple(volumes.shape[1:]) != (1, *config.image_size):
