@@ -83,11 +83,11 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
     place = check_mask_name(Path(out))
     assert labels_ZYX.shape == volume.shape
     original = _nifti_of(Path(source), volume)
-    word = volume.source.get("stored_orientation")
+    orientation = volume.source.get("stored_orientation")
     if original is None:
-        write_nifti(volume, place, labels=labels_ZYX, orientation=word)
+        write_nifti(volume, place, labels=labels_ZYX, orientation=orientation)
         return
-    stored: NDArray[Any] = np.asfortranarray(stored_view(labels_ZYX, str(word)).astype(_label_type(labels_ZYX)))
+    stored: NDArray[Any] = np.asfortranarray(stored_view(labels_ZYX, str(orientation)).astype(_label_type(labels_ZYX)))
     assert stored.shape == original.shape[:3]
     is_second = int(original.header["sizeof_hdr"]) == 540
     kind: Any = nib.Nifti2Image if is_second else nib.Nifti1Image

@@ -206,7 +206,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         if packed_places is not None and packed_parts is not None:
             if not self.takes_position_ids:
                 raise ModelError(
-                    f"packing restarts positions, which {type(self.language_model).__name__} cannot be told."
+                    f"packing restarts positions, which {type(self.language_model).__name__} does not take."
                 )
             packed = pack(self.language_model, inputs_embeds, labels, packed_places, packed_parts)
             inputs_embeds, labels = packed["inputs_embeds"], packed["labels"]
@@ -382,7 +382,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
 
     @property
     def takes_position_ids(self) -> bool:
-        """Whether the language model has positions to be told."""
+        """Whether the language model takes position_ids."""
         return "position_ids" in inspect.signature(self.language_model.forward).parameters
 
     @torch.no_grad()
@@ -396,7 +396,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     ) -> Any:
         """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples.
 
-        The placeholder is never said: it is not a word.
+        The placeholder is never generated: it stands for no text.
         """
         if volumes is not None and volume_features is None:
             volume_features = self.encode_volumes(volumes)
@@ -406,8 +406,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         placeholder = self.config.placeholder_token_id
         if placeholder < self.config.text_config.get_text_config().vocab_size:
             settings = kwargs.get("generation_config") or self.generation_config
-            silent = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
-            kwargs["suppress_tokens"] = sorted({*silent, placeholder})
+            suppressed = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
+            kwargs["suppress_tokens"] = sorted({*suppressed, placeholder})
         base: Any = super()  # the mixin's methods are typed for a protocol, not for a class that mixes them in
         return base.generate(inputs, *args, volume_features=volume_features, **kwargs)
 

@@ -77,7 +77,7 @@ def build_mask(parts_RU: Tensor, implementation: str, dtype: torch.dtype) -> Any
 
 
 def refuse_unpackable(language_model: PreTrainedModel, *, longest: int) -> None:
-    """A mask of its own needs attention that takes one, positions that can be told and no window shorter than a prompt.
+    """A mask of its own needs attention that takes one, position_ids and no window shorter than a prompt.
 
     Raises:
         ModelError: this language model lacks one of them.

@@ -32,7 +32,7 @@ ROUNDING = 1e-3  # how far resizing may carry a voxel out of [0, 1]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
-    """The words around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
+    """The text around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
 
     system opens the conversation, user is each question, cue asks for an answer, answer is a finished one.
     place: what stands before the question for each volume. is_opened: whether the tokenizer's opening token (if it has
@@ -174,10 +174,10 @@ class Med2E3Processor(ProcessorMixin):
         if self.question_tokenizer is None:
             return {}
         bare = [strip_volume_token(question) for question in questions]
-        asked = self.question_tokenizer(
+        tokens = self.question_tokenizer(
             bare, padding=True, truncation=True, max_length=MAX_QUESTION_TOKENS, return_tensors="pt"
         )
-        return {"question_ids": asked["input_ids"], "question_ids_mask": asked["attention_mask"]}
+        return {"question_ids": tokens["input_ids"], "question_ids_mask": tokens["attention_mask"]}
 
     def render(
         self, question: str, *, answer: str | None = None, history: Sequence[tuple[str, str]] = (), num_volumes: int = 1
@@ -190,28 +190,28 @@ class Med2E3Processor(ProcessorMixin):
     ) -> list[tuple[str, str]]:
         """The prompt as (text, role) parts; role is "", "question" (the latest, bare), "answer" or "last_answer"."""
         turns: list[tuple[str, str | None]] = [*history, (question, answer)]
-        has_place = any(VOLUME_TOKEN in asked for asked, _ in turns)
+        has_place = any(VOLUME_TOKEN in text for text, _ in turns)
         parts = [(self.prompt.system, "")]
-        for number, (asked, answered) in enumerate(turns):
+        for number, (turn_question, turn_answer) in enumerate(turns):
             is_last = number == len(turns) - 1
             if number == 0 and not has_place and "{question}" in self.prompt.user:
-                asked = self.prompt.place * num_volumes + asked
+                turn_question = self.prompt.place * num_volumes + turn_question
             before, _, after = self.prompt.user.partition("{question}")
             parts.append((before, ""))
             if "{question}" in self.prompt.user:
-                for position, piece in enumerate(asked.split(VOLUME_TOKEN)):
+                for position, piece in enumerate(turn_question.split(VOLUME_TOKEN)):
                     parts.append((VOLUME_TOKEN if position else "", ""))
                     bare = piece.strip()
                     lead = piece[: len(piece) - len(piece.lstrip())] if bare else piece
                     parts += [(lead, ""), (bare, "question" if is_last else "")]
                     parts.append((piece[len(lead) + len(bare) :], ""))
             parts.append((after, ""))
-            if answered is None:
+            if turn_answer is None:
                 parts.append((self.prompt.cue, ""))
             else:
                 before, _, after = self.prompt.answer.partition("{answer}")
                 lead = before.rstrip()  # the space before an answer is the model's to say
-                text = before[len(lead) :] + answered + after.format(eos=self.tokenizer.eos_token)
+                text = before[len(lead) :] + turn_answer + after.format(eos=self.tokenizer.eos_token)
                 parts += [(lead, ""), (text, "last_answer" if is_last else "answer")]
         return parts
 

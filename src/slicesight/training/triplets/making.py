@@ -78,25 +78,25 @@ def make_triplets(
     _claim(folder, settings, cases)
     progress = progress or (lambda doing, done, total: None)
     skipped: list[tuple[str, str]] = []
-    kept: list[ScanCase] = []
+    readable: list[ScanCase] = []
     for number, case in enumerate(cases):
         progress("cutting slices", number, len(cases))
         try:
             _cut(folder, case, settings)
-            kept.append(case)
+            readable.append(case)
         except VolumeError as error:
             if on_bad_case == "stop":
                 raise
             skipped.append((case.name, " ".join(str(error).split())))
-    if not kept:
+    if not readable:
         raise InputError(f"{source}: none of its {len(cases)} scans could be read; the first: {skipped[0][1]}")
-    texts = _find_texts(folder, kept, settings, device=device, progress=progress)
-    _make_vectors(folder, kept, texts, settings, device=device, progress=progress)
-    num_triplets = _write_lists(folder, kept, texts, settings)
+    texts = _find_texts(folder, readable, settings, device=device, progress=progress)
+    _make_vectors(folder, readable, texts, settings, device=device, progress=progress)
+    num_triplets = _write_lists(folder, readable, texts, settings)
     num_texts = 0 if settings.text == "none" else num_triplets
     return TripletReport(
         folder=folder,
-        num_scans=len(kept),
+        num_scans=len(readable),
         num_triplets=num_triplets,
         num_texts=num_texts,
         text_source=text_source(settings),
@@ -158,9 +158,9 @@ def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> No
         "num_scans": len(cases),
         "scans": scans.hexdigest(),
     }
-    kept = folder / "settings.json"
-    if kept.is_file():
-        found = json.loads(kept.read_text(encoding="utf-8"))
+    file = folder / "settings.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
         if found == wanted:
             return
         ours, theirs = wanted["settings"], found.get("settings", {})
@@ -175,7 +175,7 @@ def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> No
         raise InputError(f"{folder}: is not empty and holds no triplets; name a new folder")
     for part in ("cubes", "slices", "vectors"):
         (folder / part).mkdir()
-    write_text(kept, text=json.dumps(wanted, indent=2) + "\n")
+    write_text(file, text=json.dumps(wanted, indent=2) + "\n")
 
 
 def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
