@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from slicesight.evaluation.statistics import mean_interval
+from slicesight.training.classification import solve_probe
 from slicesight.training.feature_cache import fill_caches, open_caches
-from slicesight.training.insight.classification import solve_probe
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import open_source, set_trainable
 from slicesight.training.start import build_start

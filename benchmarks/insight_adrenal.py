@@ -28,10 +28,11 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import rankdata
 from torch import nn
 
+from slicesight.evaluation.classification import measure, run_classification
 from slicesight.evaluation.statistics import holm
 from slicesight.io.loading import read_volume
-from slicesight.training.insight.classification import measure, read_classify_recipe, run_classification, solve_probe
-from slicesight.training.insight.scan_list import read_cases
+from slicesight.training.classification import read_classify_recipe, solve_probe
+from slicesight.training.scan_list import read_cases
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 MAIN_ARMS = ("scratch", "image_text", "reconstruction")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slicesight.training.insight.pretrain import run_pretraining
-from slicesight.training.insight.recipe import read_pretrain_recipe, read_triplet_settings
-from slicesight.training.insight.triplets import make_triplets
+from slicesight.training.pretraining import run_pretraining
+from slicesight.training.pretraining_recipe import read_pretrain_recipe, read_triplet_settings
+from slicesight.training.triplets.making import make_triplets
 
 ARMS: dict[str, tuple[str, ...] | None] = {
     "scratch": None,

@@ -26,11 +26,13 @@ from insight_lists import list_sts, write_list
 from torch.nn import functional
 
 from slicesight.evaluation.metrics.masks import overlap
+from slicesight.evaluation.segmentation import run_segmentation
 from slicesight.evaluation.statistics import compare, holm
 from slicesight.io.loading import read_volume
-from slicesight.training.insight.preparation import prepare_mask, read_labels
-from slicesight.training.insight.scan_list import ScanCase, of_split, part_of_patients, read_cases
-from slicesight.training.insight.segmentation import read_segment_recipe, run_segmentation
+from slicesight.io.masks import read_labels
+from slicesight.models.med3dinsight.preparation import prepare_mask
+from slicesight.training.scan_list import ScanCase, of_split, part_of_patients, read_cases
+from slicesight.training.segmentation import read_segment_recipe
 from slicesight.volumes.volume import Volume
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

@@ -29,8 +29,9 @@ from transformers import AutoProcessor
 
 import slicesight
 from slicesight.evaluation.statistics import compare, holm
-from slicesight.models.encoders3d.backbones import load_backbone, put_into_med2e3
+from slicesight.models.encoders3d.backbones import load_backbone
 from slicesight.models.encoders3d.configuration import CNN3DConfig
+from slicesight.models.importers.insight import put_into_med2e3
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.phantoms.anatomy import LABEL_NAMES
 from slicesight.phantoms.folder import write_phantoms
@@ -38,11 +39,11 @@ from slicesight.phantoms.grid_set import open_phantom_set
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.phantoms.scores import AskedQuestion, ask_phantoms, majority_answers
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
-from slicesight.training.insight.pretrain import run_pretraining
-from slicesight.training.insight.recipe import read_pretrain_recipe, read_triplet_settings
-from slicesight.training.insight.triplets import make_triplets
+from slicesight.training.pretraining import run_pretraining
+from slicesight.training.pretraining_recipe import read_pretrain_recipe, read_triplet_settings
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import run_recipe
+from slicesight.training.triplets.making import make_triplets
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SCAN_SEED, UNSEEN_SEED = 70_000, 90_000

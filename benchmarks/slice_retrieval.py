@@ -23,15 +23,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from slice_vectors import guess_by_place, mean_by_patient, read_slices, recall_at_1
 
 from slicesight.evaluation.statistics import compare, holm, mean_interval
+from slicesight.models.med3dinsight import PretrainingModel
 from slicesight.settings import build_settings
-from slicesight.training.insight.pretrain import load_pretraining, run_pretraining
-from slicesight.training.insight.recipe import TripletSettings, read_pretrain_recipe, read_triplet_settings
-from slicesight.training.insight.retrieval import guess_by_place, mean_by_patient, read_slices, recall_at_1
-from slicesight.training.insight.scan_list import read_cases
-from slicesight.training.insight.triplet_set import open_triplets
-from slicesight.training.insight.triplets import make_triplets
+from slicesight.training.pretraining import run_pretraining
+from slicesight.training.pretraining_recipe import TripletSettings, read_pretrain_recipe, read_triplet_settings
+from slicesight.training.scan_list import read_cases
+from slicesight.training.triplets.dataset import open_triplets
+from slicesight.training.triplets.making import make_triplets
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "sts-pretrain.yaml"
 ARMS = {
@@ -129,7 +130,7 @@ def main(arguments=None):
                 started = time.process_time()
                 run_pretraining(read_pretrain_recipe(args.recipe, own), resume=True)
                 sys.stderr.write(f"pre-trained {arm} seed {seed}: {(time.process_time() - started) / 60:.1f} CPU min\n")
-            found[arm].append(read_slices(load_pretraining(folder), held_out, target=args.target))
+            found[arm].append(read_slices(PretrainingModel.from_pretrained(folder), held_out, target=args.target))
     guessed = guess_by_place(train.of_split("train"), held_out, target=args.target)
     tables = {candidates: table(found, guessed, candidates) for candidates in CANDIDATES}
     patients = sorted(set(guessed.patients))

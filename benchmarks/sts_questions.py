@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 
 from slicesight.data.manifest import LETTERS, Case, Conversation, Split, write_manifest
 from slicesight.io.loading import read_volume
+from slicesight.io.masks import read_labels
 from slicesight.io.writers import write_nifti
 from slicesight.phantoms.folder import phantom_case
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.training.insight.preparation import read_labels
 from slicesight.volumes.foreground import foreground_threshold
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import PLANES, Volume

@@ -82,7 +82,7 @@ def build_settings(kind: type[T], content: Any, *, where: str) -> T:
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for key in content:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; {_nearest(str(key), known, noun='keys')}")
+            raise InputError(f"{where}: unknown key {key!r}; {nearest(str(key), known, noun='keys')}")
     for name, field in known.items():
         if name not in content and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{where}: {name} is missing; set it")
@@ -100,7 +100,7 @@ def _convert(hint: Any, value: Any, *, where: str) -> Any:
         return _convert(_kind_of(kinds, value), value, where=where)
     if origin is Literal:
         if value not in options:
-            raise InputError(f"{where}: {value!r} is unknown; {_nearest(str(value), options, noun='words')}")
+            raise InputError(f"{where}: {value!r} is unknown; {nearest(str(value), options, noun='words')}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -137,7 +137,7 @@ def _plain(hint: Any, value: Any, *, where: str) -> Any:
     return value
 
 
-def _nearest(word: str, known: Iterable[Any], *, noun: str) -> str:
+def nearest(word: str, known: Iterable[Any], *, noun: str) -> str:
     """ "did you mean …?", or the list of what is known."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(word, names, n=1)

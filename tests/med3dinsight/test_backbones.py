@@ -8,15 +8,9 @@ import torch
 from torch import nn
 
 from slicesight.errors import ModelError
-from slicesight.models.encoders3d.backbones import (
-    BACKBONES,
-    BackboneSpec,
-    backbone_from,
-    build_backbone,
-    load_backbone,
-    put_into_med2e3,
-    save_backbone,
-)
+from slicesight.models.encoders3d.backbone import BACKBONES, BackboneSpec
+from slicesight.models.encoders3d.backbones import backbone_from, build_backbone, load_backbone, save_backbone
+from slicesight.models.importers.insight import put_into_med2e3
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 

@@ -5,20 +5,14 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, ManifestError
+from slicesight.evaluation.classification import measure, run_classification
+from slicesight.inference.scan_prediction import classify_volume
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbones import build_backbone, save_backbone
+from slicesight.models.med3dinsight import Classifier, InsightConfig
+from slicesight.models.med3dinsight.classifier import mirrored
 from slicesight.settings import build_settings
-from slicesight.training.insight.classification import (
-    Classifier,
-    ClassifyRecipe,
-    classify_volume,
-    load_classifier,
-    measure,
-    mirrored,
-    run_classification,
-    solve_probe,
-)
-from slicesight.training.insight.preparation import Preparation
+from slicesight.training.classification import ClassifyRecipe, solve_probe
 
 SETTINGS = {
     "backbone": {
@@ -69,7 +63,7 @@ def test_fine_tuning_tells_large_balls_from_small_ones(trained):
 def test_one_scan_gets_the_probabilities_it_got_in_scoring(trained, balls):
     _, folder, _ = trained
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    classifier = load_classifier(folder)
+    classifier = Classifier.from_pretrained(folder)
     assert classifier.flip_axes == (1, 2)
     found = classify_volume(classifier, read_volume(balls.parent / "scan7.nii.gz"), name="scan7")
     assert found == pytest.approx(lines[-1]["probabilities"], abs=0.02)  # trained on 8-bit grey, asked with float
@@ -77,7 +71,7 @@ def test_one_scan_gets_the_probabilities_it_got_in_scoring(trained, balls):
 
 def test_a_finished_run_is_only_scored_again(trained, monkeypatch):
     scores, _, recipe = trained
-    monkeypatch.setattr("slicesight.training.insight.classification.fit", None)
+    monkeypatch.setattr("slicesight.training.classification.fit", None)
     assert run_classification(recipe) == scores
 
 
@@ -90,7 +84,7 @@ def test_a_probe_leaves_the_pretrained_backbone_as_it_was(balls, tmp_path):
         balls, tmp_path / "run", mode="probe", backbone=None, init=str(tmp_path / "pre"), score_splits=["train"]
     )
     scores = run_classification(recipe)
-    probe = load_classifier(tmp_path / "run")
+    probe = Classifier.from_pretrained(tmp_path / "run")
     assert all(torch.equal(probe.backbone.state_dict()[name], tensor) for name, tensor in saved.state_dict().items())
     assert scores["train"]["accuracy"] >= 5 / 6
 
@@ -124,7 +118,7 @@ def test_mirrored_cubes_are_all_combinations():
 def test_a_vote_over_mirrored_cubes_does_not_depend_on_how_the_cube_came():
     torch.manual_seed(0)
     backbone = build_backbone("cnn3d", image_size=(16, 16, 16), **SETTINGS["backbone"]["settings"])
-    classifier = Classifier(backbone, classes=["a", "b"], preparation=Preparation(), flip_axes=(0, 1, 2))
+    classifier = Classifier(InsightConfig(classes=["a", "b"], flip_axes=(0, 1, 2)), backbone)
     cube = torch.rand(1, 1, 16, 16, 16)
     assert torch.allclose(classifier.probabilities(cube), classifier.probabilities(cube.flip(2, 4)), atol=1e-6)
 

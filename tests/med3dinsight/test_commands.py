@@ -7,7 +7,7 @@ import pytest
 
 from slicesight import cli
 from slicesight.models.encoders3d.backbones import load_backbone
-from slicesight.training.insight.triplet_set import open_triplets
+from slicesight.training.triplets.dataset import open_triplets
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smoke-insight.yaml"
 SMALL = ("size=[16,16,16]", "slices_per_plane=8", "picture_size=32")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from slicesight.errors import ManifestError
-from slicesight.training.insight.scan_list import of_split, part_of_patients, read_cases
+from slicesight.training.scan_list import of_split, part_of_patients, read_cases
 
 
 @pytest.fixture

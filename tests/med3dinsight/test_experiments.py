@@ -10,7 +10,7 @@ import pytest
 
 from slicesight.data.manifest import Conversation
 from slicesight.io.loading import read_volume
-from slicesight.training.insight.scan_list import read_cases
+from slicesight.training.scan_list import read_cases
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -13,8 +13,8 @@ import pytest
 
 from slicesight import cli
 from slicesight.io.writers import write_dicom
-from slicesight.training.insight.recipe import read_pretrain_recipe, read_triplet_settings
-from slicesight.training.insight.segmentation import read_segment_recipe
+from slicesight.training.pretraining_recipe import read_pretrain_recipe, read_triplet_settings
+from slicesight.training.segmentation import read_segment_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "how-to" / "pretrain-and-segment.md").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def desk(tmp_path, monkeypatch, balls, phantom):
 
 
 def test_the_lists_on_the_page_are_lists(tmp_path):
-    from slicesight.training.insight.scan_list import read_cases
+    from slicesight.training.scan_list import read_cases
 
     for folder in ("scans", "masks"):
         (tmp_path / folder).mkdir()

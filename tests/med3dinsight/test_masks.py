@@ -12,9 +12,8 @@ import SimpleITK
 
 from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
-from slicesight.io.masks import write_dicom_seg, write_mask
+from slicesight.io.masks import read_labels, write_dicom_seg, write_mask
 from slicesight.io.writers import write_dicom
-from slicesight.training.insight.preparation import read_labels
 from slicesight.volumes.geometry import stored_view
 
 SHAPE = (5, 6, 7)

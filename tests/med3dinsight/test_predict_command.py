@@ -16,8 +16,8 @@ from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_dicom
 from slicesight.models.encoders3d.backbones import build_backbone
 from slicesight.models.folder import write_model_folder
-from slicesight.training.insight.preparation import Preparation
-from slicesight.training.insight.segmentation import Segmenter
+from slicesight.models.med3dinsight import InsightConfig, Segmenter
+from slicesight.models.med3dinsight.preparation import Preparation
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -42,13 +42,9 @@ def grey_segmenter(tmp_path_factory):
     import torch
 
     backbone = build_backbone("segresnet", image_size=(16, 16, 16), init_filters=8, blocks_down=[1, 1], blocks_up=[1])
-    segmenter = Segmenter(
-        backbone,
-        names=["bright", "never"],
-        values=[2, 7],
-        preparation=Preparation(spacing_mm=(16.0, 16.0, 16.0), window="-100,300"),
-        overlap=0.25,
-    )
+    how = Preparation(spacing_mm=(16.0, 16.0, 16.0), window="-100,300")
+    config = InsightConfig(labels={"bright": 2, "never": 7}, preparation=how.to_dict(), overlap=0.25)
+    segmenter = Segmenter(config, backbone)
     torch.nn.init.zeros_(segmenter.head.weight)
     segmenter.head.bias.data = torch.tensor([0.0, 1.0, -5.0])
     folder = tmp_path_factory.mktemp("models") / "grey"

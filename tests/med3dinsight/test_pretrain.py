@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, ModelError
-from slicesight.models.encoders3d.backbones import BACKBONES, load_backbone
+from slicesight.models.encoders3d.backbone import BACKBONES
+from slicesight.models.encoders3d.backbones import load_backbone
+from slicesight.models.med3dinsight import PretrainingModel
 from slicesight.settings import build_settings
-from slicesight.training.insight.pretrain import Pretraining, build_pretraining, load_pretraining, run_pretraining
-from slicesight.training.insight.recipe import PretrainRecipe, TripletSettings
-from slicesight.training.insight.triplet_set import PretrainSteps, open_triplets
-from slicesight.training.insight.triplets import make_triplets
+from slicesight.training.pretraining import build_pretraining, run_pretraining
+from slicesight.training.pretraining_recipe import PretrainRecipe, TripletSettings
+from slicesight.training.triplets.dataset import PretrainSteps, open_triplets
+from slicesight.training.triplets.making import make_triplets
 
 SEGRESNET = {"name": "segresnet", "settings": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}}
 PSAT = {"num_queries": 4, "num_layers": 1, "num_heads": 2, "dropout": 0.0}
@@ -76,10 +78,14 @@ def make_recipe(folders, output_dir="out", *, side=16, **changes) -> PretrainRec
     return build_settings(PretrainRecipe, content, where="recipe")
 
 
-def make_model(recipe) -> tuple[Pretraining, PretrainSteps]:
+def build(recipe, triplets, shares_space=False) -> PretrainingModel:
+    return build_pretraining(recipe, image_size=triplets.size, sizes=triplets.sizes, shares_space=shares_space)
+
+
+def make_model(recipe) -> tuple[PretrainingModel, PretrainSteps]:
     triplets = open_triplets(recipe.data)
     torch.manual_seed(recipe.seed)
-    return build_pretraining(recipe, triplets), PretrainSteps(triplets.of_split("train"), recipe)
+    return build(recipe, triplets), PretrainSteps(triplets.of_split("train"), recipe)
 
 
 def first_batch(steps, size=8):
@@ -99,7 +105,7 @@ def test_every_backbone_pretrains_and_travels_on(name, folders, tmp_path) -> Non
         training={"steps": 1},
     )
     run_pretraining(recipe)
-    model = load_pretraining(tmp_path / name)
+    model = PretrainingModel.from_pretrained(tmp_path / name)
     backbone = load_backbone(tmp_path / name)
     assert backbone.spec.name == name
     assert backbone.spec.image_size[0] == side
@@ -110,7 +116,7 @@ def test_every_backbone_pretrains_and_travels_on(name, folders, tmp_path) -> Non
 def test_every_part_of_the_model_gets_a_gradient(folders) -> None:
     for variant in ("released", "corrected"):
         model, steps = make_model(make_recipe(folders, variant=variant))
-        loss, facts = model.loss_of(first_batch(steps))
+        loss, facts = model(first_batch(steps))
         loss.backward()
         silent = [name for name, part in model.named_parameters() if part.grad is None or not part.grad.any()]
         assert not [name for name in silent if not name.startswith("psat.layers.0.self_attn.in_proj")], silent
@@ -120,7 +126,7 @@ def test_every_part_of_the_model_gets_a_gradient(folders) -> None:
 def test_the_loss_is_the_weighted_sum_of_its_parts(folders) -> None:
     recipe = make_recipe(folders, image_weight=2.0, text_weight=0.5, reconstruction_weight=3.0)
     model, steps = make_model(recipe)
-    loss, facts = model.loss_of(first_batch(steps))
+    loss, facts = model(first_batch(steps))
     wanted = 2.0 * facts["image"] + 0.5 * facts["text"] + 3.0 * facts["reconstruction"]
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
 
@@ -146,7 +152,7 @@ def test_pairs_are_learnt(folders, tmp_path, alignment) -> None:
 def test_reconstruction_alone_has_no_psat_and_reads_no_slices(folders, tmp_path) -> None:
     recipe = make_recipe(folders, tmp_path / "run", image_weight=0, text_weight=0, training={"batch_size": 2})
     run_pretraining(recipe)
-    model = load_pretraining(tmp_path / "run")
+    model = PretrainingModel.from_pretrained(tmp_path / "run")
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"backbone", "head"}
     with pytest.raises(ModelError, match="by reconstruction alone"):
         model.read(torch.zeros(1, 1, 16, 16, 16), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1).long())
@@ -157,7 +163,7 @@ def volumes_seen(folders, **changes):
     model, steps = make_model(make_recipe(folders, **changes))
     batch, seen, encode = first_batch(steps), [], model.backbone.encode
     model.backbone.encode = lambda volumes: seen.append(volumes) or encode(volumes)
-    model.loss_of(batch)
+    model(batch)
     return seen, batch
 
 
@@ -186,15 +192,13 @@ def test_no_volume_is_encoded_that_no_loss_needs(folders) -> None:
 def test_one_space_gives_one_output_for_both_targets(folders) -> None:
     triplets = open_triplets(folders / "16")
     recipe = make_recipe(folders)
-    torch.manual_seed(0)
-    backbone = build_pretraining(recipe, triplets).backbone
-    shared = Pretraining(backbone, recipe, sizes=triplets.sizes, shares_space=True)
+    shared = build(recipe, triplets, shares_space=True)
     assert list(shared.psat.outputs) == ["shared"]
     steps = PretrainSteps(triplets.of_split("train"), recipe)
     batch = first_batch(steps)
     found = shared.eval().read(batch["volumes"], batch["planes"], batch["bins"])
     assert torch.equal(found["image"], found["text"])
-    alone = Pretraining(backbone, make_recipe(folders, text_weight=0), sizes=triplets.sizes, shares_space=True)
+    alone = build(make_recipe(folders, text_weight=0), triplets, shares_space=True)
     assert list(alone.psat.outputs) == ["image"]
 
 
@@ -210,10 +214,10 @@ def test_the_queue_adds_partners_and_no_pairs(folders) -> None:
     model, steps = make_model(make_recipe(folders, queue=16, alignment="contrastive"))
     batch = first_batch(steps)
     torch.manual_seed(5)
-    first = model.loss_of(batch)[1]["image"]
+    first = model(batch)[1]["image"]
     assert int(model.queue.held) == 8
     torch.manual_seed(5)
-    second = model.loss_of(batch)[1]["image"]
+    second = model(batch)[1]["image"]
     assert second > first  # the same pairs stand in the queue as partners to be mistaken for
 
 
@@ -236,7 +240,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(folders, tmp_path, monkeypatc
     done.clear()
     resumed = run_pretraining(recipe, resume=True, progress=lambda doing, number, total: done.append(number))
     assert done == [3, 4]
-    before, after = (load_pretraining(folder).state_dict() for folder in (whole, resumed))
+    before, after = (PretrainingModel.from_pretrained(folder).state_dict() for folder in (whole, resumed))
     assert all(torch.equal(before[name], after[name]) for name in before)
     logs = [
         [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "minutes_left")} for line in text]

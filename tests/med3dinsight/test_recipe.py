@@ -6,7 +6,7 @@ import pytest
 
 from slicesight.errors import InputError
 from slicesight.settings import build_settings
-from slicesight.training.insight.recipe import (
+from slicesight.training.pretraining_recipe import (
     PretrainRecipe,
     TripletSettings,
     read_pretrain_recipe,

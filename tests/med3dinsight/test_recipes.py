@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from slicesight.models.encoders3d.backbones import backbone_from
-from slicesight.training.insight.classification import read_classify_recipe
-from slicesight.training.insight.recipe import read_pretrain_recipe
-from slicesight.training.insight.segmentation import read_segment_recipe
+from slicesight.training.classification import read_classify_recipe
+from slicesight.training.pretraining_recipe import read_pretrain_recipe
+from slicesight.training.segmentation import read_segment_recipe
 
 READERS = {
     "insight pretrain": read_pretrain_recipe,

@@ -1,5 +1,6 @@
 """Slice retrieval: hits counted as the definition says, ties at chance, and the shortcut by place alone."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,13 @@ import pytest
 import torch
 
 from slicesight.settings import build_settings
-from slicesight.training.insight.pretrain import build_pretraining
-from slicesight.training.insight.recipe import PretrainRecipe, TripletSettings
-from slicesight.training.insight.retrieval import (
-    SliceVectors,
-    guess_by_place,
-    mean_by_patient,
-    read_slices,
-    recall_at_1,
-)
-from slicesight.training.insight.triplet_set import open_triplets
-from slicesight.training.insight.triplets import make_triplets
+from slicesight.training.pretraining import build_pretraining
+from slicesight.training.pretraining_recipe import PretrainRecipe, TripletSettings
+from slicesight.training.triplets.dataset import open_triplets
+from slicesight.training.triplets.making import make_triplets
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from slice_vectors import SliceVectors, guess_by_place, mean_by_patient, read_slices, recall_at_1
 
 
 def vectors_of(found, own, *, scans, planes) -> SliceVectors:
@@ -70,7 +67,8 @@ def make_model(triplets, **psat):
     psat = {"num_queries": 2, "num_layers": 1, "num_heads": 2, **psat}
     torch.manual_seed(0)
     recipe = build_settings(PretrainRecipe, {**content, "backbone": backbone, "psat": psat}, where="recipe")
-    return build_pretraining(recipe, triplets).eval()
+    about = {"sizes": triplets.sizes, "shares_space": triplets.shares_space}
+    return build_pretraining(recipe, image_size=triplets.size, **about).eval()
 
 
 def test_slices_read_in_parts_are_those_read_at_once(triplets) -> None:

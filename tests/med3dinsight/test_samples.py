@@ -3,18 +3,10 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
-from slicesight.training.insight.preparation import Preparation, ScanDataset
-from slicesight.training.insight.samples import (
-    CLASS,
-    IMAGE,
-    MASK,
-    CropSamples,
-    CubeSamples,
-    SpatialAugmentation,
-    case_at,
-    fitted_cube,
-)
-from slicesight.training.insight.scan_list import read_cases
+from slicesight.models.med3dinsight.preparation import Preparation, fitted_cube
+from slicesight.training.scan_dataset import ScanDataset
+from slicesight.training.scan_list import read_cases
+from slicesight.training.scan_samples import CLASS, IMAGE, MASK, CropSamples, CubeSamples, SpatialAugmentation, case_at
 
 CHANGES = SpatialAugmentation(
     flip_axes=(0, 2), rotate_degrees=10, scale=0.1, shift_voxels=2, contrast=0.2, brightness=0.1, noise=0.05
@@ -74,9 +66,7 @@ def test_every_pass_shows_every_case_once_in_a_new_order():
 def test_cubes_carry_their_own_class_and_are_padded_or_cut_around_the_middle(prepared):
     scans, cases = prepared
     numbers = [int(case.label == "large") for case in cases]
-    samples = CubeSamples(
-        scans, cases, numbers, size=(8, 30, 12), augmentation=SpatialAugmentation(), seed=0, length=len(cases)
-    )
+    samples = CubeSamples(scans, cases, (8, 30, 12), SpatialAugmentation(), seed=0, length=len(cases), classes=numbers)
     for index in range(len(cases)):
         place = case_at(index, len(cases), 0)
         sample = samples[index]

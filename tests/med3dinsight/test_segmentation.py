@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -8,26 +9,18 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, ManifestError, ModelError
+from slicesight.evaluation.segmentation import run_segmentation
+from slicesight.inference.scan_prediction import segment_volume
 from slicesight.io.loading import read_volume
-from slicesight.models.encoders3d.backbones import (
-    BackboneSpec,
-    build_backbone,
-    load_backbone,
-    save_backbone,
-    start_backbone,
-)
+from slicesight.models.encoders3d.backbone import BackboneSpec
+from slicesight.models.encoders3d.backbones import build_backbone, load_backbone, save_backbone, start_backbone
+from slicesight.models.med3dinsight import InsightConfig, Segmenter
+from slicesight.models.med3dinsight.preparation import Preparation
+from slicesight.reports.overlays import draw_scored_scan
 from slicesight.settings import build_settings
-from slicesight.training.insight import fitting
-from slicesight.training.insight.fitting import FitSettings, rate_share
-from slicesight.training.insight.preparation import Preparation
-from slicesight.training.insight.segmentation import (
-    Segmenter,
-    SegmentRecipe,
-    load_segmenter,
-    read_segment_recipe,
-    run_segmentation,
-    segment_volume,
-)
+from slicesight.training import fitting
+from slicesight.training.fitting import FitSettings, rate_share
+from slicesight.training.segmentation import SegmentRecipe, read_segment_recipe
 
 
 def make_recipe(balls, folder, settings, **changes):
@@ -40,7 +33,8 @@ def make_recipe(balls, folder, settings, **changes):
 def trained(balls, segment_settings, tmp_path_factory):
     """A finished run, its scores and its folder."""
     folder = tmp_path_factory.mktemp("run") / "segment"
-    return run_segmentation(make_recipe(balls, folder, segment_settings)), folder
+    draw = partial(draw_scored_scan, folder, "balls")
+    return run_segmentation(make_recipe(balls, folder, segment_settings), draw=draw), folder
 
 
 def test_it_learns_to_outline_balls_it_never_saw(trained):
@@ -74,7 +68,7 @@ def test_the_folder_holds_model_recipe_log_scores_masks_and_overlays(trained, ba
 def test_a_finished_run_is_scored_again_and_not_trained_again(trained, balls, segment_settings, monkeypatch):
     scores, folder = trained
     monkeypatch.setattr(fitting, "fit", None)
-    monkeypatch.setattr("slicesight.training.insight.segmentation.fit", None)
+    monkeypatch.setattr("slicesight.training.segmentation.fit", None)
     again = run_segmentation(make_recipe(balls, folder, segment_settings, score_splits=["test"]))
     assert again == [score for score in scores if score.split == "test"]
     with pytest.raises(InputError, match="holds a finished run with other settings or data"):
@@ -103,7 +97,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(balls, segment_setti
     with pytest.raises(InputError, match="this run began with settings and data"):
         run_segmentation(make_recipe(balls, tmp_path / "halting", settings, **changes, seed=1), resume=True)
     run_segmentation(halting, resume=True)
-    one, two = (load_segmenter(tmp_path / name).state_dict() for name in ("straight", "halting"))
+    one, two = (Segmenter.from_pretrained(tmp_path / name).state_dict() for name in ("straight", "halting"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     steps = [json.loads(line)["step"] for line in (tmp_path / "halting" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -131,7 +125,7 @@ def test_fine_tuning_starts_from_the_pretrained_weights_of_all_parts_or_the_enco
 
 def test_a_segmenters_backbone_travels_on(trained):
     _, folder = trained
-    segmenter = load_segmenter(folder)
+    segmenter = Segmenter.from_pretrained(folder)
     volumes = torch.rand(1, 1, 16, 16, 16)
     with torch.no_grad():
         assert torch.equal(load_backbone(folder).eval()(volumes), segmenter.backbone(volumes))
@@ -154,24 +148,18 @@ def test_windows_are_put_together_on_the_scans_own_voxels(tmp_path):
     grey[0, 0, 0] = 400
     nib.save(nib.Nifti1Image(grey, affine), tmp_path / "scan.nii.gz")
     volume = read_volume(tmp_path / "scan.nii.gz")
+    labels = {"low": 3, "high": 5}
+    fine = Preparation(spacing_mm=(1.5, 2.0, 1.0), window="0,300", crop_foreground=False)
     oracle = Oracle(
+        InsightConfig(labels=labels, preparation=fine.to_dict(), overlap=0.5),
         build_backbone("segresnet", image_size=(8, 8, 8), init_filters=8, blocks_down=[1, 1], blocks_up=[1]),
-        names=["low", "high"],
-        values=[3, 5],
-        preparation=Preparation(spacing_mm=(1.5, 2.0, 1.0), window="0,300", crop_foreground=False),
-        overlap=0.5,
     )
     found = segment_volume(oracle, volume, name="scan")
     assert set(np.unique(found)) == {0, 5}
     truth = volume.voxels > 200
     assert np.array_equal(found == 5, truth)
-    coarse = Oracle(
-        oracle.backbone,
-        names=["low", "high"],
-        values=[3, 5],
-        preparation=Preparation(spacing_mm=(3.0, 4.0, 2.0), window="0,300", crop_foreground=True),
-        overlap=0.5,
-    )
+    half = Preparation(spacing_mm=(3.0, 4.0, 2.0), window="0,300", crop_foreground=True)
+    coarse = Oracle(InsightConfig(labels=labels, preparation=half.to_dict(), overlap=0.5), oracle.backbone)
     found = segment_volume(coarse, volume, name="scan") == 5
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
     assert found.shape == volume.shape

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from slicesight.errors import VolumeError
-from slicesight.models.med3dinsight.descriptions import describe_place, describe_structures
-from slicesight.training.insight.recipe import TripletSettings
-from slicesight.training.insight.slices import SlicePlace, Structure, cut_scan, foreground_slices, padded
+from slicesight.models.med3dinsight.descriptions import SlicePlace, Structure, describe_place, describe_structures
+from slicesight.training.pretraining_recipe import TripletSettings
+from slicesight.training.triplets.slices import cut_scan, foreground_slices, padded
 from slicesight.volumes.volume import PLANES, Volume
 
 SHAPE, SPACING = (40, 30, 20), (1.0, 2.0, 1.0)  # z, y, x: 40 x 60 x 20 mm

@@ -9,10 +9,10 @@ import pytest
 
 from slicesight.errors import InputError, VolumeError
 from slicesight.settings import build_settings
-from slicesight.training.insight import triplets
-from slicesight.training.insight.recipe import PretrainRecipe, TripletSettings
-from slicesight.training.insight.triplet_set import PretrainSteps, draw_mask, open_triplets, shuffled_partners
-from slicesight.training.insight.triplets import list_scans, make_triplets
+from slicesight.training.pretraining_recipe import PretrainRecipe, TripletSettings
+from slicesight.training.triplets import making as triplets
+from slicesight.training.triplets.dataset import PretrainSteps, draw_mask, open_triplets, shuffled_partners
+from slicesight.training.triplets.making import list_scans, make_triplets
 
 SETTINGS = TripletSettings(
     image_encoder="pixels", text_encoder="words", text="labels", size=(16, 16, 16), slices_per_plane=8, picture_size=40

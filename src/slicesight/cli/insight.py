@@ -62,15 +62,15 @@ def triplets(
     on_bad_case: Annotated[OnBadCase, typer.Option(help="Stop at an unreadable scan, or list it.")] = OnBadCase.stop,
 ) -> None:
     """Cut scans into cubes and slices, find a text for each slice, and keep the frozen 2D models' vectors of both."""
-    from slicesight.training.insight.fitting import FitSettings
-    from slicesight.training.insight.recipe import read_triplet_settings
-    from slicesight.training.insight.triplets import make_triplets
+    from slicesight.training.fitting import FitSettings
+    from slicesight.training.pretraining_recipe import read_triplet_settings
+    from slicesight.training.triplets.making import make_triplets
 
     chosen = {"captioner": captioner, "image_encoder": image_encoder, "text_encoder": text_encoder}
-    words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    options = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     if captioner is not None:
-        words.append("text=model")
-    settings = read_triplet_settings(recipe, (*words, *(changes or ())))
+        options.append("text=model")
+    settings = read_triplet_settings(recipe, (*options, *(changes or ())))
     with phases() as progress:
         report = make_triplets(
             scans,
@@ -93,8 +93,8 @@ def triplets(
 
 def pretrain(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Teach a 3D backbone what frozen 2D models say of its slices; no labels needed."""
-    from slicesight.training.insight.pretrain import run_pretraining
-    from slicesight.training.insight.recipe import read_pretrain_recipe
+    from slicesight.training.pretraining import run_pretraining
+    from slicesight.training.pretraining_recipe import read_pretrain_recipe
 
     plan = read_pretrain_recipe(recipe, tuple(changes or ()))
     with phases() as progress:
@@ -104,12 +104,17 @@ def pretrain(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resu
 
 def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Fine-tune a backbone to outline structures, and score it on scans it never saw."""
+    from functools import partial
+
     from slicesight.evaluation.metrics.masks import summarise
-    from slicesight.training.insight.segmentation import read_segment_recipe, run_segmentation
+    from slicesight.evaluation.segmentation import run_segmentation
+    from slicesight.reports.overlays import draw_scored_scan
+    from slicesight.training.segmentation import read_segment_recipe
 
     plan = read_segment_recipe(recipe, tuple(changes or ()))
     with phases() as progress:
-        scores = run_segmentation(plan, resume=resume, progress=progress)
+        draw = partial(draw_scored_scan, Path(plan.output_dir), plan.name)
+        scores = run_segmentation(plan, resume=resume, progress=progress, draw=draw)
     for row in summarise(scores):
         line = f"{row['split']:5} {row['structure']}: Dice {row['dice']:.3f}" + _spread(row["dice_sd"], 3)
         if "hd95_mm" in row:
@@ -122,7 +127,8 @@ def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resum
 
 def classify(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Fine-tune or probe a backbone to name what a scan shows, and score it on scans it never saw."""
-    from slicesight.training.insight.classification import read_classify_recipe, run_classification
+    from slicesight.evaluation.classification import run_classification
+    from slicesight.training.classification import read_classify_recipe
 
     plan = read_classify_recipe(recipe, tuple(changes or ()))
     with phases() as progress:
@@ -152,9 +158,10 @@ def predict(
     from json import dumps
 
     from slicesight.files import write_text
+    from slicesight.inference.scan_prediction import PredictRequest, predict_scan
     from slicesight.io.dicomweb.client import local_copy
     from slicesight.io.options import checked_unit
-    from slicesight.training.insight.prediction import PredictRequest, predict_scan
+    from slicesight.reports.overlays import draw_prediction
 
     with local_copy(scan, token_file=archive_token) as place:
         found = predict_scan(
@@ -168,7 +175,8 @@ def predict(
                 spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
                 time_point=time_point,
                 unit=checked_unit(unit),
-            )
+            ),
+            draw=draw_prediction,
         )
     if json is not None and str(json) != "-":
         write_text(json, text=dumps(found, indent=1) + "\n")
@@ -223,7 +231,7 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("starting", total=None)
         current = ""
 
-        def tell(doing: str, done: int, total: int) -> None:
+        def report(doing: str, done: int, total: int) -> None:
             nonlocal current
             if doing != current:
                 current = doing
@@ -232,4 +240,4 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
                     say(f"{doing}: {total}")
             bar.update(task, completed=done, total=total)
 
-        yield tell
+        yield report

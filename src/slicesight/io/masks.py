@@ -1,4 +1,4 @@
-"""How is a predicted label map written so that it lies exactly on its scan? As NIfTI and as DICOM SEG.
+"""How is a label map read and written so that it lies exactly on its scan? NIfTI, and DICOM SEG to write.
 
 A NIfTI mask of a NIfTI scan has the scan's own axes, shape and every geometry field of its header, byte for byte. A
 mask of any other scan is stored in the scan's orientation with its affine. A DICOM SEG refers to the series' images.
@@ -24,6 +24,7 @@ from slicesight.io.dicom.frames import frames_of
 from slicesight.io.dicom.loading import is_dicom
 from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import files_below, head_of
+from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_nifti
 from slicesight.io.zip import is_zip, unpacked
 from slicesight.volumes.geometry import stored_view
@@ -34,8 +35,33 @@ GEOMETRY_FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_
 BLANKS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
           "StudyTime")  # fmt: skip
 """What a SEG copies from its images; an image that lacks one is taken to leave it blank, as DICOM allows."""
+SAME_PLACE_MM = 0.5
 MANUFACTURER = "slicesight"
 PRIVATE_CODES = "99SLICESIGHT"
+
+
+def read_labels(path: Path, volume: Volume) -> NDArray[np.int32]:
+    """The canonical label map of a mask file.
+
+    Raises:
+        VolumeError: not whole numbers, or another shape or place than the scan's.
+    """
+    mask = read_volume(path, unit="arbitrary", may_be_blank=True)
+    if mask.shape != volume.shape:
+        raise VolumeError(
+            f"{path.name}: the mask is {mask.shape}, the scan {volume.shape} (z, y, x); expected one grid, resample it"
+        )
+    if mask.affine_lps is not None and volume.affine_lps is not None:
+        corners = np.array([[0, 0, 0, 1], [*(size - 1 for size in volume.shape), 1]], dtype=float)
+        apart = np.abs(corners @ (mask.affine_lps - volume.affine_lps).T).max()
+        if apart > SAME_PLACE_MM:
+            raise VolumeError(
+                f"{path.name}: the mask lies up to {apart:.1f} mm off the scan; expected the same place, fix its header"
+            )
+    labels = mask.voxels.astype(np.int32)
+    if not np.array_equal(labels, mask.voxels) or labels.min() < 0:
+        raise VolumeError(f"{path.name}: the mask holds fractions or negative values; expected labels 0, 1, 2, …")
+    return labels
 
 
 def check_mask_name(path: Path) -> Path:
@@ -55,14 +81,13 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
         InputError: a name that is no NIfTI's, or a scan without geometry.
     """
     place = check_mask_name(Path(out))
-    if labels_ZYX.shape != volume.shape:
-        raise InputError(f"{place}: labels are {labels_ZYX.shape}, the scan is {volume.shape}; expected the same shape")
+    assert labels_ZYX.shape == volume.shape
     original = _nifti_of(Path(source), volume)
-    word = volume.source.get("stored_orientation")
+    orientation = volume.source.get("stored_orientation")
     if original is None:
-        write_nifti(volume, place, labels=labels_ZYX, orientation=word)
+        write_nifti(volume, place, labels=labels_ZYX, orientation=orientation)
         return
-    stored: NDArray[np.integer] = np.asfortranarray(stored_view(labels_ZYX, str(word)).astype(_label_type(labels_ZYX)))
+    stored: NDArray[Any] = np.asfortranarray(stored_view(labels_ZYX, str(orientation)).astype(_label_type(labels_ZYX)))
     assert stored.shape == original.shape[:3]
     is_second = int(original.header["sizeof_hdr"]) == 540
     kind: Any = nib.Nifti2Image if is_second else nib.Nifti1Image
@@ -178,9 +203,9 @@ def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pyd
     found: dict[str, pydicom.Dataset] = {}
     for file in files:
         if is_dicom(head_of(file)):
-            header: pydicom.Dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
-            if header.get("SOPInstanceUID") in wanted:
-                found[str(header.SOPInstanceUID)] = header
+            read = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+            if read.get("SOPInstanceUID") in wanted:
+                found[str(read.SOPInstanceUID)] = read
     missing = wanted - set(found)
     if missing:
         raise VolumeError(f"{name}: {len(missing)} images of the series are gone since it was read; read it again")
@@ -194,8 +219,8 @@ def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pyd
         raise VolumeError(
             f"{name}: a series of several multi-frame files; a DICOM SEG refers to one, write a NIfTI mask"
         )
-    (header,) = found.values()
-    frames = frames_of(name, [header])
+    (only,) = found.values()
+    frames = frames_of(name, [only])
     if len(frames) != volume.num_source_slices:
         raise VolumeError(
             f"{name}: {len(frames)} frames, {volume.num_source_slices} slices read; a DICOM SEG needs all frames, "
@@ -203,4 +228,4 @@ def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pyd
         )
     normal = np.cross(frames[0].directions[0], frames[0].directions[1])
     by_place = np.argsort([float(frame.position @ normal) for frame in frames], kind="stable")
-    return [header], np.argsort(by_place).tolist()
+    return [only], np.argsort(by_place).tolist()

@@ -20,6 +20,7 @@ from torch import Tensor
 from slicesight.data.manifest import Conversation
 from slicesight.models.med2e3 import Med2E3Processor
 from slicesight.models.med2e3.loss import next_token_loss
+from slicesight.models.med2e3.matching import place_visual_tokens
 from slicesight.phantoms.anatomy import ORGANS
 from slicesight.phantoms.grid_set import PhantomSet
 from slicesight.phantoms.pretrain_encoders import one_cycle
@@ -81,7 +82,7 @@ def train_language(
         visual_BSD = visual_BSD + NOISE * embed.weight.detach().std() * torch.randn_like(visual_BSD)
         is_visual = batch["input_ids"] == processor.placeholder_token_id
         embedded = embed(batch["input_ids"])
-        embedded = embedded.masked_scatter(is_visual.unsqueeze(-1), visual_BSD.to(embedded.dtype))
+        embedded = place_visual_tokens(embedded, is_visual, visual_BSD)
         logits = language_model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
         return next_token_loss(logits, batch["labels"], 0)
 

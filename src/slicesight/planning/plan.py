@@ -20,8 +20,7 @@ from transformers import initialization as init
 
 from slicesight.errors import ModelError
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, VolumeFeatures
-from slicesight.models.med2e3.matching import count_visual_tokens
-from slicesight.models.med2e3.planes import cut_planes
+from slicesight.models.med2e3.matching import count_visual_tokens, place_visual_tokens
 from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.med2e3.slice_scorer import Question
 from slicesight.planning.accounting import AllocationCounter, WorkStage
@@ -124,24 +123,21 @@ def answering_steps(
 ) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
     """Answering cut into its stages, each using what the ones before it left in the second dict: to be run in order."""
     volumes, input_ids, question = inputs
-    config = model.config
-    index = torch.zeros(len(input_ids), 1, dtype=torch.long)
     made: dict[str, Any] = {"tokens_3d": None, "tokens_2d": None}
 
     def encode_3d() -> None:
+        assert model.vision3d is not None
+        assert model.projector_3d is not None
         made["tokens_3d"] = model.projector_3d(model.vision3d(volumes))
 
     def encode_2d() -> None:
-        planes = config.planes
-        slices = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
-        features = model.vision2d(slices.flatten(0, 1).unsqueeze(1))
-        made["tokens_2d"] = model.projector_2d(features).unflatten(0, (1, config.num_scored_slices))
+        assert model.projector_2d is not None
+        features_VNLC = model.encode_2d(volumes)
+        made["tokens_2d"] = model.projector_2d(features_VNLC.flatten(0, 1)).unflatten(0, features_VNLC.shape[:2])
 
     def score() -> None:
         features = VolumeFeatures(tokens_3d_VKPD=made["tokens_3d"], tokens_2d_VNLD=made["tokens_2d"])
-        embeds = model.embed_tokens(input_ids)
-        visual, _ = model.see(features, index, question(embeds))
-        made["embeds"] = torch.cat([visual.flatten(1, 2).to(embeds.dtype), embeds[:, model.num_visual_tokens :]], 1)
+        made["embeds"] = with_visual_tokens(model, features, input_ids, question)
 
     def prefill() -> None:
         made["cache"] = model.language_model(
@@ -157,6 +153,20 @@ def answering_steps(
     if model.vision2d is not None:
         steps["encode slices"] = encode_2d
     return {**steps, "score": score, "prefill": prefill, "decode a token": decode}, made
+
+
+def with_visual_tokens(
+    model: Med2E3ForConditionalGeneration,
+    features: VolumeFeatures,
+    input_ids: Tensor,
+    question: Callable[[Tensor], Question],
+) -> Tensor:
+    """The prompts' embeddings (B, T, D), whose first S places the visual tokens take."""
+    embeds = model.embed_tokens(input_ids)
+    index = torch.zeros(len(input_ids), 1, dtype=torch.long)
+    visual_BMSD, _ = model.compose_visual_tokens(features, index, question(embeds))
+    is_visual = torch.arange(input_ids.shape[1]).expand_as(input_ids) < model.num_visual_tokens
+    return place_visual_tokens(embeds, is_visual, visual_BMSD.flatten(1, 2))
 
 
 def plan_training(
@@ -180,16 +190,13 @@ def plan_training(
             model.activation_checkpointing_enable()
         model.train()
         volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
-        index = torch.zeros(num_questions, 1, dtype=torch.long)
         num_supervised = length - model.num_visual_tokens  # at most: training asks for logits where there are labels
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         gradients = sum(tensor_bytes(p) for p in model.parameters() if p.requires_grad)
 
         def step() -> None:
             features = model.encode_volumes(volumes)
-            embeds = model.embed_tokens(input_ids)
-            visual, _ = model.see(features, index, question(embeds))
-            embeds = torch.cat([visual.flatten(1, 2).to(embeds.dtype), embeds[:, model.num_visual_tokens :]], 1)
+            embeds = with_visual_tokens(model, features, input_ids, question)
             logits = model.language_model(inputs_embeds=embeds, use_cache=False, logits_to_keep=num_supervised).logits
             labels = input_ids[:, -num_supervised:]
             torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
@@ -224,7 +231,9 @@ def build_model(config: Med2E3Config, *, dtype: str) -> Med2E3ForConditionalGene
     torch.set_default_dtype(DTYPES[dtype])
     try:
         with init.no_init_weights():
-            return Med2E3ForConditionalGeneration(config).eval()
+            model = Med2E3ForConditionalGeneration(config)
+            model.eval()
+            return model
     finally:
         torch.set_default_dtype(before)
 

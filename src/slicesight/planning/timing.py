@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration
 from slicesight.planning.plan import DTYPES, answering_steps, build_model, fake_inputs
@@ -54,7 +55,8 @@ def time_stages(
 def _time_at_depth(
     config: Med2E3Config, depth: int, *, dtype: str, num_questions: int, length: int, device: str
 ) -> dict[str, float]:
-    model = random_model(with_layers(config, depth), dtype=dtype).to(device)
+    model = random_model(with_layers(config, depth), dtype=dtype)
+    nn.Module.to(model, device)
     with torch.inference_mode(), torch.device(device):
         volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
         steps, _ = answering_steps(model, (volumes.to(DTYPES[dtype]), input_ids, question))
@@ -79,14 +81,14 @@ def _seconds(step: Callable[[], None], *, device: str) -> float:
 
 def with_layers(config: Med2E3Config, depth: int) -> Med2E3Config:
     """The same widths with `depth` layers in every stack of like layers."""
-    words: dict[str, Any] = config.to_dict()
+    settings: dict[str, Any] = config.to_dict()
     for stack in set(STACKS.values()):
-        part = words.get(stack)
+        part = settings.get(stack)
         if part and "num_hidden_layers" in part:
             part["num_hidden_layers"] = min(depth, part["num_hidden_layers"])
             if part.get("layer_types"):
                 part["layer_types"] = part["layer_types"][: part["num_hidden_layers"]]
-    return Med2E3Config(**words)
+    return Med2E3Config(**settings)
 
 
 def _count_layers(config: Med2E3Config, stage: str) -> int | None:

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from slicesight.files import checked_place, replacing
 from slicesight.volumes.foreground import foreground_threshold
+from slicesight.volumes.receipt import scan_line
 from slicesight.volumes.volume import PLANES, Volume
 from slicesight.volumes.windows import channel_windows, window_bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from slicesight.evaluation.metrics.masks import CaseScore
+    from slicesight.models.med3dinsight import Segmenter
+    from slicesight.training.scan_list import ScanCase
 
 FOUND_COLOURS = ("#ff5c33", "#33c3ff", "#ffd633", "#b366ff", "#66ff8c", "#ff66c4")
 TRUE_COLOUR = "#5cff5c"
@@ -75,6 +80,44 @@ def write_overlay(
         figure.savefig(temporary, format="png", facecolor="black")
 
 
+def draw_prediction(path: Path, volume: Volume, labels_ZYX: NDArray[np.integer], segmenter: Segmenter) -> None:
+    """The overlay of one predicted scan."""
+    write_overlay(
+        volume,
+        labels_ZYX,
+        path,
+        names=segmenter.names,
+        values=segmenter.values,
+        window=segmenter.preparation.window,
+        title=f"{scan_line(volume)}\nfor research use only; not a medical device",
+    )
+
+
+def draw_scored_scan(
+    folder: Path,
+    run: str,
+    case: ScanCase,
+    volume: Volume,
+    found_ZYX: NDArray[np.integer],
+    true_ZYX: NDArray[np.integer],
+    scores: Sequence[CaseScore],
+    segmenter: Segmenter,
+) -> None:
+    """The overlay of one scored scan of a run, with the truth, in the run's folder."""
+    (folder / "overlays").mkdir(exist_ok=True)
+    dice = ", ".join(f"{score.structure} {score.dice:.2f}" for score in scores)
+    write_overlay(
+        volume,
+        found_ZYX,
+        folder / "overlays" / f"{case.name}.png",
+        names=segmenter.names,
+        values=segmenter.values,
+        true_ZYX=np.where(np.isin(true_ZYX, segmenter.values), true_ZYX, 0),
+        window=segmenter.preparation.window,
+        title=f"{run} · {case.split} scan of line {case.line} · Dice {dice[:80]}",
+    )
+
+
 def pick_slices(
     labels_ZYX: NDArray[np.integer], true_ZYX: NDArray[np.integer] | None, *, axis: int, count: int
 ) -> list[int]:
@@ -87,7 +130,7 @@ def pick_slices(
 
 def upright(values_ZYX: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     """One canonical slice as a radiological picture: axial anterior up, the others superior up, left on the right."""
-    picture = np.take(values_ZYX, index, axis=axis)
+    picture: NDArray[Any] = np.take(values_ZYX, index, axis=axis)
     return picture if axis == 0 else picture[::-1]
 
 

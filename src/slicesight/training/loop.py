@@ -74,7 +74,7 @@ def train_loop(
         if not math.isfinite(loss.item()):
             raise InputError(f"{checkpoints.name}: the loss is {loss.item()} at step {done + 1}; lower {lower}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
         scheduler.step()

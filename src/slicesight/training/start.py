@@ -105,7 +105,7 @@ def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGene
         if not key.endswith("_config") and key != "preset":
             setattr(config, key, value)
     model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(folder)
     processor.grid = grid.to_dict()
     processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
     return model, processor
@@ -206,7 +206,7 @@ def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrai
     for part in loaded.values():
         for module in part.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
-    model.init_weights()  # type: ignore[no-untyped-call]
+    model.init_weights()
     for module in model.modules():
         if hasattr(module, "_is_hf_initialized"):
             del module._is_hf_initialized

@@ -218,7 +218,7 @@ def check_loggers(names: Iterable[str]) -> None:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise InputError(f"report_to: {name!r} is unknown; expected some of {', '.join(INTEGRATION_TO_CALLBACK)}")
-        if name not in get_available_reporting_integrations():  # type: ignore[no-untyped-call]
+        if name not in get_available_reporting_integrations():
             raise InputError(f"report_to: {name} is not installed; install it, or leave it out")
 
 
@@ -227,4 +227,4 @@ def make_tensorboard(folder: Path) -> TensorBoardCallback:
     from torch.utils.tensorboard import SummaryWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))  # type: ignore[no-untyped-call]
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from official_layout import official_parts, write_settings
 from slicesight.errors import ModelError
 from slicesight.models.importers.med2e3 import convert_released
-from slicesight.models.importers.shards import WeightShardWriter, open_weights
+from slicesight.models.importers.shards import open_weights, write_shards
 
 BERT = {
     "model_type": "bert",
@@ -205,17 +205,15 @@ def test_a_pickle_that_would_run_code_is_refused(official, tmp_path, monkeypatch
 
 
 def test_weights_larger_than_a_shard_are_split_and_indexed(tmp_path):
-    writer = WeightShardWriter(tmp_path, shard_bytes=100)
     tensors = {f"t{i}": torch.full((20,), float(i)) for i in range(3)}
-    for name, tensor in tensors.items():
-        writer.add(name, tensor)
-    writer.finish()
+    planned = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    write_shards(tmp_path, planned, tensors.__getitem__, shard_bytes=100)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["weight_map"]["t1"] == "model-00002-of-00003.safetensors"
     assert index["metadata"]["total_size"] == 240
     for name, file_name in index["weight_map"].items():
         assert torch.equal(open_weights(tmp_path / file_name)[name], tensors[name])
-    assert not list(tmp_path.glob("*.part"))
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.shared_data

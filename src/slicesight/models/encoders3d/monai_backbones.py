@@ -6,7 +6,6 @@ MONAI is an optional dependency (`pip install "slicesight[monai]"`), imported wh
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slicesight.errors import ModelError
-from slicesight.models.encoders3d.backbones import Backbone, BackboneSpec, Features
+from slicesight.models.encoders3d.backbone import Backbone, BackboneSpec, Features
 from slicesight.models.encoders3d.configuration import SwinUNETRConfig
 from slicesight.models.encoders3d.monai_encoders import SwinUNETREncoder, import_monai
+from slicesight.settings import nearest
 
 OWN_ARGUMENTS = (
     "in_channels",
@@ -29,6 +29,8 @@ OWN_ARGUMENTS = (
     "save_attn",
 )
 """Arguments of MONAI's classes that the backbone itself decides."""
+SWIN_VARIANTS = {"use_v2": False, "normalize": True, "downsample": "merging"}
+"""Settings that change what the Swin transformer computes, at the values that Med-2E3's Swin encoder has."""
 
 
 class SwinUNETRBackbone(Backbone):
@@ -53,10 +55,13 @@ class SwinUNETRBackbone(Backbone):
         dense = net.decoder4(dense, net.encoder4(stage2))
         dense = net.decoder3(dense, net.encoder3(stage1))
         dense = net.decoder2(dense, net.encoder2(stage0))
-        return net.decoder1(dense, net.encoder1(volumes))
+        found: Tensor = net.decoder1(dense, net.encoder1(volumes))
+        return found
 
     def vision3d(self) -> PreTrainedModel:
         swin, settings = self.net.swinViT, self.spec.settings
+        if other := [name for name in SWIN_VARIANTS if settings.get(name, SWIN_VARIANTS[name]) != SWIN_VARIANTS[name]]:
+            raise ModelError(f"swin_unetr: Med-2E3's Swin encoder has no {other[0]}; pre-train without it")
         config = SwinUNETRConfig(
             image_size=list(self.spec.image_size),
             in_channels=self.spec.in_channels,
@@ -65,12 +70,7 @@ class SwinUNETRBackbone(Backbone):
             output_stage=4,
             **{key: settings[key] for key in ("window_size", "depths", "num_heads") if key in settings},
         )
-        encoder = SwinUNETREncoder(config)
-        own = encoder.swin.state_dict()
-        if own.keys() != swin.state_dict().keys():
-            raise ModelError("swin_unetr: Med-2E3's Swin encoder has no use_v2 or other variants; pre-train without")
-        encoder.swin = swin
-        return encoder
+        return SwinUNETREncoder(config, swin=swin)
 
 
 class UNETRBackbone(Backbone):
@@ -95,7 +95,8 @@ class UNETRBackbone(Backbone):
         dense = net.decoder5(features.memory, net.encoder4(late))
         dense = net.decoder4(dense, net.encoder3(middle))
         dense = net.decoder3(dense, net.encoder2(early))
-        return net.decoder2(dense, net.encoder1(volumes))
+        found: Tensor = net.decoder2(dense, net.encoder1(volumes))
+        return found
 
 
 class SegResNetBackbone(Backbone):
@@ -115,7 +116,8 @@ class SegResNetBackbone(Backbone):
         return Features(memory, tuple(stages))
 
     def decode(self, features: Features) -> Tensor:
-        return self.net.decode(features.memory, list(features.skips[::-1]))
+        dense: Tensor = self.net.decode(features.memory, list(features.skips[::-1]))
+        return dense
 
 
 class DynUNetBackbone(Backbone):
@@ -152,7 +154,7 @@ class DynUNetBackbone(Backbone):
         return Features(self.net.bottleneck(features), tuple(skips))
 
     def decode(self, features: Features) -> Tensor:
-        dense = features.memory
+        dense: Tensor = features.memory
         for upsample, skip in zip(self.net.upsamples, features.skips[::-1], strict=True):
             dense = upsample(dense, skip)
         return dense
@@ -164,8 +166,7 @@ def _make(spec: BackboneSpec, module: str, name: str, defaults: dict[str, Any], 
     allowed = [key for key in inspect.signature(kind).parameters if key not in OWN_ARGUMENTS]
     for key in spec.settings:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(allowed)}"
+            hint = nearest(str(key), allowed, noun="settings")
             raise ModelError(f"backbone {spec.name}: unknown setting {key!r}; {hint}")
     settings = {**defaults, **spec.settings, **fixed}
     try:

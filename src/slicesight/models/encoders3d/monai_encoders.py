@@ -61,7 +61,8 @@ class MonaiViT(MonaiEncoder):
         tokens = normed if self.config.final_norm else blocks[-1]
         if self.config.use_cls_token:
             tokens = tokens[:, 1:]
-        return tokens.unflatten(1, self.config.token_grid)
+        features: Tensor = tokens.unflatten(1, self.config.token_grid)
+        return features
 
 
 class SwinUNETREncoder(MonaiEncoder):
@@ -70,10 +71,10 @@ class SwinUNETREncoder(MonaiEncoder):
     config: SwinUNETRConfig
     config_class = SwinUNETRConfig
 
-    def __init__(self, config: SwinUNETRConfig) -> None:
+    def __init__(self, config: SwinUNETRConfig, swin: nn.Module | None = None) -> None:
+        """swin: the transformer of a SwinUNETR that is there already, whose weights are then shared."""
         super().__init__(config)
-        swin = import_monai("monai.networks.nets.swin_unetr").SwinTransformer
-        self.swin = swin(
+        self.swin = swin or import_monai("monai.networks.nets.swin_unetr").SwinTransformer(
             in_chans=config.in_channels,
             embed_dim=config.feature_size,
             window_size=(config.window_size,) * 3,
@@ -85,7 +86,8 @@ class SwinUNETREncoder(MonaiEncoder):
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
-        return self.swin(volumes)[self.config.output_stage].permute(0, 2, 3, 4, 1)
+        features: Tensor = self.swin(volumes)[self.config.output_stage].permute(0, 2, 3, 4, 1)
+        return features
 
 
 def import_monai(name: str) -> ModuleType:

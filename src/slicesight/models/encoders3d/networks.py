@@ -59,7 +59,7 @@ class M3DViT(PreTrainedModel):
     base_model_prefix = "vision3d"
     main_input_name = "volumes"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("ViTBlock",)
+    _no_split_modules = {"ViTBlock"}  # noqa: RUF012
 
     def __init__(self, config: M3DViTConfig) -> None:
         super().__init__(config)
@@ -78,16 +78,22 @@ class M3DViT(PreTrainedModel):
         tokens = self.encode_tokens(volumes)
         if self.cls_token is not None:
             tokens = tokens[:, 1:]
-        return tokens.unflatten(1, self.config.token_grid)
+        features: Tensor = tokens.unflatten(1, self.config.token_grid)
+        return features
 
     def encode_tokens(self, volumes: Tensor) -> Tensor:
         """All tokens (V, 1 + patches, C) with the class token first, if there is one."""
-        tokens = self.patch_embedding(cut_patches(volumes, self.config.patch_size)) + self.position_embedding
-        if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = self.embed_patches(volumes)
         for block in self.blocks:
             tokens = block(tokens)
         return tokens if self.norm is None else self.norm(tokens)
+
+    def embed_patches(self, volumes: Tensor) -> Tensor:
+        """What the first block reads (V, 1 + patches, C): patch vectors with their positions, the class token first."""
+        tokens: Tensor = self.patch_embedding(cut_patches(volumes, self.config.patch_size)) + self.position_embedding
+        if self.cls_token is None:
+            return tokens
+        return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -146,7 +152,8 @@ class CNN3D(PreTrainedModel):
         layers: list[nn.Module] = []
         width = config.in_channels
         for next_width, num_blocks, stride in zip(config.widths, config.blocks, config.strides, strict=True):
-            layers.append(DownStep(width, next_width, tuple(stride), config.num_groups))
+            depth, rows, columns = stride
+            layers.append(DownStep(width, next_width, (depth, rows, columns), config.num_groups))
             layers.extend(ResidualBlock(next_width, config.num_groups) for _ in range(num_blocks))
             width = next_width
         self.layers = nn.ModuleList(layers)
@@ -169,7 +176,7 @@ class CNN3D(PreTrainedModel):
 class DownStep(GradientCheckpointingLayer):
     """A strided convolution that opens a stage; an odd size rounds up, as the configuration's token grid says."""
 
-    def __init__(self, width: int, next_width: int, stride: tuple[int, ...], num_groups: int) -> None:
+    def __init__(self, width: int, next_width: int, stride: tuple[int, int, int], num_groups: int) -> None:
         super().__init__()
         self.conv = nn.Conv3d(width, next_width, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.GroupNorm(num_groups, next_width)

@@ -6,20 +6,19 @@ that need not be cubes). cnn3d: the features of its own stages are.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slicesight.errors import ModelError
-from slicesight.models.encoders3d.backbones import Backbone, BackboneSpec, Features
+from slicesight.models.encoders3d.backbone import Backbone, BackboneSpec, Features
 from slicesight.models.encoders3d.configuration import CNN3DConfig, M3DViTConfig, Vision3DConfig
 from slicesight.models.encoders3d.monai_encoders import import_monai
-from slicesight.models.encoders3d.networks import CNN3D, DownStep, M3DViT, cut_patches
+from slicesight.models.encoders3d.networks import CNN3D, DownStep, M3DViT
+from slicesight.settings import nearest
 
 FEATURE_SIZE = 16
 FIXED_FIELDS = ("image_size", "in_channels", "model_type")
@@ -49,10 +48,7 @@ class M3DViTBackbone(Backbone):
 
     def find_features(self, volumes_BINHW: Tensor) -> Features:
         vit = self.encoder
-        tokens = vit.patch_embedding(cut_patches(volumes_BINHW, vit.config.patch_size)) + vit.position_embedding
-        if vit.cls_token is not None:
-            tokens = torch.cat([vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        hidden = [tokens]
+        hidden = [vit.embed_patches(volumes_BINHW)]
         for block in vit.blocks:
             hidden.append(block(hidden[-1]))
         memory = hidden[-1] if vit.norm is None else vit.norm(hidden[-1])
@@ -62,14 +58,16 @@ class M3DViTBackbone(Backbone):
 
     def decode(self, features: Features) -> Tensor:
         grown = [grow(skip) for grow, skip in zip(self.skip_growers, features.skips[:-1], strict=True)]
-        return self.decoder(features.memory, [*grown, features.skips[-1]])
+        dense: Tensor = self.decoder(features.memory, [*grown, features.skips[-1]])
+        return dense
 
     def vision3d(self) -> PreTrainedModel:
         return self.encoder
 
     def _to_grid(self, tokens_BTC: Tensor) -> Tensor:
         """The patches' tokens as (B, C, d, h, w), without the class token."""
-        return tokens_BTC[:, -self.num_memory_tokens :].transpose(1, 2).unflatten(2, self.memory_grid)
+        cells: Tensor = tokens_BTC[:, -self.num_memory_tokens :].transpose(1, 2).unflatten(2, self.memory_grid)
+        return cells
 
 
 class CNN3DBackbone(Backbone):
@@ -96,7 +94,8 @@ class CNN3DBackbone(Backbone):
         return Features(features, tuple(stages[::-1]))
 
     def decode(self, features: Features) -> Tensor:
-        return self.decoder(features.memory, features.skips)
+        dense: Tensor = self.decoder(features.memory, features.skips)
+        return dense
 
     def vision3d(self) -> PreTrainedModel:
         return self.encoder
@@ -153,8 +152,7 @@ def _own_settings(spec: BackboneSpec, defaults: Vision3DConfig) -> tuple[dict[st
     allowed += [name for name in ("hidden_size", "pool_size", "initializer_range") if name not in allowed]
     for key in spec.settings:
         if key not in (*allowed, "feature_size"):
-            near = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(allowed)}, feature_size"
+            hint = nearest(str(key), (*allowed, "feature_size"), noun="settings")
             raise ModelError(f"backbone {spec.name}: unknown setting {key!r}; {hint}")
     settings = dict(spec.settings)
     return settings, int(settings.pop("feature_size", FEATURE_SIZE))

@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from slicesight.errors import ModelError
-from slicesight.models.importers.shards import SHARD_BYTES, SMALLEST_SHARD, WeightShardWriter, open_weights
+from slicesight.models.importers.shards import SHARD_BYTES, SMALLEST_SHARD, open_weights, write_shards
 
 BERT_HEAD_WIDTH = 64  # of every BERT; the folders of the M3D family do not say how many heads there are
 Rename = Callable[[str, str], tuple[str | None, str]]
@@ -98,17 +106,41 @@ def copy_weights(
 ) -> torch.dtype | None:
     """Copy every planned tensor into shards in `out`; returns the dtype most numbers have."""
     total = sum(path.stat().st_size for path in files.values())
-    writer = WeightShardWriter(out, shard_bytes=min(SHARD_BYTES, max(SMALLEST_SHARD, total // 16)))
+    weights = {part: open_weights(path) for part, path in files.items()}
+    sources = {target: (part, name) for part, names in plan.items() for name, target in names.items()}
+    planned = {target: weights[part][name].to("meta") for target, (part, name) in sources.items()}
     numbers: dict[torch.dtype, int] = {}
-    for part, path in files.items():
-        on_progress(part)
-        weights = open_weights(path)
-        for name, target in plan[part].items():
-            tensor = change(part, name, weights.pop(name))
-            numbers[tensor.dtype] = numbers.get(tensor.dtype, 0) + tensor.numel()
-            writer.add(target, tensor)
-    writer.finish()
+    for tensor in planned.values():
+        numbers[tensor.dtype] = numbers.get(tensor.dtype, 0) + tensor.numel()
+    begun: set[str] = set()
+
+    def make(target: str) -> Tensor:
+        part, name = sources[target]
+        if part not in begun:
+            begun.add(part)
+            on_progress(part)
+        return change(part, name, weights[part].pop(name))
+
+    write_shards(out, planned, make, shard_bytes=min(SHARD_BYTES, max(SMALLEST_SHARD, total // 16)))
     return max(numbers, key=lambda dtype: numbers[dtype]) if numbers else None
+
+
+def finish_folder(
+    out: Path,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    report: ConversionReport,
+    processor: ProcessorMixin | PreTrainedTokenizerBase | None,
+) -> ConversionReport:
+    """Write what stands beside the weights: config.json, last of all what the processor or tokenizer has."""
+    config.architectures = [model_class.__name__]
+    config.save_pretrained(out)
+    if issubclass(model_class, GenerationMixin):
+        GenerationConfig.from_model_config(config).save_pretrained(out)
+    if processor is not None:
+        processor.save_pretrained(out)
+    report.files = sorted(path.name for path in out.iterdir())
+    return report
 
 
 def read_bert_shape(shapes: dict[str, tuple[int, ...]], prefix: str = "language_encoder.") -> dict[str, Any]:
@@ -161,11 +193,6 @@ def load_tokenizer(folder: Path, what: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{what} cannot be read from {folder} ({reason}); add its files there.") from error
-
-
-def list_files(out: Path) -> list[str]:
-    """The names of what was written."""
-    return sorted(path.name for path in out.iterdir())
 
 
 def find_file(folder: Path, names: Iterable[str]) -> Path | None:

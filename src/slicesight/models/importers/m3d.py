@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
 
 from slicesight.errors import ModelError
@@ -26,7 +26,7 @@ from slicesight.models.importers.conversion import (
     build_on_meta,
     copy_weights,
     find_file,
-    list_files,
+    finish_folder,
     load_tokenizer,
     plan_names,
     read_bert_shape,
@@ -52,8 +52,8 @@ class M3DClipConfig(PreTrainedConfig):
         "text_encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
     }
 
-    vision3d_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision3d_config: Any = None
+    text_encoder_config: Any = None
 
 
 class M3DClip(PreTrainedModel):
@@ -157,12 +157,9 @@ def convert_m3d_clip(
     report = ConversionReport()
     plan = plan_names(shapes, rename, build_on_meta(M3DClip, config), report)
     config.dtype = copy_weights(files, plan, out, on_progress=on_progress)
-    config.architectures = [M3DClip.__name__]
-    config.save_pretrained(out)
-    if find_file(source, ("vocab.txt", "tokenizer.json")):
-        load_tokenizer(source, "the tokenizer of M3D-CLIP").save_pretrained(out)
-    report.files = list_files(out)
-    return report
+    has_tokenizer = find_file(source, ("vocab.txt", "tokenizer.json")) is not None
+    tokenizer = load_tokenizer(source, "the tokenizer of M3D-CLIP") if has_tokenizer else None
+    return finish_folder(out, M3DClip, config, report, tokenizer)
 
 
 def convert_lamed(
@@ -205,12 +202,7 @@ def convert_lamed(
     model = build_on_meta(Med2E3ForConditionalGeneration, config)
     plan = plan_names(shapes, lambda _, name: rename_lamed(name), model, report)
     config.dtype = copy_weights(files, plan, out, on_progress=on_progress)
-    config.architectures = [Med2E3ForConditionalGeneration.__name__]
-    config.save_pretrained(out)
-    GenerationConfig.from_model_config(config).save_pretrained(out)
-    processor.save_pretrained(out)
-    report.files = list_files(out)
-    return report
+    return finish_folder(out, Med2E3ForConditionalGeneration, config, report, processor)
 
 
 def translate_lamed(official: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: Path) -> Med2E3Config:

@@ -21,7 +21,7 @@ from slicesight.models.importers.conversion import (
     build_on_meta,
     copy_weights,
     find_file,
-    list_files,
+    finish_folder,
     load_tokenizer,
     plan_names,
     read_bert_shape,
@@ -83,12 +83,7 @@ def convert_released(
     )
     report.merged_adapters = adapters.count_merged()
     report.left_over.update({f"adapter/{name}": "no such weight" for name in adapters.unused()})
-    config.architectures = [Med2E3ForConditionalGeneration.__name__]
-    config.save_pretrained(out)
-    GenerationConfig.from_model_config(config).save_pretrained(out)
-    processor.save_pretrained(out)
-    report.files = list_files(out)
-    return report
+    return finish_folder(out, Med2E3ForConditionalGeneration, config, report, processor)
 
 
 def strip_base_layer(name: str) -> str:

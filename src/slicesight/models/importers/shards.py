@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from slicesight.errors import ModelError
+from slicesight.files import replacing, write_text
 
 SHARD_BYTES = 400 * 2**20  # a shard waits in memory beside the mapped weights
 SMALLEST_SHARD = 32 * 2**20
@@ -40,47 +43,26 @@ def open_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-class WeightShardWriter:
-    """Writes tensors as they come into model-0000i.safetensors and the index Hugging Face reads."""
+def write_shards(
+    folder: Path,
+    planned: Mapping[str, Tensor],
+    make: Callable[[str], Tensor],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write model.safetensors, or its shards and the index Hugging Face reads; one shard is in memory at a time.
 
-    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
-        self.folder, self.shard_bytes = folder, shard_bytes
-        self.waiting: dict[str, Tensor] = {}
-        self.waiting_bytes = self.total_bytes = 0
-        self.shards: list[list[str]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Take one tensor; what waits is written when it would pass the shard size."""
-        size = tensor.numel() * tensor.element_size()
-        if self.waiting and self.waiting_bytes + size > self.shard_bytes:
-            self.flush()
-        self.waiting[name] = tensor.contiguous()
-        self.waiting_bytes += size
-        self.total_bytes += size
-
-    def flush(self) -> None:
-        """Write what waits as one shard, under a temporary name until the number of shards is known."""
-        if self.waiting:
-            save_file(self.waiting, self.shard_path(len(self.shards)), metadata={"format": "pt"})
-            self.shards.append(list(self.waiting))
-            self.waiting, self.waiting_bytes = {}, 0
-
-    def shard_path(self, number: int) -> Path:
-        """Where a shard waits for its final name."""
-        return self.folder / f"shard-{number:05d}.safetensors.part"
-
-    def finish(self) -> None:
-        """Name the shards and write the index (none for a single shard)."""
-        self.flush()
-        names = {}
-        for number, keys in enumerate(self.shards):
-            name = f"model-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
-            name = "model.safetensors" if len(self.shards) == 1 else name
-            self.shard_path(number).replace(self.folder / name)
-            names.update(dict.fromkeys(keys, name))
-        if len(self.shards) > 1:
-            index = {"metadata": {"total_size": self.total_bytes}, "weight_map": names}
-            temporary = self.folder / "model.safetensors.index.json.part"
-            temporary.write_text(json.dumps(index, indent=2))
-            temporary.replace(self.folder / "model.safetensors.index.json")
+    Args:
+        planned: every tensor by name, of the shape and dtype it will have; tensors on `meta` will do.
+        make: gives a tensor's numbers when its shard is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    split = split_torch_state_dict_into_shards(
+        dict(planned), filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes
+    )
+    for file, names in split.filename_to_tensors.items():
+        with replacing(folder / file) as temporary:
+            save_file({name: make(name).contiguous() for name in names}, temporary, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_text(folder / "model.safetensors.index.json", text=json.dumps(index, indent=2))

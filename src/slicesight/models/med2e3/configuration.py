@@ -1,4 +1,4 @@
-"""Which parts make up a Med-2E3, and which word of the configuration chooses which cell of the paper's ablations?
+"""Which parts make up a Med-2E3, and which option of the configuration chooses which cell of the paper's ablations?
 
 Sizes: N slices, H x W pixels; a 3D encoder's token grid is depth x rows x columns before pooling, and after pooling K
 depth bins of P tokens each. Every part is a Hugging Face configuration; those of the 3D encoders are in
@@ -12,10 +12,18 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from slicesight.data.plugins import known_names
 from slicesight.errors import ModelError
 
 FUSIONS = ("3d", "2d", "3d+2d")
-AGGREGATIONS = ("random", "max", "mean", "text_guided")
+AGGREGATIONS = {
+    "random": "slicesight.models.med2e3.aggregations:score_at_random",
+    "max": "slicesight.models.med2e3.aggregations:take_maximum",
+    "mean": "slicesight.models.med2e3.aggregations:score_alike",
+    "text_guided": "slicesight.models.med2e3.aggregations:score_by_question",
+}
+"""Name -> module:function, as aggregations.py says. Another package adds its own by an entry point of this group."""
+AGGREGATION_ENTRY_POINTS = "slicesight.aggregations"
 SCORING_INPUTS = ("text", "3d", "2d")
 QUESTION_SOURCES = ("lm_embeddings", "text_encoder")
 SCORE_NORMS = ("none", "l2")
@@ -61,14 +69,14 @@ class Med2E3Config(PreTrainedConfig):
         "text_encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision2d_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision3d_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None
+    vision2d_config: Any = None
+    vision3d_config: Any = None
+    text_encoder_config: Any = None
     image_size: list[int] | tuple[int, ...] = (32, 256, 256)
     fusion: str = "3d+2d"
     aggregation: str = "text_guided"
-    scoring_inputs: list[str] | tuple[str, ...] | None = None
+    scoring_inputs: Any = None
     question_source: str = "lm_embeddings"
     score_norm: str = "none"
     score_scale: float = 1.0
@@ -80,7 +88,7 @@ class Med2E3Config(PreTrainedConfig):
     slice_std: float | list[float] = 1.0
     slice_pool: int = 1
     vision2d_feature: str = "last_hidden_state"
-    planes: list[str] | tuple[str, ...] | None = None
+    planes: Any = None
     random_seed: int = 0
     placeholder_token_id: int = 32063
     initializer_range: float = 0.02
@@ -99,7 +107,7 @@ class Med2E3Config(PreTrainedConfig):
             name for name in self.scoring_inputs if name not in SCORING_INPUTS
         ]
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
-        check_words(self)
+        check_options(self)
 
     @property
     def num_slices(self) -> int:
@@ -132,17 +140,18 @@ class Med2E3Config(PreTrainedConfig):
         return self.needs_2d and self.aggregation == "text_guided"
 
 
-def check_words(config: Med2E3Config) -> None:
-    """Raises ModelError for a word outside its list or a combination that means nothing."""
+def check_options(config: Med2E3Config) -> None:
+    """Raises ModelError for a value outside its list or a combination that means nothing."""
     for field, allowed in (
         ("fusion", FUSIONS),
-        ("aggregation", AGGREGATIONS),
         ("question_source", QUESTION_SOURCES),
         ("score_norm", SCORE_NORMS),
         ("vision2d_feature", VISION2D_FEATURES),
     ):
         if getattr(config, field) not in allowed:
             raise ModelError(f"{field} is {getattr(config, field)!r}; expected one of {', '.join(allowed)}.")
+    if config.aggregation not in known_names(AGGREGATIONS, AGGREGATION_ENTRY_POINTS):
+        raise ModelError(f"aggregation is {config.aggregation!r}; expected one of {', '.join(AGGREGATIONS)}.")
     unknown = [name for name in config.scoring_inputs if name not in SCORING_INPUTS]
     if unknown:
         raise ModelError(f"scoring_inputs holds {unknown}; expected a subset of {', '.join(SCORING_INPUTS)}.")

@@ -19,18 +19,18 @@ def find_supervised(labels_BT: Tensor) -> Tensor:
 
 
 def next_token_loss(
-    logits: Tensor, labels_BT: Tensor, kept: int | Tensor, *, num_items_in_batch: Tensor | int | None = None
+    logits: Tensor, labels_BT: Tensor, logits_to_keep: int | Tensor, *, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
     """Cross-entropy of each supervised token given those before it, in float32.
 
-    kept: the positions the logits hold (as logits_to_keep). The mean over supervised tokens, or their sum divided by
-    num_items_in_batch when the trainer accumulates gradients.
+    logits_to_keep: the positions the logits hold, or how many of the last. The mean over supervised tokens, or their
+    sum divided by num_items_in_batch when the trainer accumulates gradients.
     """
     next_labels_BT = functional.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:]
-    if isinstance(kept, Tensor):
-        next_labels_BT = next_labels_BT[:, kept]
-    elif kept > 0:
-        next_labels_BT = next_labels_BT[:, -kept:]
+    if isinstance(logits_to_keep, Tensor):
+        next_labels_BT = next_labels_BT[:, logits_to_keep]
+    elif logits_to_keep > 0:
+        next_labels_BT = next_labels_BT[:, -logits_to_keep:]
     targets = next_labels_BT.flatten().to(logits.device)
     total = functional.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum")
     count = (targets != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch

@@ -5,11 +5,14 @@ B prompts, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from slicesight.errors import ModelError
+from slicesight.models.arguments import check_tensor
 from slicesight.models.encoders3d.configuration import VISION3D_CONFIGS, Vision3DConfig
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.vision2d import measure_slice_tokens
@@ -57,13 +60,24 @@ def count_visual_tokens(config: Med2E3Config) -> int:
     return num_tokens
 
 
-def check_volumes(volumes: Tensor, config: Med2E3Config) -> None:
-    """Volumes are (V, 1, N, H, W) of the configured size."""
-    if volumes.ndim != 5 or tuple(volumes.shape[1:]) != (1, *config.image_size):
+def place_visual_tokens(inputs_embeds: Tensor, is_placeholder_BT: Tensor, visual_BSD: Tensor) -> Tensor:
+    """The prompts' embeddings (B, T, D) with the visual tokens where the placeholders stand, in order."""
+    slot_BT = (is_placeholder_BT.long().cumsum(-1) - 1).clamp(min=0)
+    visual_BTD = visual_BSD.gather(1, slot_BT.unsqueeze(-1).expand(-1, -1, visual_BSD.shape[-1]))
+    return torch.where(is_placeholder_BT.unsqueeze(-1), visual_BTD.to(inputs_embeds.dtype), inputs_embeds)
+
+
+def check_volumes(given: Any, config: Med2E3Config) -> Tensor:
+    """The volumes, if they are numbers (V, 1, N, H, W) of the configured size."""
+    volumes = check_tensor(given, "volumes", ndim=5)
+    if not volumes.is_floating_point():
+        raise ModelError(f"volumes are {volumes.dtype}; expected floating-point numbers in [0, 1]: divide grey by 255.")
+    if tuple(volumes.shape[1:]) != (1, *config.image_size):
         wanted = ", ".join(map(str, config.image_size))
         raise ModelError(
             f"volumes have shape {tuple(volumes.shape)}; this model reads (V, 1, {wanted}): resample them to its grid."
         )
+    return volumes
 
 
 def resolve_volume_index(
@@ -77,6 +91,9 @@ def resolve_volume_index(
             )
         one_each = torch.arange(num_prompts, device=device)
         return (one_each if num_volumes == num_prompts else torch.zeros_like(one_each)).unsqueeze(1)
+    check_tensor(volume_index, "volume_index", ndim=(2, 1))
+    if volume_index.is_floating_point():
+        raise ModelError(f"volume_index is {volume_index.dtype}; expected whole numbers, -1 for none.")
     volume_index = volume_index.to(device)
     volume_index = volume_index.unsqueeze(1) if volume_index.ndim == 1 else volume_index
     if not torch.compiler.is_compiling():

@@ -19,11 +19,17 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from slicesight.errors import ModelError
+from slicesight.models.arguments import check_tensor
 from slicesight.models.encoders3d.networks import Vision3D
-from slicesight.models.med2e3 import slice_scoring as tgis
+from slicesight.models.med2e3 import slice_scoring
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import find_supervised, next_token_loss
-from slicesight.models.med2e3.matching import check_volumes, count_visual_tokens, resolve_volume_index
+from slicesight.models.med2e3.matching import (
+    check_volumes,
+    count_visual_tokens,
+    place_visual_tokens,
+    resolve_volume_index,
+)
 from slicesight.models.med2e3.packed import pack
 from slicesight.models.med2e3.planes import PlaneEmbedding, cut_planes
 from slicesight.models.med2e3.projector import Projector
@@ -58,7 +64,7 @@ class Med2E3PreTrainedModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ("past_key_values", "volume_features")
+    _skip_keys_device_placement = ["past_key_values", "volume_features"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -90,14 +96,17 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         self.scorer = SliceScorer(config) if config.needs_2d else None
         self.post_init()
         present = {type(module).__name__ for module in self.modules()}
-        self._no_split_modules &= present  # the parts' classes also name layers that only their other models have
+        self._no_split_modules = (
+            set(self._no_split_modules or ()) & present
+        )  # the parts' classes also name layers that only their other models have
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, Projector):
-            for layer in (module[0], module[2]):  # keeps the tokens' size whatever the widths
-                init.normal_(layer.weight, std=layer.in_features**-0.5)
+            for layer in module:
+                if isinstance(layer, nn.Linear):  # keeps the tokens' size whatever the widths
+                    init.normal_(layer.weight, std=layer.in_features**-0.5)
         elif isinstance(module, SliceScorer):
             module.reset_parameters()
         elif isinstance(module, PlaneEmbedding):
@@ -110,7 +119,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         parts = {name: getattr(self, name) for name in PART_NAMES if name != "text_encoder"}
         return {name: part for name, part in {**parts, "text_encoder": text_encoder}.items() if part is not None}
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         """The language model's token embeddings."""
         return self.language_model.get_input_embeddings()
 
@@ -118,7 +127,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         """Replace the language model's token embeddings."""
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> Any:
         """The language model's head."""
         return self.language_model.get_output_embeddings()
 
@@ -126,7 +135,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         """Replace the language model's head."""
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def get_decoder(self) -> nn.Module:
+    def get_decoder(self) -> Any:
         """The language model without its head."""
         return self.language_model.get_decoder()
 
@@ -179,6 +188,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         if volume_features is None and any(given is not None for given in (volumes, features_3d, features_2d)):
             volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
         if inputs_embeds is None:
+            check_tensor(input_ids, "input_ids", ndim=2)
             assert input_ids is not None
             if volume_features is not None:
                 inputs_embeds, slice_scores = self.embed_prompts(
@@ -193,10 +203,10 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.embed_tokens(input_ids)
                 if past_key_values is None or past_key_values.get_seq_length() == 0:
                     self.refuse_unfilled(input_ids)
-        if packed_places is not None:
+        if packed_places is not None and packed_parts is not None:
             if not self.takes_position_ids:
                 raise ModelError(
-                    f"packing restarts positions, which {type(self.language_model).__name__} cannot be told."
+                    f"packing restarts positions, which {type(self.language_model).__name__} does not take."
                 )
             packed = pack(self.language_model, inputs_embeds, labels, packed_places, packed_parts)
             inputs_embeds, labels = packed["inputs_embeds"], packed["labels"]
@@ -253,7 +263,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             encoder_ids=question_ids,
             encoder_mask=question_ids_mask,
         )
-        visual_BMSD, slice_scores = self.see(volume_features, volume_index, question)
+        visual_BMSD, slice_scores = self.compose_visual_tokens(volume_features, volume_index, question)
         return self.merge(input_ids, inputs_embeds, visual_BMSD, volume_index), slice_scores
 
     def encode_volumes(
@@ -267,8 +277,10 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         tokens_3d_VKPD = tokens_2d_VNLD = None
         if self.vision3d is not None:
             features_VKPC = self.encode_3d(volumes) if features_3d is None else features_3d
+            assert self.projector_3d is not None
             tokens_3d_VKPD = self.projector_3d(features_VKPC)
         if self.vision2d is not None:
+            assert self.projector_2d is not None
             features_VNLC = self.encode_2d(volumes) if features_2d is None else features_2d
             tokens_SLD = self.projector_2d(features_VNLC.flatten(0, 1))
             tokens_2d_VNLD = tokens_SLD.unflatten(0, features_VNLC.shape[:2])
@@ -278,29 +290,30 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
 
     def encode_3d(self, volumes: Tensor | None) -> Tensor:
         """The 3D encoder's features (V, K, P, C) before projection; no graph is kept where the encoder is frozen."""
-        assert volumes is not None
         assert self.vision3d is not None
-        check_volumes(volumes, self.config)
+        volumes = check_volumes(volumes, self.config)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision3d)):
             features_VKPC: Tensor = self.vision3d(volumes)
         return features_VKPC
 
     def encode_2d(self, volumes: Tensor | None) -> Tensor:
         """The 2D encoder's features (V, N, L, C) before projection, plane after plane where there are several."""
-        assert volumes is not None
         assert self.vision2d is not None
-        check_volumes(volumes, self.config)
+        volumes = check_volumes(volumes, self.config)
         planes = self.config.planes
         slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
             features_SLC: Tensor = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
-        return features_SLC.unflatten(0, slices_VNHW.shape[:2])
+        features_VNLC: Tensor = features_SLC.unflatten(0, slices_VNHW.shape[:2])
+        return features_VNLC
 
-    def see(self, features: VolumeFeatures, volume_index: Tensor, question: Question) -> tuple[Tensor, Tensor | None]:
+    def compose_visual_tokens(
+        self, features: VolumeFeatures, volume_index: Tensor, question: Question
+    ) -> tuple[Tensor, Tensor | None]:
         """The visual tokens z_I of every prompt's volumes (B, M, S, D), and their slice scores (B, M, N)."""
         slices_BMLD, scores_BMN = (None, None) if self.scorer is None else self.scorer(features, volume_index, question)
         tokens_3d_VKPD = features.tokens_3d_VKPD if "3d" in self.config.fusion.split("+") else None
-        return tgis.join_branches(tokens_3d_VKPD, slices_BMLD, volume_index), scores_BMN
+        return slice_scoring.join_branches(tokens_3d_VKPD, slices_BMLD, volume_index), scores_BMN
 
     def score_slices(
         self,
@@ -341,7 +354,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Token embeddings; placeholders, whose id may lie outside the vocabulary, are embedded as token 0 for now."""
         is_placeholder = input_ids == self.config.placeholder_token_id
-        return self.get_input_embeddings()(input_ids.masked_fill(is_placeholder, 0))
+        embeds_BTD: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_placeholder, 0))
+        return embeds_BTD
 
     def merge(self, input_ids: Tensor, inputs_embeds: Tensor, visual_BMSD: Tensor, volume_index: Tensor) -> Tensor:
         """Put each prompt's visual tokens where its placeholders stand, in order.
@@ -359,9 +373,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                     f"prompt {row} holds {int(found[row])} placeholder tokens for {int(expected[row])} visual tokens "
                     f"({visual_BMSD.shape[2]} per volume); make the prompt with this model's own processor."
                 )
-        slot = (is_placeholder.long().cumsum(-1) - 1).clamp(min=0)
-        visual = visual_BMSD.flatten(1, 2).gather(1, slot.unsqueeze(-1).expand(-1, -1, visual_BMSD.shape[-1]))
-        return torch.where(is_placeholder.unsqueeze(-1), visual.to(inputs_embeds.dtype), inputs_embeds)
+        return place_visual_tokens(inputs_embeds, is_placeholder, visual_BMSD.flatten(1, 2))
 
     def refuse_unfilled(self, input_ids: Tensor) -> None:
         """A prompt with placeholders needs volumes."""
@@ -370,7 +382,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
 
     @property
     def takes_position_ids(self) -> bool:
-        """Whether the language model has positions to be told."""
+        """Whether the language model takes position_ids."""
         return "position_ids" in inspect.signature(self.language_model.forward).parameters
 
     @torch.no_grad()
@@ -384,7 +396,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     ) -> Any:
         """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples.
 
-        The placeholder is never said: it is not a word.
+        The placeholder is never generated: it stands for no text.
         """
         if volumes is not None and volume_features is None:
             volume_features = self.encode_volumes(volumes)
@@ -394,14 +406,16 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         placeholder = self.config.placeholder_token_id
         if placeholder < self.config.text_config.get_text_config().vocab_size:
             settings = kwargs.get("generation_config") or self.generation_config
-            silent = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
-            kwargs["suppress_tokens"] = sorted({*silent, placeholder})
-        return super().generate(inputs, *args, volume_features=volume_features, **kwargs)
+            suppressed = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
+            kwargs["suppress_tokens"] = sorted({*suppressed, placeholder})
+        base: Any = super()  # the mixin's methods are typed for a protocol, not for a class that mixes them in
+        return base.generate(inputs, *args, volume_features=volume_features, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Volumes are seen in the first step only, unless there is no cache."""
         is_first, use_cache = kwargs.get("is_first_iteration", False), kwargs.get("use_cache", True)
-        model_inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        base: Any = super()
+        model_inputs: dict[str, Any] = base.prepare_inputs_for_generation(input_ids, *args, **kwargs)
         if use_cache and not is_first:
             for name in VOLUME_INPUTS:
                 model_inputs.pop(name, None)

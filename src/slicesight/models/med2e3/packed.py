@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from slicesight.errors import ModelError
 from slicesight.models.med2e3.loss import IGNORED
@@ -30,7 +31,11 @@ def gather_rows(values_BT: Tensor, places_RU: Tensor, *, padding: float = 0) -> 
 
 
 def pack(
-    language_model: nn.Module, inputs_embeds: Tensor, labels_BT: Tensor | None, places_RU: Tensor, parts_RU: Tensor
+    language_model: PreTrainedModel,
+    inputs_embeds: Tensor,
+    labels_BT: Tensor | None,
+    places_RU: Tensor,
+    parts_RU: Tensor,
 ) -> dict[str, Any]:
     """What the language model reads instead of B prompts: embeddings (R, U, D), labels, positions and a 4D mask.
 
@@ -43,7 +48,7 @@ def pack(
         "inputs_embeds": gather_rows(inputs_embeds, places_RU),
         "labels": None if labels_BT is None else gather_rows(labels_BT, places_RU, padding=IGNORED),
         "position_ids": positions_RU,
-        "attention_mask": build_mask(parts_RU, language_model.config._attn_implementation, inputs_embeds.dtype),
+        "attention_mask": build_mask(parts_RU, str(language_model.config._attn_implementation), inputs_embeds.dtype),
     }
 
 
@@ -71,8 +76,8 @@ def build_mask(parts_RU: Tensor, implementation: str, dtype: torch.dtype) -> Any
     return torch.zeros_like(sees_R1UU, dtype=dtype).masked_fill(~sees_R1UU, torch.finfo(dtype).min)
 
 
-def refuse_unpackable(language_model: nn.Module, *, longest: int) -> None:
-    """A mask of its own needs attention that takes one, positions that can be told and no window shorter than a prompt.
+def refuse_unpackable(language_model: PreTrainedModel, *, longest: int) -> None:
+    """A mask of its own needs attention that takes one, position_ids and no window shorter than a prompt.
 
     Raises:
         ModelError: this language model lacks one of them.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
 
-from slicesight.models.med2e3 import slice_scoring as tgis
+from slicesight.models.med2e3.slice_scoring import describe_slices
 
 PLANE_AXES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the volume axis along which the plane's slices are stacked
 
@@ -55,7 +55,8 @@ def regroup_bins(tokens_3d_VKPD: Tensor, grid: tuple[int, int, int], plane: str)
     """The 3D tokens grouped along a plane's axis: its bins first, the rest of the grid inside -> (V, bins, rest, D)."""
     cells_VdhwD = tokens_3d_VKPD.unflatten(2, grid[1:])
     axis = PLANE_AXES[plane] + 1
-    return cells_VdhwD.movedim(axis, 1).flatten(2, 3)
+    bins: Tensor = cells_VdhwD.movedim(axis, 1).flatten(2, 3)
+    return bins
 
 
 def describe_planes(
@@ -79,7 +80,7 @@ def describe_planes(
             lies_in = torch.arange(num_slices, device=bins.device) * bins.shape[1] // num_slices
             bins = bins[:, lies_in]
         own = None if tokens_2d_VSLD is None else tokens_2d_VSLD[:, number * num_slices : (number + 1) * num_slices]
-        described.append(tgis.describe_slices(bins, own, num_slices=num_slices))
+        described.append(describe_slices(bins, own, num_slices=num_slices))
     return torch.cat(described, dim=1)
 
 

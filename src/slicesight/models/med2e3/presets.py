@@ -33,7 +33,7 @@ PHI3_MINI_128K: dict[str, Any] = {
 
 
 def make_preset(name: str, **overrides: Any) -> Med2E3Config:
-    """A named configuration, with any of its words changed.
+    """A named configuration, with any of its options changed.
 
     Raises:
         ModelError: no configuration has this name.

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from slicesight.errors import InputError, ModelError
+from slicesight.models.arguments import check_choice
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.models.med2e3.matching import count_visual_tokens
@@ -26,11 +27,12 @@ from slicesight.models.med2e3.matching import count_visual_tokens
 VOLUME_TOKEN = "<image3d>"  # noqa: S105
 QUESTION_TOKENIZER_FOLDER = "question_tokenizer"
 MAX_QUESTION_TOKENS = 512
+ROUNDING = 1e-3  # how far resizing may carry a voxel out of [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
-    """The words around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
+    """The text around a question; {question} holds the volumes' places too, {eos} is the tokenizer's end token.
 
     system opens the conversation, user is each question, cue asks for an answer, answer is a finished one.
     place: what stands before the question for each volume. is_opened: whether the tokenizer's opening token (if it has
@@ -84,7 +86,7 @@ class Med2E3Processor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         num_visual_tokens: int = 0,
         grid: dict[str, Any] | None = None,
-        template: str | dict[str, str] = "phi",
+        template: str | dict[str, Any] = "phi",
         max_length: int | None = None,
         question_tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
@@ -103,10 +105,10 @@ class Med2E3Processor(ProcessorMixin):
         self.max_length = max_length
         self.prompt = TEMPLATES[template] if isinstance(template, str) else PromptTemplate(**template)
         self.question_tokenizer = question_tokenizer
-        word = self.prompt.stand_in or VOLUME_TOKEN
-        if word not in tokenizer.get_vocab():
-            tokenizer.add_special_tokens({"additional_special_tokens": [word]})
-        self.placeholder_token_id = int(tokenizer.convert_tokens_to_ids(word))
+        placeholder = self.prompt.stand_in or VOLUME_TOKEN
+        if placeholder not in tokenizer.get_vocab():
+            tokenizer.add_special_tokens({"additional_special_tokens": [placeholder]})
+        self.placeholder_token_id: int = tokenizer.get_vocab()[placeholder]
         self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
         self.adds_space = adds_prefix_space(tokenizer)
         super().__init__(tokenizer, chat_template=chat_template)
@@ -140,9 +142,12 @@ class Med2E3Processor(ProcessorMixin):
             history: per question, the earlier (question, answer) turns; the volume's place is in the first of them.
             supervise: "last" answer only, or "all" answers of the conversation.
         """
-        assert return_tensors == "pt", "only torch tensors are made"
+        check_choice(return_tensors, "return_tensors", ("pt",))
         questions = [questions] if isinstance(questions, str) else list(questions)
         answer_list = [answers] if isinstance(answers, str) else list(answers) if answers is not None else None
+        for name, given in (("answers", answer_list), ("history", history)):
+            if given is not None and len(given) != len(questions):
+                raise InputError(f"{len(given)} {name} for {len(questions)} questions; give one for each.")
         volumes_V1NHW = None if volumes is None else stack_volumes(volumes)
         index_BM = self.choose_volumes(len(questions), volumes_V1NHW, volume_index)
         encoded = [
@@ -169,10 +174,10 @@ class Med2E3Processor(ProcessorMixin):
         if self.question_tokenizer is None:
             return {}
         bare = [strip_volume_token(question) for question in questions]
-        asked = self.question_tokenizer(
+        tokens = self.question_tokenizer(
             bare, padding=True, truncation=True, max_length=MAX_QUESTION_TOKENS, return_tensors="pt"
         )
-        return {"question_ids": asked["input_ids"], "question_ids_mask": asked["attention_mask"]}
+        return {"question_ids": tokens["input_ids"], "question_ids_mask": tokens["attention_mask"]}
 
     def render(
         self, question: str, *, answer: str | None = None, history: Sequence[tuple[str, str]] = (), num_volumes: int = 1
@@ -185,28 +190,28 @@ class Med2E3Processor(ProcessorMixin):
     ) -> list[tuple[str, str]]:
         """The prompt as (text, role) parts; role is "", "question" (the latest, bare), "answer" or "last_answer"."""
         turns: list[tuple[str, str | None]] = [*history, (question, answer)]
-        has_place = any(VOLUME_TOKEN in asked for asked, _ in turns)
+        has_place = any(VOLUME_TOKEN in text for text, _ in turns)
         parts = [(self.prompt.system, "")]
-        for number, (asked, answered) in enumerate(turns):
+        for number, (turn_question, turn_answer) in enumerate(turns):
             is_last = number == len(turns) - 1
             if number == 0 and not has_place and "{question}" in self.prompt.user:
-                asked = self.prompt.place * num_volumes + asked
+                turn_question = self.prompt.place * num_volumes + turn_question
             before, _, after = self.prompt.user.partition("{question}")
             parts.append((before, ""))
             if "{question}" in self.prompt.user:
-                for position, piece in enumerate(asked.split(VOLUME_TOKEN)):
+                for position, piece in enumerate(turn_question.split(VOLUME_TOKEN)):
                     parts.append((VOLUME_TOKEN if position else "", ""))
                     bare = piece.strip()
                     lead = piece[: len(piece) - len(piece.lstrip())] if bare else piece
                     parts += [(lead, ""), (bare, "question" if is_last else "")]
                     parts.append((piece[len(lead) + len(bare) :], ""))
             parts.append((after, ""))
-            if answered is None:
+            if turn_answer is None:
                 parts.append((self.prompt.cue, ""))
             else:
                 before, _, after = self.prompt.answer.partition("{answer}")
                 lead = before.rstrip()  # the space before an answer is the model's to say
-                text = before[len(lead) :] + answered + after.format(eos=self.tokenizer.eos_token)
+                text = before[len(lead) :] + turn_answer + after.format(eos=self.tokenizer.eos_token)
                 parts += [(lead, ""), (text, "last_answer" if is_last else "answer")]
         return parts
 
@@ -224,7 +229,7 @@ class Med2E3Processor(ProcessorMixin):
         Raises:
             InputError: its "<image3d>" do not match its volumes, or it is longer than max_length.
         """
-        assert supervise in ("last", "all")
+        check_choice(supervise, "supervise", ("last", "all"))
         parts = self.list_parts(question, answer, history, num_volumes)
         text = "".join(part for part, _ in parts)
         found = text.count(VOLUME_TOKEN)
@@ -269,7 +274,7 @@ class Med2E3Processor(ProcessorMixin):
 
     def pad_prompts(self, encoded: Sequence[EncodedPrompt], side: str) -> dict[str, Tensor]:
         """Pad to the longest prompt on the given side -> input_ids, attention_mask, question_mask, labels (B, T)."""
-        assert side in ("left", "right")
+        check_choice(side, "padding_side", ("left", "right"))
         length = max(len(prompt.input_ids) for prompt in encoded)
         pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         data = {
@@ -334,9 +339,9 @@ class Med2E3Processor(ProcessorMixin):
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Med2E3Processor:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Med2E3Processor:
         """Read the settings and both tokenizers."""
-        processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
         if folder.is_dir():
             processor.question_tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -362,17 +367,36 @@ def adds_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def stack_volumes(volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) -> Tensor:
-    """Volumes (N, H, W) or (1, N, H, W) as one float32 tensor (V, 1, N, H, W)."""
-    if isinstance(volumes, (Tensor, np.ndarray)) and volumes.ndim == 5:
-        return torch.as_tensor(volumes, dtype=torch.float32)
-    if isinstance(volumes, (Tensor, np.ndarray)) and volumes.ndim == 3:
-        volumes = [volumes]
-    tensors = [torch.as_tensor(volume, dtype=torch.float32) for volume in volumes]
-    tensors = [tensor if tensor.ndim == 4 else tensor[None] for tensor in tensors]
+    """Volumes (N, H, W) or (1, N, H, W) as one float32 tensor (V, 1, N, H, W).
+
+    Raises:
+        InputError: no numbers, other axes, different shapes, or values that are not finite numbers in [0, 1].
+    """
+    if isinstance(volumes, (Tensor, np.ndarray)):
+        volumes = [volumes] if volumes.ndim == 3 else list(volumes)
+    elif isinstance(volumes, str | os.PathLike) or not isinstance(volumes, Sequence) or not len(volumes):
+        shown = repr(volumes) if isinstance(volumes, str | os.PathLike) else f"a {type(volumes).__name__}"
+        raise InputError(
+            f"volumes is {shown}; expected grid volumes (slices, rows, columns) of numbers in [0, 1]: "
+            "read the scan with slicesight.read_volume and put it on the model's grid with to_grid."
+        )
+    tensors = []
+    for volume in volumes:
+        if not isinstance(volume, (Tensor, np.ndarray)) or volume.ndim not in (3, 4):
+            shown = f"of shape {tuple(volume.shape)}" if isinstance(volume, (Tensor, np.ndarray)) else repr(volume)[:60]
+            raise InputError(f"a volume is {shown}; expected a tensor or array (N, H, W) or (1, N, H, W), on the grid.")
+        tensor = torch.as_tensor(volume, dtype=torch.float32)
+        tensors.append(tensor if tensor.ndim == 4 else tensor[None])
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:
         raise InputError(f"volumes of different shapes {sorted(shapes)} in one batch; bring them to one grid.")
-    return torch.stack(tensors)
+    stacked = torch.stack(tensors)
+    low, high = (float(bound) for bound in stacked.aminmax())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # so that NaN is refused too
+        raise InputError(
+            f"volumes hold values from {low:g} to {high:g}; expected finite numbers in [0, 1]: window them."
+        )
+    return stacked
 
 
 def strip_volume_token(question: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class Projector(nn.Sequential):
@@ -10,7 +10,3 @@ class Projector(nn.Sequential):
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__(nn.Linear(input_size, output_size), nn.GELU(), nn.Linear(output_size, output_size))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Project."""
-        return super().forward(tokens)

@@ -1,4 +1,4 @@
-"""Which weight does each slice get for this question? The configured aggregation, around the formulas of tgis.py.
+"""Which weight does each slice get for this question? The configured aggregation (aggregations.py) and its parameters.
 
 B prompts of T tokens, Q text-encoder tokens, M volumes per prompt, V volumes, N slices, D language-model width.
 The scores compare the question (the language model's own token embeddings, or a text encoder) with each slice.
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
+from slicesight.data.plugins import find_plugin
 from slicesight.errors import ModelError
-from slicesight.models.med2e3 import slice_scoring as tgis
-from slicesight.models.med2e3.configuration import Med2E3Config
-from slicesight.models.med2e3.planes import describe_planes
+from slicesight.models.med2e3 import slice_scoring
+from slicesight.models.med2e3.configuration import AGGREGATION_ENTRY_POINTS, AGGREGATIONS, Med2E3Config
 
 
 @dataclass
@@ -51,6 +52,7 @@ class SliceScorer(nn.Module):
     def __init__(self, config: Med2E3Config) -> None:
         super().__init__()
         self.config = config
+        self.aggregate: Any = find_plugin(config.aggregation, AGGREGATIONS, AGGREGATION_ENTRY_POINTS)
         width = config.text_width
         uses_text = config.uses_scores and "text" in config.scoring_inputs
         has_encoder = uses_text and config.question_source == "text_encoder"
@@ -79,61 +81,18 @@ class SliceScorer(nn.Module):
 
         Both are None without a 2D branch. Dropout on the scores acts on the weights, not on the returned scores.
         """
-        tokens_2d_VNLD = features.tokens_2d_VNLD
-        if tokens_2d_VNLD is None:
+        if features.tokens_2d_VNLD is None:
             return None, None
-        if self.config.aggregation == "max":
-            return tgis.take_slice_maximum(tokens_2d_VNLD, volume_index)
-        scores_BMN = self.score(features, volume_index, question)
-        weights_BMN = functional.dropout(scores_BMN, self.config.score_dropout, self.training)
-        return tgis.weigh_slices(weights_BMN, tokens_2d_VNLD, volume_index), scores_BMN
+        scores_BMN, slices_BMLD = self.aggregate(self, features, volume_index, question)
+        if slices_BMLD is None:
+            weights_BMN = functional.dropout(scores_BMN, self.config.score_dropout, self.training)
+            slices_BMLD = slice_scoring.weigh_slices(weights_BMN, features.tokens_2d_VNLD, volume_index)
+        return slices_BMLD, scores_BMN
 
     def score(self, features: VolumeFeatures, volume_index: Tensor, question: Question) -> Tensor:
         """Slice scores (B, M, N) float32, without dropout."""
-        config = self.config
-        assert features.tokens_2d_VNLD is not None
-        num_slices = features.tokens_2d_VNLD.shape[1]
-        if config.aggregation == "max":
-            return tgis.take_slice_maximum(features.tokens_2d_VNLD, volume_index)[1]
-        if config.aggregation == "mean":
-            alike_BMN = torch.zeros(*volume_index.shape, num_slices, device=volume_index.device)
-            return tgis.normalise_scores(alike_BMN, volume_index)
-        if config.aggregation == "random":
-            assert question.input_ids is not None
-            asked_BT = question.input_ids
-            if question.mask is not None:
-                asked_BT = asked_BT.masked_fill(~question.mask.bool(), -1)
-            seed = None if self.training else config.random_seed
-            return tgis.draw_random_scores(asked_BT, volume_index, num_slices, seed=seed)
-        tokens_3d_VKPD = features.tokens_3d_VKPD if "3d" in config.scoring_inputs else None
-        tokens_2d_VNLD = features.tokens_2d_VNLD if "2d" in config.scoring_inputs else None
-        if config.planes is None:
-            slices_VND = tgis.describe_slices(tokens_3d_VKPD, tokens_2d_VNLD, num_slices=num_slices)
-        else:
-            slices_VND = describe_planes(
-                tokens_3d_VKPD,
-                tokens_2d_VNLD,
-                planes=config.planes,
-                grid=None if tokens_3d_VKPD is None else config.vision3d_config.pooled_grid,
-                num_slices=config.num_slices,
-            )
-        scale = config.score_scale if self.log_scale is None else self.log_scale.float().exp()
-        if self.slice_linear is not None:
-            relevance_VN = self.slice_linear(slices_VND.to(self.slice_linear.weight.dtype)).squeeze(-1)
-            return tgis.normalise_scores(relevance_VN[volume_index.clamp(min=0)], volume_index, scale=scale)
-        question_BD = self.embed(question)
-        if self.narrow_question is not None:
-            question_BD = self.narrow_question(question_BD.to(self.narrow_question.weight.dtype))
-            slices_VND = self.narrow_slice(slices_VND.to(self.narrow_slice.weight.dtype))
-        by_head = [
-            tgis.normalise_scores(
-                tgis.rate_slices(question, slices, volume_index, norm=config.score_norm), volume_index, scale=scale
-            )
-            for question, slices in zip(
-                question_BD.chunk(config.score_heads, dim=-1), slices_VND.chunk(config.score_heads, dim=-1), strict=True
-            )
-        ]
-        return by_head[0] if config.score_heads == 1 else torch.stack(by_head).mean(dim=0)
+        scores_BMN: Tensor = self.aggregate(self, features, volume_index, question)[0]
+        return scores_BMN
 
     def embed(self, question: Question) -> Tensor:
         """The question as one vector (B, D): its mean token embedding (paper) or the text encoder's pooled output.
@@ -149,14 +108,16 @@ class SliceScorer(nn.Module):
                 )
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.text_encoder)):
                 encoded = self.text_encoder(input_ids=question.encoder_ids, attention_mask=question.encoder_mask)
-            return self.question_projection(encoded.pooler_output)
+            assert self.question_projection is not None
+            pooled_BD: Tensor = self.question_projection(encoded.pooler_output)
+            return pooled_BD
         if question.mask is None:
             raise ModelError(
                 "text-guided scores need question_mask, which marks the question inside input_ids; "
                 "take the inputs from the processor."
             )
         assert question.embeds is not None
-        return tgis.average_question(question.embeds, question.mask)
+        return slice_scoring.average_question(question.embeds, question.mask)
 
 
 def is_frozen(part: nn.Module) -> bool:

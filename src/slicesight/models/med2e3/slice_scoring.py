@@ -80,7 +80,7 @@ def weigh_slices(scores_BMN: Tensor, tokens_2d_VNLD: Tensor, volume_index_BM: Te
     is_volume_BMV = volume_index_BM.unsqueeze(-1) == torch.arange(num_volumes, device=volume_index_BM.device)
     weights_BMVN = is_volume_BMV.unsqueeze(-1) * scores_BMN.unsqueeze(2)
     flat = weights_BMVN.flatten(2).to(tokens_2d_VNLD.dtype) @ tokens_2d_VNLD.reshape(num_volumes * num_slices, -1)
-    return flat.unflatten(-1, (num_tokens, width))
+    return flat.reshape(*flat.shape[:-1], num_tokens, width)
 
 
 def take_slice_maximum(tokens_2d_VNLD: Tensor, volume_index_BM: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Vision2D(nn.Module):
         self.encoder = AutoModel.from_config(config)
         self.feature, self.pool, self.mean, self.std = feature, pool, mean, std
         self.num_channels = getattr(config, "num_channels", 3)
-        self.patch_size = getattr(config, "patch_size", None)
+        self.patch_size: Any = getattr(config, "patch_size", None)
 
     def forward(self, slices_S1HW: Tensor) -> Tensor:
         """Encode every slice on its own -> (S, L, C), L row-major over the pooled token grid."""
@@ -104,7 +105,8 @@ class Vision2D(nn.Module):
         rows, columns = height // patch_rows, width // patch_columns
         num_extra = features.shape[1] - rows * columns
         assert num_extra >= 0, f"{features.shape[1]} tokens for a patch grid of {rows} x {columns}"
-        return features[:, num_extra:].transpose(1, 2).unflatten(-1, (rows, columns))
+        grid: Tensor = features[:, num_extra:].transpose(1, 2).unflatten(-1, (rows, columns))
+        return grid
 
 
 def measure_slice_tokens(config: Med2E3Config) -> tuple[int, int]:

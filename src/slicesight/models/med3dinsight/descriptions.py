@@ -1,4 +1,4 @@
-"""What is said of a slice? A 2D multimodal model's words, or a template over what is known.
+"""Which text describes a slice? A 2D multimodal model's caption, or a template over what is known.
 
 Captions are kept in a JSONL file, a line per picture and question as soon as it is answered, so that a stopped run
 goes on where it stopped. Every text carries its source; what comes from a label map is always "annotation-derived".
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +21,36 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from slicesight.errors import ModelError
-from slicesight.training.insight.slices import SlicePlace, Structure
 from slicesight.volumes.volume import Plane
 
 ANNOTATION_DERIVED = "annotation-derived"
 SMALL, LARGE = 0.01, 0.05
 """Shares of a slice's foreground at which a structure stops being small and begins to be large."""
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A labelled structure in a slice: share of the body's pixels, centre as fractions of the body's box."""
+
+    label: int
+    share: float
+    row: float
+    column: float
+
+
+@dataclass(frozen=True)
+class SlicePlace:
+    """Slice `index` of the `count` of its plane."""
+
+    plane: Plane
+    index: int
+    count: int
+
+    @property
+    def fraction(self) -> float:
+        """How far along the stack its centre lies, 0 to 1."""
+        return (self.index + 0.5) / self.count
 
 
 def describe_place(place: SlicePlace, *, modality: str, region: str) -> str:
@@ -56,12 +81,13 @@ class Captioner:
     def __init__(self, name: str, *, max_new_tokens: int, device: str | torch.device = "cpu") -> None:
         try:
             self.processor = AutoProcessor.from_pretrained(name)
-            self.model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto").to(device).eval()
+            model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"captioner {name}: cannot be loaded ({reason}); name an image-text-to-text model or its folder"
             ) from error
+        self.model = model.to(device).eval()
         self.name, self.max_new_tokens = name, max_new_tokens
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         tokenizer.padding_side = "left"  # generation goes on from the last token
@@ -73,7 +99,7 @@ class Captioner:
     @torch.inference_mode()
     def describe(self, pictures_SPP: NDArray[np.uint8], prompts: Sequence[str]) -> list[str]:
         """One text per grey picture."""
-        images = [Image.fromarray(picture).convert("RGB") for picture in pictures_SPP]
+        images: list[Any] = [Image.fromarray(picture).convert("RGB") for picture in pictures_SPP]
         if getattr(self.processor, "chat_template", None):
             chats = [
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
@@ -88,14 +114,14 @@ class Captioner:
             batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         ids = self.model.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False)
         first = repeated_length(ids, batch["input_ids"])
-        said = self.processor.batch_decode(ids[:, first:], skip_special_tokens=True)
-        return [" ".join(text.split()) for text in said]
+        texts = self.processor.batch_decode(ids[:, first:], skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
 
 
-def repeated_length(ids: Tensor, asked: Tensor) -> int:
+def repeated_length(ids: Tensor, prompt: Tensor) -> int:
     """How many tokens of an answer repeat the question: all of them, all but a closing one (BLIP), or none."""
-    for length in (asked.shape[1], asked.shape[1] - 1):
-        if ids.shape[1] >= length and torch.equal(ids[:, :length], asked[:, :length]):
+    for length in (prompt.shape[1], prompt.shape[1] - 1):
+        if ids.shape[1] >= length and torch.equal(ids[:, :length], prompt[:, :length]):
             return length
     return 0
 

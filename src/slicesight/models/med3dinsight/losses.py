@@ -11,6 +11,8 @@ B pairs, O components. Everything here is computed in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -72,8 +74,8 @@ class ContrastiveLoss(nn.Module):
         """The loss of every pair, half of it each way -> (B,)."""
         logits_BB = self.scale * normalised(vectors_BO) @ normalised(targets_BO).T
         partner = torch.arange(len(logits_BB), device=logits_BB.device)
-        ways = (functional.cross_entropy(way, partner, reduction="none") for way in (logits_BB, logits_BB.T))
-        return 0.5 * sum(ways)
+        forth, back = (functional.cross_entropy(way, partner, reduction="none") for way in (logits_BB, logits_BB.T))
+        return 0.5 * (forth + back)
 
 
 def normalised(vectors_BO: Tensor) -> Tensor:
@@ -97,12 +99,13 @@ def transport_plan(
     need 1000, which is what the library does by default.
     """
     marginal_B = cost_BB.new_full((len(cost_BB),), 1 / len(cost_BB))
-    return import_transport().entropic_partial_wasserstein(
+    plan_BB: Tensor = import_transport().entropic_partial_wasserstein(
         marginal_B, marginal_B, cost_BB, reg=regularisation, m=mass, numItermax=iterations, stopThr=1e-9
     )
+    return plan_BB
 
 
-def import_transport():
+def import_transport() -> Any:
     """`ot.partial` of the POT library, or the one line that says how to get it."""
     try:
         import ot.partial
@@ -129,6 +132,8 @@ class PairQueue(nn.Module):
     The vectors are as the model of their own step made them, and carry no gradient. Part of the weights of a
     checkpoint, so that a resumed run sees the same partners.
     """
+
+    held: Tensor
 
     def __init__(self, length: int, sizes: dict[str, int]) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from slicesight.errors import InputError, ModelError
 
@@ -35,7 +35,7 @@ class ImageEncoder:
     """A frozen 2D encoder: a CLIP-like model's image features, else the pooled output, else the mean token."""
 
     def __init__(self, name: str, *, side: int | None = None, device: str | torch.device = "cpu") -> None:
-        self.model = load_frozen(name, device)
+        self.model: Any = load_frozen(name, device)
         vision = getattr(self.model.config, "vision_config", self.model.config)
         shown = _find_processor(name)
         own_side = _one_number(getattr(vision, "image_size", None)) or DEFAULT_SIDE
@@ -64,7 +64,7 @@ class TextEncoder:
     """A frozen text encoder: a CLIP-like model's text features, else the mean of the tokens' last states."""
 
     def __init__(self, name: str, *, device: str | torch.device = "cpu") -> None:
-        self.model = load_frozen(name, device)
+        self.model: Any = load_frozen(name, device)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
@@ -84,7 +84,8 @@ class TextEncoder:
             return _pooled(self.model.get_text_features(**batch))
         states_STC = self.model(**batch).last_hidden_state.float()
         mask_ST1 = batch["attention_mask"].unsqueeze(-1).float()
-        return ((states_STC * mask_ST1).sum(dim=1) / mask_ST1.sum(dim=1)).cpu().numpy()
+        means_SC: Tensor = (states_STC * mask_ST1).sum(dim=1) / mask_ST1.sum(dim=1)
+        return means_SC.cpu().numpy()
 
 
 class CoarsePixels:
@@ -144,17 +145,19 @@ def check_text_side(image_encoder: str) -> None:
 def read_config(name: str) -> PreTrainedConfig:
     """The configuration of a model, which is quick to find out whether the name is right."""
     try:
-        return AutoConfig.from_pretrained(name)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {name}: cannot be found ({_short(error)}); name a folder or a hub model") from error
+    return config
 
 
-def load_frozen(name: str, device: str | torch.device) -> PreTrainedModel:
+def load_frozen(name: str, device: str | torch.device) -> Any:
     """A Hugging Face model in evaluation mode."""
     try:
-        return AutoModel.from_pretrained(name).to(device).eval().requires_grad_(False)
+        model: Any = AutoModel.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"encoder {name}: cannot be loaded ({_short(error)}); name a folder or a hub model") from error
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _find_processor(name: str) -> Any:
@@ -169,7 +172,8 @@ def _pooled(found: Any) -> NDArray[np.float32]:
     if not isinstance(found, Tensor):
         pooled = getattr(found, "pooler_output", None)
         found = found.last_hidden_state.mean(dim=1) if pooled is None else pooled
-    return found.flatten(1).float().cpu().numpy()
+    vectors: NDArray[np.float32] = found.flatten(1).float().cpu().numpy()
+    return vectors
 
 
 def _one_number(size: Any) -> int | None:

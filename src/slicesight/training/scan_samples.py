@@ -18,9 +18,10 @@ from torch import Tensor
 
 from slicesight.errors import InputError
 from slicesight.models.encoders3d.monai_encoders import import_monai
-from slicesight.training.insight.fitting import Samples
-from slicesight.training.insight.preparation import ScanDataset
-from slicesight.training.insight.scan_list import ScanCase
+from slicesight.models.med3dinsight.preparation import grey
+from slicesight.training.fitting import Samples
+from slicesight.training.scan_dataset import ScanDataset
+from slicesight.training.scan_list import ScanCase
 
 IMAGE, MASK, CLASS = "image", "mask", "class"
 INSIDE_SHARE = 0.5
@@ -61,76 +62,74 @@ class SpatialAugmentation:
         return any((self.rotate_degrees, self.scale, self.shift_voxels))
 
 
-class CropSamples(Samples):
-    """Random crops of scans with their masks, half of them centred in a labelled voxel."""
+class ScanSamples(Samples):
+    """Sample i of the scans, in an order shuffled anew for every pass, changed at random; in [0, 1]."""
 
     def __init__(
         self,
-        prepared: ScanDataset,
+        scans: ScanDataset,
         cases: Sequence[ScanCase],
-        *,
         size: Sequence[int],
         augmentation: SpatialAugmentation,
+        *,
         seed: int,
         length: int,
+        classes: Sequence[int] = (),
     ) -> None:
-        self.prepared, self.cases, self.seed, self.length = prepared, list(cases), seed, length
+        self.scans, self.cases, self.classes = scans, list(cases), list(classes)
+        self.seed, self.length = seed, length
         monai = import_monai("monai.transforms")
-        crop = monai.RandCropByPosNegLabeld(
-            (IMAGE, MASK), label_key=MASK, spatial_size=tuple(size), pos=INSIDE_SHARE, neg=1 - INSIDE_SHARE
-        )
-        pad = monai.SpatialPadd((IMAGE, MASK), tuple(size))
-        self.transform = monai.Compose([pad, crop, *_changes(monai, augmentation, with_mask=True)])
+        self.transform = monai.Compose([*self.frame(monai, tuple(size)), *self.changes(monai, augmentation)])
+
+    def frame(self, monai: Any, size: tuple[int, ...]) -> list[Any]:
+        """The transforms that bring a scan to the network's size."""
+        raise NotImplementedError
+
+    def changes(self, monai: Any, augmentation: SpatialAugmentation) -> list[Any]:
+        """The random transforms behind them."""
+        return _changes(monai, augmentation, with_mask=False)
 
     def __len__(self) -> int:
         return self.length
 
+
+class CropSamples(ScanSamples):
+    """Random crops of scans with their masks, half of them centred in a labelled voxel."""
+
+    def frame(self, monai: Any, size: tuple[int, ...]) -> list[Any]:
+        """Pad, then crop."""
+        crop = monai.RandCropByPosNegLabeld(
+            (IMAGE, MASK), label_key=MASK, spatial_size=size, pos=INSIDE_SHARE, neg=1 - INSIDE_SHARE
+        )
+        return [monai.SpatialPadd((IMAGE, MASK), size), crop]
+
+    def changes(self, monai: Any, augmentation: SpatialAugmentation) -> list[Any]:
+        """The random transforms, the masks moved alike."""
+        return _changes(monai, augmentation, with_mask=True)
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        case = self.cases[case_at(index, len(self.cases), self.seed)]
-        voxels, mask = self.prepared.load(case)
+        voxels, mask = self.scans.load(self.cases[case_at(index, len(self.cases), self.seed)])
         assert mask is not None
         self.transform.set_random_state(seed=_seed(self.seed, index))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a scan that shows nothing is a fair sample
-            (found,) = self.transform({IMAGE: _grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
+            (found,) = self.transform({IMAGE: grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
         return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), MASK: found[MASK].as_tensor().long()}
 
 
-class CubeSamples(Samples):
+class CubeSamples(ScanSamples):
     """Whole scans with their class, brought to the network's size by padding or cutting around their middle."""
 
-    def __init__(
-        self,
-        prepared: ScanDataset,
-        cases: Sequence[ScanCase],
-        classes: Sequence[int],
-        *,
-        size: Sequence[int],
-        augmentation: SpatialAugmentation,
-        seed: int,
-        length: int,
-    ) -> None:
-        self.prepared, self.cases, self.classes = prepared, list(cases), list(classes)
-        self.seed, self.length = seed, length
-        monai = import_monai("monai.transforms")
-        fit = monai.ResizeWithPadOrCropd((IMAGE,), tuple(size))
-        self.transform = monai.Compose([fit, *_changes(monai, augmentation, with_mask=False)])
-
-    def __len__(self) -> int:
-        return self.length
+    def frame(self, monai: Any, size: tuple[int, ...]) -> list[Any]:
+        """Pad or cut."""
+        return [monai.ResizeWithPadOrCropd((IMAGE,), size)]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         place = case_at(index, len(self.cases), self.seed)
-        voxels, _ = self.prepared.load(self.cases[place])
+        voxels, _ = self.scans.load(self.cases[place])
         self.transform.set_random_state(seed=_seed(self.seed, index))
-        found = self.transform({IMAGE: _grey(voxels)})
+        found = self.transform({IMAGE: grey(voxels)})
         return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), CLASS: torch.tensor(self.classes[place])}
-
-
-def fitted_cube(voxels: np.ndarray[Any, Any], size: Sequence[int]) -> Tensor:
-    """(1, D, H, W) of one prepared scan, unchanged but for padding or cutting around its middle."""
-    monai = import_monai("monai.transforms")
-    return monai.ResizeWithPadOrCrop(tuple(size))(_grey(voxels)).as_tensor()
 
 
 def case_at(index: int, count: int, seed: int) -> int:
@@ -141,11 +140,6 @@ def case_at(index: int, count: int, seed: int) -> int:
 
 def _seed(seed: int, index: int) -> int:
     return int(np.random.default_rng([seed, 2, index]).integers(2**31))
-
-
-def _grey(voxels: np.ndarray[Any, Any]) -> Tensor:
-    values = torch.from_numpy(np.array(voxels)[None])
-    return values.float() / 255 if voxels.dtype == np.uint8 else values.float()
 
 
 def _changes(monai: Any, chosen: SpatialAugmentation, *, with_mask: bool) -> list[Any]:

@@ -17,12 +17,11 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from slicesight.errors import InputError
+from slicesight.models.med3dinsight.pretraining import TARGETS
 from slicesight.models.med3dinsight.psat import slice_bins
-from slicesight.training.insight.fitting import Samples
-from slicesight.training.insight.recipe import PretrainRecipe
+from slicesight.training.fitting import Samples
+from slicesight.training.pretraining_recipe import PretrainRecipe
 from slicesight.volumes.volume import PLANES
-
-TARGETS = ("image", "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Scan:
     def load_cube(self) -> NDArray[np.float32]:
         """(D, H, W) in [0, 1]."""
         grey: NDArray[np.uint8] = np.load(self.cube_file, mmap_mode="r", allow_pickle=False)
-        return np.asarray(grey, dtype=np.float32) / 255
+        return np.asarray(grey, dtype=np.float32) / np.float32(255)
 
 
 @dataclass(frozen=True, eq=False)

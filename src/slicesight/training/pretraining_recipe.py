@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from slicesight.errors import InputError
 from slicesight.settings import build_settings, changed, read_settings
-from slicesight.training.insight.fitting import FitSettings
+from slicesight.training.fitting import FitSettings
 from slicesight.training.recipe import Validation
 from slicesight.volumes.windows import checked_window
 
@@ -28,7 +28,7 @@ class TripletSettings:
     """How scans become (volume, slice, text) triplets.
 
     size: (D, H, W) of the canonical cube. picture_size: side of the slices that the 2D models see, cut from the scan.
-    window, crop_foreground: as for every model grid (`GridSpec`). modality, region: the words of prompt and templates;
+    window, crop_foreground: as for every model grid (`GridSpec`). modality, region: fill prompt and templates;
         modality None takes the file's own.
     text: "model" asks `captioner`; "labels" is a template over the label map and counts as annotation; "position" is a
         template of plane and place alone; "none" leaves the text out.
@@ -77,7 +77,7 @@ class TripletSettings:
             self.prompt.format(plane="axial", modality="CT", region="body")
         except (KeyError, IndexError, ValueError) as error:
             raise InputError(
-                f"prompt: {error} cannot be filled; its words are {{plane}}, {{modality}}, {{region}}"
+                f"prompt: {error} cannot be filled; its fields are {{plane}}, {{modality}}, {{region}}"
             ) from None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class TripletSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneChoice:
-    """Which network, with which of its settings (insight/backbones.py); its image_size is the triplets' size."""
+    """Which network, with which of its settings (encoders3d/backbone.py); its image_size is the triplets' size."""
 
     name: str = "swin_unetr"
     settings: dict[str, Any] = field(default_factory=dict)

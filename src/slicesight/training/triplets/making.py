@@ -5,7 +5,7 @@ make vectors of both. The folder:
 
     settings.json      what made it, and of which scans; a folder made otherwise is refused
     cubes/NAME.npy     (D, H, W) uint8        slices/NAME.npy    (T, P, P) uint8, with NAME.json beside
-    captions.jsonl     what a captioner said, a line per picture, as soon as it was said
+    captions.jsonl     what a captioner answered, a line per picture, as soon as it was answered
     vectors/NAME.safetensors                  image (T, O) and, unless text is none, text (T, O)
     triplets.jsonl     a line per triplet: scan, plane, index, count, text, text_source
     scans.jsonl        a line per scan: name, image, patient, split, modality; written last: the folder is whole
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,11 +28,13 @@ from safetensors.numpy import save_file
 from slicesight.errors import InputError, VolumeError
 from slicesight.files import replacing, write_text
 from slicesight.io.loading import read_volume
-from slicesight.training.insight.fitting import Progress
-from slicesight.training.insight.preparation import read_labels
-from slicesight.training.insight.recipe import TripletSettings
-from slicesight.training.insight.scan_list import ScanCase, read_cases
-from slicesight.training.insight.slices import ScanSlices, SlicePlace, Structure, cut_scan
+from slicesight.io.masks import read_labels
+from slicesight.models.med3dinsight import descriptions, teachers
+from slicesight.models.med3dinsight.descriptions import SlicePlace, Structure
+from slicesight.training.fitting import Progress
+from slicesight.training.pretraining_recipe import TripletSettings
+from slicesight.training.scan_list import ScanCase, read_cases
+from slicesight.training.triplets.slices import ScanSlices, cut_scan
 
 FORMAT = 1
 SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip")
@@ -74,27 +76,27 @@ def make_triplets(
     folder, cases = Path(out), list_scans(source)
     _check_models(settings)
     _claim(folder, settings, cases)
-    tell = progress or (lambda doing, done, total: None)
+    progress = progress or (lambda doing, done, total: None)
     skipped: list[tuple[str, str]] = []
-    kept: list[ScanCase] = []
+    readable: list[ScanCase] = []
     for number, case in enumerate(cases):
-        tell("cutting slices", number, len(cases))
+        progress("cutting slices", number, len(cases))
         try:
             _cut(folder, case, settings)
-            kept.append(case)
+            readable.append(case)
         except VolumeError as error:
             if on_bad_case == "stop":
                 raise
             skipped.append((case.name, " ".join(str(error).split())))
-    if not kept:
+    if not readable:
         raise InputError(f"{source}: none of its {len(cases)} scans could be read; the first: {skipped[0][1]}")
-    texts = _find_texts(folder, kept, settings, device=device, tell=tell)
-    _make_vectors(folder, kept, texts, settings, device=device, tell=tell)
-    num_triplets = _write_lists(folder, kept, texts, settings)
+    texts = _find_texts(folder, readable, settings, device=device, progress=progress)
+    _make_vectors(folder, readable, texts, settings, device=device, progress=progress)
+    num_triplets = _write_lists(folder, readable, texts, settings)
     num_texts = 0 if settings.text == "none" else num_triplets
     return TripletReport(
         folder=folder,
-        num_scans=len(kept),
+        num_scans=len(readable),
         num_triplets=num_triplets,
         num_texts=num_texts,
         text_source=text_source(settings),
@@ -130,34 +132,35 @@ def read_cut(folder: Path, name: str) -> dict[str, Any]:
 
 def text_source(settings: TripletSettings) -> str:
     """Where the texts come from, as it stands beside every one of them."""
-    from slicesight.models.med3dinsight.descriptions import ANNOTATION_DERIVED
-
     return {
         "none": "none",
         "position": "template of plane and place",
-        "labels": ANNOTATION_DERIVED,
+        "labels": descriptions.ANNOTATION_DERIVED,
         "model": f"captioner {settings.captioner}",
     }[settings.text]
 
 
 def _check_models(settings: TripletSettings) -> None:
     """Find a wrong name before the scans are cut, not after."""
-    from slicesight.models.med3dinsight import teachers as features
-
     for name in (settings.captioner, settings.image_encoder, settings.text_encoder):
-        if name is not None and name not in (features.PIXELS, features.WORDS):
-            features.read_config(name)
+        if name is not None and name not in (teachers.PIXELS, teachers.WORDS):
+            teachers.read_config(name)
     if settings.text != "none" and settings.text_encoder is None:
-        features.check_text_side(settings.image_encoder)
+        teachers.check_text_side(settings.image_encoder)
 
 
 def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> None:
     """Write settings.json, or check that the folder was made with these settings of these scans."""
     scans = hashlib.sha256(json.dumps([[case.name, case.image.name, case.split] for case in cases]).encode())
-    wanted = {"format": FORMAT, "settings": settings.to_dict(), "num_scans": len(cases), "scans": scans.hexdigest()}
-    kept = folder / "settings.json"
-    if kept.is_file():
-        found = json.loads(kept.read_text(encoding="utf-8"))
+    wanted: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": settings.to_dict(),
+        "num_scans": len(cases),
+        "scans": scans.hexdigest(),
+    }
+    file = folder / "settings.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
         if found == wanted:
             return
         ours, theirs = wanted["settings"], found.get("settings", {})
@@ -172,7 +175,7 @@ def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> No
         raise InputError(f"{folder}: is not empty and holds no triplets; name a new folder")
     for part in ("cubes", "slices", "vectors"):
         (folder / part).mkdir()
-    write_text(kept, text=json.dumps(wanted, indent=2) + "\n")
+    write_text(file, text=json.dumps(wanted, indent=2) + "\n")
 
 
 def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
@@ -202,11 +205,9 @@ def _facts(found: ScanSlices) -> dict[str, Any]:
 
 
 def _find_texts(
-    folder: Path, cases: list[ScanCase], settings: TripletSettings, *, device: str | torch.device, tell: Progress
+    folder: Path, cases: list[ScanCase], settings: TripletSettings, *, device: str | torch.device, progress: Progress
 ) -> dict[str, list[str]]:
     """The texts of every scan's slices, in order; empty lists without text."""
-    from slicesight.models.med3dinsight import descriptions
-
     if settings.text == "none":
         return {case.name: [] for case in cases}
     facts = {case.name: read_cut(folder, case.name) for case in cases}
@@ -214,7 +215,7 @@ def _find_texts(
     if settings.text == "model":
         assert settings.captioner is not None
 
-        def ask() -> Iterator[tuple[NDArray[np.uint8], str]]:
+        def pictures_and_prompts() -> Iterator[tuple[NDArray[np.uint8], str]]:
             for name, found in facts.items():
                 for picture, place in zip(_pictures(folder, name), places[name], strict=True):
                     modality = "medical" if found["modality"] == "unknown" else found["modality"]
@@ -223,19 +224,19 @@ def _find_texts(
                         settings.prompt.format(plane=place.plane, modality=modality, region=settings.region),
                     )
 
-        said = iter(
+        captions = iter(
             descriptions.caption_all(
-                ask(),
+                pictures_and_prompts(),
                 captioner=settings.captioner,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=settings.caption_batch,
                 cache=descriptions.CaptionCache(folder / "captions.jsonl"),
                 device=device,
                 total=sum(map(len, places.values())),
-                progress=lambda done, total: tell("asking the captioner", done, total),
+                progress=lambda done, total: progress("asking the captioner", done, total),
             )
         )
-        return {name: [next(said) for _ in shown] for name, shown in places.items()}
+        return {name: [next(captions) for _ in shown] for name, shown in places.items()}
     texts: dict[str, list[str]] = {}
     for name, found in facts.items():
         texts[name] = []
@@ -255,25 +256,23 @@ def _make_vectors(
     settings: TripletSettings,
     *,
     device: str | torch.device,
-    tell: Progress,
+    progress: Progress,
 ) -> None:
-    from slicesight.models.med3dinsight import teachers as features
-
     waiting = [case for case in cases if not (folder / "vectors" / f"{case.name}.safetensors").is_file()]
     if not waiting:
         return
     step = settings.encode_batch
-    see = features.open_image_encoder(settings.image_encoder, side=settings.image_encoder_size, device=device)
+    see = teachers.open_image_encoder(settings.image_encoder, side=settings.image_encoder_size, device=device)
     read = None
     if settings.text != "none":
-        read = features.open_text_encoder(settings.text_encoder, image_encoder=settings.image_encoder, device=device)
+        read = teachers.open_text_encoder(settings.text_encoder, image_encoder=settings.image_encoder, device=device)
     for number, case in enumerate(waiting):
-        tell("encoding slices", number, len(waiting))
-        pictures, said = _pictures(folder, case.name), texts[case.name]
+        progress("encoding slices", number, len(waiting))
+        pictures, sentences = _pictures(folder, case.name), texts[case.name]
         parts = range(0, len(pictures), step)
         vectors = {"image": np.concatenate([see.encode(pictures[first : first + step]) for first in parts])}
         if read is not None:
-            vectors["text"] = np.concatenate([read.encode(said[first : first + step]) for first in parts])
+            vectors["text"] = np.concatenate([read.encode(sentences[first : first + step]) for first in parts])
         with replacing(folder / "vectors" / f"{case.name}.safetensors") as temporary:
             save_file(vectors, temporary)
 
@@ -283,8 +282,8 @@ def _write_lists(folder: Path, cases: list[ScanCase], texts: dict[str, list[str]
     lines, scans = [], []
     for case in cases:
         found = read_cut(folder, case.name)
-        said = texts[case.name] or [None] * len(found["places"])
-        for place, text in zip(found["places"], said, strict=True):
+        named: Sequence[str | None] = texts[case.name] or [None] * len(found["places"])
+        for place, text in zip(found["places"], named, strict=True):
             lines.append({"scan": case.name, **place, "text": text, "text_source": source})
         scans.append(
             {

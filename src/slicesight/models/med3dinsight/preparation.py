@@ -9,27 +9,23 @@ the scan becomes one cube of the network's own size. Axes are canonical, ZYX.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from slicesight.errors import InputError, VolumeError
-from slicesight.files import replacing
-from slicesight.io.loading import read_volume
-from slicesight.training.insight.scan_list import ScanCase
+from slicesight.models.encoders3d.monai_encoders import import_monai
 from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume
 from slicesight.volumes.windows import checked_window, window_bounds
 
 Size = tuple[int, int, int]
-SAME_PLACE_MM = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +77,16 @@ def prepare_scan(volume: Volume, how: Preparation, *, image_size: Sequence[int],
     return PreparedScan(resize(inside, size, to_grey=window.to_grey), box)
 
 
-def prepare_mask(labels_ZYX: NDArray[np.integer], *, box: Box, size: Size, values: Sequence[int]) -> NDArray[np.uint8]:
+def prepare_mask(
+    labels_ZYX: NDArray[np.integer], *, box: Box, size: tuple[int, ...], values: Sequence[int]
+) -> NDArray[np.uint8]:
     """Class numbers (D, H, W) of a canonical label map: 1 for the first of `values` and so on, 0 for all others."""
     inside = labels_ZYX[tuple(slice(*extent) for extent in box)]
+    depth, height, width = size
     classes = np.zeros(size, np.uint8)
-    fullest = _share(inside, size, [0, *(set(np.unique(inside).tolist()) - set(values))])
+    fullest = _share(inside, (depth, height, width), [0, *(set(np.unique(inside).tolist()) - set(values))])
     for number, value in enumerate(values, start=1):
-        share = _share(inside, size, [value])
+        share = _share(inside, (depth, height, width), [value])
         wins = share > fullest
         classes[wins] = number
         fullest[wins] = share[wins]
@@ -115,89 +114,19 @@ def grid_size(volume: Volume, how: Preparation, *, box: Box, image_size: Sequenc
     return size[0], size[1], size[2]
 
 
-def read_labels(path: Path, volume: Volume) -> NDArray[np.int32]:
-    """The canonical label map of a mask file.
-
-    Raises:
-        VolumeError: not whole numbers, or another shape or place than the scan's.
-    """
-    mask = read_volume(path, unit="arbitrary", may_be_blank=True)
-    if mask.shape != volume.shape:
-        raise VolumeError(
-            f"{path.name}: the mask is {mask.shape}, the scan {volume.shape} (z, y, x); expected one grid, resample it"
-        )
-    if mask.affine_lps is not None and volume.affine_lps is not None:
-        corners = np.array([[0, 0, 0, 1], [*(size - 1 for size in volume.shape), 1]], dtype=float)
-        apart = np.abs(corners @ (mask.affine_lps - volume.affine_lps).T).max()
-        if apart > SAME_PLACE_MM:
-            raise VolumeError(
-                f"{path.name}: the mask lies up to {apart:.1f} mm off the scan; expected the same place, fix its header"
-            )
-    labels = mask.voxels.astype(np.int32)
-    if not np.array_equal(labels, mask.voxels) or labels.min() < 0:
-        raise VolumeError(f"{path.name}: the mask holds fractions or negative values; expected labels 0, 1, 2, …")
-    return labels
+def fitted_cube(voxels: NDArray[Any], size: Sequence[int]) -> Tensor:
+    """(1, D, H, W) of one prepared scan, unchanged but for padding or cutting around its middle."""
+    fit = import_monai("monai.transforms").ResizeWithPadOrCrop(tuple(size))
+    cube: Tensor = fit(grey(voxels)).as_tensor()
+    return cube
 
 
-class ScanDataset:
-    """Prepared scans and masks as files that are mapped, not loaded: made once, found again by later runs.
-
-    Names of files are digests of the preparation, the label values and the source files' place, size and time.
-    """
-
-    def __init__(
-        self, folder: Path, how: Preparation, *, image_size: Sequence[int], values: Sequence[int] = ()
-    ) -> None:
-        self.folder, self.how, self.image_size, self.values = folder, how, tuple(image_size), tuple(values)
-
-    def prepare(self, case: ScanCase) -> None:
-        """Write a case's files unless they are there."""
-        voxels_file, mask_file = self._files(case)
-        if voxels_file.exists() and (mask_file is None or mask_file.exists()):
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        volume = read_volume(case.image)
-        scan = prepare_scan(volume, self.how, image_size=self.image_size, name=case.image.name)
-        if mask_file is not None:
-            assert case.mask is not None
-            labels = read_labels(case.mask, volume)
-            classes = prepare_mask(labels, box=scan.box, size=_size(scan.voxels), values=self.values)
-            _save(mask_file, classes)
-        _save(voxels_file, np.rint(scan.voxels * 255).astype(np.uint8))
-
-    def load(self, case: ScanCase) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Grey values 0 to 255 and class numbers, mapped from disk."""
-        voxels_file, mask_file = self._files(case)
-        mask = None if mask_file is None else np.load(mask_file, mmap_mode="r", allow_pickle=False)
-        return np.load(voxels_file, mmap_mode="r", allow_pickle=False), mask
-
-    def _files(self, case: ScanCase) -> tuple[Path, Path | None]:
-        size = [] if self.how.spacing_mm is not None else list(self.image_size)
-        scan = _digest([self.how.to_dict(), size, _facts(case.image)])
-        if case.mask is None or not self.values:
-            return self.folder / f"{scan}.npy", None
-        return self.folder / f"{scan}.npy", self.folder / f"{_digest([scan, self.values, _facts(case.mask)])}.npy"
+def grey(voxels: NDArray[Any]) -> Tensor:
+    """(1, D, H, W) float32 in [0, 1] of a prepared scan, which may be stored as 8-bit grey."""
+    values = torch.from_numpy(np.array(voxels)[None])
+    return values.float() / 255 if voxels.dtype == np.uint8 else values.float()
 
 
 def _share(labels: NDArray[np.integer], size: Size, values: Sequence[int]) -> NDArray[np.float32]:
     """Which share of every voxel of the grid these values fill."""
     return resize(labels, size, to_grey=lambda block: np.isin(block, values).astype(np.float32))
-
-
-def _save(path: Path, values: NDArray[np.uint8]) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, values, allow_pickle=False)
-
-
-def _size(voxels: NDArray[Any]) -> Size:
-    depth, height, width = voxels.shape
-    return depth, height, width
-
-
-def _facts(path: Path) -> list[Any]:
-    found = path.stat()
-    return [str(path.resolve()), found.st_size, found.st_mtime_ns]
-
-
-def _digest(facts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]

@@ -92,8 +92,8 @@ def part_of_patients(cases: list[ScanCase], share: float, *, seed: int = 0) -> l
         return hashlib.sha256(f"{seed} {patient}".encode()).hexdigest()
 
     order = sorted({case.patient for case in cases}, key=place)
-    kept = set(order[: max(1, round(share * len(order)))])
-    return [case for case in cases if case.patient in kept]
+    chosen = set(order[: max(1, round(share * len(order)))])
+    return [case for case in cases if case.patient in chosen]
 
 
 def _case(line: str, number: int, place: Path, *, needs: str | None) -> ScanCase:

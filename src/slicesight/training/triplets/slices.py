@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.errors import VolumeError
-from slicesight.training.insight.recipe import TripletSettings
+from slicesight.models.med3dinsight.descriptions import SlicePlace, Structure
+from slicesight.training.pretraining_recipe import TripletSettings
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.volume import PLANES, Plane, Volume
 
@@ -24,30 +25,6 @@ FOREGROUND_GREY = 0.05
 LEAST_FOREGROUND = 0.1
 """Of the fullest slice's foreground: emptier slices are not chosen."""
 _ROWS_AND_COLUMNS = {"axial": (1, 2), "coronal": (0, 2), "sagittal": (0, 1)}
-
-
-@dataclass(frozen=True)
-class Structure:
-    """A labelled structure in a slice: share of the body's pixels, centre as fractions of the body's box."""
-
-    label: int
-    share: float
-    row: float
-    column: float
-
-
-@dataclass(frozen=True)
-class SlicePlace:
-    """Slice `index` of the `count` of its plane."""
-
-    plane: Plane
-    index: int
-    count: int
-
-    @property
-    def fraction(self) -> float:
-        """How far along the stack its centre lies, 0 to 1."""
-        return (self.index + 0.5) / self.count
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +85,8 @@ def foreground_slices(cube_DHW: NDArray[np.float32], axis: int, wanted: int) -> 
         raise VolumeError(f"the scan is black everywhere in its {PLANES[axis]} slices; choose another window")
     held = np.flatnonzero(share >= LEAST_FOREGROUND * share.max())
     spread = ((np.arange(wanted) + 0.5) * len(held) / wanted).astype(int)
-    return held[np.unique(spread)]
+    chosen: NDArray[np.int64] = held[np.unique(spread)]
+    return chosen
 
 
 def picture_shape(volume: Volume, lengths: tuple[int, int, int], plane: Plane, side: int) -> tuple[int, int]:

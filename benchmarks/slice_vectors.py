@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slicesight.models.med3dinsight import PretrainingModel
 from slicesight.models.med3dinsight.psat import NUM_BINS, slice_bins
-from slicesight.training.insight.pretrain import Pretraining
-from slicesight.training.insight.triplet_set import Scan
+from slicesight.training.triplets.dataset import Scan
 
 Candidates = Literal["plane", "volume"]
 TIE = 1e-6
@@ -39,7 +39,7 @@ class SliceVectors:
 
 
 @torch.inference_mode()
-def read_slices(model: Pretraining, scans: tuple[Scan, ...], *, target: str = "image") -> SliceVectors:
+def read_slices(model: PretrainingModel, scans: tuple[Scan, ...], *, target: str = "image") -> SliceVectors:
     """What a pre-trained model says of every slice of these scans, beside the slices' own frozen vectors."""
     device = next(model.parameters()).device
     found = []
@@ -47,7 +47,7 @@ def read_slices(model: Pretraining, scans: tuple[Scan, ...], *, target: str = "i
         cube = torch.from_numpy(scan.load_cube())[None, None].to(device)
         memory = model.backbone.encode(cube).memory
         planes, index, count = (torch.from_numpy(values)[None] for values in (scan.planes, scan.index, scan.count))
-        bins = slice_bins(index, count, variant=model.recipe.variant)
+        bins = slice_bins(index, count, variant=model.variant)
         parts = [
             model.read_memory(memory, planes[:, first : first + SLICES_AT_ONCE].to(device), part.to(device))[target]
             for first, part in zip(

@@ -1,23 +1,31 @@
-"""What does a trained segmenter or classifier say of one scan? The use of a folder that segment or classify wrote."""
+"""What does a trained segmenter or classifier find in one scan? The use of a folder that an insight verb wrote.
+
+B crops of N x H x W voxels, K structures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import check_mask_name, write_dicom_seg, write_mask
+from slicesight.models.encoders3d.monai_encoders import import_monai
 from slicesight.models.folder import read_model_folder
-from slicesight.reports.overlays import write_overlay
-from slicesight.training.insight.classification import classify_volume, load_classifier
-from slicesight.training.insight.segmentation import Segmenter, load_segmenter, segment_volume
+from slicesight.models.med3dinsight import Classifier, Segmenter
+from slicesight.models.med3dinsight.preparation import fitted_cube, prepare_scan
 from slicesight.volumes.receipt import scan_line
 from slicesight.volumes.volume import Volume
+
+Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +33,7 @@ class PredictRequest:
     """One scan, a model's folder, and what to write.
 
     scan, series_uid, spacing_mm, time_point, unit: as for `read_volume`. out: a NIfTI mask; dicom_seg: a DICOM SEG of
-    a DICOM scan; png: an overlay.
+    a DICOM scan; png: an overlay, which `draw` makes.
     """
 
     scan: Path
@@ -39,8 +47,11 @@ class PredictRequest:
     unit: str | None = None
 
 
-def predict_scan(request: PredictRequest) -> dict[str, Any]:
+def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[str, Any]:
     """Segment or classify one scan -> its facts and the volume of every structure, or the classes' probabilities.
+
+    Args:
+        draw: makes the picture `png` of a scan, its labels and the segmenter that found them.
 
     Raises:
         InputError: a scan or folder that cannot be used, outputs that do not fit the model or the scan.
@@ -65,15 +76,61 @@ def predict_scan(request: PredictRequest) -> dict[str, Any]:
     facts: dict[str, Any] = {"scan": scan_line(volume), "model": config["kind"]}
     name = request.scan.name
     if config["kind"] == "classifier":
-        return facts | {"probabilities": classify_volume(load_classifier(request.model), volume, name=name)}
+        return facts | {"probabilities": classify_volume(Classifier.from_pretrained(request.model), volume, name=name)}
     if request.dicom_seg is not None and volume.source.get("format") != "DICOM":
         raise InputError(f"{name}: a DICOM SEG refers to DICOM images; this scan is no DICOM, pass --out MASK.nii.gz")
-    segmenter = load_segmenter(request.model)
-    return facts | {"structures": _segment(segmenter, volume, request)}
+    segmenter = Segmenter.from_pretrained(request.model)
+    labels = segment_volume(segmenter, volume, name=name)
+    _write(labels, segmenter, volume, request)
+    if request.png is not None and draw is not None:
+        draw(request.png, volume, labels, segmenter)
+    structures = [
+        _structure(name, value, labels, volume) for name, value in zip(segmenter.names, segmenter.values, strict=True)
+    ]
+    return facts | {"structures": structures}
 
 
-def _segment(segmenter: Segmenter, volume: Volume, request: PredictRequest) -> list[dict[str, Any]]:
-    labels = segment_volume(segmenter, volume, name=request.scan.name)
+@torch.inference_mode()
+def segment_volume(segmenter: Segmenter, volume: Volume, *, name: str) -> NDArray[np.int32]:
+    """Label values (Z, Y, X) on the scan's own canonical voxels.
+
+    Windows overlap and are weighed by a Gaussian; logits are interpolated to the scan's voxels, then the highest wins.
+    """
+    size = segmenter.backbone.spec.image_size
+    scan = prepare_scan(volume, segmenter.preparation, image_size=size, name=name)
+    device = next(segmenter.parameters()).device
+    logits_KNHW = import_monai("monai.inferers").sliding_window_inference(
+        torch.from_numpy(scan.voxels)[None, None].to(device),
+        size,
+        1,
+        segmenter.eval(),
+        overlap=segmenter.config.overlap,
+        mode="gaussian",
+    )[0]
+    extent = [stop - start for start, stop in scan.box]
+    best, classes = None, torch.zeros(extent, dtype=torch.int32, device=device)
+    for number, logits_NHW in enumerate(logits_KNHW):
+        fine = functional.interpolate(logits_NHW[None, None], size=extent, mode="trilinear", align_corners=False)[0, 0]
+        if best is None:
+            best = fine
+            continue
+        classes[fine > best] = segmenter.values[number - 1]
+        best = torch.maximum(best, fine)
+    labels = np.zeros(volume.shape, np.int32)
+    labels[tuple(slice(*part) for part in scan.box)] = classes.cpu().numpy()
+    return labels
+
+
+def classify_volume(classifier: Classifier, volume: Volume, *, name: str) -> dict[str, float]:
+    """The probability of every class for one scan."""
+    size = classifier.backbone.spec.image_size
+    scan = prepare_scan(volume, classifier.preparation, image_size=size, name=name)
+    device = next(classifier.parameters()).device
+    (found,) = classifier.probabilities(fitted_cube(scan.voxels, size)[None].to(device)).tolist()
+    return dict(zip(classifier.classes, found, strict=True))
+
+
+def _write(labels: NDArray[np.int32], segmenter: Segmenter, volume: Volume, request: PredictRequest) -> None:
     if request.out is not None:
         write_mask(labels, volume, source=request.scan, out=request.out)
     if request.dicom_seg is not None:
@@ -86,22 +143,9 @@ def _segment(segmenter: Segmenter, volume: Volume, request: PredictRequest) -> l
             values=segmenter.values,
             algorithm=f"slicesight {segmenter.backbone.spec.name}",
         )
-    if request.png is not None:
-        write_overlay(
-            volume,
-            labels,
-            request.png,
-            names=segmenter.names,
-            values=segmenter.values,
-            window=segmenter.preparation.window,
-            title=f"{scan_line(volume)}\nfor research use only; not a medical device",
-        )
-    return [
-        _structure(name, value, labels, volume) for name, value in zip(segmenter.names, segmenter.values, strict=True)
-    ]
 
 
-def _structure(name: str, value: int, labels: np.ndarray[Any, Any], volume: Volume) -> dict[str, Any]:
+def _structure(name: str, value: int, labels: NDArray[np.integer], volume: Volume) -> dict[str, Any]:
     found = labels == value
     facts: dict[str, Any] = {"name": name, "value": value, "voxels": int(found.sum())}
     if volume.spacing_mm is not None:
@@ -110,7 +154,7 @@ def _structure(name: str, value: int, labels: np.ndarray[Any, Any], volume: Volu
     return facts
 
 
-def _source_slices(found: np.ndarray[Any, Any], volume: Volume) -> Sequence[int] | None:
+def _source_slices(found: NDArray[np.bool_], volume: Volume) -> Sequence[int] | None:
     """First and last stored slice that show it, 0-based."""
     axis = volume.acquisition_axis
     held = np.flatnonzero(found.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -1,0 +1,115 @@
+"""What have the networks of Med3DInsight in common? A backbone, a config.json of one family, and Hugging Face's ways.
+
+`Segmenter.from_pretrained(folder)` reads what an insight verb or `save_pretrained` wrote;
+`InsightModel.from_pretrained`, and so `AutoModel`, reads a folder of any kind. Weights must fit to the last name:
+nothing is initialised in silence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from slicesight.errors import ModelError
+from slicesight.models.encoders3d.backbone import Backbone
+from slicesight.models.encoders3d.backbones import backbone_from, misfit, spec_of
+from slicesight.models.folder import FAMILY, read_model_folder
+from slicesight.models.med3dinsight.preparation import Preparation
+from slicesight.settings import build_settings
+
+
+class InsightConfig(PreTrainedConfig):
+    """What rebuilds a segmenter, a classifier or a pre-training model, by `kind`.
+
+    backbone: the fields of a `BackboneSpec`. preparation: those of a `Preparation`, for the first two.
+    Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows.
+    Classifier: classes; pool, "mean" or "mean+max"; dropout; flip_axes, whose mirrored cubes have a vote each.
+    Pre-training model: pretraining, the recipe's settings, the frozen vectors' sizes, and whether they share a space.
+    """
+
+    model_type = FAMILY
+
+    kind: str | None = None
+    backbone: dict[str, Any] | None = None
+    preparation: dict[str, Any] | None = None
+    labels: Any = None
+    overlap: float = 0.5
+    classes: list[str] | None = None
+    pool: str = "mean"
+    dropout: float = 0.0
+    flip_axes: list[int] | tuple[int, ...] = ()
+    pretraining: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.labels, dict):  # JSON with sorted keys would lose their order, which is the classes'
+            self.labels = [list(pair) for pair in self.labels.items()]
+        super().__post_init__(**kwargs)
+
+
+class InsightModel(PreTrainedModel):
+    """A network of this family; each kind says which of the configuration's fields it writes."""
+
+    config: InsightConfig
+    config_class = InsightConfig
+    base_model_prefix = ""
+    main_input_name = "volumes"
+    kind: ClassVar[str] = ""
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
+        super().__init__(config)
+        config.kind = self.kind
+        self.backbone = backbone or backbone_from(spec_of({"backbone": config.backbone}, "the configuration"))
+        config.backbone = self.backbone.spec.to_dict()
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a scan is brought to this network."""
+        return build_settings(Preparation, dict(self.config.preparation or {}), where="preparation")
+
+    def facts(self) -> dict[str, Any]:
+        """What config.json holds besides the weights."""
+        found = {name: getattr(self.config, name) for name in ("backbone", *self.fields)}
+        return found | ({"labels": dict(self.config.labels)} if "labels" in found else {})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The network of a folder, in evaluation mode.
+
+        Raises:
+            ModelError: another kind than this class, a damaged folder, or weights that do not fit its config.json.
+        """
+        folder = pretrained_model_name_or_path
+        kinds = {model.kind: model for model in InsightModel.__subclasses__()}
+        if Path(folder).is_dir():
+            config, _ = read_model_folder(folder, kind=cls.kind or None)
+            if cls is InsightModel:
+                if config["kind"] not in kinds:
+                    raise ModelError(f"{folder}: holds a {config['kind']}; expected a {' or a '.join(kinds)}")
+                return kinds[config["kind"]].from_pretrained(folder, *args, **kwargs)
+            spec_of(config, folder)
+        wants_info = kwargs.pop("output_loading_info", False)
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()  # its own table of what does not fit
+        try:
+            found: Any = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ModelError(f"{folder}: model.safetensors does not fit its config.json ({reason})") from error
+        finally:
+            logging.set_verbosity(before)
+        model, info = found
+        if problem := misfit(info["missing_keys"], info["unexpected_keys"]):
+            raise ModelError(f"{folder}: {problem}")
+        return (model, info) if wants_info else model
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every part is initialised where it is made."""
+
+
+AutoConfig.register(InsightConfig.model_type, InsightConfig)
+AutoModel.register(InsightConfig, InsightModel)
