@@ -98,3 +98,21 @@ def test_a_backbone_from_another_package_is_built_by_its_name(package):
     from slicesight.models.encoders3d.backbones import build_backbone
 
     assert type(build_backbone("acme", image_size=(16, 16, 16))).__name__ == "AcmeBackbone"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("slicesight.models.med2e3.aggregations") is None,
+    reason="ways to weigh slices cannot be added from outside yet",
+)
+def test_a_way_to_weigh_slices_from_another_package_is_a_models_option(package):
+    import torch
+
+    from slicesight.models.med2e3 import VolumeFeatures
+    from slicesight.models.med2e3.configuration import Med2E3Config
+
+    assert Med2E3Config(aggregation="middle").aggregation == "middle"
+    features = VolumeFeatures(tokens_3d_VKPD=None, tokens_2d_VNLD=torch.zeros(1, 5, 1, 1))
+    weigh = importlib.import_module("acme_aggregation").middle_first
+    scores, _ = weigh(None, features, torch.zeros(1, 1, dtype=torch.long), None)
+    assert scores.argmax() == 2
+    assert abs(float(scores.sum()) - 1) < 1e-6
