@@ -69,15 +69,15 @@ def place_visual_tokens(inputs_embeds: Tensor, is_placeholder_BT: Tensor, visual
 
 def check_volumes(volumes: Any, config: Med2E3Config) -> Tensor:
     """The volumes, if they are numbers (V, 1, N, H, W) of the configured size."""
-    volumes = check_tensor(volumes, "volumes", ndim=5)
-    if not volumes.is_floating_point():
-        raise ModelError(f"volumes are {volumes.dtype}; expected floating-point numbers in [0, 1]: divide grey by 255.")
-    if tuple(volumes.shape[1:]) != (1, *config.image_size):
+    tensor = check_tensor(volumes, "volumes", ndim=5)
+    if not tensor.is_floating_point():
+        raise ModelError(f"volumes are {tensor.dtype}; expected floating-point numbers in [0, 1]: divide grey by 255.")
+    if tuple(tensor.shape[1:]) != (1, *config.image_size):
         wanted = ", ".join(map(str, config.image_size))
         raise ModelError(
-            f"volumes have shape {tuple(volumes.shape)}; this model reads (V, 1, {wanted}): resample them to its grid."
+            f"volumes have shape {tuple(tensor.shape)}; this model reads (V, 1, {wanted}): resample them to its grid."
         )
-    return volumes
+    return tensor
 
 
 def resolve_volume_index(
