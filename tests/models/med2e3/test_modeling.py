@@ -58,7 +58,9 @@ def test_beams_and_a_missing_cache_see_the_volumes_encoded_once(model, processor
     calls, kept = [], []
     encode, see = model.encode_volumes, model.compose_visual_tokens
     monkeypatch.setattr(model, "encode_volumes", lambda given: calls.append(len(given)) or encode(given))
-    monkeypatch.setattr(model, "compose_visual_tokens", lambda features, *rest: kept.append(features) or see(features, *rest))
+    monkeypatch.setattr(
+        model, "compose_visual_tokens", lambda features, *rest: kept.append(features) or see(features, *rest)
+    )
     found = model.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False, **settings)
     assert calls == [3]
     assert {tuple(features.tokens_2d_VNLD.shape[:2]) for features in kept} == {(3, 8)}
