@@ -38,7 +38,7 @@ RELEASED = {
 CONVERT = """
 import sys
 from pathlib import Path
-from slicesight.model.released import convert_released
+from slicesight.models.importers.med2e3 import convert_released
 
 def highest():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
