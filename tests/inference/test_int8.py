@@ -63,9 +63,9 @@ def test_a_token_is_rounded_alike_whoever_passes_beside_it():
 
 
 @needs_operator
-def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_reader):
-    reader = make_reader()
-    model = reader.model
+def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_predictor):
+    predictor = make_predictor()
+    model = predictor.model
     head = model.get_output_embeddings()
     quantize_model(model)
     assert model.get_output_embeddings() is head
@@ -77,38 +77,38 @@ def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_reader)
 
 @needs_operator
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_rounded_model_answers_alike_alone_and_in_company(dtype, make_reader, make_grid):
-    reader = make_reader(dtype=dtype)
-    quantize_model(reader.model)
-    encoded = reader.encode(make_grid(reader))
-    answers = reader.ask(encoded, QUESTIONS, max_new_tokens=8)
+def test_a_rounded_model_answers_alike_alone_and_in_company(dtype, make_predictor, make_grid):
+    predictor = make_predictor(dtype=dtype)
+    quantize_model(predictor.model)
+    encoded = predictor.encode(make_grid(predictor))
+    answers = predictor.ask(encoded, QUESTIONS, max_new_tokens=8)
     if dtype == torch.float32:  # in bfloat16 the attention's own rounding follows the batch's shape
-        alone = [reader.ask(encoded, question, max_new_tokens=8)[0].text for question in QUESTIONS]
+        alone = [predictor.ask(encoded, question, max_new_tokens=8)[0].text for question in QUESTIONS]
         assert [answer.text for answer in answers] == alone
     assert all(abs(sum(answer.scores) - 1) < 1e-3 for answer in answers)
 
 
 @needs_operator
 def test_load_rounds_on_wish(tiny_model_folder):
-    reader = slicesight.load(tiny_model_folder, quantize="int8")
-    assert any(isinstance(layer, Int8Linear) for layer in reader.model.language_model.modules())
-    assert not any(isinstance(layer, Int8Linear) for layer in reader.model.vision3d.modules())
+    predictor = slicesight.load(tiny_model_folder, quantize="int8")
+    assert any(isinstance(layer, Int8Linear) for layer in predictor.model.language_model.modules())
+    assert not any(isinstance(layer, Int8Linear) for layer in predictor.model.vision3d.modules())
 
 
 @pytest.mark.parametrize(
     ("word", "device", "message"), [("int4", "cpu", "quantize is 'int4'"), ("int8", "cuda", "int8 needs")]
 )
-def test_a_wrong_word_or_device_is_one_plain_line(word, device, message, make_reader):
+def test_a_wrong_word_or_device_is_one_plain_line(word, device, message, make_predictor):
     with pytest.raises(ModelError, match=message) as caught:
-        quantize_model(make_reader().model, word=word, device=device)
+        quantize_model(make_predictor().model, word=word, device=device)
     assert "\n" not in str(caught.value)
 
 
-def test_without_8_bit_instructions_it_is_refused(make_reader, monkeypatch):
+def test_without_8_bit_instructions_it_is_refused(make_predictor, monkeypatch):
     plain = machine.Processor(has_bf16=False, has_int8=False, has_matrix_unit=False, num_cores=1)
     monkeypatch.setattr(int8, "read_processor", lambda: plain)
     with pytest.raises(ModelError, match="int8 needs an x86 processor with VNNI"):
-        quantize_model(make_reader().model)
+        quantize_model(make_predictor().model)
 
 
 @needs_operator

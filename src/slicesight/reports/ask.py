@@ -20,7 +20,8 @@ from rich.console import Console
 from slicesight.errors import InputError
 from slicesight.files import checked_place, write_text
 from slicesight.inference.answers import Answer
-from slicesight.inference.predictor import Predictor, load
+from slicesight.inference.loading import load
+from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries, read_source
 from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.loading import read_volume
