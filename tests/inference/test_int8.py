@@ -53,13 +53,44 @@ def test_a_layer_stays_near_the_one_it_stands_for_even_beside_an_outlier(dtype):
 
 @needs_operator
 def test_a_token_is_rounded_alike_whoever_passes_beside_it():
+    """The codes and the size of a row are the same bits in any company: a row's largest value and a rounding each."""
     torch.manual_seed(0)
-    layer = Int8Linear(nn.Linear(96, 64))
     x = torch.randn(11, 96) * torch.logspace(-3, 3, 11)[:, None]
+    codes_MK, sizes_M1 = int8.quantize_tokens(x)
+    for row in range(11):
+        alone_1K, size_11 = int8.quantize_tokens(x[row : row + 1])
+        assert torch.equal(alone_1K, codes_MK[row : row + 1])
+        assert torch.equal(size_11, sizes_M1[row : row + 1])
+    layer = Int8Linear(nn.Linear(96, 64))
+    with torch.inference_mode():
+        assert torch.equal(layer(torch.zeros(2, 96)), layer.bias.expand(2, -1))
+
+
+@needs_operator
+def test_a_product_is_within_its_roundings_alone_and_in_company():
+    """The bits of the product are the kernel's affair, which may multiply the scales in another order for other rows.
+
+    With u = 2^-24, the relative error of one rounding to float32, and y the product of the codes with their scales:
+    the sum of the codes' products is whole and at most 96 * 255 * 127 < 2^24, so it is exact in any order. It is then
+    multiplied by 1/127 as float32 (one rounding to store it), by the channel's scale and by the token's size, in any
+    order three roundings more: 4 u |y|. Adding the bias b rounds once: u |y + b|. Products of errors are below u^2 each
+    and are covered by 1 % more.
+    """
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 64)
+    layer = Int8Linear(plain)
+    x = torch.randn(11, 96) * torch.logspace(-3, 3, 11)[:, None]
+    codes_MK, sizes_M1 = int8.quantize_tokens(x)
+    scales_O, weights_OK = int8.quantize_weights(plain.weight.detach())
+    sums_MO = (codes_MK.double() - int8.ZERO) @ weights_OK.double().t()
+    exact_MO = sums_MO / int8.LEVELS * scales_O.double() * sizes_M1.double()
+    whole_MO = exact_MO + plain.bias.detach().double()
+    allowed_MO = 1.01 * 2**-24 * (4 * exact_MO.abs() + whole_MO.abs())
     with torch.inference_mode():
         together = layer(x)
-        assert all(torch.equal(layer(x[row : row + 1]), together[row : row + 1]) for row in range(11))
-        assert torch.equal(layer(torch.zeros(2, 96)), layer.bias.expand(2, -1))
+        alone = torch.cat([layer(x[row : row + 1]) for row in range(11)])
+    for found in (together, alone):
+        assert bool(((found.double() - whole_MO).abs() <= allowed_MO).all())
 
 
 @needs_operator
@@ -96,11 +127,11 @@ def test_load_rounds_on_wish(tiny_model_folder):
 
 
 @pytest.mark.parametrize(
-    ("word", "device", "message"), [("int4", "cpu", "quantize is 'int4'"), ("int8", "cuda", "int8 needs")]
+    ("name", "device", "message"), [("int4", "cpu", "quantize is 'int4'"), ("int8", "cuda", "int8 needs")]
 )
-def test_a_wrong_word_or_device_is_one_plain_line(word, device, message, make_predictor):
+def test_a_wrong_kind_or_device_is_one_plain_line(name, device, message, make_predictor):
     with pytest.raises(ModelError, match=message) as caught:
-        quantize_model(make_predictor().model, word=word, device=device)
+        quantize_model(make_predictor().model, quantize=name, device=device)
     assert "\n" not in str(caught.value)
 
 

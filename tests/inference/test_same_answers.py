@@ -1,4 +1,4 @@
-"""The shipped model, more than a hundred questions about phantoms: through the scheduler and by `generate`, one by one."""
+"""The shipped model, over a hundred questions about phantoms: through the scheduler and by `generate`, one by one."""
 
 from __future__ import annotations
 

@@ -30,7 +30,15 @@ def encoded(predictor, make_grid, shared):
 
 
 def build(**changes):
-    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 1, "silent": (), "ends": ()}
+    settings = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "seed": 1,
+        "suppressed": (),
+        "ends": (),
+    }
     return Sampler(**{**settings, **changes})
 
 
@@ -78,10 +86,10 @@ def test_drawn_tokens_have_the_warped_softmaxs_frequencies():
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
-def test_a_silent_token_is_never_said_and_logits_stay_as_they_are():
+def test_a_suppressed_token_is_never_chosen_and_logits_stay_as_they_are():
     logits = torch.tensor([[0.0, 9.0, 1.0]])
-    assert build(do_sample=False, silent=(1,)).choose(logits, []) == [2]
-    assert build(silent=(1, 2)).choose(logits, [torch.Generator()]) == [0]
+    assert build(do_sample=False, suppressed=(1,)).choose(logits, []) == [2]
+    assert build(suppressed=(1, 2)).choose(logits, [torch.Generator()]) == [0]
     assert logits.tolist() == [[0.0, 9.0, 1.0]]
 
 

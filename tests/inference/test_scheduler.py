@@ -1,4 +1,4 @@
-"""The scheduler against the plain path: the same tokens and logits, whatever shares the batch, the block or the memory."""
+"""The scheduler against the plain path: the same tokens and logits, whatever shares batch, block or memory."""
 
 from __future__ import annotations
 

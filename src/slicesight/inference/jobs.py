@@ -43,7 +43,7 @@ class JobRunner:
     def __post_init__(self) -> None:
         for name, value in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
             if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; expected a whole number of at least 1.")
+                raise InputError(f"{name} is {value!r}; expected at least 1, a whole number.")
         if isinstance(self.history, str) or not all(map(_is_turn, self.history)):
             raise InputError(f"history is {str(self.history)[:60]!r}; expected (question, answer) pairs of text.")
         check_options(self.predictor.model, self.options)
@@ -55,6 +55,7 @@ class JobRunner:
         next_job = num_done = 0
 
         def note(job: Job) -> Job:
+            check_job(job)
             num_questions = len(check_questions(self.predictor, job[1]))
             num_expected.append(num_questions)
             found.append({})
@@ -88,8 +89,8 @@ class JobRunner:
                 return None
             try:
                 job, (scan, questions) = next(numbered)
-                checked = check_questions(self.predictor, questions)
                 check_scan(scan)
+                checked = check_questions(self.predictor, questions)
             except StopIteration:
                 return None
             except Exception as error:
@@ -119,6 +120,16 @@ class JobRunner:
             raise errors[0]
         if pieces:
             yield pieces
+
+
+def check_job(job: Any) -> None:
+    """Refuse what is no pair.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(job, (tuple, list)) or len(job) != 2:
+        raise InputError(f"a job is a {type(job).__name__}; expected a pair of a scan and its questions.")
 
 
 def check_scan(scan: Any) -> None:

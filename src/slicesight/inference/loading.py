@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slicesight.errors import ModelError
+from slicesight.errors import InputError, ModelError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
@@ -34,6 +34,7 @@ def load(
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete.
+        InputError: another argument is wrong.
     """
     source, name = _find(name_or_dir)
 
@@ -46,11 +47,15 @@ def load(
     from slicesight.inference.feature_cache import FeatureCache
     from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _check_device(device)
+    if not isinstance(cache_bytes, int) or cache_bytes < 0:
+        raise InputError(f"cache_bytes is {cache_bytes!r}; expected 0 or more, a whole number of bytes.")
     torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # a container has fewer than the machine
     if dtype == "fastest":
         dtype = fastest_dtype() if device == "cpu" else "auto"
     dtype = dtype or ("float32" if device == "cpu" else "auto")
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
     try:
         model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
         processor = Med2E3Processor.from_pretrained(source)
@@ -65,7 +70,7 @@ def load(
     if quantize is not None:
         from slicesight.inference.cpu.int8 import quantize_model
 
-        quantize_model(model, word=quantize, device=device)
+        quantize_model(model, quantize=quantize, device=device)
     if compile_mode is not None:
         if quantize is not None:
             raise ModelError("compile_mode and quantize do not go together; leave one of them out.")
@@ -86,6 +91,22 @@ def load(
         device=device,
         cache=cache,
     )
+
+
+def _check_device(device: str | None) -> str:
+    """The device; left out, a GPU if there is one."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if device is None:
+        return "cuda" if has_gpu else "cpu"
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = ""
+    if kind in ("", "meta") or (kind == "cuda" and not has_gpu):
+        raise InputError(f"device is {device!r}; expected cpu{', or cuda' if has_gpu else ' (there is no GPU here)'}.")
+    return device
 
 
 def _find(name_or_dir: str | Path) -> tuple[str, str]:

@@ -155,6 +155,7 @@ def _suppressed(model: Med2E3ForConditionalGeneration) -> tuple[int, ...]:
 
 
 def find_end_tokens(model: Med2E3ForConditionalGeneration) -> frozenset[int]:
+    """Tokens that end an answer."""
     found = model.generation_config.eos_token_id
     if found is None:
         return frozenset()

@@ -2,9 +2,10 @@
 
     admit -> pass the new questions' tokens in blocks -> one token for every row -> drop finished rows -> admit ...
 
-A row is a question at work: behind its volume's shared prefix it holds its own z_2D, its question and what it has generated. A
-finished row's place goes to the last row, so that the rows stay a view of one store, and to the next question waiting,
-of whichever volume. Rows never exceed what memory holds. R rows, T tokens, P prefix tokens, D width, W vocabulary.
+A row is a question at work: behind its volume's shared prefix it holds its own z_2D, its question and its answer so
+far. A finished row's place goes to the last row, so that the rows stay a view of one store, and to the next question
+waiting, of whichever volume. Rows never exceed what memory holds.
+R rows, T tokens, P prefix tokens, D width, W vocabulary.
 """
 
 from __future__ import annotations
@@ -310,7 +311,7 @@ def is_finished(row: Row, sampler: RowSampler) -> bool:
 
 
 def longest_prompt(model: Med2E3ForConditionalGeneration) -> int | None:
-    """Tokens up to which every layer of this language model sees everything before it, as the scheduler's attention does.
+    """Tokens up to which every layer of this language model sees all before it, as the scheduler's attention does.
 
     0 for a language model that the scheduler cannot run (attention of its own kind, a recurrent state): `generate` can.
     None where there is no limit.

@@ -17,7 +17,7 @@ def weighs_by_question(config: Med2E3Config) -> bool:
 
 
 def count_shared_visual_tokens(config: Med2E3Config, *, training: bool = False) -> int:
-    """A volume's visual tokens that no question changes: z_3D, and z_2D where nothing weighs its slices by the question.
+    """A volume's visual tokens that no question changes: z_3D, and z_2D where no question weighs its slices.
 
     training: dropout on the scores then weighs every question's slices anew.
     """
