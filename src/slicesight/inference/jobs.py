@@ -55,7 +55,6 @@ class JobRunner:
         next_job = num_done = 0
 
         def note(job: Job) -> Job:
-            check_job(job)
             num_questions = len(check_questions(self.predictor, job[1]))
             num_expected.append(num_questions)
             found.append({})
@@ -63,7 +62,7 @@ class JobRunner:
                 progress(0, num_questions)
             return job
 
-        for step in self.pieces((note(job) for job in jobs), in_pieces=False):
+        for step in self.pieces((note(check_job(job)) for job in jobs), in_pieces=False):
             for job, piece in step:
                 if piece.answer is not None:
                     found[job][piece.number] = piece.answer
@@ -80,7 +79,7 @@ class JobRunner:
         sampler = make_sampler(self.predictor.model, self.options)
         pieces: list[tuple[int, AnswerPiece]] = []
         errors: list[Exception] = []
-        numbered = enumerate(jobs)
+        numbered = enumerate(map(check_job, jobs))
         num_questions = 0
 
         def take() -> AskRequest | None:
@@ -89,7 +88,6 @@ class JobRunner:
                 return None
             try:
                 job, (scan, questions) = next(numbered)
-                check_scan(scan)
                 checked = check_questions(self.predictor, questions)
             except StopIteration:
                 return None
@@ -122,27 +120,20 @@ class JobRunner:
             yield pieces
 
 
-def check_job(job: Any) -> None:
-    """Refuse what is no pair.
+def check_job(job: Any) -> Job:
+    """Refuse what is no pair of a scan and questions.
 
     Raises:
         InputError: it is something else.
     """
     if not isinstance(job, (tuple, list)) or len(job) != 2:
         raise InputError(f"a job is a {type(job).__name__}; expected a pair of a scan and its questions.")
-
-
-def check_scan(scan: Any) -> None:
-    """Refuse what nobody can ask.
-
-    Raises:
-        InputError: it is no scan.
-    """
-    if not isinstance(scan, (Volume, GridVolume, EncodedScan, str, Path, type(None))):
+    if not isinstance(job[0], (Volume, GridVolume, EncodedScan, str, Path, type(None))):
         raise InputError(
-            f"the scan is a {type(scan).__name__}; expected a path, what slicesight.read_volume gives, or None for "
+            f"the scan is a {type(job[0]).__name__}; expected a path, what slicesight.read_volume gives, or None for "
             "questions without a scan."
         )
+    return job[0], job[1]
 
 
 def check_questions(predictor: Predictor, questions: str | Sequence[str] | None) -> list[str]:
