@@ -144,50 +144,50 @@ def split_words(text):
 # --- the ways ---------------------------------------------------------------------------------------------------------
 
 
-def generate(reader, question, **volume):
-    inputs = reader.processor(question, volume_index=[0])
+def generate(predictor, question, **volume):
+    inputs = predictor.processor(question, volume_index=[0])
     with torch.inference_mode():
-        inputs = {name: torch.as_tensor(value).to(reader.model.device) for name, value in inputs.items()}
-        ids = reader.model.generate(**inputs, **volume, do_sample=False, max_new_tokens=NEW_TOKENS)
+        inputs = {name: torch.as_tensor(value).to(predictor.model.device) for name, value in inputs.items()}
+        ids = predictor.model.generate(**inputs, **volume, do_sample=False, max_new_tokens=NEW_TOKENS)
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def sample(reader, count):
+def sample(predictor, count):
     """So many questions, evenly by the length of their prompts; all of them in their own order."""
     if count >= len(QUESTIONS):
         return QUESTIONS
-    by_length = sorted(QUESTIONS, key=lambda question: len(reader.processor.encode_prompt(question).input_ids))
+    by_length = sorted(QUESTIONS, key=lambda question: len(predictor.processor.encode_prompt(question).input_ids))
     return [by_length[round(place * (len(QUESTIONS) - 1) / max(1, count - 1))] for place in range(count)]
 
 
-def voxels_of(reader, grid):
-    return torch.from_numpy(grid.voxels)[None, None].to(reader.model.device, reader.model.dtype)
+def voxels_of(predictor, grid):
+    return torch.from_numpy(grid.voxels)[None, None].to(predictor.model.device, predictor.model.dtype)
 
 
-def officially(reader, grid):
-    volumes = voxels_of(reader, grid)
-    return [generate(reader, question, volumes=volumes) for question in QUESTIONS]
+def officially(predictor, grid):
+    volumes = voxels_of(predictor, grid)
+    return [generate(predictor, question, volumes=volumes) for question in QUESTIONS]
 
 
-def encode_once(reader, grid, questions):
-    volumes = voxels_of(reader, grid)
+def encode_once(predictor, grid, questions):
+    volumes = voxels_of(predictor, grid)
     with torch.inference_mode():
-        features = reader.model.encode_volumes(volumes)
-    return [generate(reader, question, volume_features=features) for question in questions]
+        features = predictor.model.encode_volumes(volumes)
+    return [generate(predictor, question, volume_features=features) for question in questions]
 
 
-def through_the_engine(reader, grid, questions=QUESTIONS, *, batch_size=16):
+def through_the_scheduler(predictor, grid, questions=QUESTIONS, *, batch_size=16):
     """Token ids of every answer, which `ask` turns into text; the decoder is only listened to."""
     ids = []
-    decode = reader.processor.decode_answers
+    decode = predictor.processor.decode_answers
 
     def listen(generated, *, num_prompt_tokens):
         ids.append(generated[0].tolist())
         return decode(generated, num_prompt_tokens=num_prompt_tokens)
 
-    reader.processor.decode_answers = listen
-    reader.ask(grid, questions, max_new_tokens=NEW_TOKENS, batch_size=batch_size)
-    del reader.processor.decode_answers
+    predictor.processor.decode_answers = listen
+    predictor.ask(grid, questions, max_new_tokens=NEW_TOKENS, batch_size=batch_size)
+    del predictor.processor.decode_answers
     return ids
 
 
@@ -225,8 +225,8 @@ class Meter:
 
 
 @contextmanager
-def timed_parts(engine):
-    """Seconds the engine spends in each of its parts."""
+def timed_parts(scheduler):
+    """Seconds the scheduler spends in each of its parts."""
     spent = defaultdict(float)
 
     def watch(name, function):
@@ -239,24 +239,24 @@ def timed_parts(engine):
 
         return timed
 
-    engine.make_prefix = watch("prefix", engine.make_prefix)
-    engine._pass_new = watch("suffixes", engine._pass_new)
-    engine._pass_token = watch("decoding", engine._pass_token)
-    engine.model.encode_volumes = watch("encoding", engine.model.encode_volumes)
+    scheduler.make_prefix = watch("prefix", scheduler.make_prefix)
+    scheduler._pass_new = watch("suffixes", scheduler._pass_new)
+    scheduler._pass_token = watch("decoding", scheduler._pass_token)
+    scheduler.model.encode_volumes = watch("encoding", scheduler.model.encode_volumes)
     yield spent
-    for owner, name in ((engine, "make_prefix"), (engine, "_pass_new"), (engine, "_pass_token")):
+    for owner, name in ((scheduler, "make_prefix"), (scheduler, "_pass_new"), (scheduler, "_pass_token")):
         delattr(owner, name)
-    del engine.model.encode_volumes
+    del scheduler.model.encode_volumes
 
 
-def official_parts(reader, grid, *, repeats):
+def official_parts(predictor, grid, *, repeats):
     """Seconds of one encoding, one prefill and one further token, as the official way does them: medians.
 
     The prompts are the shortest, the middle and the longest one, `repeats` times each; the middle one alone for 1.
     """
-    model = reader.model
-    volumes = voxels_of(reader, grid)
-    by_length = sorted(QUESTIONS, key=lambda question: len(reader.processor.encode_prompt(question).input_ids))
+    model = predictor.model
+    volumes = voxels_of(predictor, grid)
+    by_length = sorted(QUESTIONS, key=lambda question: len(predictor.processor.encode_prompt(question).input_ids))
     seconds = defaultdict(list)
 
     def timed(name, function, *, less=0.0, per=1):
@@ -271,7 +271,7 @@ def official_parts(reader, grid, *, repeats):
     with torch.inference_mode():
         middle = by_length[len(by_length) // 2]
         for question in (by_length[0], middle, by_length[-1]) * repeats if repeats > 1 else [middle]:
-            inputs = reader.processor(question, volume_index=[0])
+            inputs = predictor.processor(question, volume_index=[0])
             inputs = {name: torch.as_tensor(value).to(model.device) for name, value in inputs.items()}
             features = timed("encode", lambda: model.encode_volumes(volumes))
             timed("prefill", lambda inputs=inputs: said(inputs, 1))
@@ -291,13 +291,13 @@ def measure_rates(model):
     return {"flops_by_rows": flops, "flops": max(flops.values()), "bytes": one / 2 * model.dtype.itemsize}
 
 
-def count_work(reader, config, dtype_name):
+def count_work(predictor, config, dtype_name):
     """Products and bytes of the whole task: encoding, the shared prefix, every suffix, every token."""
-    model = reader.model
+    model = predictor.model
     planned = plan(config, dtype=dtype_name, length=model.num_visual_tokens + 64)
     encode = sum(stage.flops for stage in planned.stages if stage.name.startswith("encode"))
-    lengths = [len(reader.processor.encode_prompt(question).input_ids) for question in QUESTIONS]
-    head = reader.processor.encode_prompt(QUESTIONS[0]).input_ids.index(config.placeholder_token_id)
+    lengths = [len(predictor.processor.encode_prompt(question).input_ids) for question in QUESTIONS]
+    head = predictor.processor.encode_prompt(QUESTIONS[0]).input_ids.index(config.placeholder_token_id)
     depth, rows, columns = config.vision3d_config.pooled_grid
     shared = head + depth * rows * columns
     text = config.text_config
@@ -382,58 +382,60 @@ def main():
     torch.set_num_threads(args.threads)
     dtype_name = args.dtype or ({"tiny": "float32", "full": "bfloat16"}.get(args.size) or fastest_dtype())
     repeats = args.repeats or {"tiny": 3, "small": 2, "full": 1}[args.size]
-    reader = build_reader(args.size, dtype_name, args.device)
-    config = reader.model.config
-    grid = reader.grid(make_phantom(5, 0, pixel_mm=(3.5, 4.0)).volume)
+    predictor = build_reader(args.size, dtype_name, args.device)
+    config = predictor.model.config
+    grid = predictor.grid(make_phantom(5, 0, pixel_mm=(3.5, 4.0)).volume)
     say(f"{args.size}, {dtype_name}, {args.threads} threads, 11 questions, {NEW_TOKENS} new tokens each")
 
-    rates = measure_rates(reader.model)
-    reader._engine = Scheduler(reader.model)
+    rates = measure_rates(predictor.model)
+    predictor._scheduler = Scheduler(predictor.model)
     say(f"best {rates['flops'] / 1e12:.3f} TFLOP/s, weights {rates['bytes'] / 1e9:.1f} GB/s")
-    say(f"tokens of a block: {reader.engine.block_tokens}")
+    say(f"tokens of a block: {predictor.scheduler.block_tokens}")
     meter = Meter()
     once = 1 if args.size == "full" else repeats
     if args.size != "full":
-        generate(reader, QUESTIONS[1], volumes=voxels_of(reader, grid))
-    meter.run("official", lambda: officially(reader, grid), repeats=once)
-    parts = official_parts(reader, grid, repeats=repeats)
+        generate(predictor, QUESTIONS[1], volumes=voxels_of(predictor, grid))
+    meter.run("official", lambda: officially(predictor, grid), repeats=once)
+    parts = official_parts(predictor, grid, repeats=repeats)
     expected = len(QUESTIONS) * (parts["encode"] + parts["prefill"] + NEW_TOKENS * parts["decode"])
-    asked = sample(reader, args.sample or (3 if args.size == "full" else len(QUESTIONS)))
+    asked = sample(predictor, args.sample or (3 if args.size == "full" else len(QUESTIONS)))
     part = {"asked": asked, "encode": parts["encode"]}
-    meter.run("encode once", lambda: encode_once(reader, grid, asked), repeats=once, **part)
+    meter.run("encode once", lambda: encode_once(predictor, grid, asked), repeats=once, **part)
     if args.device == "cpu":
-        use_transposed_linear(reader.model.language_model)
-    meter.run("shared prefix", lambda: through_the_engine(reader, grid, asked, batch_size=1), repeats=repeats, **part)
-    with timed_parts(reader.engine) as spent:
-        meter.run("batched decoding", lambda: through_the_engine(reader, grid), repeats=repeats)
-    if args.device == "cpu" and upcast_is_faster(reader.model.dtype):
-        use_upcast_linear(reader.model)
-        reader._engine = Scheduler(reader.model)
-        say(f"products in float32 are faster here; tokens of a block: {reader.engine.block_tokens}")
-        with timed_parts(reader.engine) as spent:
-            meter.run("wide products", lambda: through_the_engine(reader, grid), repeats=repeats)
+        use_transposed_linear(predictor.model.language_model)
+    meter.run(
+        "shared prefix", lambda: through_the_scheduler(predictor, grid, asked, batch_size=1), repeats=repeats, **part
+    )
+    with timed_parts(predictor.scheduler) as spent:
+        meter.run("batched decoding", lambda: through_the_scheduler(predictor, grid), repeats=repeats)
+    if args.device == "cpu" and upcast_is_faster(predictor.model.dtype):
+        use_upcast_linear(predictor.model)
+        predictor._scheduler = Scheduler(predictor.model)
+        say(f"products in float32 are faster here; tokens of a block: {predictor.scheduler.block_tokens}")
+        with timed_parts(predictor.scheduler) as spent:
+            meter.run("wide products", lambda: through_the_scheduler(predictor, grid), repeats=repeats)
     if args.compile_mode:
         args.skip_int8 = True
-        compile_encoders(reader.model, mode=args.compile_mode)
-        through_the_engine(reader, grid)
-        meter.run("compiled encoders", lambda: through_the_engine(reader, grid), repeats=repeats)
+        compile_encoders(predictor.model, mode=args.compile_mode)
+        through_the_scheduler(predictor, grid)
+        meter.run("compiled encoders", lambda: through_the_scheduler(predictor, grid), repeats=repeats)
     spent = {name: seconds / repeats for name, seconds in spent.items()}
-    work = count_work(reader, config, dtype_name)
-    again = measure_rates(reader.model)
+    work = count_work(predictor, config, dtype_name)
+    again = measure_rates(predictor.model)
     rates = {name: max(rates[name], again[name]) for name in ("flops", "bytes")} | {
         "flops_by_rows": {
             rows: max(rate, again["flops_by_rows"][rows]) for rows, rate in rates["flops_by_rows"].items()
         }
     }
     limit = find_limit(work, rates)
-    top = profile_top(lambda: through_the_engine(reader, grid))
+    top = profile_top(lambda: through_the_scheduler(predictor, grid))
     if not args.skip_int8:
         from slicesight.inference.cpu.int8 import quantize_model
 
-        quantize_model(reader.model, word="int8", device="cpu")
-        reader._engine = Scheduler(reader.model)
-        say(f"in 8 bits; tokens of a block: {reader.engine.block_tokens}")
-        meter.run("int8", lambda: through_the_engine(reader, grid), repeats=repeats)
+        quantize_model(predictor.model, quantize="int8", device="cpu")
+        predictor._scheduler = Scheduler(predictor.model)
+        say(f"in 8 bits; tokens of a block: {predictor.scheduler.block_tokens}")
+        meter.run("int8", lambda: through_the_scheduler(predictor, grid), repeats=repeats)
     report(args, dtype_name, meter, parts, expected, spent, work, rates, limit, top)
 
 

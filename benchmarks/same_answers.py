@@ -1,9 +1,9 @@
-"""Are the engine's answers those of `generate`, question by question, and what do bfloat16 and int8 change?
+"""Are the scheduler's answers those of `generate`, question by question, and what do bfloat16 and int8 change?
 
 usage: python benchmarks/same_answers.py [--model phantom-tiny] [--count 30] [--seed 41000] [--threads N]
 
 COUNT phantoms with eleven questions each, greedily. For float32 and bfloat16: the share of questions whose tokens are
-the same by `generate` (one question at a time, nothing shared) and by the engine, and a logit's largest difference.
+the same by `generate` (one question at a time, nothing shared) and by the scheduler, and a logit's largest difference.
 Where tokens differ: how close the two best logits were at the first one that does, beside how close they are usually.
 For bfloat16 and int8: agreement with float32, and the phantom scores of each. The last line is JSON.
 """
@@ -20,10 +20,8 @@ from rich.console import Console
 
 import slicesight
 from slicesight.data.choices import with_letter
-from slicesight.inference.batching import OpenBatch
 from slicesight.inference.cpu.int8 import has_operator
 from slicesight.inference.cpu.processor import count_cores
-from slicesight.inference.sampling import make_sampler
 from slicesight.inference.scheduler import Scheduler
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.phantoms.scores import AskedQuestion, score
@@ -33,11 +31,11 @@ from slicesight.reports.terminal import progress_bar
 NEW_TOKENS = 160
 
 
-def by_generate(reader, encoded, question):
+def by_generate(predictor, encoded, question):
     """New token ids and the logits behind each, one question alone from an unshared prompt."""
-    inputs = reader.processor(question, volume_index=[0])
+    inputs = predictor.processor(question, volume_index=[0])
     with torch.inference_mode():
-        found = reader.model.generate(
+        found = predictor.model.generate(
             **inputs,
             volume_features=encoded.features,
             do_sample=False,
@@ -48,23 +46,21 @@ def by_generate(reader, encoded, question):
     return found.sequences[0, inputs["input_ids"].shape[1] :].tolist(), torch.cat(found.logits).float()
 
 
-def by_engine(reader, encoded, questions):
+def by_scheduler(predictor, encoded, questions):
     """The same for all questions together."""
     ids, logits = {}, {}
-    say = Scheduler._say
+    choose = Scheduler._choose_tokens
 
-    def listen(rows, logits_RW, choosing):
-        for row, logits_W in zip(rows, logits_RW, strict=True):
-            logits.setdefault(row.request.number, []).append(logits_W.float())
-        return say(rows, logits_RW, choosing)
+    def listen(rows, logits_RW, sampler):
+        steps = choose(rows, logits_RW, sampler)
+        for step, logits_W in zip(steps, logits_RW, strict=True):
+            logits.setdefault(step.number, []).append(logits_W.float())
+            ids[step.number] = step.token_ids
+        return steps
 
-    reader.engine._say = listen
-    choosing = make_sampler(reader.model, {})
-    asking = reader._asking(NEW_TOKENS, 16, {})
-    requests = asking._requests([(encoded, questions)], OpenBatch(), history=(), choosing=choosing)
-    for step in reader.engine.answer(requests, choosing=choosing, at_once=16):
-        ids.update({said.number: said.token_ids for said in step})
-    del reader.engine._say
+    predictor.scheduler._choose_tokens = listen
+    predictor.ask(encoded, questions, max_new_tokens=NEW_TOKENS)
+    del predictor.scheduler._choose_tokens
     return [(ids[number], torch.stack(logits[number])) for number in range(len(questions))]
 
 
@@ -103,7 +99,7 @@ def main():
     kinds = {"float32": {"dtype": "float32"}, "bfloat16": {"dtype": "bfloat16"}}
     if has_operator():
         kinds["int8"] = {"dtype": "float32", "quantize": "int8"}
-    readers = {name: slicesight.load(args.model, device="cpu", **words) for name, words in kinds.items()}
+    predictors = {name: slicesight.load(args.model, device="cpu", **words) for name, words in kinds.items()}
     plain = {"float32": [], "bfloat16": []}
     shared = {name: [] for name in kinds}
     conversations = []
@@ -115,17 +111,17 @@ def main():
                 phantom.truth, conversation_rng(args.seed, case), num_slices=phantom.volume.num_source_slices
             )
             questions = [conversation.prompt for conversation in asked]
-            for name, reader in readers.items():
-                encoded = reader.encode(phantom.volume)
-                shared[name] += by_engine(reader, encoded, questions)
+            for name, predictor in predictors.items():
+                encoded = predictor.encode(phantom.volume)
+                shared[name] += by_scheduler(predictor, encoded, questions)
                 if name in plain:
-                    plain[name] += [by_generate(reader, encoded, question) for question in questions]
+                    plain[name] += [by_generate(predictor, encoded, question) for question in questions]
             conversations += [(case, conversation) for conversation in asked]
     found = {name: compare(plain[name], shared[name]) for name in plain}
     for name in kinds:
         rows = []
         for (case, conversation), (ids, _) in zip(conversations, shared[name], strict=True):
-            text = readers[name].processor.decode_answers(torch.tensor([ids]), num_prompt_tokens=0)[0]
+            text = predictors[name].processor.decode_answers(torch.tensor([ids]), num_prompt_tokens=0)[0]
             said = with_letter(conversation.prompt, text)
             rows.append(AskedQuestion(case=case, conversation=conversation, prediction=said))
         numbers = score(rows)

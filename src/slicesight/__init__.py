@@ -14,8 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slicesight.inference.answers import Answer, SliceEvidence
-    from slicesight.inference.predictor import Predictor, load
+    from slicesight.inference import Answer, Predictor, SliceEvidence, load
     from slicesight.io.loading import read_volume
     from slicesight.volumes.volume import Volume
 
@@ -23,10 +22,10 @@ __version__ = "0.1.0"
 __all__ = ["Answer", "Predictor", "SliceEvidence", "Volume", "__version__", "load", "read_volume"]
 
 _HOMES = {
-    "Answer": "slicesight.inference.answers",
-    "Predictor": "slicesight.inference.predictor",
-    "SliceEvidence": "slicesight.inference.answers",
-    "load": "slicesight.inference.predictor",
+    "Answer": "slicesight.inference",
+    "Predictor": "slicesight.inference",
+    "SliceEvidence": "slicesight.inference",
+    "load": "slicesight.inference",
     "read_volume": "slicesight.io.loading",
     "Volume": "slicesight.volumes.volume",
 }

@@ -1,4 +1,4 @@
-"""The plain path that the engine is held against: one question at a time through the library's `generate`."""
+"""The plain path that the scheduler is held against: one question at a time through the library's `generate`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from slicesight.inference.batching import OpenBatch
 from slicesight.inference.predictor import Predictor
-from slicesight.inference.sampling import make_sampler
 from slicesight.inference.scheduler import Scheduler
 from slicesight.models.card import ModelCard
 from slicesight.models.med2e3.configuration import Med2E3Config
@@ -63,8 +61,8 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-def build_reader(*, dtype: torch.dtype = torch.float32, template: str = "short", seed: int = 0, **changes: Any):
-    """A tiny random reader; changes are words of the configuration."""
+def build_predictor(*, dtype: torch.dtype = torch.float32, template: str = "short", seed: int = 0, **changes: Any):
+    """A tiny random predictor; changes are words of the configuration."""
     torch.manual_seed(seed)
     config = Med2E3Config(**{**SETTINGS, **changes})
     grid = {"num_slices": 8, "height": 32, "width": 32}
@@ -73,55 +71,52 @@ def build_reader(*, dtype: torch.dtype = torch.float32, template: str = "short",
     return Predictor(model=model, processor=processor, card=ModelCard(name="tiny"))
 
 
-def ask_plainly(reader: Predictor, encoded: Any, question: str, *, history: Any = (), **options: Any) -> list[int]:
+def ask_plainly(predictor: Predictor, encoded: Any, question: str, *, history: Any = (), **options: Any) -> list[int]:
     """New token ids of one question asked alone, by `generate`, from a prompt that shares nothing."""
-    inputs = reader.processor(question, volume_index=[0], history=[history])
+    inputs = predictor.processor(question, volume_index=[0], history=[history])
     with torch.inference_mode():
-        ids = reader.model.generate(
+        ids = predictor.model.generate(
             **inputs, volume_features=encoded.features, **{"do_sample": False, "max_new_tokens": 12, **options}
         )
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def plain_logits(reader: Predictor, encoded: Any, question: str, answer_ids: Sequence[int]) -> torch.Tensor:
+def plain_logits(predictor: Predictor, encoded: Any, question: str, answer_ids: Sequence[int]) -> torch.Tensor:
     """Logits at every position that says a token of the answer, from one whole pass without any cache."""
-    inputs = reader.processor(question, volume_index=[0])
+    inputs = predictor.processor(question, volume_index=[0])
     said = torch.tensor([list(answer_ids[:-1])], dtype=torch.long)
     with torch.inference_mode():
-        embeds, _ = reader.model.embed_prompts(volume_features=encoded.features, **inputs)
-        whole = torch.cat([embeds, reader.model.embed_tokens(said)], dim=1)
-        logits = reader.model.language_model(inputs_embeds=whole, use_cache=False).logits
+        embeds, _ = predictor.model.embed_prompts(volume_features=encoded.features, **inputs)
+        whole = torch.cat([embeds, predictor.model.embed_tokens(said)], dim=1)
+        logits = predictor.model.language_model(inputs_embeds=whole, use_cache=False).logits
     return logits[0, inputs["input_ids"].shape[1] - 1 :]
 
 
 def ask_together(
-    reader: Predictor, jobs: Sequence[tuple[Any, Sequence[str]]], *, max_new_tokens: int = 12, batch_size: int = 16
+    predictor: Predictor, jobs: Sequence[tuple[Any, Sequence[str]]], *, max_new_tokens: int = 12, batch_size: int = 16
 ) -> tuple[list[list[int]], list[torch.Tensor]]:
-    """(new token ids, logits behind each of them) of every question of all jobs, through the engine."""
-    choosing = make_sampler(reader.model, {})
-    asking = reader._asking(max_new_tokens, batch_size, {})
-    requests = asking._requests(
-        [(scan, list(asked)) for scan, asked in jobs], OpenBatch(), history=(), choosing=choosing
-    )
+    """(new token ids, logits behind each of them) of every question of all jobs, through the scheduler."""
     ids: dict[int, list[int]] = {}
     logits: dict[int, list[torch.Tensor]] = {}
-    say = Scheduler._say
+    choose = Scheduler._choose_tokens
 
-    def listen(rows, logits_RW, choosing):
-        for row, logits_W in zip(rows, logits_RW, strict=True):
-            logits.setdefault(row.request.number, []).append(logits_W.clone())
-        return say(rows, logits_RW, choosing)
+    def listen(rows, logits_RW, sampler):
+        steps = choose(rows, logits_RW, sampler)
+        for step, logits_W in zip(steps, logits_RW, strict=True):
+            logits.setdefault(step.number, []).append(logits_W.clone())
+            ids[step.number] = step.token_ids
+        return steps
 
-    reader.engine._say = listen
-    for step in reader.engine.answer(requests, choosing=choosing, at_once=batch_size):
-        ids.update({said.number: said.token_ids for said in step})
-    del reader.engine._say
+    predictor.scheduler._choose_tokens = listen
+    for _ in predictor.ask_many(jobs, max_new_tokens=max_new_tokens, batch_size=batch_size):
+        pass
+    del predictor.scheduler._choose_tokens
     return [ids[number] for number in sorted(ids)], [torch.stack(logits[number]) for number in sorted(logits)]
 
 
 @pytest.fixture
-def make_reader():
-    return build_reader
+def make_predictor():
+    return build_predictor
 
 
 @pytest.fixture
@@ -133,9 +128,9 @@ def answer_together():
 def make_grid():
     """Random grid volumes, different for every seed."""
 
-    def make(reader: Predictor, seed: int = 0):
+    def make(predictor: Predictor, seed: int = 0):
         found = make_phantom(7, seed, pixel_mm=(6.0, 6.0))
-        return reader.grid(found.volume)
+        return predictor.grid(found.volume)
 
     return make
 

@@ -1,4 +1,4 @@
-"""`slicesight ask --int8 --cache`: the options reach the reader, and mistakes are found before the scan is read."""
+"""`slicesight ask --int8 --cache`: the options reach the predictor, and mistakes are found before the scan is read."""
 
 from __future__ import annotations
 

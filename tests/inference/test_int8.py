@@ -53,19 +53,50 @@ def test_a_layer_stays_near_the_one_it_stands_for_even_beside_an_outlier(dtype):
 
 @needs_operator
 def test_a_token_is_rounded_alike_whoever_passes_beside_it():
+    """The codes and the size of a row are the same bits in any company: a row's largest value and a rounding each."""
     torch.manual_seed(0)
-    layer = Int8Linear(nn.Linear(96, 64))
     x = torch.randn(11, 96) * torch.logspace(-3, 3, 11)[:, None]
+    codes_MK, sizes_M1 = int8.quantize_tokens(x)
+    for row in range(11):
+        alone_1K, size_11 = int8.quantize_tokens(x[row : row + 1])
+        assert torch.equal(alone_1K, codes_MK[row : row + 1])
+        assert torch.equal(size_11, sizes_M1[row : row + 1])
+    layer = Int8Linear(nn.Linear(96, 64))
     with torch.inference_mode():
-        together = layer(x)
-        assert all(torch.equal(layer(x[row : row + 1]), together[row : row + 1]) for row in range(11))
         assert torch.equal(layer(torch.zeros(2, 96)), layer.bias.expand(2, -1))
 
 
 @needs_operator
-def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_reader):
-    reader = make_reader()
-    model = reader.model
+def test_a_product_is_within_its_roundings_alone_and_in_company():
+    """The bits of the product are the kernel's affair, which may multiply the scales in another order for other rows.
+
+    With u = 2^-24, the relative error of one rounding to float32, and y the product of the codes with their scales:
+    the sum of the codes' products is whole and at most 96 * 255 * 127 < 2^24, so it is exact in any order. It is then
+    multiplied by 1/127 as float32 (one rounding to store it), by the channel's scale and by the token's size, in any
+    order three roundings more: 4 u |y|. Adding the bias b rounds once: u |y + b|. Products of errors are below u^2 each
+    and are covered by 1 % more.
+    """
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 64)
+    layer = Int8Linear(plain)
+    x = torch.randn(11, 96) * torch.logspace(-3, 3, 11)[:, None]
+    codes_MK, sizes_M1 = int8.quantize_tokens(x)
+    scales_O, weights_OK = int8.quantize_weights(plain.weight.detach())
+    sums_MO = (codes_MK.double() - int8.ZERO) @ weights_OK.double().t()
+    exact_MO = sums_MO / int8.LEVELS * scales_O.double() * sizes_M1.double()
+    whole_MO = exact_MO + plain.bias.detach().double()
+    allowed_MO = 1.01 * 2**-24 * (4 * exact_MO.abs() + whole_MO.abs())
+    with torch.inference_mode():
+        together = layer(x)
+        alone = torch.cat([layer(x[row : row + 1]) for row in range(11)])
+    for found in (together, alone):
+        assert bool(((found.double() - whole_MO).abs() <= allowed_MO).all())
+
+
+@needs_operator
+def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_predictor):
+    predictor = make_predictor()
+    model = predictor.model
     head = model.get_output_embeddings()
     quantize_model(model)
     assert model.get_output_embeddings() is head
@@ -77,38 +108,38 @@ def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_reader)
 
 @needs_operator
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_rounded_model_answers_alike_alone_and_in_company(dtype, make_reader, make_grid):
-    reader = make_reader(dtype=dtype)
-    quantize_model(reader.model)
-    encoded = reader.encode(make_grid(reader))
-    answers = reader.ask(encoded, QUESTIONS, max_new_tokens=8)
+def test_a_rounded_model_answers_alike_alone_and_in_company(dtype, make_predictor, make_grid):
+    predictor = make_predictor(dtype=dtype)
+    quantize_model(predictor.model)
+    encoded = predictor.encode(make_grid(predictor))
+    answers = predictor.ask(encoded, QUESTIONS, max_new_tokens=8)
     if dtype == torch.float32:  # in bfloat16 the attention's own rounding follows the batch's shape
-        alone = [reader.ask(encoded, question, max_new_tokens=8)[0].text for question in QUESTIONS]
+        alone = [predictor.ask(encoded, question, max_new_tokens=8)[0].text for question in QUESTIONS]
         assert [answer.text for answer in answers] == alone
     assert all(abs(sum(answer.scores) - 1) < 1e-3 for answer in answers)
 
 
 @needs_operator
 def test_load_rounds_on_wish(tiny_model_folder):
-    reader = slicesight.load(tiny_model_folder, quantize="int8")
-    assert any(isinstance(layer, Int8Linear) for layer in reader.model.language_model.modules())
-    assert not any(isinstance(layer, Int8Linear) for layer in reader.model.vision3d.modules())
+    predictor = slicesight.load(tiny_model_folder, quantize="int8")
+    assert any(isinstance(layer, Int8Linear) for layer in predictor.model.language_model.modules())
+    assert not any(isinstance(layer, Int8Linear) for layer in predictor.model.vision3d.modules())
 
 
 @pytest.mark.parametrize(
-    ("word", "device", "message"), [("int4", "cpu", "quantize is 'int4'"), ("int8", "cuda", "int8 needs")]
+    ("name", "device", "message"), [("int4", "cpu", "quantize is 'int4'"), ("int8", "cuda", "int8 needs")]
 )
-def test_a_wrong_word_or_device_is_one_plain_line(word, device, message, make_reader):
+def test_a_wrong_kind_or_device_is_one_plain_line(name, device, message, make_predictor):
     with pytest.raises(ModelError, match=message) as caught:
-        quantize_model(make_reader().model, word=word, device=device)
+        quantize_model(make_predictor().model, quantize=name, device=device)
     assert "\n" not in str(caught.value)
 
 
-def test_without_8_bit_instructions_it_is_refused(make_reader, monkeypatch):
+def test_without_8_bit_instructions_it_is_refused(make_predictor, monkeypatch):
     plain = machine.Processor(has_bf16=False, has_int8=False, has_matrix_unit=False, num_cores=1)
     monkeypatch.setattr(int8, "read_processor", lambda: plain)
     with pytest.raises(ModelError, match="int8 needs an x86 processor with VNNI"):
-        quantize_model(make_reader().model)
+        quantize_model(make_predictor().model)
 
 
 @needs_operator

@@ -34,13 +34,13 @@ QUESTIONS = [
 
 
 @pytest.fixture
-def reader(make_reader):
-    return make_reader(planes=list(PLANES))
+def predictor(make_predictor):
+    return make_predictor(planes=list(PLANES))
 
 
 @pytest.fixture
-def grid(reader, phantom):
-    return reader.grid(phantom.volume)
+def grid(predictor, phantom):
+    return predictor.grid(phantom.volume)
 
 
 def answer_with(grid, heavy) -> Answer:
@@ -52,18 +52,18 @@ def answer_with(grid, heavy) -> Answer:
     return Answer(question="Where?", text="Here.", scores=scores, slices=rank_slices(scores, grid=grid))
 
 
-def test_the_engine_says_what_generate_says(reader, grid, answer_together, generate_alone):
-    encoded = reader.encode(grid)
-    together, _ = answer_together(reader, [(encoded, QUESTIONS)])
-    assert together == [generate_alone(reader, encoded, question) for question in QUESTIONS]
+def test_the_scheduler_says_what_generate_says(predictor, grid, answer_together, generate_alone):
+    encoded = predictor.encode(grid)
+    together, _ = answer_together(predictor, [(encoded, QUESTIONS)])
+    assert together == [generate_alone(predictor, encoded, question) for question in QUESTIONS]
     assert len({tuple(ids) for ids in together}) > 1
 
 
-def test_every_cut_of_every_plane_is_ranked_with_its_own_score(reader, phantom):
-    encoded = reader.encode(phantom.volume)
-    answers = reader.ask(encoded, QUESTIONS, max_new_tokens=4)
-    inputs = reader.processor(QUESTIONS, volume_index=[0] * 3)
-    expected = reader.model.score_slices(encoded.features, **inputs)[:, 0].tolist()
+def test_every_cut_of_every_plane_is_ranked_with_its_own_score(predictor, phantom):
+    encoded = predictor.encode(phantom.volume)
+    answers = predictor.ask(encoded, QUESTIONS, max_new_tokens=4)
+    inputs = predictor.processor(QUESTIONS, volume_index=[0] * 3)
+    expected = predictor.model.score_slices(encoded.features, **inputs)[:, 0].tolist()
     for answer, scores in zip(answers, expected, strict=True):
         assert answer.scores == pytest.approx(scores, rel=1e-4)
         assert sorted(found.grid_slice for found in answer.slices) == list(range(24))
@@ -73,19 +73,19 @@ def test_every_cut_of_every_plane_is_ranked_with_its_own_score(reader, phantom):
             assert found.position_mm == encoded.grid.scored_slices[found.grid_slice].position_mm
 
 
-def test_answers_by_beams_hold_every_plane_too(reader, phantom):
-    (answer,) = reader.ask(phantom.volume, "What is shown?", max_new_tokens=3, num_beams=2)
+def test_answers_by_beams_hold_every_plane_too(predictor, phantom):
+    (answer,) = predictor.ask(phantom.volume, "What is shown?", max_new_tokens=3, num_beams=2)
     assert len(answer.slices) == 24
 
 
-def test_a_grid_made_elsewhere_gets_the_models_planes(reader, grid):
+def test_a_grid_made_elsewhere_gets_the_models_planes(predictor, grid):
     elsewhere = replace(grid, planes=())
-    assert reader.encode(elsewhere).grid.planes == PLANES
-    assert reader.ask(elsewhere, "Why?", max_new_tokens=3) == reader.ask(grid, "Why?", max_new_tokens=3)
+    assert predictor.encode(elsewhere).grid.planes == PLANES
+    assert predictor.ask(elsewhere, "Why?", max_new_tokens=3) == predictor.ask(grid, "Why?", max_new_tokens=3)
 
 
-def test_a_model_of_one_plane_scores_one_plane_of_any_grid(make_reader, grid):
-    one = make_reader()
+def test_a_model_of_one_plane_scores_one_plane_of_any_grid(make_predictor, grid):
+    one = make_predictor()
     encoded = one.encode(grid)
     assert encoded.grid.planes == ()
     assert "planes" not in encoded.grid.receipt["grid"]
@@ -93,29 +93,29 @@ def test_a_model_of_one_plane_scores_one_plane_of_any_grid(make_reader, grid):
     assert [found.plane for found in answer.slices] == [None] * 8
 
 
-def test_another_stack_than_an_axial_one_is_refused_in_one_line(make_reader, reader, phantom):
+def test_another_stack_than_an_axial_one_is_refused_in_one_line(make_predictor, predictor, phantom):
     with pytest.raises(InputError, match="leave the plane out"):
-        reader.grid(phantom.volume, plane="coronal")
+        predictor.grid(phantom.volume, plane="coronal")
     with pytest.raises(InputError, match="plane sagittal"):
-        reader.encode(make_reader().grid(phantom.volume, plane="sagittal"))
+        predictor.encode(make_predictor().grid(phantom.volume, plane="sagittal"))
 
 
-def test_a_processor_that_stacks_another_plane_is_refused(make_reader, reader):
-    reader.processor.grid = {**reader.processor.grid, "plane": "coronal"}
+def test_a_processor_that_stacks_another_plane_is_refused(make_predictor, predictor):
+    predictor.processor.grid = {**predictor.processor.grid, "plane": "coronal"}
     with pytest.raises(ModelError, match="plane: axial"):
-        type(reader)(model=reader.model, processor=reader.processor, card=reader.card)
+        type(predictor)(model=predictor.model, processor=predictor.processor, card=predictor.card)
 
 
-def test_a_scan_seen_before_is_not_encoded_again(make_reader, phantom):
-    reader = make_reader(planes=list(PLANES))
-    reader.cache = FeatureCache(memory_bytes=2**24)
-    first = reader.ask(phantom.volume, QUESTIONS, max_new_tokens=3)
-    assert reader.ask(phantom.volume, QUESTIONS, max_new_tokens=3) == first
-    assert (reader.cache.hits, reader.cache.misses) == (1, 1)
-    other = make_reader(planes=list(PLANES[::-1]))
-    other.cache = reader.cache
+def test_a_scan_seen_before_is_not_encoded_again(make_predictor, phantom):
+    predictor = make_predictor(planes=list(PLANES))
+    predictor.cache = FeatureCache(memory_bytes=2**24)
+    first = predictor.ask(phantom.volume, QUESTIONS, max_new_tokens=3)
+    assert predictor.ask(phantom.volume, QUESTIONS, max_new_tokens=3) == first
+    assert (predictor.cache.hits, predictor.cache.misses) == (1, 1)
+    other = make_predictor(planes=list(PLANES[::-1]))
+    other.cache = predictor.cache
     assert other.ask(phantom.volume, QUESTIONS, max_new_tokens=3)[0].slices[0].plane in PLANES
-    assert (reader.cache.hits, reader.cache.misses) == (1, 2)
+    assert (predictor.cache.hits, predictor.cache.misses) == (1, 2)
 
 
 def test_names_begin_with_the_plane_and_cuts_count_within_it(grid):
@@ -157,18 +157,18 @@ def test_the_truth_is_marked_in_the_acquired_plane_only(grid, phantom):
 
 
 @pytest.fixture
-def consultation(reader, grid, phantom):
+def consultation(predictor, grid, phantom):
     answer = answer_with(grid, {1: 0.1, 13: 0.5, 20: 0.2})
     truth = KnownTruth(answer="There.", grid_slices=(1, 2), is_right=False)
-    return AnswerReport(volume=phantom.volume, grid=grid, card=reader.card, answers=[answer], truths=[truth])
+    return AnswerReport(volume=phantom.volume, grid=grid, card=predictor.card, answers=[answer], truths=[truth])
 
 
-def test_json_names_the_plane_of_each_slice_and_the_planes_of_the_scan(consultation, make_reader, phantom):
+def test_json_names_the_plane_of_each_slice_and_the_planes_of_the_scan(consultation, make_predictor, phantom):
     document = json.loads(consultation.json_text())
     assert document["scan"]["grid"]["planes"] == list(PLANES)
     assert document["answers"][0]["slices"][0]["plane"] == "coronal"
     assert document["answers"][0]["slices"][0]["grid_slice"] == 13
-    one = make_reader()
+    one = make_predictor()
     bare = replace(
         consultation, grid=one.grid(phantom.volume), answers=one.ask(phantom.volume, "Why?", max_new_tokens=2)
     )
@@ -214,24 +214,24 @@ def test_picture_shows_a_block_of_bars_per_plane_under_pictures_of_that_plane(co
     assert heights == pytest.approx(list(consultation.answers[0].scores))
 
 
-def test_faithfulness_of_several_planes_is_refused_in_one_line(reader):
+def test_faithfulness_of_several_planes_is_refused_in_one_line(predictor):
     with pytest.raises(InputError, match="one plane"):
-        measure(reader, source=None)
+        measure(predictor, source=None)
 
 
-def test_evidence_is_not_scored_where_the_truth_is_known_of_one_plane_only(reader, make_reader, phantom):
+def test_evidence_is_not_scored_where_the_truth_is_known_of_one_plane_only(predictor, make_predictor, phantom):
     case = phantom_case(phantom, seed=7, index=0, volume="v.nii.gz")
     prompts = [pair.prompt for pair in case.conversations]
-    for asked, is_scored in ((reader, False), (make_reader(), True)):
+    for asked, is_scored in ((predictor, False), (make_predictor(), True)):
         grid = asked.grid(phantom.volume)
         answers = asked.ask(grid, prompts, max_new_tokens=1)
         rows = _rows_of(case, answers, system=MODEL, grid=replace(grid, planes=()))
         assert any(row.true_slices for row in rows) is is_scored
 
 
-def test_ask_writes_every_report_from_a_dicom_folder(reader, phantom, tmp_path, capsys):
-    reader.model.save_pretrained(tmp_path / "model")
-    reader.processor.save_pretrained(tmp_path / "model")
+def test_ask_writes_every_report_from_a_dicom_folder(predictor, phantom, tmp_path, capsys):
+    predictor.model.save_pretrained(tmp_path / "model")
+    predictor.processor.save_pretrained(tmp_path / "model")
     write_dicom(phantom.volume, tmp_path / "scan")
     files = {name: tmp_path / f"report.{name}" for name in ("json", "html", "png")}
     run_ask(AskOptions(scan=tmp_path / "scan", questions=["Why?"], model=str(tmp_path / "model"), **files))
@@ -244,10 +244,10 @@ def test_ask_writes_every_report_from_a_dicom_folder(reader, phantom, tmp_path, 
             assert len(found["source_slices"]) > phantom.volume.num_source_slices // 2
 
 
-def test_without_geometry_no_plane_gets_millimetres_or_sides(reader, phantom):
+def test_without_geometry_no_plane_gets_millimetres_or_sides(predictor, phantom):
     volume = replace(phantom.volume, affine_lps=None, spacing_mm=None, slice_positions_mm=None)
-    (answer,) = reader.ask(volume, "Why?", max_new_tokens=2)
+    (answer,) = predictor.ask(volume, "Why?", max_new_tokens=2)
     assert all(found.position_mm is None for found in answer.slices)
-    page = render_page(reader.grid(volume), [answer], card=reader.card, title="t", reading="r")
+    page = render_page(predictor.grid(volume), [answer], card=predictor.card, title="t", reading="r")
     assert 'class="side"' not in page
     assert "coronal cut" in page

@@ -12,6 +12,7 @@ import torch
 
 import slicesight
 from slicesight.errors import InputError, ModelError
+from slicesight.inference.answers import NO_WORDS
 from slicesight.volumes.grid import to_grid
 
 QUESTIONS = ["Which phase is this?", "Where is the cyst?", "Describe the findings of this scan, every organ in turn."]
@@ -28,7 +29,7 @@ def test_answers_equal_direct_calls_of_the_model(tiny_reader, phantom):
             ids = model.generate(**inputs, do_sample=False, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
         expected = processor.tokenizer.decode(ids, skip_special_tokens=True)
         expected = "".join(letter if letter.isprintable() else " " for letter in expected).strip()
-        assert answer.text == (expected or slicesight.inference.predictor.NO_WORDS)
+        assert answer.text == (expected or NO_WORDS)
         assert answer.question == question
         np.testing.assert_allclose(answer.scores, scores.numpy(), atol=1e-5)
 
@@ -101,7 +102,8 @@ def test_an_empty_question_is_refused(tiny_reader, phantom, questions):
 
 
 def test_a_3d_only_model_answers_without_slice_scores(tiny_reader, phantom, monkeypatch):
-    monkeypatch.setattr(tiny_reader.model, "score_slices", lambda *_, **__: None)
+    embed = tiny_reader.model.embed_prompts
+    monkeypatch.setattr(tiny_reader.model, "embed_prompts", lambda *args, **inputs: (embed(*args, **inputs)[0], None))
     (answer,) = tiny_reader.ask(phantom.volume, "Which phase?", max_new_tokens=1)
     assert answer.scores == ()
     assert answer.slices == ()

@@ -55,9 +55,9 @@ def test_the_faster_dtype_is_measured_not_read_from_flags(monkeypatch):
     assert machine.fastest_dtype() == "bfloat16"
 
 
-def test_a_small_model_takes_the_default_block_unmeasured(make_reader, monkeypatch):
+def test_a_small_model_takes_the_default_block_unmeasured(make_predictor, monkeypatch):
     monkeypatch.setattr(machine, "measure_block", lambda *_, **__: pytest.fail("not worth measuring"))
-    assert choose_block(make_reader().model.language_model) == machine.DEFAULT_BLOCK
+    assert choose_block(make_predictor().model.language_model) == machine.DEFAULT_BLOCK
 
 
 def test_measurements_walk_through_enough_weights_and_leave_the_head_out(monkeypatch):

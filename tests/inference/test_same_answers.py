@@ -1,4 +1,4 @@
-"""The shipped model, more than a hundred questions about phantoms: through the engine and by `generate`, one by one."""
+"""The shipped model, over a hundred questions about phantoms: through the scheduler and by `generate`, one by one."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def scans():
 
 
 def test_the_shipped_model_says_the_same_tokens_either_way(scans, answer_together, generate_alone):
-    reader = slicesight.load()
-    encoded = [reader.encode(volume) for volume, _ in scans]
+    predictor = slicesight.load()
+    encoded = [predictor.encode(volume) for volume, _ in scans]
     jobs = [(scan, questions) for scan, (_, questions) in zip(encoded, scans, strict=True)]
-    together, _ = answer_together(reader, jobs, max_new_tokens=60, batch_size=16)
+    together, _ = answer_together(predictor, jobs, max_new_tokens=60, batch_size=16)
     asked = [(scan, question) for scan, questions in jobs for question in questions]
     assert len(together) == len(asked) >= 100
     for (scan, question), ids in zip(asked, together, strict=True):
-        assert ids == generate_alone(reader, scan, question, max_new_tokens=60), question
+        assert ids == generate_alone(predictor, scan, question, max_new_tokens=60), question
     assert torch.get_default_dtype() == torch.float32

@@ -41,10 +41,10 @@ def test_training_and_half_precision_take_the_usual_product():
         assert torch.equal(narrow(x), nn.functional.linear(x, narrow.weight, narrow.bias))
 
 
-def test_turning_a_model_changes_its_float32_layers_and_not_its_state(make_reader):
-    language_model = make_reader().model.language_model
+def test_turning_a_model_changes_its_float32_layers_and_not_its_state(make_predictor):
+    language_model = make_predictor().model.language_model
     names = list(language_model.state_dict())
     num_linears = sum(type(layer) is nn.Linear for layer in language_model.modules())
     assert use_transposed_linear(language_model) == num_linears > 0
     assert list(language_model.state_dict()) == names
-    assert use_transposed_linear(make_reader(dtype=torch.bfloat16).model.language_model) == 0
+    assert use_transposed_linear(make_predictor(dtype=torch.bfloat16).model.language_model) == 0

@@ -36,17 +36,17 @@ def test_few_rows_and_training_take_the_usual_product(monkeypatch):
     assert layer.weight.grad is not None
 
 
-def test_a_widened_model_keeps_its_state_and_answers_within_rounding(make_reader, make_grid):
-    reader = make_reader(dtype=torch.bfloat16)
-    names = list(reader.model.state_dict())
-    grid = make_grid(reader)
-    before = reader.encode(grid).features.tokens_2d_VNLD.float()
-    num_linears = sum(type(layer) is nn.Linear for layer in reader.model.modules())
-    assert use_upcast_linear(reader.model) == num_linears > 0
-    assert list(reader.model.state_dict()) == names
-    after = reader.encode(grid).features.tokens_2d_VNLD.float()
+def test_a_widened_model_keeps_its_state_and_answers_within_rounding(make_predictor, make_grid):
+    predictor = make_predictor(dtype=torch.bfloat16)
+    names = list(predictor.model.state_dict())
+    grid = make_grid(predictor)
+    before = predictor.encode(grid).features.tokens_2d_VNLD.float()
+    num_linears = sum(type(layer) is nn.Linear for layer in predictor.model.modules())
+    assert use_upcast_linear(predictor.model) == num_linears > 0
+    assert list(predictor.model.state_dict()) == names
+    after = predictor.encode(grid).features.tokens_2d_VNLD.float()
     torch.testing.assert_close(after, before, atol=0.05 * float(before.abs().max()), rtol=0)
-    assert use_upcast_linear(make_reader().model) == 0, "float32 needs no widening"
+    assert use_upcast_linear(make_predictor().model) == 0, "float32 needs no widening"
 
 
 def test_widening_is_chosen_by_measurement(monkeypatch):

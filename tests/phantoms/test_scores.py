@@ -1,11 +1,15 @@
 """Scores on phantoms: what counts as right, and what the evidence figures mean."""
 
 import pytest
+import torch
 
+from slicesight.data.choices import with_letter
 from slicesight.data.manifest import Conversation
+from slicesight.inference.answers import NO_WORDS, printable
 from slicesight.phantoms.rendering import Finding, PhantomTruth
 from slicesight.phantoms.scores import (
     AskedQuestion,
+    ask_phantoms,
     evidence,
     interval,
     majority_answers,
@@ -101,3 +105,16 @@ def test_the_majority_answer_looks_at_training_texts_only() -> None:
     truth = PhantomTruth(plane="axial", phase="arterial phase", findings=(finding,), organ_slices={"aorta": (1,)})
     rows = majority_answers([(truth, 40)], [asked(CLOSED, ""), asked(OPEN, "")], seed=0)
     assert [row.prediction for row in rows] == ["B. spleen", "spleen"]
+
+
+def test_the_text_control_is_what_generate_answers_to_the_questions_alone(tiny_reader):
+    found = ask_phantoms(tiny_reader, seed=5, count=1, control="text")
+    prompts = [row.conversation.prompt for row in found]
+    inputs = tiny_reader.processor(prompts, volume_index=[[-1]] * len(prompts))
+    inputs.pop("volume_index")
+    with torch.inference_mode():
+        ids = tiny_reader.model.generate(**inputs, do_sample=False, max_new_tokens=160)
+    texts = tiny_reader.processor.decode_answers(ids, num_prompt_tokens=inputs["input_ids"].shape[1])
+    expected = [with_letter(prompt, printable(text)) or NO_WORDS for prompt, text in zip(prompts, texts, strict=True)]
+    assert [row.prediction for row in found] == expected
+    assert all(row.scores == () for row in found)

@@ -75,11 +75,11 @@ def lend(client, volume):
     """Put a copy of the phantom as it was read on another server's shelf -> its id; quicker than to read it again."""
 
     def put(server):
-        shelf = client.app.state.server.shelf
-        with server.shelf.receiving() as folder:
+        scan_store = client.app.state.server.scan_store
+        with server.scan_store.receiving() as folder:
             copy = folder / "copy"
-            shutil.copytree(shelf.volumes / volume["id"], copy, ignore=shutil.ignore_patterns("answers"))
-            return server.shelf.keep(copy, {"created": 0, "bytes": 1, "archive": None})
+            shutil.copytree(scan_store.volumes / volume["id"], copy, ignore=shutil.ignore_patterns("answers"))
+            return server.scan_store.add(copy, {"created": 0, "bytes": 1, "archive": None})
 
     return put
 

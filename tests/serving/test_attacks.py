@@ -95,7 +95,7 @@ def test_what_is_no_scan_is_one_line(client, content, name):
     message = refused(post(client, content, name), 422)
     assert message
     assert time.monotonic() - began < 20
-    assert not list(client.app.state.server.shelf.incoming.iterdir())
+    assert not list(client.app.state.server.scan_store.incoming.iterdir())
 
 
 @pytest.mark.slow
@@ -112,14 +112,14 @@ def test_a_gzip_bomb_is_refused(client):
 
 
 def test_a_clients_file_name_never_reaches_the_disk(client, upload):
-    from slicesight.serving.uploads import kept_suffix
+    from slicesight.serving.uploads import known_suffix
 
     found = upload(client, name="../../../evil.nii.gz")
     server = client.app.state.server
-    assert not [path for path in server.shelf.run.rglob("*") if "evil" in path.name]
+    assert not [path for path in server.scan_store.run.rglob("*") if "evil" in path.name]
     client.delete(f"/v1/volumes/{found['id']}")
     names = ("/etc/evil.NII.GZ", "a\\..\\evil.zip", "\0.dcm", "x" * 10_000 + ".npy", ".nrrd/..", "evil", "")
-    assert [kept_suffix(name) for name in names] == [".nii.gz", ".zip", ".dcm", ".npy", "", "", ""]
+    assert [known_suffix(name) for name in names] == [".nii.gz", ".zip", ".dcm", ".npy", "", "", ""]
 
 
 def test_an_upload_is_cut_while_it_streams(make_client):
@@ -138,7 +138,7 @@ def test_an_upload_is_cut_while_it_streams(make_client):
     refused(post(client, b"0" * 100_001), 413)
     announced = post(client, b"0" * 5_000_000)
     refused(announced, 413)
-    assert not list(client.app.state.server.shelf.incoming.iterdir())
+    assert not list(client.app.state.server.scan_store.incoming.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_decoder_that_crashes_or_hangs_takes_nobody_with_it(make_client, phant
     monkeypatch.setattr(reading, "WORKER", ("-c", worker))
     refused(post(client, phantom_file.read_bytes()), 422)
     assert client.get("/healthz").status_code == 200
-    assert not list(client.app.state.server.shelf.incoming.iterdir())
+    assert not list(client.app.state.server.scan_store.incoming.iterdir())
 
 
 @pytest.mark.slow
@@ -300,8 +300,9 @@ def test_only_named_archives_are_asked(make_client):
 def test_a_killed_server_leaves_no_scan_once_the_next_one_starts(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from slicesight.serving.scan_store import ScanStore\n"
-        "shelf = ScanStore(folder=Path(sys.argv[1])); (shelf.volumes / 'vol_1').mkdir()\n"
-        "(shelf.volumes / 'vol_1' / 'scan.json').write_text('{}'); print(shelf.run, flush=True); time.sleep(60)"
+        "scan_store = ScanStore(folder=Path(sys.argv[1])); (scan_store.volumes / 'vol_1').mkdir()\n"
+        "(scan_store.volumes / 'vol_1' / 'scan.json').write_text('{}')\n"
+        "print(scan_store.run, flush=True); time.sleep(60)"
     )
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     left = Path(killed.stdout.readline().strip())
@@ -323,7 +324,7 @@ def test_servers_that_share_a_folder_keep_their_scans_until_the_last_has_gone(tm
     assert first.volumes == second.volumes
     with first.receiving() as folder:
         (folder / "scan.json").write_text("{}")
-        name = first.keep(folder, {})
+        name = first.add(folder, {})
     assert second.find(name).is_dir()
     first.close()
     assert second.find(name).is_dir()
@@ -347,7 +348,7 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
 
 
 def test_scans_are_readable_by_nobody_else(client, volume):
-    run = client.app.state.server.shelf.run
+    run = client.app.state.server.scan_store.run
     assert run.stat().st_mode & 0o077 == 0
     assert run.parent.stat().st_mode & 0o077 == 0
 
@@ -396,8 +397,8 @@ def test_a_client_that_leaves_while_its_scan_is_read_leaves_nothing(listen_with,
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}, timeout=1)
         end = time.monotonic() + 10
-        while list(server.shelf.incoming.iterdir()) and time.monotonic() < end:
+        while list(server.scan_store.incoming.iterdir()) and time.monotonic() < end:
             time.sleep(0.02)
-        assert not list(server.shelf.incoming.iterdir())
-        assert not server.shelf.kept()
+        assert not list(server.scan_store.incoming.iterdir())
+        assert not server.scan_store.volume_ids()
     assert "ERROR" not in capfd.readouterr().err

@@ -66,9 +66,9 @@ def test_streamed_pieces_join_to_the_whole_answer_and_the_last_one_carries_the_s
 
 
 def test_the_latest_question_of_a_conversation_is_answered_with_what_came_before(say, volume, tiny_reader, client):
-    kept, _ = client.app.state.server.shelf.read(volume["id"])
+    stored, _ = client.app.state.server.scan_store.read(volume["id"])
     history = [("Which phase is this?", "arterial phase")]
-    grid = replace(kept.grid, voxels=np.array(kept.grid.voxels))
+    grid = replace(stored.grid, voxels=np.array(stored.grid.voxels))
     own = tiny_reader.ask(grid, "And the plane?", history=history, max_new_tokens=24)[0]
     turns = [named(volume, "Which phase is this?"), {"role": "assistant", "content": "arterial phase"}]
     found = say([*turns, {"role": "user", "content": "And the plane?"}]).json()
@@ -79,7 +79,7 @@ def test_the_latest_question_of_a_conversation_is_answered_with_what_came_before
 
 
 def test_a_volume_without_words_asks_for_the_findings(say, volume, client):
-    asked = client.app.state.server.reader.card.caption_question
+    asked = client.app.state.server.predictor.card.caption_question
     wordless = say([named(volume)]).json()["choices"][0]["message"]
     assert wordless == say([named(volume, asked)]).json()["choices"][0]["message"]
 

@@ -38,8 +38,10 @@ def phantom_tiny_address(tiny_reader, options):
     from slicesight.inference.predictor import Predictor
 
     card = replace(tiny_reader.card, name="phantom-tiny")
-    reader = Predictor(model=tiny_reader.model, processor=tiny_reader.processor, card=card, engine=tiny_reader.engine)
-    with listening(reader, replace(options, port=0)) as (address, _):
+    predictor = Predictor(
+        model=tiny_reader.model, processor=tiny_reader.processor, card=card, scheduler=tiny_reader.scheduler
+    )
+    with listening(predictor, replace(options, port=0)) as (address, _):
         yield address
 
 

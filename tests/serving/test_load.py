@@ -56,7 +56,7 @@ def test_however_many_ask_a_scan_is_encoded_once(make_client, lend):
 
 
 def test_a_question_beyond_the_queue_is_told_when_to_come_again(make_client, lend, held):
-    client = make_client(max_waiting=2, at_once=1)
+    client = make_client(max_waiting=2, batch_size=1)
     volume_id = lend(client.app.state.server)
     held.clear()
     with ThreadPoolExecutor(3) as pool:
@@ -108,7 +108,7 @@ def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, lend, is_st
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, lend, held):
-    with listen_with(max_waiting=1, at_once=1) as (address, server):
+    with listen_with(max_waiting=1, batch_size=1) as (address, server):
         volume_id = lend(server)
         held.clear()
 
@@ -116,7 +116,7 @@ def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, lend, held)
             async with httpx.AsyncClient(timeout=30) as client:
                 post = lambda text: client.post(f"{address}/v1/chat/completions", json=question(volume_id, text))  # noqa: E731
                 first = asyncio.create_task(post("a"))
-                while server.thread.num_rows == 0 and not server.thread.encoded.num_bytes:
+                while server.thread.num_rows == 0 and not server.thread.encoded.memory.num_bytes:
                     await asyncio.sleep(0.005)
                 await asyncio.sleep(0.1)
                 second = asyncio.create_task(post("b"))
@@ -139,7 +139,7 @@ def test_an_upload_that_stalls_is_cut(listen_with):
             connection.sendall(f"{head}Content-Length: 100000\r\n\r\n--x\r\n".encode())
             answer = connection.recv(10_000)
             assert b" 408 " in answer.splitlines()[0]
-        assert until(lambda: not list(server.shelf.incoming.iterdir()))
+        assert until(lambda: not list(server.scan_store.incoming.iterdir()))
 
 
 def test_an_upload_that_trickles_is_cut(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def test_the_folder_of_scans_is_below_the_one_that_was_named(tmp_path):
     from slicesight.serving.scan_store import ScanStore
 
     tmp_path.chmod(0o755)
-    shelf = ScanStore(folder=tmp_path)
-    assert shelf.run.parent == tmp_path / f"slicesight-serve-{os.getuid()}"
+    scan_store = ScanStore(folder=tmp_path)
+    assert scan_store.run.parent == tmp_path / f"slicesight-serve-{os.getuid()}"
     assert tmp_path.stat().st_mode & 0o777 == 0o755, "the operator's folder stays as it was"
-    shelf.close()
+    scan_store.close()

@@ -83,10 +83,10 @@ def test_an_array_without_geometry_has_a_picture_and_no_positions(client):
 def test_a_deleted_volume_is_gone_from_disk_and_memory(client, own_volume):
     ask(client, own_volume["id"])
     server = client.app.state.server
-    assert own_volume["id"] in server.thread.encoded.names()
+    assert own_volume["id"] in server.thread.encoded.memory
     assert client.delete(f"/v1/volumes/{own_volume['id']}").status_code == 204
-    assert own_volume["id"] not in {folder.name for folder in server.shelf.volumes.iterdir()}
-    assert own_volume["id"] not in server.thread.encoded.names()
+    assert own_volume["id"] not in {folder.name for folder in server.scan_store.volumes.iterdir()}
+    assert own_volume["id"] not in server.thread.encoded.memory
 
 
 def test_gone_and_never_there_look_the_same(client, own_volume):
@@ -105,15 +105,15 @@ def test_a_volume_expires_when_nobody_uses_it(make_client, lend):
     client = make_client(keep_minutes=1)
     server = client.app.state.server
     found = {"id": lend(server)}
-    file = server.shelf.volumes / found["id"] / "scan.json"
+    file = server.scan_store.volumes / found["id"] / "scan.json"
     os.utime(file, (time.time() - 40, time.time() - 40))
     assert client.get(f"/v1/volumes/{found['id']}").json()["expires_at"] >= time.time() + 55  # looking was use
     ask(client, found["id"])
     os.utime(file, (time.time() - 61, time.time() - 61))
     assert client.get(f"/v1/volumes/{found['id']}").status_code == 404
     server.tidy()
-    assert list(server.shelf.volumes.iterdir()) == []
-    assert server.thread.encoded.num_bytes == 0
+    assert list(server.scan_store.volumes.iterdir()) == []
+    assert server.thread.encoded.memory.num_bytes == 0
 
 
 def test_no_more_volumes_are_kept_than_may(make_client, lend, phantom_file):
@@ -170,7 +170,7 @@ def test_a_dicom_report_names_the_images_of_an_uploaded_series(client, upload, d
 
 def test_of_an_upload_only_what_questions_need_is_kept(client, upload, dicom_zip):
     found = upload(client, dicom_zip, "x.zip")
-    folder = client.app.state.server.shelf.volumes / found["id"]
+    folder = client.app.state.server.scan_store.volumes / found["id"]
     assert {file.name for file in folder.iterdir()} == {
         *("scan.json", "grid.f32", "image.nii.gz", "source.json", "upload.json", "answers"),
     }

@@ -11,8 +11,9 @@ import torch
 from slicesight.errors import InputError
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
 from slicesight.training import packing
-from slicesight.training.packing import Cost, count_shared, measure_cost, plan_rows
+from slicesight.training.packing import Cost, measure_cost, plan_rows
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import run_recipe
 
@@ -86,7 +87,9 @@ def test_the_slices_tokens_are_shared_where_no_question_weighs_them(
         setattr(config, name, value)
     model = Med2E3ForConditionalGeneration(config)
     num_2d = 16
-    assert count_shared(model) == model.num_visual_tokens - (0 if shares_slices else num_2d)
+    assert count_shared_visual_tokens(model.config, training=True) == model.num_visual_tokens - (
+        0 if shares_slices else num_2d
+    )
 
 
 def equal_prompts(count: int, head: int, rest: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slicesight.data.choices import with_letter
 from slicesight.data.manifest import LETTERS, Case, Conversation
 from slicesight.evaluation.predictions import Prediction
 from slicesight.volumes.grid import GridVolume
@@ -95,22 +94,15 @@ def as_prediction(case: Case, number: int, said: str) -> Prediction:
 
 
 def ask_blind(
-    reader: Predictor, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None = None
+    predictor: Predictor, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None = None
 ) -> list[Prediction]:
-    """What a model says to the questions alone, no scan given, in batches of one case."""
-    import torch
-
+    """What a model answers to the questions alone, no scan given."""
+    jobs = ((None, [asked.prompt for asked in case.conversations]) for case in cases)
     rows = []
-    for done, case in enumerate(cases):
+    for done, (case, answers) in enumerate(
+        zip(cases, predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS), strict=True)
+    ):
         if progress is not None:
             progress(done, len(cases))
-        prompts = [asked.prompt for asked in case.conversations]
-        inputs = reader.processor(prompts, volume_index=[[-1]] * len(prompts))
-        inputs.pop("volume_index")
-        with torch.inference_mode():
-            said = reader.model.generate(
-                **inputs.to(reader.model.device), do_sample=False, max_new_tokens=MAX_NEW_TOKENS
-            )
-        texts = reader.processor.decode_answers(said, num_prompt_tokens=inputs["input_ids"].shape[1])
-        rows += [as_prediction(case, number, with_letter(prompts[number], text)) for number, text in enumerate(texts)]
+        rows += [as_prediction(case, number, answer.generated_text) for number, answer in enumerate(answers)]
     return rows

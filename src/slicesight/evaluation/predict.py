@@ -114,15 +114,10 @@ def predict(run: PredictionRun, reader: Predictor, *, progress: Progress | None 
 
 def digest_model(reader: Predictor) -> str:
     """SHA-256 of the weights, the configuration and the processor's settings, wherever they were loaded from."""
-    import torch
+    from slicesight.models.fingerprint import digest_weights, plain
 
-    digest = hashlib.sha256()
-    for name, tensor in sorted(reader.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    config = {k: v for k, v in reader.model.config.to_dict().items() if k not in ("dtype", "transformers_version")}
-    digest.update(json.dumps([config, reader.processor.to_dict()], sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+    settings = [plain(reader.model.config), reader.processor.to_dict()]
+    return digest_weights(reader.model.state_dict(), settings=settings)
 
 
 def digest_questions(cases: Sequence[Case]) -> str:

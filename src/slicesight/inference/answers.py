@@ -1,4 +1,4 @@
-"""What does an answer consist of, and how do words become one while they are still being said?
+"""What does an answer consist of, and how do tokens become one while they are still being generated?
 
 N slices of the grid. A piece of text is passed on once nothing that follows can change it: a closed question's answer
 waits for its end, because only then is known which choice, and so which letter, it names.
@@ -13,9 +13,11 @@ from slicesight.data.choices import listed_choices, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
+Progress = Callable[[int, int], None]
+"""Called with (answers done, answers wanted); the second grows as further scans are read."""
 NO_WORDS = "(the model gave no words)"
-HALF_A_LETTER = "\ufffd"
-"""What a decoder shows for bytes that are not yet a whole letter."""
+INCOMPLETE_CHARACTER = "\ufffd"
+"""What a decoder shows for bytes that are not yet a whole character."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +52,30 @@ class Answer:
     scores: tuple[float, ...]
     slices: tuple[SliceEvidence, ...]
 
+    @property
+    def generated_text(self) -> str:
+        """What the model itself wrote: nothing where `text` says so in words."""
+        return "" if self.text == NO_WORDS else self.text
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPiece:
-    """The next words of one of several answers.
+    """The next text of one of several answers.
 
     number: which question, from 0. answer: the whole answer with its last piece, None before. All pieces of a question
-    joined are its answer's text.
+    joined are its answer's text. is_truncated: the answer has as many tokens as it may, and did not end of itself; this
+    and the numbers of tokens are known with the last piece.
     """
 
     number: int
     text: str
     answer: Answer | None = None
+    num_prompt_tokens: int = 0
+    num_answer_tokens: int = 0
+    is_truncated: bool = False
 
 
-class Wording:
+class AnswerDecoder:
     """Turns the growing tokens of one answer into pieces of text.
 
     decode: token ids to text, special tokens left out and the ends stripped.
@@ -73,29 +84,30 @@ class Wording:
     def __init__(self, question: str, decode: Callable[[Sequence[int]], str]) -> None:
         self.question = question
         self.decode = decode
-        self.said = ""
+        self.sent = ""
         self.is_closed = bool(listed_choices(question))
 
     def next_piece(self, token_ids: Sequence[int]) -> str:
         """What can be passed on of the tokens so far."""
         if self.is_closed:
             return ""
-        sure = printable(self.decode(token_ids).rstrip(HALF_A_LETTER))
-        if not sure.startswith(self.said):
+        settled = printable(self.decode(token_ids).rstrip(INCOMPLETE_CHARACTER))
+        if not settled.startswith(self.sent):
             return ""
-        piece = sure[len(self.said) :]
-        self.said = sure
+        piece = settled[len(self.sent) :]
+        self.sent = settled
         return piece
 
     def finish(self, token_ids: Sequence[int]) -> tuple[str, str]:
         """(the last piece, the whole text)."""
         text = with_letter(self.question, printable(self.decode(token_ids))) or NO_WORDS
-        return text.removeprefix(self.said), text
+        return text.removeprefix(self.sent), text
 
 
-def make_answer(question: str, text: str, scores: Sequence[float], *, grid: GridVolume) -> Answer:
-    """An answer with its slices ranked."""
-    return Answer(question=question, text=text, scores=tuple(scores), slices=rank_slices(scores, grid=grid))
+def make_answer(question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None) -> Answer:
+    """An answer with its slices ranked; it rests on none where no scan was given."""
+    slices = () if grid is None else rank_slices(scores, grid=grid)
+    return Answer(question=question, text=text, scores=tuple(scores), slices=slices)
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

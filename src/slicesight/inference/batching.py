@@ -1,188 +1,258 @@
-"""How do the questions of many scans become answers, or pieces of them as they are said?
+"""How do the questions of many callers share one model? (continuous batching, the front end of the scheduler)
 
-Scans are taken one by one, encoded when there is room for their first question; all questions share one engine. What
-only the library's `generate` can do (beams, an unusual language model) is answered scan by scan beside it.
+    take a request -> embed its prompts -> a row each, beside the rows at work -> one token for every row -> pass on ...
+
+New requests are taken before every step, so a question waits for the step under way, never for the end of a batch. Each
+row's tokens are drawn by its own request's options. A cancelled question gets a token that ends it, and its place goes
+to the next one. What only the library's `generate` can do is answered beside it. R rows, W vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from slicesight.inference.answers import Answer, AnswerPiece, Wording, make_answer
-from slicesight.inference.encoded_scan import EncodedScan, Scan
-from slicesight.volumes.grid import GridVolume
+from slicesight.errors import InputError
+from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
+from slicesight.inference.encoded_scan import EncodedScan
+from slicesight.inference.generate_fallback import answer_by_generate
+from slicesight.inference.prompts import (
+    History,
+    Prompt,
+    TokenizedQuestion,
+    embed_prompts,
+    longest_text,
+    split_questions,
+    tokenize_questions,
+)
+from slicesight.inference.sampling import Sampler, find_end_tokens, make_sampler
+from slicesight.inference.scheduler import GenerationRequest, GenerationStep, longest_prompt
+from slicesight.models.fingerprint import weights_version
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from slicesight.inference.predictor import Predictor
-    from slicesight.inference.prompts import Prompt
-    from slicesight.inference.sampling import Sampler
-    from slicesight.inference.scheduler import GenerationRequest, GenerationStep
 
-Progress = Callable[[int, int], None]
-"""Called with (answers done, answers asked for); the second grows as further scans are read."""
-Job = tuple[Scan, list[str]]
-History = Sequence[tuple[str, str]]
+CANCELLED = -1
+"""A token no vocabulary has: it ends a row whose answer nobody waits for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenQuestion:
-    """A question at work: whose it is and what has been made of it."""
+@dataclass(eq=False, kw_only=True)
+class AskRequest:
+    """Questions about one scan that somebody waits for.
 
-    job: int
-    number: int
-    wording: Wording
-    scores: tuple[float, ...]
-    grid: GridVolume
+    scan: gives the encoded scan when their turn comes; None for questions without a scan.
+    on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
+    options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
+    first_number: of its questions, for the seed. is_cancelled: set by any thread; nothing is passed on any more.
+    """
 
-    def answer(self, text: str) -> Answer:
-        return make_answer(self.wording.question, text, self.scores, grid=self.grid)
+    scan: Callable[[], EncodedScan] | None
+    questions: Sequence[str]
+    on_piece: Callable[[AnswerPiece], None]
+    on_error: Callable[[Exception], None]
+    history: History = ()
+    max_new_tokens: int = 160
+    options: dict[str, Any] = field(default_factory=dict)
+    sampler: Sampler | None = None
+    in_pieces: bool = True
+    first_number: int = 0
+    is_cancelled: bool = False
 
 
 @dataclass(kw_only=True)
-class OpenBatch:
-    """What is under way: open questions by their number over all jobs, and answers that came another way."""
+class OpenQuestion:
+    """A question at work: whose it is and what its row needs to become an answer."""
 
-    num_asked: int = 0
-    open: dict[int, OpenQuestion] = field(default_factory=dict)
-    ready: list[tuple[int, AnswerPiece]] = field(default_factory=list)
+    request: AskRequest
+    number: int
+    prompt: Prompt
+    scan: EncodedScan | None
+    sampler: Sampler
+    generator: torch.Generator
+    decoder: AnswerDecoder
+    has_started: bool = False
 
-    def take_ready(self) -> list[tuple[int, AnswerPiece]]:
-        found, self.ready = self.ready, []
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchedAsking:
-    """One call of the reader with its settings."""
-
-    reader: Predictor
-    max_new_tokens: int
-    batch_size: int
-    options: dict[str, Any]
-
-    def answers(self, jobs: Iterable[Job], *, history: History, progress: Progress | None) -> Iterator[list[Answer]]:
-        """All answers of each job, in the order of the jobs."""
-        expected: list[int] = []  # answers of each job so far taken up
-        found: list[dict[int, Answer]] = []
-        next_job = num_done = 0
-
-        def note(job: Job) -> Job:
-            expected.append(len(job[1]))
-            found.append({})
-            if progress is not None and len(expected) == 1:
-                progress(0, expected[0])
-            return job
-
-        for step in self.pieces((note(job) for job in jobs), history=history, in_pieces=False):
-            for job, piece in step:
-                if piece.answer is not None:
-                    found[job][piece.number] = piece.answer
-            done = sum(map(len, found[next_job:])) + sum(expected[:next_job])
-            if progress is not None and done > num_done:
-                progress(done, sum(expected))
-            num_done = done
-            while next_job < len(found) and len(found[next_job]) == expected[next_job]:
-                yield [found[next_job].pop(number) for number in range(expected[next_job])]
-                next_job += 1
-
-    def pieces(
-        self, jobs: Iterable[Job], *, history: History, in_pieces: bool
-    ) -> Iterator[list[tuple[int, AnswerPiece]]]:
-        """What each step of the engine adds: (job, piece) pairs; without `in_pieces` only whole answers."""
-        from slicesight.inference.sampling import make_sampler
-
-        desk = OpenBatch()
-        choosing = make_sampler(self.reader.model, self.options)
-        requests = self._requests(jobs, desk, history=history, choosing=choosing)
-        if choosing is None:
-            for _ in requests:  # none comes: every job is answered by `generate`
-                raise AssertionError
-            yield desk.take_ready()
-            return
-        for step in self.reader.engine.answer(requests, choosing=choosing, at_once=self.batch_size):
-            pieces = [piece for said in step if (piece := self._piece(desk, said, in_pieces)) is not None]
-            if found := desk.take_ready() + pieces:
-                yield found
-        if found := desk.take_ready():
-            yield found
-
-    def _requests(
-        self, jobs: Iterable[Job], desk: OpenBatch, *, history: History, choosing: Sampler | None
-    ) -> Iterator[GenerationRequest]:
-        """Every question's request; a job the engine cannot answer leaves its answers on the desk instead."""
-        from slicesight.inference.prompts import check_lengths, embed_prompts, longest_text, split_questions
-        from slicesight.inference.scheduler import longest_prompt
-
-        model, processor = self.reader.model, self.reader.processor
-        longest_made_for, longest_shared = longest_text(model.config), longest_prompt(model)
-        for job, (scan, asked) in enumerate(jobs):
-            lengths = check_lengths(processor, asked, history=history, longest=longest_made_for)
-            encoded = scan if isinstance(scan, EncodedScan) else self.reader.encode(scan)
-            del scan
-            needed = max(lengths) + self.max_new_tokens
-            if choosing is None or (longest_shared is not None and needed > longest_shared):
-                desk.ready += [(job, piece) for piece in self._ask_plainly(encoded, asked, history)]
-                continue
-            for numbers in split_questions(lengths, at_once=self.batch_size):
-                prompts = embed_prompts(
-                    model, processor, encoded.features, [asked[number] for number in numbers], history=history
-                )
-                for number, prompt in zip(numbers, prompts, strict=True):
-                    desk.open[desk.num_asked] = OpenQuestion(
-                        job=job,
-                        number=number,
-                        wording=Wording(prompt.question, self.reader.decode),
-                        scores=prompt.scores,
-                        grid=encoded.grid,
-                    )
-                    room = self.max_new_tokens
-                    if longest_made_for is not None:
-                        room = min(room, longest_made_for - len(prompt.token_ids))
-                    yield make_request(self.reader, encoded, prompt, number=desk.num_asked, max_new_tokens=room)
-                    desk.num_asked += 1
-
-    def _piece(self, desk: OpenBatch, said: GenerationStep, in_pieces: bool) -> tuple[int, AnswerPiece] | None:
-        asked = desk.open[said.number]
-        if not said.is_finished:
-            text = asked.wording.next_piece(said.token_ids) if in_pieces else ""
-            return (asked.job, AnswerPiece(number=asked.number, text=text)) if text else None
-        del desk.open[said.number]
-        last, text = asked.wording.finish(said.token_ids)
-        return asked.job, AnswerPiece(number=asked.number, text=last, answer=asked.answer(text))
-
-    def _ask_plainly(self, encoded: EncodedScan, asked: list[str], history: History) -> Iterator[AnswerPiece]:
-        """Whole answers by `generate`."""
-        from slicesight.inference.generate_fallback import answer_by_generate
-
-        found = answer_by_generate(
-            self.reader.engine,
-            self.reader.processor,
-            encoded.features,
-            asked,
-            history=history,
-            batch_size=self.batch_size,
-            max_new_tokens=self.max_new_tokens,
-            options=self.options,
+    def piece(self, step: GenerationStep) -> AnswerPiece | None:
+        """What this step adds to the answer, if anything is wanted of it yet."""
+        if not step.is_finished:
+            text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
+            return AnswerPiece(number=self.number, text=text) if text else None
+        last, text = self.decoder.finish(step.token_ids)
+        return AnswerPiece(
+            number=self.number,
+            text=last,
+            answer=make_answer(
+                self.prompt.question, text, self.prompt.scores, grid=None if self.scan is None else self.scan.grid
+            ),
+            num_prompt_tokens=len(self.prompt.token_ids),
+            num_answer_tokens=len(step.token_ids),
+            is_truncated=step.token_ids[-1] not in self.sampler.ends,
         )
-        for number, (token_ids, scores) in enumerate(found):
-            _, text = Wording(asked[number], self.reader.decode).finish(token_ids)
-            answer = make_answer(asked[number], text, scores, grid=encoded.grid)
-            yield AnswerPiece(number=number, text=text, answer=answer)
 
 
-def make_request(
-    reader: Predictor, encoded: EncodedScan, prompt: Prompt, *, number: int, max_new_tokens: int
-) -> GenerationRequest:
-    """The prompt as a request, its shared part taken from the scan's memo or made."""
-    from slicesight.inference.encoding import weights_fingerprint
-    from slicesight.inference.scheduler import GenerationRequest
+class ContinuousBatching:
+    """Answers requests with one model, in one thread.
 
-    prefix = None
-    if shared := prompt.num_shared:
-        key = (prompt.token_ids[:shared], weights_fingerprint(reader.model))
-        prefix = encoded.memo.get(key, lambda: reader.engine.make_prefix(prompt.embeds_TD[:shared]))
-    return GenerationRequest(
-        number=number, prefix=prefix, suffix_TD=prompt.embeds_TD[shared:], max_new_tokens=max_new_tokens
-    )
+    Args:
+        batch_size: most questions answered together; fewer where memory is short.
+    """
+
+    def __init__(self, predictor: Predictor, *, batch_size: int = 16) -> None:
+        self.predictor, self.batch_size = predictor, batch_size
+        self.open: dict[int, OpenQuestion] = {}
+        self._numbers = itertools.count()
+
+    def answer(self, take: Callable[[], AskRequest | None]) -> Iterator[None]:
+        """Answer what `take` gives, until it gives None while nothing is under way; stops for a moment at every step.
+
+        `take` is called before every step. An error is its request's alone.
+        """
+        arrivals = self._generation_requests(take)
+        sampler = _SamplerPerQuestion(self)
+        while True:
+            try:
+                for steps in self.predictor.scheduler.answer(arrivals, sampler=sampler, batch_size=self.batch_size):
+                    for step in steps:
+                        question = self.open.pop(step.number) if step.is_finished else self.open[step.number]
+                        if step.token_ids[-1] != CANCELLED and (piece := question.piece(step)) is not None:
+                            question.request.on_piece(piece)
+                    yield
+                return
+            except InputError as error:  # a question that does not fit into memory even alone
+                self.fail_all(error, only_waiting=True)
+
+    @property
+    def num_rows(self) -> int:
+        """Questions at work."""
+        return len(self.open)
+
+    def fail_all(self, error: Exception, *, only_waiting: bool = False) -> None:
+        """Tell everybody who waits that there will be no answer."""
+        for number in [number for number, one in self.open.items() if not (only_waiting and one.has_started)]:
+            self.open.pop(number).request.on_error(error)
+
+    def cancel_all(self) -> None:
+        """Nobody waits any more for what is under way; any thread may say so."""
+        for question in list(self.open.values()):
+            question.request.is_cancelled = True
+
+    def _generation_requests(self, take: Callable[[], AskRequest | None]) -> Iterator[GenerationRequest | None]:
+        """A request for every question; None where none waits just now."""
+        while True:
+            request = take()
+            if request is None:
+                yield None
+            elif not request.is_cancelled:
+                try:
+                    yield from self._open_questions(request)
+                except Exception as error:  # whatever it is, it is this request's alone, and somebody waits for it
+                    request.on_error(error)
+
+    def _open_questions(self, request: AskRequest) -> Iterator[GenerationRequest]:
+        """A request's questions in batches as they are taken; none where only `generate` can answer, which then does.
+
+        Raises:
+            InputError: a question is too long for the model, or an option is wrong.
+        """
+        model, processor = self.predictor.model, self.predictor.processor
+        sampler = request.sampler or make_sampler(model, request.options)
+        longest = longest_text(model.config)
+        tokenized = tokenize_questions(
+            processor,
+            request.questions,
+            history=request.history,
+            num_volumes=0 if request.scan is None else 1,
+            longest=longest,
+        )
+        scan = None if request.scan is None else request.scan()
+        request.scan = None  # it may hold the whole volume
+        limits = [
+            request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
+            for one in tokenized
+        ]
+        needed = max(len(one) + limit for one, limit in zip(tokenized, limits, strict=True))
+        longest_shared = longest_prompt(model)
+        if sampler is None or (longest_shared is not None and needed > longest_shared):
+            self._answer_by_generate(request, tokenized, scan)
+            return
+        for numbers in split_questions([len(one) for one in tokenized], batch_size=self.batch_size):
+            features = None if scan is None else scan.features
+            prompts = embed_prompts(model, processor, features, tokenized[numbers.start : numbers.stop])
+            for number, prompt in zip(numbers, prompts, strict=True):
+                question = OpenQuestion(
+                    request=request,
+                    number=number,
+                    prompt=prompt,
+                    scan=scan,
+                    sampler=sampler,
+                    generator=sampler.generator(request.first_number + number),
+                    decoder=AnswerDecoder(prompt.question, self.predictor.decode),
+                )
+                yield self._generation_request(question, max_new_tokens=limits[number])
+
+    def _generation_request(self, question: OpenQuestion, *, max_new_tokens: int) -> GenerationRequest:
+        """The question's row, its shared part taken from the scan's prefix cache or made."""
+        scheduler, prompt, prefix = self.predictor.scheduler, question.prompt, None
+        if shared := prompt.num_shared:
+            assert question.scan is not None
+            key = (prompt.token_ids[:shared], weights_version(self.predictor.model))
+            prefix = question.scan.prefix_cache.get(key, lambda: scheduler.make_prefix(prompt.embeds_TD[:shared]))
+        number = next(self._numbers)
+        self.open[number] = question
+        return GenerationRequest(
+            number=number, prefix=prefix, suffix_TD=prompt.embeds_TD[shared:], max_new_tokens=max_new_tokens
+        )
+
+    def _answer_by_generate(
+        self, request: AskRequest, tokenized: Sequence[TokenizedQuestion], scan: EncodedScan | None
+    ) -> None:
+        """Pass on whole answers by `generate`."""
+        found = answer_by_generate(
+            self.predictor.scheduler,
+            self.predictor.processor,
+            None if scan is None else scan.features,
+            tokenized,
+            batch_size=self.batch_size,
+            max_new_tokens=request.max_new_tokens,
+            options=request.options,
+        )
+        for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
+            _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
+            request.on_piece(
+                AnswerPiece(
+                    number=number,
+                    text=text,
+                    answer=make_answer(one.question, text, scores, grid=None if scan is None else scan.grid),
+                    num_prompt_tokens=len(one),
+                    num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
+                )
+            )
+
+
+class _SamplerPerQuestion:
+    """Every row by its own request's options; what the scheduler holds as a row's generator is the open question."""
+
+    def __init__(self, batching: ContinuousBatching) -> None:
+        self._open = batching.open
+        self.ends = find_end_tokens(batching.predictor.model) | {CANCELLED}
+
+    def generator(self, number: int) -> OpenQuestion:
+        self._open[number].has_started = True
+        return self._open[number]
+
+    def choose(self, logits_RW: Tensor, generators: list[OpenQuestion]) -> list[int]:
+        tokens = [CANCELLED] * len(generators)
+        rows_of: dict[Sampler, list[int]] = {}
+        for row, question in enumerate(generators):
+            if not question.request.is_cancelled:
+                rows_of.setdefault(question.sampler, []).append(row)
+        for sampler, rows in rows_of.items():
+            found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            for row, token in zip(rows, found, strict=True):
+                tokens[row] = token
+        return tokens

@@ -1,10 +1,13 @@
-"""What is kept of a scan so that its next question costs little?"""
+"""What is kept of a scan so that its next question costs little, and of many scans within a bound of bytes?"""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Volume
@@ -12,6 +15,8 @@ from slicesight.volumes.volume import Volume
 if TYPE_CHECKING:
     from slicesight.inference.prefix_attention import Prefix
     from slicesight.models.med2e3 import VolumeFeatures
+
+Item = TypeVar("Item")
 
 
 @dataclass(kw_only=True)
@@ -31,12 +36,71 @@ class PrefixCache:
 class EncodedScan:
     """A scan after the expensive part: its grid and what the encoders made of it. Ask it as often as you like.
 
-    memo: what its prompts have in common, once it has been asked.
+    prefix_cache: what its prompts have in common, once it has been asked.
     """
 
     grid: GridVolume
     features: VolumeFeatures
-    memo: PrefixCache = field(default_factory=PrefixCache, repr=False, compare=False)
+    prefix_cache: PrefixCache = field(default_factory=PrefixCache, repr=False, compare=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Grid, tokens, and the keys and values of what its prompts share."""
+        prefix = self.prefix_cache.prefix
+        return self.grid.voxels.nbytes + count_bytes(self.features) + (0 if prefix is None else prefix.store.num_bytes)
 
 
-Scan = Volume | GridVolume | EncodedScan
+Scan = Volume | GridVolume | EncodedScan | str | Path
+"""What can be asked: a scan read, brought to the grid or encoded already, or the path of one."""
+
+
+class LeastRecentlyUsed(Generic[Item]):
+    """Items by key, those used last, within a bound of bytes; safe for several threads.
+
+    Args:
+        max_bytes: of all items. min_items: kept whatever they take.
+        count: bytes of an item; they may grow while it is held.
+    """
+
+    def __init__(self, *, max_bytes: int, count: Callable[[Item], int], min_items: int = 0) -> None:
+        self.max_bytes, self.min_items, self._count = max_bytes, min_items, count
+        self._items: OrderedDict[str, Item] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, key: str) -> Item | None:
+        """The item, which counts as used now."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+            return self._items.get(key)
+
+    def put(self, key: str, item: Item) -> None:
+        """Hold an item, and let those go that were used longest ago; one larger than the bound is not held."""
+        with self._lock:
+            if self._count(item) > self.max_bytes and not self.min_items:
+                return
+            self._items[key] = item
+            self._items.move_to_end(key)
+            while self.num_bytes > self.max_bytes and len(self._items) > self.min_items:
+                self._items.popitem(last=False)
+
+    def keep_only(self, keys: set[str]) -> None:
+        """Forget all others."""
+        with self._lock:
+            for key in set(self._items) - keys:
+                del self._items[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._items
+
+    @property
+    def num_bytes(self) -> int:
+        """Held now."""
+        with self._lock:
+            return sum(map(self._count, self._items.values()))
+
+
+def count_bytes(features: VolumeFeatures) -> int:
+    """Bytes of a volume's tokens."""
+    tensors = [features.tokens_3d_VKPD, features.tokens_2d_VNLD]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slicesight.errors import InputError
 from slicesight.files import replacing
-from slicesight.inference.encoding import encoder_digest, weights_fingerprint
+from slicesight.inference.encoded_scan import LeastRecentlyUsed, count_bytes
+from slicesight.models.fingerprint import digest_encoders, weights_version
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, VolumeFeatures
 from slicesight.volumes.grid import GridVolume
 
@@ -41,49 +40,40 @@ class FeatureCache:
     ) -> None:
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: no such folder to keep encoded scans in; create it or name another.")
-        self.memory_bytes, self.folder, self.folder_bytes = memory_bytes, folder, folder_bytes
+        self.folder, self.folder_bytes = folder, folder_bytes
+        self.memory: LeastRecentlyUsed[VolumeFeatures] = LeastRecentlyUsed(max_bytes=memory_bytes, count=count_bytes)
         self.hits = self.misses = 0
-        self._kept: OrderedDict[str, VolumeFeatures] = OrderedDict()
         self._digests: dict[int, str] = {}
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def get(
         self, model: Med2E3ForConditionalGeneration, grid: GridVolume, encode: Callable[[], VolumeFeatures]
     ) -> VolumeFeatures:
         """The tokens kept for this scan, or newly made and kept."""
         key = self._key(model, grid)
-        found = self._find(key)
+        found = self.memory.get(key)
         if found is None:
-            with self._turn:
-                self.misses += 1
+            found = self._read(key)
+        with self._lock:
+            self.hits += found is not None
+            self.misses += found is None
+        if found is None:
             found = encode()
-            self._keep(key, found)
             self._write(key, found)
-        else:
-            with self._turn:
-                self.hits += 1
-            self._keep(key, found)
+        self.memory.put(key, found)
         return VolumeFeatures(**{name: tensor.to(model.device) for name, tensor in found.items()})
 
-    @property
-    def num_bytes(self) -> int:
-        """Kept in memory now."""
-        return sum(count_bytes(features) for features in self._kept.values())
-
     def _key(self, model: Med2E3ForConditionalGeneration, grid: GridVolume) -> str:
-        mark = weights_fingerprint(model)
-        with self._turn:
-            if mark not in self._digests:
-                self._digests = {mark: encoder_digest(model)}
-            digest = hashlib.sha256(self._digests[mark].encode())
+        version = weights_version(model)
+        with self._lock:
+            if version not in self._digests:
+                self._digests = {version: digest_encoders(model)}
+            digest = hashlib.sha256(self._digests[version].encode())
         digest.update(f"{grid.voxels.dtype} {grid.voxels.shape}".encode())
         digest.update(grid.voxels.tobytes())
         return digest.hexdigest()
 
-    def _find(self, key: str) -> VolumeFeatures | None:
-        with self._turn:
-            if key in self._kept:
-                return self._kept[key]
+    def _read(self, key: str) -> VolumeFeatures | None:
         if self.folder is None:
             return None
         path = self.folder / f"{key}{SUFFIX}"
@@ -96,30 +86,15 @@ class FeatureCache:
             raise InputError(f"{path}: a damaged file of encoded scans ({error}); remove it.") from error
         return VolumeFeatures(**tensors)
 
-    def _keep(self, key: str, features: VolumeFeatures) -> None:
-        with self._turn:
-            if count_bytes(features) > self.memory_bytes:
-                return
-            self._kept[key] = features
-            self._kept.move_to_end(key)
-            while self.num_bytes > self.memory_bytes:
-                self._kept.popitem(last=False)
-
     def _write(self, key: str, features: VolumeFeatures) -> None:
         if self.folder is None or count_bytes(features) > self.folder_bytes:
             return
         with replacing(self.folder / f"{key}{SUFFIX}") as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in features.items()}, temporary)
-        with self._turn:
+        with self._lock:
             files = sorted(self.folder.glob(f"[!.]*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
             held = sum(path.stat().st_size for path in files)
             while held > self.folder_bytes:
                 oldest = files.pop(0)
                 held -= oldest.stat().st_size
                 oldest.unlink(missing_ok=True)
-
-
-def count_bytes(features: VolumeFeatures) -> int:
-    """Bytes of a volume's tokens."""
-    tensors = [value for value in features.values() if isinstance(value, torch.Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,25 +1,32 @@
 """Which token comes next: the likeliest, or one drawn?
 
-R rows, W words of the vocabulary. Every row draws from its own generator, so that what is drawn for a question depends
+R rows, W tokens of the vocabulary. Every row draws from its own generator, so that what is drawn for a question depends
 on the seed and the question's number, never on which other questions share its batch.
 """
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GenerationMixin,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from slicesight.errors import InputError
 from slicesight.inference.prompts import text_config
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
 
-OWN_WORDS = {"do_sample", "temperature", "top_k", "top_p", "seed"}
-HARMLESS_WORDS = {
+SAMPLING_OPTIONS = {"do_sample", "temperature", "top_k", "top_p", "seed"}
+IGNORED_OPTIONS = {
     *("bos_token_id", "pad_token_id", "eos_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache"),
     *("transformers_version", "_from_model_config"),
 }
@@ -28,7 +35,7 @@ DEFAULT_TOP_K = 50
 
 
 class RowSampler(Protocol):
-    """What the engine asks of whoever chooses words: a source of chance per question, handed back at every step."""
+    """What the scheduler asks of whoever chooses tokens: a generator per question, handed back at every step."""
 
     @property
     def ends(self) -> frozenset[int]: ...
@@ -42,7 +49,7 @@ class RowSampler(Protocol):
 class Sampler:
     """How next tokens are chosen.
 
-    silent: tokens that are never said. ends: tokens that end an answer.
+    suppressed: tokens that are never said. ends: tokens that end an answer.
     """
 
     do_sample: bool
@@ -50,7 +57,7 @@ class Sampler:
     top_k: int
     top_p: float
     seed: int
-    silent: tuple[int, ...]
+    suppressed: tuple[int, ...]
     ends: frozenset[int]
 
     def __post_init__(self) -> None:
@@ -68,8 +75,8 @@ class Sampler:
     def choose(self, logits_RW: Tensor, generators: list[torch.Generator]) -> list[int]:
         """The next token of each row."""
         scores_RW = logits_RW.to(torch.float32, copy=True)
-        if self.silent:
-            scores_RW[:, list(self.silent)] = -torch.inf
+        if self.suppressed:
+            scores_RW[:, list(self.suppressed)] = -torch.inf
         if not self.do_sample:
             tokens: list[int] = scores_RW.argmax(dim=-1).tolist()  # one wait for a GPU, not one per row
             return tokens
@@ -99,27 +106,48 @@ def make_sampler(model: Med2E3ForConditionalGeneration, options: dict[str, Any])
         for name, value in model.generation_config.to_diff_dict().items()
         if value is not None and not name.startswith(("output_", "return_dict"))
     }
-    words = {**settings, **{name: value for name, value in options.items() if value is not None}}
-    if set(words) - OWN_WORDS - HARMLESS_WORDS or "eos_token_id" in options or "suppress_tokens" in options:
+    merged = {**settings, **{name: value for name, value in options.items() if value is not None}}
+    if set(merged) - SAMPLING_OPTIONS - IGNORED_OPTIONS or "eos_token_id" in options or "suppress_tokens" in options:
         return None
-    top_k = words.get("top_k")
+    top_k = merged.get("top_k")
     return Sampler(
-        do_sample=bool(words.get("do_sample", False)),
-        temperature=float(words.get("temperature", 1.0)),
+        do_sample=bool(merged.get("do_sample", False)),
+        temperature=float(merged.get("temperature", 1.0)),
         top_k=DEFAULT_TOP_K if top_k is None else int(top_k),
-        top_p=float(words.get("top_p", 1.0)),
-        seed=int(words["seed"]) if "seed" in words else _fresh_seed(words),
-        silent=_silent(model),
-        ends=_ends(model),
+        top_p=float(merged.get("top_p", 1.0)),
+        seed=int(merged["seed"]) if "seed" in merged else _fresh_seed(merged),
+        suppressed=_suppressed(model),
+        ends=find_end_tokens(model),
     )
 
 
-def _fresh_seed(words: dict[str, Any]) -> int:
+def check_options(model: Med2E3ForConditionalGeneration, options: dict[str, Any]) -> None:
+    """Refuse options that neither sampling nor `generate` knows, and numbers that are none.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    known = {
+        *SAMPLING_OPTIONS,
+        *model.generation_config.to_dict(),
+        *inspect.signature(GenerationMixin.generate).parameters,
+    }
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(
+                f"{name} is no option of asking; expected {', '.join(sorted(SAMPLING_OPTIONS))}, "
+                "or one of transformers' generate."
+            )
+        if name in ("temperature", "top_k", "top_p", "seed") and not isinstance(value, (int, float, type(None))):
+            raise InputError(f"{name} is {value!r}; expected a number.")
+
+
+def _fresh_seed(merged: dict[str, Any]) -> int:
     """From torch's own source of chance, which is left alone where nothing is drawn."""
-    return int(torch.randint(2**31, ())) if words.get("do_sample") else 0
+    return int(torch.randint(2**31, ())) if merged.get("do_sample") else 0
 
 
-def _silent(model: Med2E3ForConditionalGeneration) -> tuple[int, ...]:
+def _suppressed(model: Med2E3ForConditionalGeneration) -> tuple[int, ...]:
     """The placeholder, which is not a word, and what the model's settings silence."""
     placeholder = int(model.config.placeholder_token_id)
     vocabulary = int(text_config(model.config).vocab_size)
@@ -127,7 +155,8 @@ def _silent(model: Med2E3ForConditionalGeneration) -> tuple[int, ...]:
     return tuple(sorted({*own, *(model.generation_config.suppress_tokens or ())}))
 
 
-def _ends(model: Med2E3ForConditionalGeneration) -> frozenset[int]:
+def find_end_tokens(model: Med2E3ForConditionalGeneration) -> frozenset[int]:
+    """Tokens that end an answer."""
     found = model.generation_config.eos_token_id
     if found is None:
         return frozenset()

@@ -2,15 +2,16 @@
 
     admit -> pass the new questions' tokens in blocks -> one token for every row -> drop finished rows -> admit ...
 
-A row is a question at work: behind its volume's shared prefix it holds its own z_2D, its words and what it has said. A
-finished row's place goes to the last row, so that the rows stay a view of one store, and to the next question waiting,
-of whichever volume. Rows never exceed what memory holds. R rows, T tokens, P prefix tokens, D width, W vocabulary.
+A row is a question at work: behind its volume's shared prefix it holds its own z_2D, its question and its answer so
+far. A finished row's place goes to the last row, so that the rows stay a view of one store, and to the next question
+waiting, of whichever volume. Rows never exceed what memory holds.
+R rows, T tokens, P prefix tokens, D width, W vocabulary.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,13 +41,13 @@ class GenerationRequest:
 
     @property
     def capacity(self) -> int:
-        """Own tokens it may come to hold; the last one said is never looked at."""
+        """Own tokens it may come to hold; the last one generated is never attended to."""
         return len(self.suffix_TD) + self.max_new_tokens - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationStep:
-    """What question `number` has said so far; the end token, if it came, is the last."""
+    """What was generated for question `number` so far; the end token, if it came, is the last."""
 
     number: int
     token_ids: list[int]
@@ -82,7 +83,7 @@ class Scheduler:
         self.free_bytes = free_bytes or (lambda: find_free_bytes(str(model.device)))
         self.bytes_per_token = cache_bytes_per_token(model.config, model.dtype)
         self._block_tokens = block_tokens
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
 
     @property
     def block_tokens(self) -> int:
@@ -102,11 +103,11 @@ class Scheduler:
         return Prefix(store=store, length=len(embeds_PD))
 
     def answer(
-        self, requests: Iterable[GenerationRequest], *, choosing: RowSampler, at_once: int
+        self, requests: Iterator[GenerationRequest | None], *, sampler: RowSampler, batch_size: int
     ) -> Iterator[list[GenerationStep]]:
-        """Answer all requests, at most `at_once` at a time, and tell after every step who said what.
+        """Answer all requests, at most `batch_size` at a time -> after every step, each row's tokens so far.
 
-        A request is taken from the iterable only when there is room for it.
+        A request is taken from the iterator only when there is room for it; None means that none waits just now.
 
         Raises:
             InputError: one question alone does not fit into memory.
@@ -114,13 +115,13 @@ class Scheduler:
         waiting = Waiting(requests)
         rows: list[Row] = []
         store = RowStore(num_rows=0, capacity=0)
-        at_first = self.usable_bytes()
+        usable_at_start = self.usable_bytes()
         while True:
             if not rows:
                 store = RowStore(num_rows=0, capacity=0)
             new: list[GenerationRequest] = []
-            usable = min(at_first, self.usable_bytes() + held_bytes(rows, store))
-            while len(rows) + len(new) < at_once and (request := waiting.peek()) is not None:
+            usable = min(usable_at_start, self.usable_bytes() + held_bytes(rows, store))
+            while len(rows) + len(new) < batch_size and (request := waiting.peek()) is not None:
                 others = [*(row.request for row in rows), *new]
                 needed = self._bytes_for([*others, request], store)
                 if needed > usable:
@@ -136,32 +137,32 @@ class Scheduler:
                 num_rows = max(store.num_rows, len(rows) + len(new))
                 if (num_rows, capacity) != (store.num_rows, store.capacity):
                     store.enlarge(num_rows=num_rows, capacity=capacity, lengths=lengths)
-                added = [Row(request=request, generator=choosing.generator(request.number)) for request in new]
+                added = [Row(request=request, generator=sampler.generator(request.number)) for request in new]
                 logits_RW = self._pass_new(store, added, first_row=len(rows))
                 rows += added
-                yield self._say(added, logits_RW, choosing)
-                self._drop_finished(store, rows, choosing)
-                continue  # a one-word answer leaves its place to the next question before anyone speaks on
-            yield self._say(rows, self._pass_token(store, rows), choosing)
-            self._drop_finished(store, rows, choosing)
+                yield self._choose_tokens(added, logits_RW, sampler)
+                self._drop_finished(store, rows, sampler)
+                continue  # a one-word answer leaves its place to the next question before the others go on
+            yield self._choose_tokens(rows, self._pass_token(store, rows), sampler)
+            self._drop_finished(store, rows, sampler)
 
     @staticmethod
-    def _say(rows: list[Row], logits_RW: Tensor, choosing: RowSampler) -> list[GenerationStep]:
-        tokens = choosing.choose(logits_RW, [row.generator for row in rows])
+    def _choose_tokens(rows: list[Row], logits_RW: Tensor, sampler: RowSampler) -> list[GenerationStep]:
+        tokens = sampler.choose(logits_RW, [row.generator for row in rows])
         for row, token in zip(rows, tokens, strict=True):
             row.token_ids.append(token)
         return [
             GenerationStep(
-                number=row.request.number, token_ids=list(row.token_ids), is_finished=is_finished(row, choosing)
+                number=row.request.number, token_ids=list(row.token_ids), is_finished=is_finished(row, sampler)
             )
             for row in rows
         ]
 
     @staticmethod
-    def _drop_finished(store: RowStore, rows: list[Row], choosing: RowSampler) -> None:
+    def _drop_finished(store: RowStore, rows: list[Row], sampler: RowSampler) -> None:
         """Give each finished row's place to the last row."""
         for place in reversed(range(len(rows))):
-            if is_finished(rows[place], choosing):
+            if is_finished(rows[place], sampler):
                 last = rows.pop()
                 if place < len(rows):
                     store.move(len(rows), place, last.length)
@@ -169,7 +170,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def _pass_new(self, store: RowStore, rows: list[Row], *, first_row: int) -> Tensor:
-        """Pass the tokens of new rows; logits (R, W) of what each says first."""
+        """Pass the tokens of new rows; logits (R, W) of each one's first token."""
         logits: dict[int, Tensor] = {}
         for block in self._blocks([row.request for row in rows]):
             places = [first_row + index for index in block]
@@ -240,7 +241,7 @@ class Scheduler:
     def _run(self, embeds: Tensor, positions: Tensor, step: Step, *, keep: int | Tensor) -> Tensor:
         """The language model, with our attention for as long as it runs."""
         language_model = self.model.language_model
-        with self.turn:
+        with self.lock:
             usual = language_model.config._attn_implementation
             language_model.config._attn_implementation = ROW_ATTENTION
             try:
@@ -288,8 +289,8 @@ def held_bytes(rows: list[Row], store: RowStore) -> int:
 class Waiting:
     """Requests in their order, the next one visible before it is taken."""
 
-    def __init__(self, requests: Iterable[GenerationRequest]) -> None:
-        self._requests = iter(requests)
+    def __init__(self, requests: Iterator[GenerationRequest | None]) -> None:
+        self._requests = requests
         self._next: GenerationRequest | None = None
 
     def peek(self) -> GenerationRequest | None:
@@ -304,15 +305,15 @@ class Waiting:
         return found
 
 
-def is_finished(row: Row, choosing: RowSampler) -> bool:
-    """It said an end token, or as many as it may."""
-    return row.token_ids[-1] in choosing.ends or len(row.token_ids) >= row.request.max_new_tokens
+def is_finished(row: Row, sampler: RowSampler) -> bool:
+    """It has an end token, or as many tokens as it may."""
+    return row.token_ids[-1] in sampler.ends or len(row.token_ids) >= row.request.max_new_tokens
 
 
 def longest_prompt(model: Med2E3ForConditionalGeneration) -> int | None:
-    """Tokens up to which every layer of this language model sees everything before it, as the engine's attention does.
+    """Tokens up to which every layer of this language model sees all before it, as the scheduler's attention does.
 
-    0 for a language model that the engine cannot run (attention of its own kind, a recurrent state): `generate` can.
+    0 for a language model that the scheduler cannot run (attention of its own kind, a recurrent state): `generate` can.
     None where there is no limit.
     """
     language_model = model.language_model

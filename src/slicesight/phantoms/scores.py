@@ -7,12 +7,12 @@ each beside its controls. Evidence: how much score lies on the slices that truly
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slicesight.data.choices import is_right, with_letter
+from slicesight.data.choices import is_right
 from slicesight.data.manifest import Conversation
 from slicesight.evaluation.controls import commonest, count_answers
 from slicesight.evaluation.sheet import score_evidence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from slicesight.inference.predictor import Predictor
 
 LESION_TOPICS = ("organ", "abnormality", "location")
-Answerer = Callable[[int, Sequence[str]], list[tuple[str, Sequence[float]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class AskedQuestion:
 
 
 def ask_phantoms(
-    reader: Predictor,
+    predictor: Predictor,
     *,
     seed: int,
     count: int,
@@ -64,25 +63,21 @@ def ask_phantoms(
         conversations = phantom_conversations(
             phantom.truth, conversation_rng(seed, case), num_slices=phantom.volume.num_source_slices
         )
-        grid = reader.grid(phantom.volume)
+        grid = predictor.grid(phantom.volume)
         shown = grid
         if control == "other":
-            shown = reader.grid(make_phantom(seed, (case + 1) % count).volume)
+            shown = predictor.grid(make_phantom(seed, (case + 1) % count).volume)
         elif control == "blank":
-            shown = _blank(grid)
+            shown = replace(grid, voxels=np.zeros_like(grid.voxels))
         prompts = [conversation.prompt for conversation in conversations]
-        if control == "text":
-            texts = _answer_text(reader, prompts)
-            answers = [(with_letter(prompt, text), ()) for prompt, text in zip(prompts, texts, strict=True)]
-        else:
-            answers = [(answer.text, answer.scores) for answer in reader.ask(shown, prompts)]
-        for conversation, (text, scores) in zip(conversations, answers, strict=True):
+        answers = predictor.ask(None if control == "text" else shown, prompts)
+        for conversation, answer in zip(conversations, answers, strict=True):
             rows.append(
                 AskedQuestion(
                     case=case,
                     conversation=conversation,
-                    prediction=text,
-                    scores=tuple(scores),
+                    prediction=answer.text,
+                    scores=answer.scores,
                     true_grid_slices=() if grid.planes else grid.grid_slices_of(conversation.source_slices or ()),
                 )
             )
@@ -149,19 +144,3 @@ def evidence(asked: Sequence[AskedQuestion]) -> dict[str, float] | None:
 
 def _share(rows: Sequence[AskedQuestion]) -> float:
     return sum(row.is_right for row in rows) / max(1, len(rows))
-
-
-def _blank(grid: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(grid, voxels=np.zeros_like(grid.voxels))
-
-
-def _answer_text(reader: Predictor, prompts: Sequence[str]) -> list[str]:
-    import torch
-
-    inputs = reader.processor(list(prompts), volume_index=[[-1]] * len(prompts))
-    inputs.pop("volume_index")
-    with torch.inference_mode():
-        generated = reader.model.generate(**inputs, do_sample=False, max_new_tokens=160)
-    return reader.processor.decode_answers(generated, num_prompt_tokens=inputs["input_ids"].shape[1])

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
-from slicesight.inference.predictor import Predictor, load
+from slicesight.inference.loading import load
+from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports import report_writer

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slicesight.inference.answers import Answer
-from slicesight.inference.batching import Progress as ProgressCallback
+from slicesight.inference.answers import Progress as ProgressCallback
 from slicesight.reports.evidence import Evidence, KnownTruth, summarise
 
 BAR_CELLS = 8

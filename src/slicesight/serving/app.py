@@ -33,13 +33,13 @@ _NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spa
 """What newer versions of FastAPI tell OpenTelemetry: spans with addresses, logs with what the client wrote. Nothing."""
 
 
-def create_app(reader: Predictor, options: ServeOptions) -> FastAPI:
+def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
     """The application; it answers between its lifespan's beginning and end, and then leaves no scan behind.
 
     Raises:
         InputError: the folder for scans cannot be used.
     """
-    server = Server(reader, options)
+    server = Server(predictor, options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

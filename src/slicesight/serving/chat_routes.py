@@ -11,14 +11,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from slicesight.errors import InputError
-from slicesight.inference.continuous import StreamedAnswer
+from slicesight.inference.answers import AnswerPiece
 from slicesight.serving.completions import LAST_EVENT, Completion, error_event
 from slicesight.serving.conversation import ChatRequest, ConversationTurn, read_conversation
 from slicesight.serving.event_stream import EventStream, Waiter, unless_gone
 from slicesight.serving.guard import ClientGone
 from slicesight.serving.logs import log_failure
 from slicesight.serving.refusals import Refusal, internal_error
-from slicesight.serving.reports import answer_to_keep
+from slicesight.serving.reports import answer_record
 from slicesight.serving.response_models import REFUSALS, CompletionShape
 from slicesight.serving.scan_store import new_id
 from slicesight.serving.server import Server
@@ -43,11 +43,11 @@ def chat_routes(server: Server) -> APIRouter:
         """
         if body.model != server.name:
             raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
-        asked = read_conversation(body, caption_question=server.reader.card.caption_question)
+        asked = read_conversation(body, caption_question=server.predictor.card.caption_question)
         server.thread.check_room()
-        kept, _ = await asyncio.to_thread(server.shelf.read, asked.volume_id)
+        stored, _ = await asyncio.to_thread(server.scan_store.read, asked.volume_id)
         completion = Completion(
-            id=new_id("chatcmpl-"), model=server.name, notices=server.notices(kept.volume), plane=kept.grid.plane
+            id=new_id("chatcmpl-"), model=server.name, notices=server.notices(stored.volume), plane=stored.grid.plane
         )
         waiter = Waiter(
             server.thread,
@@ -65,7 +65,7 @@ def chat_routes(server: Server) -> APIRouter:
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             waiter.submit()  # a full queue is an answer of its own, not a broken stream
-            return EventStream(answering.events(with_usage=usage), on_end=waiter.call_off)
+            return EventStream(answering.events(with_usage=usage), on_end=waiter.cancel)
         return await answering.response(request)
 
     return router
@@ -81,29 +81,29 @@ class _Answering:
         """The whole answer in one body."""
         self.waiter.submit()
         try:
-            told = await unless_gone(self.waiter.whole(), request.receive)
+            piece = await unless_gone(self.waiter.whole(), request.receive)
         except ClientGone:
             self._count("called off")
             raise
         except Exception as error:
             raise self._refused(error) from None
         finally:
-            self.waiter.call_off()
-        await self._keep(told)
-        return JSONResponse(self.completion.whole(told))
+            self.waiter.cancel()
+        await self._keep(piece)
+        return JSONResponse(self.completion.whole(piece))
 
     async def events(self, *, with_usage: bool) -> AsyncIterator[str]:
         """The answer's pieces as server-sent events."""
         is_whole = False
         try:
             yield self.completion.first_chunk()
-            async for told in self.waiter.pieces():
-                if told.answer is not None:
+            async for piece in self.waiter.pieces():
+                if piece.answer is not None:
                     is_whole = True
-                    await self._keep(told)
-                yield self.completion.chunk(told)
-                if told.answer is not None and with_usage:
-                    yield self.completion.usage_chunk(told)
+                    await self._keep(piece)
+                yield self.completion.chunk(piece)
+                if piece.answer is not None and with_usage:
+                    yield self.completion.usage_chunk(piece)
             yield LAST_EVENT
         except Exception as error:  # the stream has begun: whatever it is, it can only be said in it
             is_whole = True
@@ -113,11 +113,11 @@ class _Answering:
             if not is_whole:
                 self._count("called off")
 
-    async def _keep(self, told: StreamedAnswer) -> None:
-        assert told.answer is not None
+    async def _keep(self, piece: AnswerPiece) -> None:
+        assert piece.answer is not None
         self._count("answered")
         await asyncio.to_thread(
-            self.server.shelf.keep_answer, self.asked.volume_id, self.completion.id, answer_to_keep(told.answer)
+            self.server.scan_store.add_answer, self.asked.volume_id, self.completion.id, answer_record(piece.answer)
         )
 
     def _refused(self, error: Exception) -> Refusal:

@@ -1,4 +1,4 @@
-"""How is an answer said in OpenAI's shape, with the slices it rests on as extra fields?
+"""How is an answer written in OpenAI's shape, with the slices it rests on as extra fields?
 
 choices[0].message (whole) or the last content chunk's delta (streamed):
 content, scores (N), even_share 1/N, slices (heaviest first), ranges
@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slicesight.inference.answers import Answer
-from slicesight.inference.continuous import StreamedAnswer
+from slicesight.inference.answers import Answer, AnswerPiece
 from slicesight.reports.evidence import summarise
 from slicesight.volumes.grid import GridVolume
 
@@ -69,35 +68,35 @@ class Completion:
     plane: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, told: StreamedAnswer) -> dict[str, Any]:
+    def whole(self, piece: AnswerPiece) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
-        assert told.answer is not None
-        message = {"role": "assistant", "content": told.answer.text, "refusal": None}
+        assert piece.answer is not None
+        message = {"role": "assistant", "content": piece.answer.text, "refusal": None}
         return {
             **self._head("chat.completion"),
             "choices": [
                 {
                     "index": 0,
-                    "message": {**message, **evidence_fields(told.answer, plane=self.plane)},
+                    "message": {**message, **evidence_fields(piece.answer, plane=self.plane)},
                     "logprobs": None,
-                    "finish_reason": _finish_reason(told),
+                    "finish_reason": _finish_reason(piece),
                 }
             ],
-            "usage": _usage(told),
+            "usage": _usage(piece),
         }
 
     def first_chunk(self) -> str:
         return self._chunk({"role": "assistant", "content": ""})
 
-    def chunk(self, told: StreamedAnswer) -> str:
-        """The next words; with the last ones, the slices."""
-        if told.answer is None:
-            return self._chunk({"content": told.text})
-        last = {"content": told.text, **evidence_fields(told.answer, plane=self.plane)}
-        return self._chunk(last, finish_reason=_finish_reason(told))
+    def chunk(self, piece: AnswerPiece) -> str:
+        """The next text; with the last of it, the slices."""
+        if piece.answer is None:
+            return self._chunk({"content": piece.text})
+        last = {"content": piece.text, **evidence_fields(piece.answer, plane=self.plane)}
+        return self._chunk(last, finish_reason=_finish_reason(piece))
 
-    def usage_chunk(self, told: StreamedAnswer) -> str:
-        return _event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(told)})
+    def usage_chunk(self, piece: AnswerPiece) -> str:
+        return _event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(piece)})
 
     def _chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
@@ -126,10 +125,10 @@ def _event(body: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, allow_nan=False)}\n\n"
 
 
-def _finish_reason(told: StreamedAnswer) -> str:
-    return "length" if told.is_cut else "stop"
+def _finish_reason(piece: AnswerPiece) -> str:
+    return "length" if piece.is_truncated else "stop"
 
 
-def _usage(told: StreamedAnswer) -> dict[str, int]:
-    asked, said = told.num_prompt_tokens, told.num_answer_tokens
-    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+def _usage(piece: AnswerPiece) -> dict[str, int]:
+    prompt, answer = piece.num_prompt_tokens, piece.num_answer_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}

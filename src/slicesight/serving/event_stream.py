@@ -1,4 +1,4 @@
-"""How does a request wait for words that another thread says, and how does that thread learn that nobody waits?"""
+"""How does a request wait for text that another thread generates, and how does that thread learn that nobody waits?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from slicesight.inference.continuous import AskRequest, StreamedAnswer
+from slicesight.inference.answers import AnswerPiece
+from slicesight.inference.batching import AskRequest
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.serving.guard import ClientGone
 from slicesight.serving.model_thread import ModelThread
@@ -24,7 +25,7 @@ class Waiter:
     """One question on its way through the model thread.
 
     Args:
-        in_pieces: whether words are wanted as they are said.
+        settings: of the `AskRequest`.
     """
 
     def __init__(
@@ -33,17 +34,18 @@ class Waiter:
         *,
         scan: Callable[[], EncodedScan],
         question: str,
-        in_pieces: bool,
         timeout_s: float,
         **settings: Any,
     ) -> None:
-        self.thread, self.in_pieces = thread, in_pieces
+        self.thread = thread
         self._loop = asyncio.get_running_loop()
-        self._said: asyncio.Queue[StreamedAnswer | Exception] = asyncio.Queue()
+        self._found: asyncio.Queue[AnswerPiece | Exception] = asyncio.Queue()
         self._began = time.monotonic()
         self._until = self._loop.time() + timeout_s
         self._timeout_s = timeout_s
-        self._inquiry = AskRequest(scan=scan, question=question, tell=self._tell, fail=self._pass_on, **settings)
+        self._request = AskRequest(
+            scan=scan, questions=[question], on_piece=self._pass_on, on_error=self._pass_on, **settings
+        )
 
     def submit(self) -> None:
         """Get in line.
@@ -51,14 +53,14 @@ class Waiter:
         Raises:
             Refusal: 429 the line is full.
         """
-        self.thread.submit(self._inquiry)
+        self.thread.submit(self._request)
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits any more; nothing happens where the answer is whole already."""
-        self.thread.call_off(self._inquiry)
+        self.thread.cancel(self._request)
 
-    async def pieces(self) -> AsyncIterator[StreamedAnswer]:
-        """Words as they are said, the whole answer with the last.
+    async def pieces(self) -> AsyncIterator[AnswerPiece]:
+        """Text as it is generated, the whole answer with the last.
 
         Raises:
             Refusal: 504 after too long.
@@ -68,7 +70,7 @@ class Waiter:
         while True:
             try:
                 async with asyncio.timeout_at(self._until):
-                    found = await self._said.get()
+                    found = await self._found.get()
             except TimeoutError:
                 raise Refusal(
                     504, f"no whole answer within {self._timeout_s:.0f} s; ask less at a time.", code="timeout"
@@ -85,20 +87,16 @@ class Waiter:
             if found.answer is not None:
                 return
 
-    async def whole(self) -> StreamedAnswer:
-        """The last words, with the whole answer."""
-        async for told in self.pieces():
-            if told.answer is not None:
-                return told
+    async def whole(self) -> AnswerPiece:
+        """The last text, with the whole answer."""
+        async for piece in self.pieces():
+            if piece.answer is not None:
+                return piece
         raise AssertionError
 
-    def _tell(self, told: StreamedAnswer) -> None:
-        if self.in_pieces or told.answer is not None:
-            self._pass_on(told)
-
-    def _pass_on(self, found: StreamedAnswer | Exception) -> None:
+    def _pass_on(self, found: AnswerPiece | Exception) -> None:
         with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
-            self._loop.call_soon_threadsafe(self._said.put_nowait, found)
+            self._loop.call_soon_threadsafe(self._found.put_nowait, found)
 
 
 async def unless_gone(work: Awaitable[Result], receive: Receive) -> Result:

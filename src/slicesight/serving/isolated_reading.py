@@ -18,7 +18,7 @@ from slicesight.serving.stored_scan import REFUSAL_FILE, SCAN_FILE
 from slicesight.volumes.grid import GridSpec
 
 WORKER = ("-m", "slicesight.serving.reading_worker")
-_KEPT_VARIABLES = (
+_PASSED_VARIABLES = (
     *("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN"),  # for archives
 )
@@ -41,7 +41,7 @@ class IsolatedReader:
         self,
         folder: Path,
         *,
-        said: dict[str, Any],
+        options: dict[str, Any],
         grid: GridSpec,
         file: str | None = None,
         series: ArchiveAddress | None = None,
@@ -49,7 +49,7 @@ class IsolatedReader:
         """Read the folder's upload, or fetch a series, and leave grid, picture and facts in the folder.
 
         Args:
-            said: what the client says about the file, by the names of `slicesight ask`.
+            options: what the client says about the file, by the names of `slicesight ask`.
             file: the upload's name in the folder; series: what to fetch instead.
 
         Raises:
@@ -59,7 +59,7 @@ class IsolatedReader:
             "folder": str(folder),
             "file": file,
             "series": None if series is None else str(series),
-            "said": said,
+            "options": options,
             "grid": grid.to_dict(),
             "memory_bytes": self.memory_bytes,
             "max_fetched_bytes": self.max_fetched_bytes,
@@ -71,7 +71,7 @@ class IsolatedReader:
             found = json.loads(refusal.read_text(encoding="utf-8"))
             if found["is_archives"]:
                 raise Refusal(502, found["message"], param="source", code="archive_failed")
-            raise Refusal(422, by_field_names(found["message"]), param="file", code="unreadable_scan")
+            raise Refusal(422, name_form_fields(found["message"]), param="file", code="unreadable_scan")
         if code != 0 or not (folder / SCAN_FILE).exists():
             raise Refusal(
                 422,
@@ -109,11 +109,11 @@ class IsolatedReader:
 
 def _environment() -> dict[str, str]:
     """What the process may know of ours, with the package where we have it from."""
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    kept = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     places = [str(Path(slicesight.__file__).resolve().parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
 
 
-def by_field_names(message: str) -> str:
+def name_form_fields(message: str) -> str:
     """Options of the command line by the names of the form's fields."""
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), message)

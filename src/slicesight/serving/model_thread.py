@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import replace
 from math import ceil
 
 import numpy as np
 
-from slicesight.inference.continuous import AskRequest, ContinuousBatching
-from slicesight.inference.encoded_scan import EncodedScan
+from slicesight.inference.batching import AskRequest, ContinuousBatching
+from slicesight.inference.encoded_scan import EncodedScan, LeastRecentlyUsed
 from slicesight.inference.predictor import Predictor
 from slicesight.serving.logs import log_failure
 from slicesight.serving.metrics import Metrics
@@ -23,26 +23,26 @@ from slicesight.serving.scan_store import ScanStore
 
 
 class ModelThread:
-    """Answers inquiries until it is closed.
+    """Answers requests until it is closed.
 
     Args:
-        max_waiting: most questions that wait; at_once: most answered together.
+        max_waiting: most questions that wait; batch_size: most answered together.
         encoded_bytes: most memory for encoded scans; the one at work is kept in any case.
     """
 
     def __init__(
         self,
-        reader: Predictor,
+        predictor: Predictor,
         *,
-        shelf: ScanStore,
+        scan_store: ScanStore,
         metrics: Metrics,
         max_waiting: int,
-        at_once: int,
+        batch_size: int,
         encoded_bytes: int,
     ) -> None:
-        self.reader, self.metrics, self.max_waiting = reader, metrics, max_waiting
-        self.encoded = EncodedScans(reader, shelf=shelf, metrics=metrics, max_bytes=encoded_bytes)
-        self._asking = ContinuousBatching(reader, at_once=at_once)
+        self.predictor, self.metrics, self.max_waiting = predictor, metrics, max_waiting
+        self.encoded = EncodedScans(predictor, scan_store=scan_store, metrics=metrics, max_bytes=encoded_bytes)
+        self._batching = ContinuousBatching(predictor, batch_size=batch_size)
         self._waiting: deque[tuple[AskRequest, float]] = deque()
         self._news = threading.Condition()
         self._is_closed = False
@@ -57,9 +57,9 @@ class ModelThread:
         """Leave once what is under way has been called off."""
         with self._news:
             self._is_closed = True
-            for inquiry, _ in self._waiting:
-                inquiry.is_called_off = True
-            self._asking.call_off_all()
+            for request, _ in self._waiting:
+                request.is_cancelled = True
+            self._batching.cancel_all()
             self._news.notify()
         self._thread.join(timeout=30)
 
@@ -83,7 +83,7 @@ class ModelThread:
                 headers={"Retry-After": str(seconds)},
             )
 
-    def submit(self, inquiry: AskRequest) -> None:
+    def submit(self, request: AskRequest) -> None:
         """Let a question wait for its turn.
 
         Raises:
@@ -91,15 +91,15 @@ class ModelThread:
         """
         with self._news:
             self.check_room()
-            self._waiting.append((inquiry, time.monotonic()))
+            self._waiting.append((request, time.monotonic()))
             self._news.notify()
 
-    def call_off(self, inquiry: AskRequest) -> None:
+    def cancel(self, request: AskRequest) -> None:
         """Nobody waits for this answer any more; its place is free at once."""
-        inquiry.is_called_off = True
+        request.is_cancelled = True
         with self._news:
             for place, (waiting, _) in enumerate(self._waiting):
-                if waiting is inquiry:
+                if waiting is request:
                     del self._waiting[place]
                     break
 
@@ -109,7 +109,7 @@ class ModelThread:
 
     @property
     def num_rows(self) -> int:
-        return self._asking.num_rows
+        return self._batching.num_rows
 
     def _work(self) -> None:
         while True:
@@ -118,31 +118,33 @@ class ModelThread:
                 if self._is_closed:
                     return
             try:
-                self._asking.answer(self._take)
+                for _ in self._batching.answer(self._take):
+                    pass
             except Exception as error:  # the thread must live on
                 log_failure("answering", error)
-                self._asking.fail_all(internal_error())
+                self._batching.fail_all(internal_error())
 
     def _take(self) -> AskRequest | None:
         with self._news:
             if self._is_closed or not self._waiting:
                 return None
-            inquiry, since = self._waiting.popleft()
+            request, since = self._waiting.popleft()
             now = time.monotonic()
             if self._taken_at is not None:
                 self._seconds_each += 0.1 * (now - self._taken_at - self._seconds_each)
             self._taken_at = now if self._waiting else None
         self.metrics.wait_seconds.observe(now - since)
-        return inquiry
+        return request
 
 
 class EncodedScans:
-    """The encoded scans used last."""
+    """The encoded scans used last; the one at work is kept whatever it takes."""
 
-    def __init__(self, reader: Predictor, *, shelf: ScanStore, metrics: Metrics, max_bytes: int) -> None:
-        self.reader, self.shelf, self.metrics, self.max_bytes = reader, shelf, metrics, max_bytes
-        self._held: OrderedDict[str, EncodedScan] = OrderedDict()
-        self._turn = threading.Lock()
+    def __init__(self, predictor: Predictor, *, scan_store: ScanStore, metrics: Metrics, max_bytes: int) -> None:
+        self.predictor, self.scan_store, self.metrics = predictor, scan_store, metrics
+        self.memory: LeastRecentlyUsed[EncodedScan] = LeastRecentlyUsed(
+            max_bytes=max_bytes, count=lambda scan: scan.num_bytes, min_items=1
+        )
 
     def get(self, volume_id: str) -> EncodedScan:
         """The scan as it was encoded, or newly encoded.
@@ -150,39 +152,13 @@ class EncodedScans:
         Raises:
             Refusal: the volume is gone.
         """
-        with self._turn:
-            if volume_id in self._held:
-                self._held.move_to_end(volume_id)
-                self.metrics.cache_hits.inc()
-                return self._held[volume_id]
-        kept, _ = self.shelf.read(volume_id)
+        scan = self.memory.get(volume_id)
+        if scan is not None:
+            self.metrics.cache_hits.inc()
+            return scan
+        stored, _ = self.scan_store.read(volume_id)
         with self.metrics.encode_seconds.time():
-            scan = self.reader.encode(replace(kept.grid, voxels=np.array(kept.grid.voxels)))
+            scan = self.predictor.encode(replace(stored.grid, voxels=np.array(stored.grid.voxels)))
         self.metrics.encodes.inc()
-        with self._turn:
-            self._held[volume_id] = scan
-            while self.num_bytes > self.max_bytes and len(self._held) > 1:
-                self._held.popitem(last=False)
+        self.memory.put(volume_id, scan)
         return scan
-
-    def keep_only(self, volume_ids: set[str]) -> None:
-        """Forget the scans of volumes that are gone."""
-        with self._turn:
-            for volume_id in set(self._held) - volume_ids:
-                del self._held[volume_id]
-
-    def names(self) -> set[str]:
-        """Volumes held in memory."""
-        return set(self._held)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(map(_count_bytes, list(self._held.values())))
-
-
-def _count_bytes(scan: EncodedScan) -> int:
-    """Grid, tokens, and the keys and values of what its prompts share."""
-    from slicesight.inference.feature_cache import count_bytes
-
-    prefix = scan.memo.prefix
-    return scan.grid.voxels.nbytes + count_bytes(scan.features) + (0 if prefix is None else prefix.store.num_bytes)

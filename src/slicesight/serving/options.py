@@ -41,7 +41,7 @@ class ServeOptions:
 
     max_waiting: int = 32
     """Questions that may wait; one more is told to come again."""
-    at_once: int = 16
+    batch_size: int = 16
     """Questions answered together."""
     encoded_bytes: int = 2**30
     """Of encoded scans kept in memory, the ones used last."""

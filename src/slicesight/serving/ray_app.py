@@ -1,8 +1,8 @@
 """How do several replicas, on one machine or many, serve the same API? (`serve run slicesight.serving.ray_app:build`)
 
 Ray Serve starts replicas, each with a model of its own, adds and removes them with the load, and hands a request to
-whichever has least to do. A volume is found by all of them because all keep theirs in one shared folder (shelf.py);
-each replica that is asked about it encodes it once.
+whichever has least to do. A volume is found by all of them because all keep theirs in one shared folder
+(scan_store.py); each replica that is asked about it encodes it once.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def build(arguments: RayArguments) -> serve.Application:
         autoscaling_config={
             "min_replicas": arguments.min_replicas,
             "max_replicas": arguments.max_replicas,
-            "target_ongoing_requests": options.at_once,
+            "target_ongoing_requests": options.batch_size,
         },
-        max_ongoing_requests=options.at_once + options.max_waiting + _MORE_THAN_QUEUED,
+        max_ongoing_requests=options.batch_size + options.max_waiting + _MORE_THAN_QUEUED,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
         logging_config=LoggingConfig(enable_access_log=False),
         graceful_shutdown_timeout_s=options.answer_timeout_s,

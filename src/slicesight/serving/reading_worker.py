@@ -62,16 +62,16 @@ def main() -> None:
 
 
 def _read(folder: Path, request: dict[str, Any]) -> None:
-    said = request["said"]
+    options = request["options"]
     place = folder / (request["file"] or "series")
     if request["series"] is not None:
         _fetch(request["series"], place, max_bytes=request["max_fetched_bytes"])
     volume = read_volume(
         place,
-        series_uid=said.get("series"),
-        spacing_mm=said.get("spacing_mm"),
-        time_point=said.get("time_point"),
-        unit=checked_unit(said.get("unit")),
+        series_uid=options.get("series"),
+        spacing_mm=options.get("spacing_mm"),
+        time_point=options.get("time_point"),
+        unit=checked_unit(options.get("unit")),
     )
     spec = GridSpec.from_dict(request["grid"])
     grid = to_grid(volume, spec)

@@ -13,7 +13,7 @@ from slicesight.inference.answers import Answer, make_answer
 from slicesight.inference.predictor import Predictor
 from slicesight.io.dicomweb.client import store
 from slicesight.reports.ask import AnswerReport
-from slicesight.serving.isolated_reading import by_field_names
+from slicesight.serving.isolated_reading import name_form_fields
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
 from slicesight.serving.stored_source import read_stored_source
@@ -24,33 +24,35 @@ MEDIA_TYPES: dict[str, str] = {"html": "text/html", "json": "application/json", 
 FILE_NAMES: dict[str, str] = {"html": "report.html", "json": "report.json", "sr": "report.dcm"}
 
 
-def answer_to_keep(answer: Answer) -> dict[str, Any]:
-    """What `kept_answer` makes an answer of again."""
+def answer_record(answer: Answer) -> dict[str, Any]:
+    """What `read_answer` makes an answer of again."""
     return {"question": answer.question, "text": answer.text, "scores": list(answer.scores)}
 
 
-def kept_answer(said: dict[str, Any], *, grid: GridVolume) -> Answer:
+def read_answer(record: dict[str, Any], *, grid: GridVolume) -> Answer:
     """The answer, its slices ranked again."""
-    return make_answer(said["question"], said["text"], said["scores"], grid=grid)
+    return make_answer(record["question"], record["text"], record["scores"], grid=grid)
 
 
-def consult(shelf: ScanStore, reader: Predictor, volume_id: str, answer_ids: Sequence[str] | None) -> AnswerReport:
+def collect_answers(
+    scan_store: ScanStore, predictor: Predictor, volume_id: str, answer_ids: Sequence[str] | None
+) -> AnswerReport:
     """The volume with its kept answers.
 
     Raises:
         Refusal: 404 there is no such volume or answer, 409 it has not been asked yet.
     """
-    kept, _ = shelf.read(volume_id)
-    said = shelf.answers(volume_id, None if answer_ids is None else list(answer_ids))
-    if not said:
+    stored, _ = scan_store.read(volume_id)
+    records = scan_store.answers(volume_id, None if answer_ids is None else list(answer_ids))
+    if not records:
         raise Refusal(409, "no answer about this volume is kept; ask it something first.", param="answers")
-    grid = reader.as_scored(kept.grid)
+    grid = predictor.as_scored(stored.grid)
     return AnswerReport(
-        volume=kept.volume, grid=grid, card=reader.card, answers=[kept_answer(one, grid=grid) for one in said]
+        volume=stored.volume, grid=grid, card=predictor.card, answers=[read_answer(one, grid=grid) for one in records]
     )
 
 
-def write_report_file(consultation: AnswerReport, kind: ReportFormat, *, folder: Path, volume_folder: Path) -> bytes:
+def write_report_file(report: AnswerReport, kind: ReportFormat, *, folder: Path, volume_folder: Path) -> bytes:
     """The report's content.
 
     Args:
@@ -60,18 +62,18 @@ def write_report_file(consultation: AnswerReport, kind: ReportFormat, *, folder:
         Refusal: 409 no DICOM report can be made of this scan.
     """
     if kind == "json":
-        return consultation.json_text().encode()
+        return report.json_text().encode()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place) / FILE_NAMES[kind]
         if kind == "html":
-            consultation.write_html(file)
+            report.write_html(file)
         else:
             with _as_refusal(409, "no_dicom_report"):
-                consultation.write_sr(file, source=read_stored_source(volume_folder))
+                report.write_sr(file, source=read_stored_source(volume_folder))
         return file.read_bytes()
 
 
-def store_report(consultation: AnswerReport, *, archive: str, folder: Path, volume_folder: Path) -> str:
+def store_report(report: AnswerReport, *, archive: str, folder: Path, volume_folder: Path) -> str:
     """Store the DICOM report in the archive the scan came from; returns its SOP instance UID.
 
     Raises:
@@ -80,7 +82,7 @@ def store_report(consultation: AnswerReport, *, archive: str, folder: Path, volu
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place) / FILE_NAMES["sr"]
         with _as_refusal(409, "no_dicom_report"):
-            consultation.write_sr(file, source=read_stored_source(volume_folder))
+            report.write_sr(file, source=read_stored_source(volume_folder))
         with _as_refusal(502, "archive_failed"):
             return store(file, archive=archive)
 
@@ -91,4 +93,4 @@ def _as_refusal(status: int, code: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise Refusal(status, by_field_names(str(error)), code=code) from None
+        raise Refusal(status, name_form_fields(str(error)), code=code) from None

@@ -34,11 +34,11 @@ def run_server(options: ServeOptions) -> None:
     listening = listen(options)
     with listening:
         with stderr.status(f"loading {options.model}"):
-            reader = load_quietly(options.model, int8=options.int8)
-        app = create_app(reader, options)
+            predictor = load_quietly(options.model, int8=options.int8)
+        app = create_app(predictor, options)
         server = uvicorn.Server(uvicorn_config(app))
         stderr.print(RESEARCH_NOTICE, style="yellow", soft_wrap=True)
-        for warning in reader.card.warnings:
+        for warning in predictor.card.warnings:
             stderr.print(warning, style="yellow", highlight=False, soft_wrap=True)
         if not (PAGE_FOLDER / "index.html").is_file():
             stderr.print("the page has not been built (make web); the API answers without it", soft_wrap=True)

@@ -90,7 +90,7 @@ class ScanStore:
         Raises:
             Refusal: as many volumes are kept as may be.
         """
-        if len(self.kept()) + sum(1 for _ in self.incoming.iterdir()) >= self.max_volumes:
+        if len(self.volume_ids()) + sum(1 for _ in self.incoming.iterdir()) >= self.max_volumes:
             raise Refusal(
                 429,
                 f"{self.max_volumes} volumes are kept, which is all there is room for; delete one or come again.",
@@ -103,7 +103,7 @@ class ScanStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def keep(self, folder: Path, facts: dict[str, Any]) -> str:
+    def add(self, folder: Path, facts: dict[str, Any]) -> str:
         """Take a folder that was read as a volume, and give it its name.
 
         Args:
@@ -156,21 +156,21 @@ class ScanStore:
         """Remove a volume and its answers."""
         _remove(self.find(volume_id))
 
-    def kept(self) -> set[str]:
+    def volume_ids(self) -> set[str]:
         """Names of the volumes there are."""
         return {folder.name for folder in self.volumes.iterdir() if _VOLUME_ID.fullmatch(folder.name)}
 
     def expire(self) -> None:
         """Remove what nobody has used for too long."""
-        for name in self.kept():
+        for name in self.volume_ids():
             if self._has_expired(self.volumes / name):
                 _remove(self.volumes / name)
 
-    def keep_answer(self, volume_id: str, answer_id: str, said: dict[str, Any]) -> None:
+    def add_answer(self, volume_id: str, answer_id: str, record: dict[str, Any]) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
-            write_text(folder / f"{answer_id}.json", text=json.dumps(said))
+            write_text(folder / f"{answer_id}.json", text=json.dumps(record))
             files = sorted(folder.glob("chatcmpl-*.json"), key=lambda file: file.stat().st_mtime_ns)
             for file in files[: max(0, len(files) - self.max_answers)]:
                 file.unlink(missing_ok=True)

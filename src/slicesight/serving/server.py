@@ -21,12 +21,12 @@ _EXPIRE_EVERY_S = 15.0
 
 
 class Server:
-    """Reader, shelf, model thread and figures of one server."""
+    """Reader, scan_store, model thread and figures of one server."""
 
-    def __init__(self, reader: Predictor, options: ServeOptions) -> None:
-        self.reader, self.options = reader, options
+    def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
+        self.predictor, self.options = predictor, options
         self.metrics = Metrics()
-        self.shelf = ScanStore(
+        self.scan_store = ScanStore(
             folder=options.folder,
             is_shared=options.is_shared,
             keep_minutes=options.keep_minutes,
@@ -34,11 +34,11 @@ class Server:
             max_answers=options.max_answers,
         )
         self.thread = ModelThread(
-            reader,
-            shelf=self.shelf,
+            predictor,
+            scan_store=self.scan_store,
             metrics=self.metrics,
             max_waiting=options.max_waiting,
-            at_once=options.at_once,
+            batch_size=options.batch_size,
             encoded_bytes=options.encoded_bytes,
         )
         self.archive_threads = ThreadPoolExecutor(2, "archive")  # a slow archive holds up nobody else
@@ -52,17 +52,17 @@ class Server:
         metrics, encoded = self.metrics, self.thread.encoded
         metrics.queue_length.set_function(lambda: self.thread.num_waiting)
         metrics.rows.set_function(lambda: self.thread.num_rows)
-        metrics.volumes.set_function(lambda: len(self.shelf.kept()))
-        metrics.encoded_bytes.set_function(lambda: encoded.num_bytes)
+        metrics.volumes.set_function(lambda: len(self.scan_store.volume_ids()))
+        metrics.encoded_bytes.set_function(lambda: encoded.memory.num_bytes)
 
     @property
     def name(self) -> str:
         """The model's."""
-        return self.reader.card.name
+        return self.predictor.card.name
 
     def notices(self, volume: Volume | None = None) -> list[str]:
         """What must stand beside any answer: about this volume, or about a real scan."""
-        card = self.reader.card
+        card = self.predictor.card
         return [RESEARCH_NOTICE, *(card.warnings if volume is None else card.warnings_about(volume))]
 
     @asynccontextmanager
@@ -78,16 +78,16 @@ class Server:
                 await tidying
             await asyncio.to_thread(self.thread.close)
             self.archive_threads.shutdown(wait=False, cancel_futures=True)
-            self.shelf.close()
+            self.scan_store.close()
 
     def tidy(self) -> None:
         """Remove what has expired, from disk and from memory."""
-        self.shelf.expire()
+        self.scan_store.expire()
         self.tidy_memory()
 
     def tidy_memory(self) -> None:
         """Forget the encoded scans of volumes that are gone."""
-        self.thread.encoded.keep_only(self.shelf.kept())
+        self.thread.encoded.memory.keep_only(self.scan_store.volume_ids())
 
     async def _tidy_forever(self) -> None:
         while True:

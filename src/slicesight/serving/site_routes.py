@@ -39,7 +39,7 @@ def site_routes(server: Server) -> APIRouter:
             "object": "model",
             "created": 0,
             "owned_by": "slicesight",
-            "card": server.reader.card.to_dict(),
+            "card": server.predictor.card.to_dict(),
             "notices": server.notices(),
         }
 

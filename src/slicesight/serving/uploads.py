@@ -80,7 +80,7 @@ async def receive_upload(
     return Upload(file=parts.file_name, num_bytes=parts.num_bytes, fields=parts.fields)
 
 
-def kept_suffix(client_name: str) -> str:
+def known_suffix(client_name: str) -> str:
     """The known suffix a client's file name ends with, or none."""
     return next((suffix for suffix in KNOWN_SUFFIXES if client_name.lower().endswith(suffix)), "")
 
@@ -126,7 +126,7 @@ class _Parts:
             return
         if self.file_name:
             raise Refusal(400, "the form has two parts `file`; send one scan, a DICOM series as one zip.", param="file")
-        self.file_name = "scan" + kept_suffix(options.get(b"filename", b"").decode("utf-8", "replace"))
+        self.file_name = "scan" + known_suffix(options.get(b"filename", b"").decode("utf-8", "replace"))
         self._sink = (self.folder / self.file_name).open("wb")
 
     def data(self, data: bytes, start: int, end: int) -> None:

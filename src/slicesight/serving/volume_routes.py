@@ -19,7 +19,14 @@ from slicesight.serving.completions import grid_slices
 from slicesight.serving.event_stream import unless_gone
 from slicesight.serving.guard import MAX_JSON_BYTES, REPORT_POLICY
 from slicesight.serving.refusals import Refusal, no_volume
-from slicesight.serving.reports import FILE_NAMES, MEDIA_TYPES, ReportFormat, consult, store_report, write_report_file
+from slicesight.serving.reports import (
+    FILE_NAMES,
+    MEDIA_TYPES,
+    ReportFormat,
+    collect_answers,
+    store_report,
+    write_report_file,
+)
 from slicesight.serving.response_models import REFUSALS, UPLOAD_BODY, StoredShape, VolumeShape
 from slicesight.serving.server import Server
 from slicesight.serving.stored_scan import IMAGE_FILE
@@ -30,9 +37,9 @@ _FIELDS = ("window", "plane", "series", "spacing_mm", "unit", "time_point")
 
 
 def volume_routes(server: Server) -> APIRouter:
-    """The routes over one server's shelf."""
+    """The routes over one server's scan_store."""
     router = APIRouter(prefix="/v1/volumes", tags=["volumes"], responses=REFUSALS)
-    shelf = server.shelf
+    scan_store = server.scan_store
 
     @router.post("", status_code=201, response_model=VolumeShape, openapi_extra=UPLOAD_BODY)
     async def create_volume(request: Request) -> JSONResponse:
@@ -54,13 +61,13 @@ def volume_routes(server: Server) -> APIRouter:
     @router.delete("/{volume_id}", status_code=204, response_class=Response)
     async def delete_volume(volume_id: str) -> None:
         """Remove the scan and its answers from disk and memory."""
-        await asyncio.to_thread(shelf.delete, volume_id)
+        await asyncio.to_thread(scan_store.delete, volume_id)
         server.tidy_memory()
 
     @router.get("/{volume_id}/image", response_class=Response, responses={200: {"content": {"application/gzip": {}}}})
     async def get_image(volume_id: str) -> FileResponse:
         """The scan as NIfTI (.nii.gz) for a viewer, whatever was uploaded."""
-        file = shelf.image(volume_id)
+        file = scan_store.image(volume_id)
         if not file.exists():
             raise no_volume()
         return FileResponse(file, media_type="application/gzip", filename="scan.nii.gz")
@@ -78,9 +85,9 @@ def volume_routes(server: Server) -> APIRouter:
         """The answers about a scan as a report."""
 
         def make() -> bytes:
-            consultation = consult(shelf, server.reader, volume_id, _names(answers))
+            report = collect_answers(scan_store, server.predictor, volume_id, _names(answers))
             return write_report_file(
-                consultation, format, folder=shelf.incoming, volume_folder=shelf.volumes / volume_id
+                report, format, folder=scan_store.incoming, volume_folder=scan_store.volumes / volume_id
             )
 
         return Response(
@@ -97,13 +104,13 @@ def volume_routes(server: Server) -> APIRouter:
         """Store the answers as a DICOM report in the archive the scan came from."""
 
         def make() -> dict[str, str]:
-            consultation = consult(shelf, server.reader, volume_id, _names(answers))
-            _, upload = shelf.read(volume_id)
+            report = collect_answers(scan_store, server.predictor, volume_id, _names(answers))
+            _, upload = scan_store.read(volume_id)
             archive = upload["archive"]
             if archive is None:
                 raise Refusal(409, "this scan came from no archive; download the report instead.")
-            folder = shelf.volumes / volume_id
-            uid = store_report(consultation, archive=archive, folder=shelf.incoming, volume_folder=folder)
+            folder = scan_store.volumes / volume_id
+            uid = store_report(report, archive=archive, folder=scan_store.incoming, volume_folder=folder)
             return {"sop_instance_uid": uid, "archive": archive}
 
         loop = asyncio.get_running_loop()
@@ -118,15 +125,15 @@ def _names(answers: str | None) -> list[str] | None:
 
 def describe_volume(server: Server, volume_id: str) -> dict[str, Any]:
     """A volume as the API shows it."""
-    kept, upload = server.shelf.read(volume_id)
-    grid = server.reader.as_scored(kept.grid)
+    stored, upload = server.scan_store.read(volume_id)
+    grid = server.predictor.as_scored(stored.grid)
     slices = grid_slices(grid)
     _, height, width = grid.voxels.shape
     return {
         "id": volume_id,
         "object": "volume",
         "created": upload["created"],
-        "expires_at": server.shelf.expires_at(volume_id),
+        "expires_at": server.scan_store.expires_at(volume_id),
         "bytes": upload["bytes"],
         "receipt": grid.receipt,
         "grid": {
@@ -137,7 +144,7 @@ def describe_volume(server: Server, volume_id: str) -> dict[str, Any]:
             "window": grid.spec.window,
         },
         "grid_slices": slices,
-        "notices": server.notices(kept.volume),
+        "notices": server.notices(stored.volume),
     }
 
 
@@ -154,7 +161,7 @@ async def _receive(request: Request, server: Server) -> str:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > options.max_upload_bytes + MAX_JSON_BYTES:
         raise Refusal(413, f"the scan is larger than the {options.max_upload_bytes} bytes this server takes.")
-    with server.shelf.receiving() as folder:
+    with server.scan_store.receiving() as folder:
         if is_json:
             return await _fetch(request, folder, server)
         upload = await receive_upload(
@@ -165,12 +172,12 @@ async def _receive(request: Request, server: Server) -> str:
             min_rate=options.min_upload_rate,
         )
         server.metrics.upload_bytes.inc(upload.num_bytes)
-        said = read_scan_form(upload.fields)
-        grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
+        form = read_scan_form(upload.fields)
+        grid = server.predictor.grid_spec_with(window=form.window, plane=form.plane)
         with server.metrics.read_seconds.time():
-            reading = server.scans.read(folder, said=said.for_reading, grid=grid, file=upload.file)
+            reading = server.scans.read(folder, options=form.for_reading, grid=grid, file=upload.file)
             await unless_gone(reading, request.receive)
-        return server.shelf.keep(folder, {"created": int(time.time()), "bytes": upload.num_bytes, "archive": None})
+        return server.scan_store.add(folder, {"created": int(time.time()), "bytes": upload.num_bytes, "archive": None})
 
 
 async def _fetch(request: Request, folder: Path, server: Server) -> str:
@@ -179,7 +186,7 @@ async def _fetch(request: Request, folder: Path, server: Server) -> str:
     source = given.pop("source", None)
     if not isinstance(source, str):
         raise Refusal(400, "source is missing; send the address of a series in an archive.", param="source")
-    said = read_scan_form(given)
+    form = read_scan_form(given)
     address = read_address(source)
     if not server.options.archives:
         raise Refusal(403, "this server asks no archive; start it with --archive URL.", param="source")
@@ -187,12 +194,12 @@ async def _fetch(request: Request, folder: Path, server: Server) -> str:
         read_address(source, allowed=server.options.archives)
     except InputError as error:
         raise Refusal(403, str(error), param="source") from None
-    grid = server.reader.grid_spec_with(window=said.window, plane=said.plane)
+    grid = server.predictor.grid_spec_with(window=form.window, plane=form.plane)
     with server.metrics.read_seconds.time():
-        reading = server.scans.read(folder, said=said.for_reading, grid=grid, series=address)
+        reading = server.scans.read(folder, options=form.for_reading, grid=grid, series=address)
         await unless_gone(reading, request.receive)
     num_bytes = (folder / IMAGE_FILE).stat().st_size
-    return server.shelf.keep(folder, {"created": int(time.time()), "bytes": num_bytes, "archive": address.archive})
+    return server.scan_store.add(folder, {"created": int(time.time()), "bytes": num_bytes, "archive": address.archive})
 
 
 async def _read_json(request: Request) -> dict[str, Any]:

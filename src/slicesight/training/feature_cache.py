@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from slicesight.data.dataset import Dataset, digest_of
 from slicesight.errors import InputError
 from slicesight.files import replacing
+from slicesight.models.fingerprint import digest_encoder
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.slice_scorer import is_frozen
 
@@ -137,28 +138,3 @@ def fill_caches(
     progress(len(cases), len(cases))
     model.train(was_training)
     return num_encoded
-
-
-def digest_encoder(model: Med2E3ForConditionalGeneration, part: str) -> str:
-    """Changes with any weight of an encoder and with any field of the configuration that its features depend on."""
-    config: Any = model.config
-    facts: dict[str, Any] = {"part": part, "image_size": list(config.image_size)}
-    if part == "vision3d":
-        facts["config"] = config.vision3d_config.to_diff_dict()
-    else:
-        facts["config"] = config.vision2d_config.to_diff_dict()
-        for name in ("vision2d_feature", "slice_pool", "slice_mean", "slice_std", "planes"):
-            facts[name] = getattr(config, name)
-    for name in ("transformers_version", "dtype"):
-        facts["config"].pop(name, None)
-    return digest_of(json.dumps(facts, sort_keys=True, default=str).encode(), *weight_bytes(model.parts[part]))
-
-
-def weight_bytes(module: nn.Module) -> list[bytes]:
-    """One digest per weight and buffer, so that no copy of them all is made."""
-    pieces = []
-    for name, tensor in sorted(module.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        pieces.append(digest_of(head, plain.numpy().data).encode())
-    return pieces

@@ -20,7 +20,7 @@ from slicesight.errors import ModelError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.models.med2e3.packed import PADDING, pack
-from slicesight.models.med2e3.vision2d import measure_slice_tokens
+from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
 
 HEAD_LENGTH, REST_LENGTHS = 3, (2, 3)
 NUM_LENGTHS = 12
@@ -62,7 +62,7 @@ class PackingCollator:
     ) -> None:
         self.collate, self.cost = collate, measure_cost(model.language_model)
         self.placeholder = model.config.placeholder_token_id
-        self.num_shared = count_shared(model)
+        self.num_shared = count_shared_visual_tokens(model.config, training=True)
         self.saved, self.num_batches = 0.0, 0
 
     def __call__(self, items: list[Any]) -> dict[str, Tensor]:
@@ -79,16 +79,6 @@ class PackingCollator:
         self.num_batches += 1
         self.saved += (rows.saved - self.saved) / self.num_batches
         return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}
-
-
-def count_shared(model: Med2E3ForConditionalGeneration) -> int:
-    """A volume's visual tokens that are the same for every question: z_3D, and z_2D where nothing weighs its slices
-    by the question or at random."""
-    config = model.config
-    follows_text = config.uses_scores and "text" in (config.scoring_inputs or ())
-    if not config.needs_2d or not (follows_text or config.aggregation == "random" or config.score_dropout):
-        return model.num_visual_tokens
-    return model.num_visual_tokens - measure_slice_tokens(config)[0]
 
 
 def plan_rows(

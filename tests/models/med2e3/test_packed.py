@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from slicesight.errors import ModelError
 from slicesight.models.med2e3.packed import build_mask, gather_rows, own_prompt_mask
-from slicesight.training.packing import Cost, count_shared, plan_rows, prove_packing
+from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
+from slicesight.training.packing import Cost, plan_rows, prove_packing
 
 QUESTIONS = ["What is shown in this image?", "Is the liver enlarged?", "Is there a lesion in the spleen?"]
 ANSWERS = ["The liver is enlarged.", "No.", "No. The spleen is shown."]
@@ -35,7 +36,7 @@ def add_rows(model, batch) -> dict[str, Tensor]:
         batch["labels"],
         batch["volume_index"],
         placeholder=model.config.placeholder_token_id,
-        num_shared=count_shared(model),
+        num_shared=count_shared_visual_tokens(model.config, training=True),
         cost=Cost(per_token=1, per_pair=0),
     )
     return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}

@@ -111,14 +111,14 @@ def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     return shifted_MK.to(torch.uint8), sizes_M1
 
 
-def quantize_model(model: Med2E3ForConditionalGeneration, *, word: str = "int8", device: str = "cpu") -> None:
+def quantize_model(model: Med2E3ForConditionalGeneration, *, quantize: str = "int8", device: str = "cpu") -> None:
     """Put 8-bit layers in place of the linear ones of the language model and the 2D encoder, one at a time.
 
     Raises:
-        ModelError: another word than "int8", or a processor or device without the operator.
+        ModelError: another kind than "int8", or a processor or device without the operator.
     """
-    if word != "int8":
-        raise ModelError(f"quantize is {word!r}; expected int8, or nothing.")
+    if quantize != "int8":
+        raise ModelError(f"quantize is {quantize!r}; expected int8, or nothing.")
     if torch.device(device).type != "cpu" or not has_operator():
         raise ModelError(f"int8 needs an x86 processor with VNNI, which {device} here is not; leave quantize out.")
     head = model.get_output_embeddings()

@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from slicesight.errors import InputError
-from slicesight.inference.continuous import AskRequest, ContinuousBatching
+from slicesight.inference.batching import AskRequest, ContinuousBatching
 
 QUESTIONS = ["Which phase is this?", "Is there a lesion?", "Which plane do the slices show?", "What else?"]
 
@@ -16,19 +16,19 @@ class Asker:
     """Somebody who waits, and what was said."""
 
     def __init__(self, encoded, question, **settings):
-        self.pieces, self.told, self.failures = [], None, []
-        self.inquiry = AskRequest(
+        self.pieces, self.last, self.failures = [], None, []
+        self.request = AskRequest(
             scan=lambda: encoded,
-            question=question,
-            tell=self.hear,
-            fail=self.failures.append,
+            questions=[question],
+            on_piece=self.receive,
+            on_error=self.failures.append,
             **{"max_new_tokens": 20, **settings},
         )
 
-    def hear(self, told):
-        self.pieces.append(told.text)
-        if told.answer is not None:
-            self.told = told
+    def receive(self, piece):
+        self.pieces.append(piece.text)
+        if piece.answer is not None:
+            self.last = piece
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +36,34 @@ def encoded(tiny_reader, phantom):
     return tiny_reader.encode(phantom.volume)
 
 
-def answer_all(asking, askers):
-    waiting = deque(asker.inquiry for asker in askers)
-    asking.answer(lambda: waiting.popleft() if waiting else None)
+def run(batching, take):
+    for _ in batching.answer(take):
+        pass
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 16])
-def test_answers_are_the_readers_own_however_many_are_answered_together(tiny_reader, encoded, at_once):
+def answer_all(batching, askers):
+    waiting = deque(asker.request for asker in askers)
+    run(batching, lambda: waiting.popleft() if waiting else None)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_answers_are_the_readers_own_however_many_are_answered_together(tiny_reader, encoded, batch_size):
     askers = [Asker(encoded, text) for text in QUESTIONS]
-    answer_all(ContinuousBatching(tiny_reader, at_once=at_once), askers)
+    answer_all(ContinuousBatching(tiny_reader, batch_size=batch_size), askers)
     own = tiny_reader.ask(encoded, QUESTIONS, max_new_tokens=20)
-    assert [asker.told.answer.text for asker in askers] == [answer.text for answer in own]
-    assert [asker.told.answer.scores for asker in askers] == [pytest.approx(answer.scores, abs=1e-6) for answer in own]
+    assert [asker.last.answer.text for asker in askers] == [answer.text for answer in own]
+    assert [asker.last.answer.scores for asker in askers] == [pytest.approx(answer.scores, abs=1e-6) for answer in own]
     assert ["".join(asker.pieces) for asker in askers] == [answer.text for answer in own]
 
 
 def test_a_question_that_comes_later_joins_the_one_at_work(tiny_reader, encoded):
-    asking = ContinuousBatching(tiny_reader, at_once=4)
+    batching = ContinuousBatching(tiny_reader, batch_size=4)
     first, second = Asker(encoded, QUESTIONS[0], max_new_tokens=60), Asker(encoded, QUESTIONS[1], max_new_tokens=5)
     order = []
-    first.inquiry.tell = lambda told: order.append(("first", told.answer is not None))
-    second.inquiry.tell = lambda told: order.append(("second", told.answer is not None))
-    steps = iter([first.inquiry, *[None] * 10, second.inquiry])
-    asking.answer(lambda: next(steps, None))
+    first.request.on_piece = lambda piece: order.append(("first", piece.answer is not None))
+    second.request.on_piece = lambda piece: order.append(("second", piece.answer is not None))
+    steps = iter([first.request, *[None] * 10, second.request])
+    run(batching, lambda: next(steps, None))
     own = tiny_reader.ask(encoded, QUESTIONS[0], max_new_tokens=60)[0]
     assert own.text
     assert order.index(("second", True)) < order.index(("first", True))
@@ -69,12 +74,12 @@ def test_two_turns_of_talk_are_answered_by_the_latest_question(tiny_reader, enco
     asker = Asker(encoded, QUESTIONS[1], history=history)
     answer_all(ContinuousBatching(tiny_reader), [asker])
     own = tiny_reader.ask(encoded, QUESTIONS[1], history=history, max_new_tokens=20)[0]
-    assert asker.told.answer.text == own.text
-    assert asker.told.answer.scores == pytest.approx(own.scores, abs=1e-6)
+    assert asker.last.answer.text == own.text
+    assert asker.last.answer.scores == pytest.approx(own.scores, abs=1e-6)
 
 
 def test_a_question_called_off_stops_and_leaves_its_place(tiny_reader, encoded):
-    asking = ContinuousBatching(tiny_reader, at_once=1)
+    batching = ContinuousBatching(tiny_reader, batch_size=1)
     gone, next_one = Asker(encoded, QUESTIONS[0], max_new_tokens=10_000), Asker(encoded, QUESTIONS[1])
     num_steps = 0
 
@@ -82,23 +87,23 @@ def test_a_question_called_off_stops_and_leaves_its_place(tiny_reader, encoded):
         nonlocal num_steps
         num_steps += 1
         if num_steps == 1:
-            return gone.inquiry
-        if not gone.inquiry.is_called_off:
+            return gone.request
+        if not gone.request.is_cancelled:
             return None
-        return next_one.inquiry if next_one.told is None and num_steps < 100 else None
+        return next_one.request if next_one.last is None and num_steps < 100 else None
 
-    hear = gone.hear
+    receive = gone.receive
 
-    def leave_after_some(told):
-        hear(told)
-        gone.inquiry.is_called_off = len(gone.pieces) > 3
+    def leave_after_some(piece):
+        receive(piece)
+        gone.request.is_cancelled = len(gone.pieces) > 3
 
-    gone.inquiry.tell = leave_after_some
-    asking.answer(take)
-    assert gone.told is None
+    gone.request.on_piece = leave_after_some
+    run(batching, take)
+    assert gone.last is None
     assert len(gone.pieces) == 4
-    assert next_one.told is not None
-    assert asking.num_rows == 0
+    assert next_one.last is not None
+    assert batching.num_rows == 0
 
 
 def test_a_question_called_off_while_it_waits_is_never_begun(tiny_reader, encoded):
@@ -106,9 +111,9 @@ def test_a_question_called_off_while_it_waits_is_never_begun(tiny_reader, encode
         raise AssertionError("encoded for nobody")
 
     asker = Asker(encoded, QUESTIONS[0])
-    asker.inquiry.scan, asker.inquiry.is_called_off = refuse, True
+    asker.request.scan, asker.request.is_cancelled = refuse, True
     answer_all(ContinuousBatching(tiny_reader), [asker])
-    assert asker.told is None
+    assert asker.last is None
     assert not asker.failures
 
 
@@ -120,10 +125,10 @@ def test_greedy_and_drawn_answers_share_a_batch_and_a_seed_gives_the_same_words_
     other = Asker(encoded, QUESTIONS[0], options={**drawn, "seed": 6})
     answer_all(ContinuousBatching(tiny_reader), [other, again])
     own = tiny_reader.ask(encoded, QUESTIONS[:2], max_new_tokens=20)
-    assert [first[0].told.answer.text, first[2].told.answer.text] == [answer.text for answer in own]
-    assert again.told.answer.text == first[1].told.answer.text
-    assert other.told.answer.text != again.told.answer.text
-    assert first[1].told.answer.text != own[0].text
+    assert [first[0].last.answer.text, first[2].last.answer.text] == [answer.text for answer in own]
+    assert again.last.answer.text == first[1].last.answer.text
+    assert other.last.answer.text != again.last.answer.text
+    assert first[1].last.answer.text != own[0].text
 
 
 def test_what_is_wrong_with_one_question_is_that_ones_alone(tiny_reader, encoded):
@@ -131,28 +136,28 @@ def test_what_is_wrong_with_one_question_is_that_ones_alone(tiny_reader, encoded
         raise InputError("this scan is gone")
 
     bad, good = Asker(encoded, QUESTIONS[0]), Asker(encoded, QUESTIONS[1])
-    bad.inquiry.scan = broken
+    bad.request.scan = broken
     too_long = Asker(encoded, "long " * 5000)
     answer_all(ContinuousBatching(tiny_reader), [bad, too_long, good])
     assert "gone" in str(bad.failures[0])
     assert "shorten" in str(too_long.failures[0])
-    assert good.told.answer.text
+    assert good.last.answer.text
 
 
 def test_a_question_that_memory_cannot_hold_is_refused_and_the_next_answered(tiny_reader, encoded, monkeypatch):
-    monkeypatch.setattr(tiny_reader.engine, "free_bytes", lambda: 400_000)
+    monkeypatch.setattr(tiny_reader.scheduler, "free_bytes", lambda: 400_000)
     large, small = Asker(encoded, QUESTIONS[0], max_new_tokens=1500), Asker(encoded, QUESTIONS[1], max_new_tokens=4)
     answer_all(ContinuousBatching(tiny_reader), [large, small])
     assert "memory" in str(large.failures[0])
-    assert small.told is not None
+    assert small.last is not None
 
 
 def test_an_answer_cut_at_its_length_says_so(tiny_reader, encoded):
     asker = Asker(encoded, QUESTIONS[0], max_new_tokens=3)
     answer_all(ContinuousBatching(tiny_reader), [asker])
-    assert asker.told.is_cut
-    assert asker.told.num_answer_tokens == 3
-    assert asker.told.num_prompt_tokens > 20
+    assert asker.last.is_truncated
+    assert asker.last.num_answer_tokens == 3
+    assert asker.last.num_prompt_tokens > 20
 
 
 def test_what_only_generate_can_do_is_answered_too(tiny_reader, encoded):
@@ -160,5 +165,5 @@ def test_what_only_generate_can_do_is_answered_too(tiny_reader, encoded):
     usual = Asker(encoded, QUESTIONS[1], max_new_tokens=6)
     answer_all(ContinuousBatching(tiny_reader), [usual, beams])
     own = tiny_reader.ask(encoded, QUESTIONS[0], max_new_tokens=6, num_beams=2)[0]
-    assert beams.told.answer.text == own.text
-    assert usual.told is not None
+    assert beams.last.answer.text == own.text
+    assert usual.last is not None

@@ -1,0 +1,155 @@
+"""How does a model, named or in a folder, become a predictor on this machine?"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slicesight.errors import InputError, ModelError
+from slicesight.inference.predictor import Predictor
+from slicesight.models.card import CARD_FILE, read_card
+from slicesight.models.shipped import find_folder, shipped_models
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """What torch and transformers make while they are imported stays for good: looking for garbage among it, again and
+    again, takes a tenth of the time to the first answer."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_paused_garbage_collection()
+def load(
+    name_or_dir: str | Path = "phantom-tiny",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    compile_mode: str | None = None,
+    cache_bytes: int = 0,
+    cache_folder: str | Path | None = None,
+) -> Predictor:
+    """Load a model by the name of a shipped one, by its folder, or by its name on the Hugging Face hub.
+
+    Args:
+        device: "cpu", "cuda", ...; left out, a GPU if there is one.
+        dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (on a CPU what it multiplies faster, float32 or
+            bfloat16, measured); left out, float32 on the CPU and as stored elsewhere.
+        quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only).
+        compile_mode: of PyTorch's compiler for both encoders, whose shapes stay the same: "default", "reduce-overhead"
+            (CUDA graphs) or "max-autotune". For many scans on a GPU: the first one takes minutes.
+        cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
+        cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
+
+    Raises:
+        ModelError: there is no such model, or its folder is incomplete.
+        InputError: another argument is wrong.
+    """
+    source, name = _find(name_or_dir)
+
+    import torch
+    from transformers.utils.hub import cached_file
+
+    from slicesight.inference.cpu.processor import count_cores, fastest_dtype
+    from slicesight.inference.cpu.transposed_linear import use_transposed_linear
+    from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
+    from slicesight.inference.feature_cache import FeatureCache
+    from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
+
+    device = _check_device(device)
+    if not isinstance(cache_bytes, int) or cache_bytes < 0:
+        raise InputError(f"cache_bytes is {cache_bytes!r}; expected 0 or more, a whole number of bytes.")
+    torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # a container has fewer than the machine
+    if dtype == "fastest":
+        dtype = fastest_dtype() if device == "cpu" else "auto"
+    dtype = dtype or ("float32" if device == "cpu" else "auto")
+    if dtype != "auto" and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
+        raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
+    try:
+        model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        processor = Med2E3Processor.from_pretrained(source)
+        card_path = cached_file(
+            source,
+            CARD_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError as error:
+        raise ModelError(_why_not_loaded(source, error)) from error
+    if quantize is not None:
+        from slicesight.inference.cpu.int8 import quantize_model
+
+        quantize_model(model, quantize=quantize, device=device)
+    if compile_mode is not None:
+        if quantize is not None:
+            raise ModelError("compile_mode and quantize do not go together; leave one of them out.")
+        from slicesight.inference.compiling import compile_encoders
+
+        compile_encoders(model, mode=compile_mode)
+    if device == "cpu":
+        use_transposed_linear(model.language_model)
+        if upcast_is_faster(model.dtype):
+            use_upcast_linear(model)
+    cache = None
+    if cache_bytes or cache_folder is not None:
+        cache = FeatureCache(memory_bytes=cache_bytes, folder=None if cache_folder is None else Path(cache_folder))
+    return Predictor(
+        model=model,
+        processor=processor,
+        card=read_card(Path(card_path) if card_path else None, name=name),
+        device=device,
+        cache=cache,
+    )
+
+
+def _check_device(device: str | None) -> str:
+    """The device; left out, a GPU if there is one."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if device is None:
+        return "cuda" if has_gpu else "cpu"
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = ""
+    if kind in ("", "meta") or (kind == "cuda" and not has_gpu):
+        raise InputError(f"device is {device!r}; expected cpu{', or cuda' if has_gpu else ' (there is no GPU here)'}.")
+    return device
+
+
+def _find(name_or_dir: str | Path) -> tuple[str, str]:
+    """(what from_pretrained takes, the model's name)."""
+    name = str(name_or_dir)
+    if name in shipped_models():
+        return str(find_folder(name)), name
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
+        return str(folder), folder.resolve().name
+    is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if folder.exists() or not is_hub_name:
+        shipped = ", ".join(shipped_models()) or "none"
+        raise ModelError(
+            f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model."
+        )
+    return name, name
+
+
+def _why_not_loaded(source: str, error: OSError) -> str:
+    if Path(source).is_dir():
+        first_line = str(error).strip().splitlines()[0]
+        return f"{source}: cannot be loaded ({first_line}); the folder needs config, safetensors and tokenizer files."
+    return (
+        f"{source}: neither a folder here nor reachable on the Hugging Face hub; "
+        "check the name, the connection and HF_HUB_OFFLINE, or give a folder."
+    )
