@@ -184,17 +184,6 @@ def test_its_triplets_and_its_backbone_go_on_to_the_next_step(desk, run):
         assert found == pytest.approx(wanted, rel=1e-3), verb
 
 
-def test_its_verbs_and_options_are_all_still_there():
-    import typer.main
-
-    for line, names in read("commands.json").items():
-        command = typer.main.get_command(cli.app)
-        for verb in line.split()[1:]:
-            command = command.commands[verb]
-        found = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
-        assert set(names) <= found, f"{line} lost {set(names) - found}"
-
-
 @pytest.mark.parametrize("name", sorted(read("recipes.json")) if FIXTURES.exists() else [])
 def test_its_recipe_is_still_one(name, tmp_path):
     from slicesight.training.insight.classification import read_classify_recipe
