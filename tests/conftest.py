@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def same_locale():
-    """Each test leaves the process its locale: GDCM, in SimpleITK, sets it to C when it writes a compressed DICOM."""
+    """Each test leaves the process its locale: GDCM, inside SimpleITK, sets it to C when it writes a compressed DICOM."""
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
