@@ -376,6 +376,13 @@ def test_every_command_and_option_of_a_page_is_one_the_command_line_has(page):
     assert not wrong, "\n".join(wrong)
 
 
+def test_every_page_is_in_the_manuals_list():
+    docs = REPOSITORY / "docs"
+    listed = set(re.findall(r"^[\w/-]+$", (docs / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    pages = {str(page.relative_to(docs).with_suffix("")) for page in PAGES if docs in page.parents} - {"index"}
+    assert pages == listed & pages
+
+
 def test_the_table_of_contributing_names_every_room():
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = " ".join(line for line in text.splitlines() if line.startswith("|"))
