@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from slicesight.data.dataset import Dataset, digest_of
+from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
 from slicesight.files import replacing
 from slicesight.models.fingerprint import digest_encoder
