@@ -242,7 +242,7 @@ def whole_model(
 
     Its adapters are in place, not yet merged.
     """
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # under ZeRO-3 the library would build it in shares again
+    unset_hf_deepspeed_config()  # under ZeRO-3 the library would build it in shares again
     whole = Med2E3ForConditionalGeneration(model.config)
     whole.generation_config = model.generation_config
     adapters = add_adapters(whole, lora)

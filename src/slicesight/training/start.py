@@ -249,7 +249,7 @@ def load_vision3d(name: str) -> PreTrainedModel:
 def load_part(kind: Any, name: str, **settings: Any) -> Any:
     """One part from a folder or the hub; weights it has beyond those are left, but none of its own may be missing."""
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its table of left-over weights
+    logging.set_verbosity_error()  # its table of left-over weights
     try:
         part, found = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **settings)
     except (OSError, ValueError) as error:
