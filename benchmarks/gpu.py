@@ -136,7 +136,7 @@ def against_cpu(official: Any, models: dict[str, Any], processor: Any, golden: P
 
 def answers(bench: Bench) -> dict[str, Any]:
     """The shipped model's greedy answers in float32 and bfloat16, against the CPU's in float32."""
-    from same_answers import by_engine, compare
+    from same_answers import by_scheduler, compare
 
     from slicesight.phantoms.rendering import make_phantom
     from slicesight.phantoms.texts import conversation_rng, phantom_conversations
@@ -156,7 +156,7 @@ def answers(bench: Bench) -> dict[str, Any]:
         asked += [(case, question) for question in questions]
         for name, reader in readers.items():
             start = bench.now()
-            rows = by_engine(reader, reader.encode(phantom.volume), questions)
+            rows = by_scheduler(reader, reader.encode(phantom.volume), questions)
             spent[name].append(bench.now() - start)
             said[name] += [(ids, logits.cpu()) for ids, logits in rows]
     facts: dict[str, Any] = {"phantoms": count, "questions": len(asked)}

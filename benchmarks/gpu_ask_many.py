@@ -21,7 +21,7 @@ from ask_many import (
     find_limit,
     generate,
     officially,
-    through_the_engine,
+    through_the_scheduler,
     timed_parts,
     voxels_of,
 )
@@ -53,8 +53,8 @@ def ask_many(bench: Bench, size: str) -> dict[str, Any]:
     ways = {
         "official": partial(officially, reader, grid),
         "encode once": partial(encode_once, reader, grid, QUESTIONS),
-        "shared prefix": partial(through_the_engine, reader, grid, batch_size=1),
-        "batched": partial(through_the_engine, reader, grid),
+        "shared prefix": partial(through_the_scheduler, reader, grid, batch_size=1),
+        "batched": partial(through_the_scheduler, reader, grid),
     }
     seconds: dict[str, Any] = {}
     answers: dict[str, Any] = {}
@@ -122,12 +122,12 @@ def judge(
 
 
 def time_parts(bench: Bench, reader: Any, grid: Any, *, repeats: int) -> dict[str, float]:
-    """Median seconds of each of the engine's parts, the clock stopped for the device before and after each."""
+    """Median seconds of each of the scheduler's parts, the clock stopped for the device before and after each."""
     rows = []
     for _ in range(repeats):
-        with timed_parts(reader.engine) as spent:
+        with timed_parts(reader.scheduler) as spent:
             start = bench.now()
-            through_the_engine(reader, grid)
+            through_the_scheduler(reader, grid)
             whole = bench.now() - start
         rows.append({**spent, "everything else": whole - sum(spent.values())})
     return {name: median(row[name] for row in rows) for name in rows[0]}

@@ -104,7 +104,7 @@ def serve(model: str, *, at_once: int) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=end_with_benchmark, daemon=True).start()
-    run_server(ServeOptions(model=model, port=0, at_once=at_once, max_waiting=max_waiting))
+    run_server(ServeOptions(model=model, port=0, batch_size=at_once, max_waiting=max_waiting))
 
 
 @contextmanager

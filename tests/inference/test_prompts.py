@@ -37,7 +37,10 @@ def test_questions_are_scored_in_one_call_and_each_tokenised_once(
 ):
     predictor = make_predictor()
     scan = predictor.encode(make_grid(predictor))
-    scored, tokenized = count_calls(predictor.model.scorer, "score"), count_calls(predictor.processor, "encode_prompt")
+    scored, tokenized = (
+        count_calls(predictor.model.scorer, "aggregate"),
+        count_calls(predictor.processor, "encode_prompt"),
+    )
     predictor.ask(scan, QUESTIONS[:num_questions], max_new_tokens=2)
     assert len(scored) == 1
     assert len(tokenized) == num_questions

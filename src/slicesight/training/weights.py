@@ -35,7 +35,7 @@ def write_weights(
         save_file(whole, folder / WEIGHTS, metadata=dict(METADATA))
     if isinstance(model, PreTrainedModel):
         model.config.save_pretrained(folder)
-        if model.generation_config is not None:
+        if model.can_generate():
             model.generation_config.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
