@@ -36,7 +36,7 @@ def add_adapters(model: Med2E3ForConditionalGeneration, lora: Lora | None) -> li
             raise InputError(f"lora: {part} has {asked}; change lora.targets or lora.parts")
         config = LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=targets,
             bias="none",
