@@ -115,11 +115,6 @@ class Med2E3Config(PreTrainedConfig):
         return self.image_size[0]
 
     @property
-    def num_scored_slices(self) -> int:
-        """Slices that share one softmax: N, or N of every plane, plane after plane."""
-        return self.num_slices * len(self.planes or (None,))
-
-    @property
     def text_width(self) -> int:
         """D, the width of the language model's token embeddings."""
         return int(self.text_config.get_text_config().hidden_size)
