@@ -23,8 +23,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from slicesight.models.importers.med2e3 import convert_released
+from slicesight.models.med2e3 import TEMPLATES, Med2E3Processor
 from slicesight.models.med2e3 import slice_scoring as tgis
-from slicesight.models.med2e3.processing import TEMPLATES, Med2E3Processor
 
 TENSORS, LOSSES, PAPER = 1e-4, 1e-5, 1e-5
 PLACE_OFFICIAL = -201  # the official id of <image3d>

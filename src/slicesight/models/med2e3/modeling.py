@@ -3,6 +3,8 @@
 B prompts of T tokens, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per
 slice, S = K * P + L visual tokens per volume, D language-model width. A volume is encoded once, however many prompts
 ask about it: volume_index (B, M) points into the V volumes, -1 (only after the given ones) is none.
+
+Past 400 lines because it is one class, with the hooks that the library looks for on it and `forward` in reading order.
 """
 
 from __future__ import annotations
