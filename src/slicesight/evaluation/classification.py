@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from slicesight.files import write_text
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight import Classifier
 from slicesight.models.med3dinsight.preparation import fitted_cube
 from slicesight.training.classification import ClassifyRecipe, train_classifier
