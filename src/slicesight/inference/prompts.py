@@ -17,8 +17,8 @@ from transformers import BatchFeature, PreTrainedConfig
 from slicesight.errors import InputError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor, VolumeFeatures
 from slicesight.models.med2e3.configuration import Med2E3Config
-from slicesight.models.med2e3.processing import EncodedPrompt
 from slicesight.models.med2e3.matching import count_shared_visual_tokens
+from slicesight.models.med2e3.processing import EncodedPrompt
 
 History = Sequence[tuple[str, str]]
 EMBEDDED_AT_ONCE = 8192

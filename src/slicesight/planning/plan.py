@@ -20,8 +20,8 @@ from transformers import initialization as init
 
 from slicesight.errors import ModelError
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, VolumeFeatures
-from slicesight.models.med2e3.matching import count_visual_tokens, place_visual_tokens
 from slicesight.models.med2e3.configuration import make_preset
+from slicesight.models.med2e3.matching import count_visual_tokens, place_visual_tokens
 from slicesight.models.med2e3.slice_scorer import Question
 from slicesight.planning.accounting import AllocationCounter, WorkStage
 from slicesight.planning.memory import GIB as GIB

@@ -64,7 +64,8 @@ class M3DViTBackbone(Backbone):
 
     def _to_grid(self, tokens_BTC: Tensor) -> Tensor:
         """The patches' tokens as (B, C, d, h, w), without the class token."""
-        return tokens_BTC[:, -self.num_memory_tokens :].transpose(1, 2).unflatten(2, self.memory_grid)
+        cells_BCM = tokens_BTC[:, -self.num_memory_tokens :].transpose(1, 2)
+        return cast(Tensor, cells_BCM.unflatten(2, self.memory_grid))
 
 
 class CNN3DBackbone(Backbone):

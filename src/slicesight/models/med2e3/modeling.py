@@ -307,8 +307,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         planes = self.config.planes
         slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
-            features_SLC: Tensor = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
-        return features_SLC.unflatten(0, slices_VNHW.shape[:2])
+            features_SLC = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
+        return cast(Tensor, features_SLC.unflatten(0, slices_VNHW.shape[:2]))
 
     def compose_visual_tokens(
         self, features: VolumeFeatures, volume_index: Tensor, question: Question
