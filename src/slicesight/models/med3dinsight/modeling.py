@@ -2,9 +2,9 @@
 
 A backbone with a head: a segmenter's 1x1x1 convolution to the class of every voxel, a classifier's Linear layer on its
 averaged memory, or what pretraining.py adds. `Segmenter.from_pretrained(folder)` reads what an insight verb or
-`save_pretrained` wrote; `InsightModel.from_pretrained`, and so `AutoModel`, reads a folder of any kind. Weights must fit to the last name:
-nothing is initialised in silence. B crops of N x H x W voxels, K structures beside the background (class 0), C memory
-channels, Y classes.
+`save_pretrained` wrote; `InsightModel.from_pretrained`, and so `AutoModel`, reads a folder of any kind. Weights must
+fit to the last name: nothing is initialised in silence.
+B crops of N x H x W voxels, K structures beside the background (class 0), C memory channels, Y classes.
 """
 
 from __future__ import annotations
