@@ -218,11 +218,7 @@ def rename_lamed(_: str, name: str) -> NewName:
 
 
 def find_weight_files(source: Path) -> dict[str, Path]:
-    """The weight file, or every shard of the index, by name.
-
-    Raises:
-        ModelError: there is none, or a shard is missing.
-    """
+    """The weight file, or every shard of the index, by name; ModelError: there is none, or a shard is missing."""
     if index := find_file(source, INDEX_FILES):
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         for name in names:
