@@ -6,7 +6,7 @@ import torch
 from slicesight.data.choices import with_letter
 from slicesight.data.manifest import Conversation
 from slicesight.inference.answers import NO_WORDS, printable
-from slicesight.phantoms.rendering import Finding, PhantomTruth
+from slicesight.phantoms.anatomy import Finding, PhantomTruth
 from slicesight.phantoms.scores import (
     AskedQuestion,
     ask_phantoms,

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from slicesight.data.manifest import Case, write_manifest
 from slicesight.errors import InputError
 from slicesight.io.writers import write_dicom, write_nifti
-from slicesight.phantoms.anatomy import LABEL_NAMES
-from slicesight.phantoms.rendering import Phantom, PhantomTruth, make_phantom
+from slicesight.phantoms.anatomy import LABEL_NAMES, PhantomTruth
+from slicesight.phantoms.rendering import Phantom, make_phantom
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
 FINDING_LABEL_OFFSET = 100
@@ -59,10 +59,7 @@ def write_phantom(folder: Path, *, seed: int, index: int, scan_format: ScanForma
     name = f"phantom_{index:05d}"
     volume = f"volumes/{name}" + (".nii.gz" if scan_format == "nifti" else "")
     labels = f"labels/{name}.nii.gz"
-    if scan_format == "nifti":
-        write_nifti(phantom.volume, folder / volume)
-    else:
-        write_dicom(phantom.volume, folder / volume)
+    (write_nifti if scan_format == "nifti" else write_dicom)(phantom.volume, folder / volume)
     write_nifti(phantom.volume, folder / labels, labels=label_map(phantom))
     return phantom_case(phantom, seed=seed, index=index, volume=volume, labels=labels)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from slicesight.phantoms.anatomy import (
     ABNORMALITIES,
@@ -27,37 +27,17 @@ from slicesight.phantoms.anatomy import (
     VESSEL_HU,
     Abnormality,
     Ellipsoid,
+    Finding,
     Organ,
+    PhantomTruth,
     Phase,
 )
-from slicesight.volumes.volume import PLANES, Plane, Volume
+from slicesight.volumes.volume import PLANES, Volume
 
 FIELD_OF_VIEW_MM = ((-236.0, 216.0), (-138.0, 138.0), (-192.0, 192.0))  # z, y, x
 PIXEL_MM = (1.5, 2.4)
 SLICE_MM = {"axial": (5.0, 9.0), "coronal": (4.0, 7.0), "sagittal": (5.0, 8.0)}
 NUM_FINDINGS_PROBABILITY = (0.1, 0.3, 0.3, 0.3)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One abnormality: what, where, how large, and the acquisition slices that show it."""
-
-    abnormality: str
-    organ: str
-    part: str
-    diameter_mm: float
-    centre_mm: tuple[float, float, float]
-    source_slices: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class PhantomTruth:
-    """Everything a question about the phantom can ask."""
-
-    plane: Plane
-    phase: Phase
-    findings: tuple[Finding, ...]
-    organ_slices: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +70,7 @@ def make_phantom(seed: int, index: int, *, pixel_mm: tuple[float, float] = PIXEL
         canvas.hu += rng.standard_normal(canvas.hu.shape, dtype=np.float32) * np.float32(rng.uniform(14, 38))
     sigma = [0.7, 0.7, 0.7]
     sigma[axis] = 0.35
-    voxels = ndimage.gaussian_filter(canvas.hu, sigma, output=np.float32, truncate=2.5)
+    voxels = scipy.ndimage.gaussian_filter(canvas.hu, sigma, output=np.float32, truncate=2.5)
     np.clip(np.rint(voxels, out=voxels), -1024, 3071, out=voxels)
     return Phantom(
         volume=canvas.volume(voxels),
@@ -147,8 +127,6 @@ class _Canvas:
         named = [(organ.name, organ.label) for organ in ORGANS] + [("aorta", AORTA)]
         return {name: tuple(int(i) for i in np.flatnonzero(counts[:, label] >= 30)) for name, label in named}
 
-    # --- trunk wall and skeleton -------------------------------------------------------------------------------
-
     def paint_body(self) -> None:
         rng = self.rng
         x, y, z = self.x / self.stretch[0], self.y / self.stretch[1], self.z / self.stretch[2]
@@ -204,8 +182,6 @@ class _Canvas:
         self.hu[where] = hu
         self.organ_labels[where] = BONE
 
-    # --- organs ------------------------------------------------------------------------------------------------
-
     def paint_organ(self, organ: Organ) -> None:
         rng = self.rng
         shift, growth = rng.uniform(-5, 5, 3), rng.uniform(0.94, 1.07)
@@ -227,20 +203,22 @@ class _Canvas:
                 view[medulla] = (32, 70, 150, 140)[self.phase_index]
                 view[distance < 0.1] = (5, 5, 10, 330)[self.phase_index]
             elif "lung" in organ.name:
-                grain = ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.2)
+                grain = scipy.ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.2)
                 view[inside & (grain > 0.38)] = -250 if self.phase_index == 0 else -120
             elif organ.name == "stomach":
                 view[inside & (distance > 0.8)] = 60
                 gas_mm = lobe.centre_mm[1] * self.stretch[1] - rng.uniform(0, 18)
                 view[inside & (distance < 0.7) & (self.y[box[1]] < gas_mm)[None, :, None]] = -880
             elif organ.name == "colon":
-                grain = ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.5)
+                grain = scipy.ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.5)
                 view[inside] += np.where(grain > 0.15, -520, 20)[inside]
                 view[inside & (distance > 0.78)] = 45
             elif organ.name == "gallbladder":
                 view[inside & (distance > 0.8)] = 55
             elif organ.name == "liver":
-                grain = ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), (1.2, 2.2, 2.2))
+                grain = scipy.ndimage.gaussian_filter(
+                    rng.standard_normal(view.shape, dtype=np.float32), (1.2, 2.2, 2.2)
+                )
                 ridge = np.abs(grain) < 0.006 * grain.std() / 0.1
                 view[inside & ridge] = hu + (-18, 10, 45, 15)[self.phase_index]
 
@@ -256,8 +234,6 @@ class _Canvas:
             inside = inside & (z3 > low * sz) & (z3 < high * sz)
             self.hu[inside] = VESSEL_HU[name][self.phase_index] * self.rng.uniform(0.94, 1.06)
             self.organ_labels[inside] = label
-
-    # --- abnormalities -----------------------------------------------------------------------------------------
 
     def paint_findings(self) -> tuple[Finding, ...]:
         rng = self.rng
@@ -300,7 +276,7 @@ class _Canvas:
             view[hosted] = core
             if kind.texture_hu:
                 grain = rng.standard_normal(view.shape, dtype=np.float32)
-                grain = ndimage.gaussian_filter(grain, 3.2 / self.spacing)
+                grain = scipy.ndimage.gaussian_filter(grain, 3.2 / self.spacing)
                 view[hosted] = core + kind.texture_hu * np.sign(grain[hosted])
             if kind.rim_hu:
                 view[hosted & (distance > 0.42)] = rng.uniform(*kind.rim_hu)
@@ -320,8 +296,6 @@ class _Canvas:
     def _to_patient(self, centre_mm: NDArray[np.float64]) -> tuple[float, float, float]:
         x, y, z = (centre_mm * self.stretch + self.patient_offset_mm[::-1]).tolist()
         return x, y, z
-
-    # --- shapes ------------------------------------------------------------------------------------------------
 
     def _distance(self, shape: Ellipsoid, *, wobble: float) -> tuple[tuple[slice, slice, slice], NDArray[np.float32]]:
         """Bounding box and squared normalised distance (1 on the surface) of a slightly lumpy ellipsoid."""

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation
-from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES
-from slicesight.phantoms.rendering import Finding, PhantomTruth
+from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES, Finding, PhantomTruth
 from slicesight.volumes.volume import PLANES
 
 TOPICS = ("plane", "phase", "organ", "abnormality", "location")
@@ -39,11 +38,9 @@ def phantom_conversations(truth: PhantomTruth, rng: Generator, *, num_slices: in
         num_slices: source slices of the scan, all of which show its plane.
     """
     writer = _Writer(truth, rng, num_slices)
-    pairs = [writer.report()]
-    facts = [writer.fact(topic) for topic in TOPICS]
-    pairs += [writer.open(*fact) for fact in facts]
-    pairs += [writer.closed(*fact) for fact in facts]
-    return tuple(pairs)
+    report, facts = writer.report(), [writer.fact(topic) for topic in TOPICS]
+    opened = [writer.open(*fact) for fact in facts]
+    return (report, *opened, *(writer.closed(*fact) for fact in facts))
 
 
 def read_findings(report: str) -> set[Triple]:
@@ -58,6 +55,25 @@ def read_findings(report: str) -> set[Triple]:
     return triples
 
 
+_QUESTIONS = {
+    "plane": (
+        "In which plane was this scan acquired?",
+        "Which plane do the slices show?",
+        "What is the imaging plane?",
+    ),
+    "phase": (
+        "Which contrast phase is this?",
+        "What is the contrast phase of this CT?",
+        "Which phase does the scan show?",
+    ),
+    "organ": ("Which organ contains the {}?", "In which organ is the {}?", "Which organ shows the {}?"),
+    "abnormality": (
+        "Which abnormality is in the {}?",
+        "What is seen in the {}?",
+        "What kind of lesion does the {} contain?",
+    ),
+    "location": ("Where is the {}?", "Where is the {} located?", "What is the location of the {}?"),
+}
 _Fact = tuple[str, str, str, tuple[int, ...]]  # topic, subject of the question, answer, slices that show it
 
 
@@ -69,18 +85,14 @@ class _Writer:
     def pick(self, *options: str) -> str:
         return options[self.rng.integers(len(options))]
 
-    # --- the report --------------------------------------------------------------------------------------------
-
     def report(self) -> Conversation:
         truth, pick = self.truth, self.pick
-        phase = truth.phase
         opening = pick(
-            f"{truth.plane.capitalize()} CT of the trunk, {phase}.",
-            f"CT of the trunk in the {truth.plane} plane, {phase}.",
+            f"{truth.plane.capitalize()} CT of the trunk, {truth.phase}.",
+            f"CT of the trunk in the {truth.plane} plane, {truth.phase}.",
         )
-        sentences = [opening]
         order = self.rng.permutation(len(truth.findings))
-        sentences += [self._finding_sentence(truth.findings[i]) for i in order]
+        sentences = [opening, *(self._finding_sentence(truth.findings[i]) for i in order)]
         if not truth.findings:
             sentences.append(pick("No abnormality is seen.", "There is no abnormality in the organs shown."))
         healthy = [host for host in HOSTS if host not in {finding.organ for finding in truth.findings}]
@@ -107,8 +119,6 @@ class _Writer:
             f"The {place} contains {thing}.",
             f"The {place} shows {thing}.",
         )
-
-    # --- questions ---------------------------------------------------------------------------------------------
 
     def fact(self, topic: str) -> _Fact:
         """What a question of this topic is about and its answer; open and closed form share it."""
@@ -141,17 +151,13 @@ class _Writer:
     def open(self, topic: str, subject: str, answer: str, slices: tuple[int, ...]) -> Conversation:
         question = self._wording(topic, subject)
         if topic == "abnormality" and self.rng.random() < 0.3:
-            question = self.pick(
-                f"Is there an abnormality in the {subject}?",
-                f"Is there a lesion in the {subject}?",
-            )
+            question = self.pick(f"Is there an abnormality in the {subject}?", f"Is there a lesion in the {subject}?")
             answer = "no" if answer == NO_ABNORMALITY else f"yes, {_with_article(answer)}"
         return Conversation(task="open", topic=topic, question=question, answer=answer, source_slices=slices)
 
     def closed(self, topic: str, subject: str, answer: str, slices: tuple[int, ...]) -> Conversation:
-        wrong = self._distractors(topic, subject, answer)
-        choices = [answer, *wrong]
-        choices = [choices[i] for i in self.rng.permutation(len(choices))]
+        listed = [answer, *self._distractors(topic, subject, answer)]
+        choices = [listed[i] for i in self.rng.permutation(len(listed))]
         return Conversation(
             task="closed",
             topic=topic,
@@ -163,34 +169,7 @@ class _Writer:
         )
 
     def _wording(self, topic: str, subject: str) -> str:
-        pick = self.pick
-        if topic == "plane":
-            return pick(
-                "In which plane was this scan acquired?",
-                "Which plane do the slices show?",
-                "What is the imaging plane?",
-            )
-        if topic == "phase":
-            return pick(
-                "Which contrast phase is this?",
-                "What is the contrast phase of this CT?",
-                "Which phase does the scan show?",
-            )
-        if topic == "organ":
-            return pick(
-                f"Which organ contains the {subject}?",
-                f"In which organ is the {subject}?",
-                f"Which organ shows the {subject}?",
-            )
-        if topic == "abnormality":
-            return pick(
-                f"Which abnormality is in the {subject}?",
-                f"What is seen in the {subject}?",
-                f"What kind of lesion does the {subject} contain?",
-            )
-        return pick(
-            f"Where is the {subject}?", f"Where is the {subject} located?", f"What is the location of the {subject}?"
-        )
+        return self.pick(*_QUESTIONS[topic]).format(subject)
 
     def _distractors(self, topic: str, subject: str, answer: str) -> list[str]:
         rng = self.rng
@@ -201,10 +180,9 @@ class _Writer:
         if topic == "abnormality":
             pool = [kind for kind in KINDS if kind != answer]
             return self._with_none(NO_ABNORMALITY, answer, pool, probability=0.4)
-        if topic == "organ":
-            hosts = next(kind.hosts for kind in ABNORMALITIES if kind.name == subject)
-            return self._with_none(NO_ORGAN, answer, [host for host in hosts if host != answer], probability=0.35)
         hosts = next(kind.hosts for kind in ABNORMALITIES if kind.name == subject)
+        if topic == "organ":
+            return self._with_none(NO_ORGAN, answer, [host for host in hosts if host != answer], probability=0.35)
         pool = [place for place, (organ, _) in LOCATIONS.items() if place != answer and organ in hosts]
         wrong = self._with_none(NO_LOCATION, answer, pool, probability=0.35)
         if answer in LOCATIONS and rng.random() < 0.6:  # the other part of the same organ is the hardest distractor
