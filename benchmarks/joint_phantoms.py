@@ -34,8 +34,8 @@ from slicesight.models.encoders3d.configuration import CNN3DConfig
 from slicesight.models.importers.insight import put_into_med2e3
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.phantoms.anatomy import LABEL_NAMES
-from slicesight.phantoms.folder import write_phantoms
 from slicesight.phantoms.dataset import open_phantom_set
+from slicesight.phantoms.folder import write_phantoms
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.phantoms.scores import AskedQuestion, ask_phantoms, majority_answers
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations

@@ -1,6 +1,6 @@
 """How are phantoms trained and evaluated on? `phantoms:SEED:COUNT`, painted when wanted, or kept on a grid in a folder.
 
-C cases, N slices, H rows, W columns. Folder: voxels.npy (C, N, H, W) uint8, organs.npy and findings.npy (same shape, the
+C cases, N slices, H rows, W columns. Folder: voxels.npy (C, N, H, W) uint8, organs.npy and findings.npy (so too, the
 labels of the phantom brought to the grid), truths.jsonl (one `PhantomTruth` a line), settings.json (what made them).
 Phantom i depends on the seed and i alone, so a folder serves any smaller set too, and grows when a larger one is asked
 for. One made with another seed or grid is refused, never silently reused.

@@ -69,7 +69,7 @@ class _Tables:
 
 def read_ct_rate(request: SourceRequest, intake: Intake) -> list[Case]:
     """One case per volume that a report or label table names and that is there."""
-    base = request.source if request.source.is_dir() else request.source.parent
+    base = request.base
     tables = _read_tables(base, intake)
     if not tables.named:
         raise InputError(f"{base}: no table with VolumeName and Findings_EN or labels; point at the folder of CT-RATE")
@@ -83,9 +83,8 @@ def read_ct_rate(request: SourceRequest, intake: Intake) -> list[Case]:
         elif case := _case(name, tables, volumes.get(name), intake):
             cases.append(case)
     for name in sorted(set(volumes) - set(tables.named)):
-        intake.leave_out(
-            "no text", "no table names this volume", SourceLocation(volumes[name].name), case_id=_stem(name)
-        )
+        where = SourceLocation(volumes[name].name)
+        intake.leave_out("no text", "no table names this volume", where, case_id=_stem(name))
     return cases
 
 
@@ -127,13 +126,13 @@ def _labels(
 ) -> Iterator[tuple[str, bool]]:
     name = _stem(row["VolumeName"])
     for finding in findings:
-        word = row[finding].strip()
-        if word in ("0", "1", "0.0", "1.0"):
-            yield finding.lower(), word.startswith("1")
-        elif is_missing(word):
+        cell = row[finding].strip()
+        if cell in ("0", "1", "0.0", "1.0"):
+            yield finding.lower(), cell.startswith("1")
+        elif is_missing(cell):
             intake.leave_out("no label", f"{finding}: the cell is empty", where, case_id=name)
         else:
-            intake.refuse("bad row", f"{finding} is {word!r}, expected 0 or 1", where, case_id=name)
+            intake.refuse("bad row", f"{finding} is {cell!r}, expected 0 or 1", where, case_id=name)
 
 
 def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:

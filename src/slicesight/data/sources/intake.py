@@ -31,6 +31,11 @@ class SourceRequest:
     out: Path
     volumes: Path | None = None
 
+    @property
+    def base(self) -> Path:
+        """The folder of the source, or in which it lies."""
+        return self.source if self.source.is_dir() else self.source.parent
+
 
 class SourceLocation(NamedTuple):
     """Where in the source something stands: a file's name, and the line in it where there are lines."""
@@ -55,13 +60,8 @@ class Skipped:
         return self.reason if self.place is None else f"{self.place}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        facts = {
-            "kind": self.kind,
-            "file": self.place.file if self.place else None,
-            "line": self.place.line if self.place else None,
-            "id": self.case_id,
-            "reason": self.reason,
-        }
+        file, line = self.place or (None, None)
+        facts = {"kind": self.kind, "file": file, "line": line, "id": self.case_id, "reason": self.reason}
         return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -91,6 +91,6 @@ class Intake:
             InputError: with `on_bad_case` "stop".
         """
         if self.on_bad_case == "stop":
-            where = f"{place}: " if place is not None else ""
-            raise InputError(f"{where}{reason} (--on-bad-case skip goes on without it)")
+            skipped = Skipped(kind=kind, reason=reason, place=place)
+            raise InputError(f"{skipped} (--on-bad-case skip goes on without it)")
         self.leave_out(kind, reason, place, case_id=case_id)

@@ -33,15 +33,13 @@ _MIN_LETTERS = 5
 
 def read_m3d_cap(request: SourceRequest, intake: Intake) -> list[Case]:
     """Cases by M3D_Cap.json where there is one, else of the whole tree, without splits."""
-    base = request.source if request.source.is_dir() else request.source.parent
+    base = request.base
     listed = request.source if request.source.is_file() else None
     for folder in (base, *(base / name for name in M3D_FOLDERS)):
         if listed is None and (folder / LIST_NAME).is_file():
             listed = folder / LIST_NAME
     if listed is not None:
-        roots = [request.volumes] if request.volumes else []
-        places = Places([*roots, base, listed.parent, listed.parent.parent])
-        return _listed_cases(listed, places, intake)
+        return _listed_cases(listed, Places(request, listed.parent, listed.parent.parent), intake)
     return _tree_cases(request.volumes or base, intake)
 
 
@@ -81,8 +79,7 @@ def _listed_cases(listed: Path, places: Places, intake: Intake) -> list[Case]:
         if text is None:
             intake.refuse("missing text", f"{text_reference}: not found; put it there", where, case_id=name)
             continue
-        case = _case(name if name not in cases else f"{name}@{split}", scan, text, split, intake)
-        if case is not None:
+        if case := _case(name if name not in cases else f"{name}@{split}", scan, text, split, intake):
             cases[case.id] = case
     for key, count in repeats.items():
         intake.notes.append(f"{listed.name}: {count} entries of {key!r} repeat its split (a subset); taken once")

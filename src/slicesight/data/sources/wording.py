@@ -10,7 +10,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from slicesight.data.manifest import LETTERS, Conversation, Split
+from slicesight.data.choices import plain
+from slicesight.data.manifest import LETTERS, SPLITS, Conversation, Split
 from slicesight.data.sources.intake import UnusableError
 
 REPORT_QUESTIONS = (
@@ -26,9 +27,8 @@ _LETTERED = re.compile(r"^\(?([A-D])[.):]\s*(.*)$", flags=re.DOTALL)
 
 def split_of(word: str) -> Split | None:
     """The split that a name such as "train", "validation", "test1k" or "M3D_VQA_val.csv" speaks of."""
-    named: tuple[tuple[str, Split], ...] = (("train", "train"), ("val", "val"), ("test", "test"))
     parts = re.split(r"[^a-z0-9]+", word.lower())
-    found = {split for start, split in named for part in parts if part.startswith(start)}
+    found = {split for split in SPLITS if any(part.startswith(split) for part in parts)}
     return found.pop() if len(found) == 1 else None
 
 
@@ -79,25 +79,22 @@ def closed_conversation(
     """
     index = LETTERS.find(letter.strip().upper()) if len(letter.strip()) == 1 else -1
     if not 0 <= index < len(choices):
-        raise UnusableError(
-            f"answer choice is {letter.strip()!r}, expected one of {', '.join(LETTERS[: len(choices)])}"
-        )
+        known = ", ".join(LETTERS[: len(choices)])
+        raise UnusableError(f"answer choice is {letter.strip()!r}, expected one of {known}")
     if is_missing(choices[index]):
         raise UnusableError(f"the answer is choice {LETTERS[index]}, which is missing ({choices[index].strip()!r})")
-    if _plain(choices[index]) not in (_plain(answer), _plain(without_letter(answer))):
-        raise UnusableError(
-            f"the answer {answer.strip()!r} is not choice {LETTERS[index]}, which is {choices[index].strip()!r}"
-        )
+    if plain(choices[index]) not in (plain(answer), plain(without_letter(answer))):
+        found = f"the answer {answer.strip()!r} is not choice {LETTERS[index]}"
+        raise UnusableError(f"{found}, which is {choices[index].strip()!r}")
     kept = [position for position, choice in enumerate(choices) if not is_missing(choice)]
     if len(kept) < 2:
         raise UnusableError("a closed question needs two choices or more, found one")
-    words = tuple(choices[position].strip() for position in kept)
     return Conversation(
         id=name,
         task="closed",
         topic=topic,
         question=question,
-        choices=words,
+        choices=tuple(choices[position].strip() for position in kept),
         answer=choices[index].strip(),
         answer_choice=LETTERS[kept.index(index)],
     )
@@ -113,7 +110,3 @@ def letter_of(answer: str) -> str:
     """The letter of "B. spleen"; empty where no letter stands first."""
     lettered = _LETTERED.match(answer.strip())
     return lettered.group(1) if lettered else ""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().strip(" .").split())
