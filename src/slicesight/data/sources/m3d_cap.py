@@ -12,19 +12,12 @@ from pathlib import Path
 
 from slicesight.data.manifest import Case, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest
-from slicesight.data.sources.places import (
-    M3D_FOLDERS,
-    M3D_PARTS,
-    Places,
-    holds_pictures,
-    m3d_name,
-    m3d_patient,
-    only_text,
-    scan_stem,
-)
+from slicesight.data.sources.places import M3D_FOLDERS, M3D_PARTS, Places, m3d_name, m3d_patient, only_text, scan_stem
 from slicesight.data.sources.tables import json_lists, read_text
 from slicesight.data.sources.wording import report_conversation, split_of
 from slicesight.errors import InputError
+from slicesight.io.files import head_of
+from slicesight.io.images import is_picture
 
 SOURCE = "m3d-cap"
 LIST_NAME = "M3D_Cap.json"
@@ -56,13 +49,11 @@ def _listed_cases(listed: Path, places: Places, intake: Intake) -> list[Case]:
     repeats: Counter[str] = Counter()
     for key, line, item in json_lists(listed):
         split = split_of(key)
-        if split is None:
-            raise InputError(
-                f"{listed.name} line {line}: split {key!r}; expected a name that begins train, val or test"
-            )
         where = SourceLocation(listed.name, line)
-        reference, text_reference = _entry(item)
-        if not reference or not text_reference:
+        if split is None:
+            raise InputError(f"{where}: split {key!r}; expected a name that begins train, val or test")
+        reference, text_reference = (item.get("image"), item.get("text")) if isinstance(item, dict) else (None, None)
+        if not (isinstance(reference, str) and isinstance(text_reference, str) and reference and text_reference):
             intake.refuse("bad entry", f'found {str(item)[:60]!r}; write {{"image": ..., "text": ...}}', where)
             continue
         name = m3d_name(reference)
@@ -71,9 +62,8 @@ def _listed_cases(listed: Path, places: Places, intake: Intake) -> list[Case]:
             continue
         scan = places.find(reference)
         if scan is None:
-            intake.refuse(
-                "missing volume", f"{reference}: not found; name its folder with --volumes", where, case_id=name
-            )
+            reason = f"{reference}: not found; name its folder with --volumes"
+            intake.refuse("missing volume", reason, where, case_id=name)
             continue
         text = places.find(text_reference) or places.text_beside(reference)
         if text is None:
@@ -86,28 +76,17 @@ def _listed_cases(listed: Path, places: Places, intake: Intake) -> list[Case]:
     return list(cases.values())
 
 
-def _entry(item: object) -> tuple[str, str]:
-    if not isinstance(item, dict):
-        return "", ""
-    image, text = item.get("image"), item.get("text")
-    return (image, text) if isinstance(image, str) and isinstance(text, str) else ("", "")
-
-
 def _tree_cases(base: Path, intake: Intake) -> list[Case]:
-    below = next((base / name for name in M3D_FOLDERS if _holds_parts(base / name)), base)
-    if not _holds_parts(below):
-        raise InputError(
-            f"{base}: neither {LIST_NAME} nor folders {' or '.join(M3D_PARTS)} in it; point at the folder of M3D-Cap"
-        )
+    places = [folder / part for folder in (*(base / name for name in M3D_FOLDERS), base) for part in M3D_PARTS]
+    below = next((place.parent for place in places if place.is_dir()), None)
+    if below is None:
+        found = f"{base}: neither {LIST_NAME} nor folders {' or '.join(M3D_PARTS)} in it"
+        raise InputError(f"{found}; point at the folder of M3D-Cap")
     cases = []
     for part in M3D_PARTS:
         for folder in sorted(path for path in (below / part).glob("*") if path.is_dir()):
             cases += _folder_cases(folder, f"{part}/{folder.name}", intake)
     return cases
-
-
-def _holds_parts(folder: Path) -> bool:
-    return any((folder / part).is_dir() for part in M3D_PARTS)
 
 
 def _folder_cases(folder: Path, name: str, intake: Intake) -> list[Case]:
@@ -122,7 +101,7 @@ def _folder_cases(folder: Path, name: str, intake: Intake) -> list[Case]:
     cases = []
     for scan in series:
         case_id = f"{name}/{scan_stem(scan.name)}"
-        if scan.is_dir() and not holds_pictures(scan):
+        if scan.is_dir() and not any(path.is_file() and is_picture(head_of(path)) for path in sorted(scan.iterdir())):
             intake.leave_out("no pictures", "the series holds no PNG or JPEG", SourceLocation(case_id), case_id=case_id)
         elif case := _case(case_id, scan, text, None, intake):
             cases.append(case)
@@ -130,25 +109,17 @@ def _folder_cases(folder: Path, name: str, intake: Intake) -> list[Case]:
 
 
 def _case(case_id: str, scan: Path, text: Path, split: Split | None, intake: Intake) -> Case | None:
-    file = f"{text.parent.name}/{text.name}"
+    where = SourceLocation(f"{text.parent.name}/{text.name}")
     try:
         report = findings_of(read_text(text))
     except InputError as error:
-        intake.refuse("unreadable text", str(error), SourceLocation(file), case_id=case_id)
+        intake.refuse("unreadable text", str(error), where, case_id=case_id)
         return None
     if not report:
-        intake.refuse(
-            "empty text", "the report is empty; write it, or remove the case", SourceLocation(file), case_id=case_id
-        )
+        intake.refuse("empty text", "the report is empty; write it, or remove the case", where, case_id=case_id)
         return None
-    return Case(
-        id=case_id,
-        volume=str(scan),
-        split=split,
-        patient=m3d_patient(case_id),
-        source=SOURCE,
-        conversations=(report_conversation(case_id, report),),
-    )
+    asked, patient = (report_conversation(case_id, report),), m3d_patient(case_id)
+    return Case(id=case_id, volume=str(scan), split=split, patient=patient, source=SOURCE, conversations=asked)
 
 
 def _after(mark: str, text: str) -> str:

@@ -14,8 +14,6 @@ from pathlib import Path, PurePosixPath
 
 from slicesight.data.manifest import Case, Conversation, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest
-from slicesight.io.files import head_of
-from slicesight.io.images import is_picture
 
 M3D_PARTS = ("ct_case", "ct_quizze")
 M3D_FOLDERS = ("M3D_Cap_npy", "M3D_Cap")
@@ -137,11 +135,6 @@ def only_text(folder: Path) -> Path | None:
     """The folder's one .txt; None for none or several."""
     texts = [path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".txt" and path.is_file()]
     return texts[0] if len(texts) == 1 else None
-
-
-def holds_pictures(folder: Path) -> bool:
-    """Whether PNG or JPEG files lie right in the folder."""
-    return any(path.is_file() and is_picture(head_of(path)) for path in sorted(folder.iterdir()))
 
 
 def m3d_name(reference: str) -> str:
