@@ -70,7 +70,7 @@ def open_phantom_set(
         num_made = found["count"]
     if num_made < count:
         _make(folder, settings, grid, workers, progress, num_made=num_made)
-    lines = [json.loads(line) for line in _read_truths(folder)[:count]]
+    lines = [json.loads(line) for line in (folder / "truths.jsonl").read_text().splitlines()[:count]]
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")[:count] for name in ARRAYS}
     return PhantomSet(
         **arrays,
@@ -88,7 +88,7 @@ def truth_from_dict(fields: dict[str, Any]) -> PhantomTruth:
         for f in fields["findings"]
     )
     slices = {name: tuple(indices) for name, indices in fields["organ_slices"].items()}
-    return PhantomTruth(plane=fields["plane"], phase=fields["phase"], findings=findings, organ_slices=slices)
+    return PhantomTruth(**{**fields, "findings": findings, "organ_slices": slices})
 
 
 def labels_on_grid(phantom: Phantom, grid: GridVolume) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -97,9 +97,8 @@ def labels_on_grid(phantom: Phantom, grid: GridVolume) -> tuple[NDArray[np.uint8
     Organs by nearest neighbour; every voxel of a finding marks its nearest grid pixel, so that none is lost between.
     """
     shape = grid.voxels.shape
-    index = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1)
-    near = np.rint(grid.to_canonical(index)).astype(int)
-    near = np.clip(near, 0, np.array(phantom.organ_labels.shape) - 1)
+    index = np.moveaxis(np.indices(shape), 0, -1)
+    near = np.clip(np.rint(grid.to_canonical(index)).astype(int), 0, np.array(phantom.organ_labels.shape) - 1)
     organs = phantom.organ_labels[near[..., 0], near[..., 1], near[..., 2]]
     findings = np.zeros(shape, dtype=np.uint8)
     voxels = np.argwhere(phantom.lesion_labels)
@@ -112,8 +111,8 @@ def labels_on_grid(phantom: Phantom, grid: GridVolume) -> tuple[NDArray[np.uint8
 class PhantomDataset(Dataset):
     """Synthetic scans, painted anew each time; the same seed gives the same ones."""
 
-    def __init__(self, seed: int, count: int) -> None:
-        self.seed, self.count = seed, count
+    def __init__(self, seed: int, count: int, *, grid: GridSpec | None = None) -> None:
+        self.seed, self.count, self.spec = seed, count, grid
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -138,8 +137,8 @@ class StoredPhantoms(PhantomDataset):
     asks_anew = True
 
     def __init__(self, phantoms: PhantomSet, *, seed: int = 0) -> None:
-        super().__init__(phantoms.seed, len(phantoms))
-        self.phantoms, self.spec, self.draw_seed = phantoms, phantoms.grid, seed
+        super().__init__(phantoms.seed, len(phantoms), grid=phantoms.grid)
+        self.phantoms, self.draw_seed = phantoms, seed
 
     def with_seed(self, seed: int) -> StoredPhantoms:
         other = copy.copy(self)
@@ -175,11 +174,10 @@ class StoredPhantoms(PhantomDataset):
 
     def true_slices(self, case: Case, conversation: Conversation) -> NDArray[np.bool_]:
         """Slices with more than 0.3 of the pixels that the finding has in its fullest slice."""
-        index = _index(case)
-        findings = self.phantoms.findings[index]
+        findings, truth = self.phantoms.findings[_index(case)], self.phantoms.truths[_index(case)]
         shown = np.zeros(findings.shape[0], dtype=bool)
         if conversation.topic in ("organ", "abnormality", "location"):
-            for number, finding in enumerate(self.phantoms.truths[index].findings, start=1):
+            for number, finding in enumerate(truth.findings, start=1):
                 if finding.abnormality in conversation.question or finding.organ in conversation.question:
                     pixels = np.count_nonzero(findings == number, axis=(1, 2))
                     shown |= pixels > 0.3 * pixels.max()
@@ -217,14 +215,11 @@ def open_phantoms(
     if count < 1 or seed < 0:
         raise InputError(f"phantoms:{rest}: at least one phantom and a seed from 0; for instance phantoms:9000:300.")
     if folder is None:
-        dataset = PhantomDataset(seed, count)
-        dataset.spec = grid
-        return dataset
+        return PhantomDataset(seed, count, grid=grid)
     if grid is None:
         raise InputError(f"phantoms:{rest}: phantoms kept in {folder} need a grid")
-    return StoredPhantoms(
-        open_phantom_set(folder, seed=seed, count=count, grid=grid, workers=workers, progress=progress)
-    )
+    kept = open_phantom_set(folder, seed=seed, count=count, grid=grid, workers=workers, progress=progress)
+    return StoredPhantoms(kept)
 
 
 def _make(
@@ -247,7 +242,8 @@ def _make(
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             made = pool.imap(_make_one, jobs, chunksize=4)
         truths = stack.enter_context((folder / "truths.jsonl.partial").open("w"))
-        truths.writelines(f"{line}\n" for line in (_read_truths(folder)[:num_made] if num_made else ()))
+        if num_made:
+            truths.writelines((folder / "truths.jsonl").read_text().splitlines(keepends=True)[:num_made])
         for index, (row, truth, num_slices) in enumerate(made, start=num_made):
             for array, values in zip(arrays, row, strict=True):
                 array[index] = values
@@ -263,10 +259,6 @@ def _make(
 
 def _made_with(seed: int, grid: GridSpec) -> dict[str, Any]:
     return {"format": FORMAT, "seed": seed, "grid": grid.to_dict()}
-
-
-def _read_truths(folder: Path) -> list[str]:
-    return (folder / "truths.jsonl").read_text().splitlines()
 
 
 def _make_one(job: tuple[int, int, GridSpec]) -> tuple[tuple[NDArray[np.uint8], ...], PhantomTruth, int]:

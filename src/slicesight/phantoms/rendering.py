@@ -13,25 +13,9 @@ import scipy
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from slicesight.phantoms.anatomy import (
-    ABNORMALITIES,
-    AORTA,
-    BONE,
-    HOSTS,
-    MUSCLE,
-    ORGANS,
-    ORGANS_BY_NAME,
-    PHASES,
-    SPINE,
-    VENA_CAVA,
-    VESSEL_HU,
-    Abnormality,
-    Ellipsoid,
-    Finding,
-    Organ,
-    PhantomTruth,
-    Phase,
-)
+from slicesight.phantoms import anatomy
+from slicesight.phantoms.anatomy import BONE, MUSCLE, ORGANS, PHASES, Ellipsoid, Finding, Organ, PhantomTruth, Phase
+from slicesight.volumes.geometry import slice_centres
 from slicesight.volumes.volume import PLANES, Volume
 
 FIELD_OF_VIEW_MM = ((-236.0, 216.0), (-138.0, 138.0), (-192.0, 192.0))  # z, y, x
@@ -58,8 +42,7 @@ def make_phantom(seed: int, index: int, *, pixel_mm: tuple[float, float] = PIXEL
         noise: False leaves out the scanner noise, for tests of geometry.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-    axis = int(rng.integers(3))
-    phase = PHASES[rng.integers(len(PHASES))]
+    axis, phase = int(rng.integers(3)), PHASES[rng.integers(len(PHASES))]
     canvas = _Canvas(rng, axis=axis, phase=phase, pixel_mm=pixel_mm)
     canvas.paint_body()
     for organ in ORGANS:
@@ -104,16 +87,12 @@ class _Canvas:
         affine = np.eye(4)
         affine[:3, :3] = np.diag(self.spacing)[::-1]  # column 0 steps along z, which is the third LPS coordinate
         affine[:3, 3] = (self.origin + self.patient_offset_mm)[::-1]
-        count = voxels.shape[self.axis]
-        middle = (np.array(voxels.shape) - 1) / 2
-        indices = np.tile(np.append(middle, 1.0), (count, 1))
-        indices[:, self.axis] = np.arange(count)
         return Volume(
             voxels=voxels,
             affine_lps=affine,
             spacing_mm=(float(self.spacing[0]), float(self.spacing[1]), float(self.spacing[2])),
             acquisition_axis=self.axis,
-            slice_positions_mm=(indices @ affine.T)[:, :3],
+            slice_positions_mm=slice_centres(affine, voxels.shape, axis=self.axis, reversed_=False),
             modality="CT",
             unit="HU",
             is_synthetic=True,
@@ -124,7 +103,7 @@ class _Canvas:
         """Acquisition slices in which each organ of the table covers at least 30 voxels."""
         sheets = np.moveaxis(self.organ_labels, self.axis, 0)
         counts = np.stack([np.bincount(sheet.ravel(), minlength=32) for sheet in sheets])
-        named = [(organ.name, organ.label) for organ in ORGANS] + [("aorta", AORTA)]
+        named = [(organ.name, organ.label) for organ in ORGANS] + [("aorta", anatomy.AORTA)]
         return {name: tuple(int(i) for i in np.flatnonzero(counts[:, label] >= 30)) for name, label in named}
 
     def paint_body(self) -> None:
@@ -158,7 +137,7 @@ class _Canvas:
         in_body = ((x3 / 23) ** 2 + ((y3 - spine_y[:, None, None]) / 18) ** 2) < 1
         disc = np.mod(z3, 34) < 7
         self.hu[in_body & (z3 > -150)] = 270
-        self.organ_labels[in_body & (z3 > -150)] = SPINE
+        self.organ_labels[in_body & (z3 > -150)] = anatomy.SPINE
         self.hu[in_body & disc & (z3 > -150)] = 90
         edge = in_body & (((x3 / 20) ** 2 + ((y3 - spine_y[:, None, None]) / 15) ** 2) > 1) & ~disc & (z3 > -150)
         self.hu[edge] = 520
@@ -226,32 +205,32 @@ class _Canvas:
         x3, y3, z3 = self.x[None, None, :], self.y[None, :, None], self.z[:, None, None]
         sx, sy, sz = (float(s) for s in self.stretch)
         courses = (
-            ("aorta", AORTA, 15 + 0.05 * np.clip(z3, 0, 200), 46, 12.5, -125, 165),
-            ("inferior vena cava", VENA_CAVA, -19 + 0 * z3, 40, 12.5, -125, 52),
+            ("aorta", anatomy.AORTA, 15 + 0.05 * np.clip(z3, 0, 200), 46, 12.5, -125, 165),
+            ("inferior vena cava", anatomy.VENA_CAVA, -19 + 0 * z3, 40, 12.5, -125, 52),
         )
         for name, label, centre_x, centre_y, radius_mm, low, high in courses:
             inside = (x3 - centre_x * sx) ** 2 + (y3 - centre_y * sy) ** 2 < radius_mm**2
             inside = inside & (z3 > low * sz) & (z3 < high * sz)
-            self.hu[inside] = VESSEL_HU[name][self.phase_index] * self.rng.uniform(0.94, 1.06)
+            self.hu[inside] = anatomy.VESSEL_HU[name][self.phase_index] * self.rng.uniform(0.94, 1.06)
             self.organ_labels[inside] = label
 
     def paint_findings(self) -> tuple[Finding, ...]:
         rng = self.rng
         count = int(rng.choice(4, p=NUM_FINDINGS_PROBABILITY))
-        hosts = [HOSTS[i] for i in rng.permutation(len(HOSTS))]
-        kinds = [ABNORMALITIES[i] for i in rng.permutation(len(ABNORMALITIES))]
+        hosts = [anatomy.HOSTS[i] for i in rng.permutation(len(anatomy.HOSTS))]
+        kinds = [anatomy.ABNORMALITIES[i] for i in rng.permutation(len(anatomy.ABNORMALITIES))]
         findings: list[Finding] = []
         for host in hosts:
             kind = next((k for k in kinds if host in k.hosts), None)
             if len(findings) == count or kind is None:
                 break
-            finding = self._paint_finding(kind, ORGANS_BY_NAME[host], number=len(findings) + 1)
+            finding = self._paint_finding(kind, anatomy.ORGANS_BY_NAME[host], number=len(findings) + 1)
             if finding is not None:
                 findings.append(finding)
                 kinds.remove(kind)
         return tuple(findings)
 
-    def _paint_finding(self, kind: Abnormality, organ: Organ, *, number: int) -> Finding | None:
+    def _paint_finding(self, kind: anatomy.Abnormality, organ: Organ, *, number: int) -> Finding | None:
         rng = self.rng
         assert organ.parts is not None
         part = str(rng.choice(list(organ.parts)))

@@ -149,17 +149,14 @@ def train_language(
             yield list(_draw(phantoms, rng, run.batch_size, report=step % REPORT_EVERY == 0))
 
     def loss_of(asked: list[tuple[PhantomTruth, Conversation]]) -> Tensor:
-        rows = [
-            processor.encode_prompt(conversation.prompt, answer=target(conversation), num_volumes=1)
-            for _, conversation in asked
-        ]
+        prompts = ((conversation.prompt, target(conversation)) for _, conversation in asked)
+        rows = [processor.encode_prompt(prompt, answer=answer, num_volumes=1) for prompt, answer in prompts]
         batch = processor.pad_prompts(rows, "right")
         bags = np.stack([imagine(truth, question, words, shape, rng) for truth, question in asked])
         visual_BSD = torch.from_numpy(bags) @ embed.weight.detach()[words.ids]
         visual_BSD = visual_BSD + NOISE * embed.weight.detach().std() * torch.randn_like(visual_BSD)
         is_visual = batch["input_ids"] == processor.placeholder_token_id
-        embedded = embed(batch["input_ids"])
-        embedded = place_visual_tokens(embedded, is_visual, visual_BSD)
+        embedded = place_visual_tokens(embed(batch["input_ids"]), is_visual, visual_BSD)
         logits = language_model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
         return next_token_loss(logits, batch["labels"], 0)
 
@@ -187,31 +184,28 @@ def imagine(
     num_3d, num_2d = shape
     bags = np.zeros((num_3d + num_2d, len(words)), dtype=np.float32)
     in_3d, in_2d = np.arange(num_3d), np.arange(num_3d, num_3d + num_2d)
+
+    def add(near: NDArray[np.int64], strength: float, *names: str) -> None:
+        for name in names:
+            bags[near[:, None], words.of_label[name]] += strength
+
     for name in (truth.plane, truth.phase):
         bags[:, words.of_label[name]] += rng.uniform(0.2, 0.9)
     for organ in ORGANS:
-        _add(bags, words, rng.permutation(in_3d)[:1], (organ.name,), rng.uniform(0.1, 0.7))
+        add(rng.permutation(in_3d)[:1], rng.uniform(0.1, 0.7), organ.name)
         if rng.random() < 0.4:
-            _add(bags, words, rng.permutation(in_2d)[: rng.integers(1, 3)], (organ.name,), rng.uniform(0.1, 0.8))
+            add(rng.permutation(in_2d)[: rng.integers(1, 3)], rng.uniform(0.1, 0.8), organ.name)
     for finding in truth.findings:
         names = (finding.abnormality, location_phrase(finding.organ, finding.part))
-        _add(bags, words, rng.permutation(in_3d)[:1], names, rng.uniform(0.0, 0.5))
-        is_asked = finding.abnormality in conversation.question or finding.organ in conversation.question
-        if is_asked:
+        add(rng.permutation(in_3d)[:1], rng.uniform(0.0, 0.5), *names)
+        if finding.abnormality in conversation.question or finding.organ in conversation.question:
             strength = rng.uniform(0.4, 1.4)
         elif conversation.task == "report":
             strength = rng.uniform(0.3, 1.0)
         else:
             strength = rng.uniform(0.0, 0.6) * (rng.random() < 0.6)
-        _add(bags, words, rng.permutation(in_2d)[: rng.integers(1, 3)], names, strength)
+        add(rng.permutation(in_2d)[: rng.integers(1, 3)], strength, *names)
     return bags
-
-
-def _add(
-    bags: NDArray[np.float32], words: LabelWords, near: NDArray[np.int64], names: tuple[str, ...], strength: float
-) -> None:
-    for name in names:
-        bags[near[:, None], words.of_label[name]] += strength
 
 
 def _draw(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation
+from slicesight.data.sources.wording import REPORT_QUESTIONS
 from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES, Finding, PhantomTruth
 from slicesight.volumes.volume import PLANES
 
@@ -98,12 +99,7 @@ class _Writer:
         healthy = [host for host in HOSTS if host not in {finding.organ for finding in truth.findings}]
         named = ", the ".join(healthy[:-1]) + " and the " + healthy[-1]
         sentences.append(pick(f"The {named} are normal.", f"The {named} are unremarkable."))
-        question = pick(
-            "Please write a report of this scan.",
-            "Describe the findings.",
-            "What does this scan show?",
-            "Write a caption with the findings of this scan.",
-        )
+        question = pick(*REPORT_QUESTIONS)
         shown = sorted({i for finding in truth.findings for i in finding.source_slices}) or self.all_slices
         return Conversation(
             task="report", topic="report", question=question, answer=" ".join(sentences), source_slices=tuple(shown)
@@ -127,26 +123,22 @@ class _Writer:
             return topic, "", truth.plane, self.all_slices
         if topic == "phase":
             return topic, "", truth.phase, truth.organ_slices["aorta"] or self.all_slices
-        if topic == "abnormality":
-            return self._abnormality_fact()
-        present = {finding.abnormality: finding for finding in truth.findings}
-        absent = [kind for kind in KINDS if kind not in present]
-        if not present or rng.random() < 0.04:
-            subject = absent[rng.integers(len(absent))]
-            return topic, subject, NO_ORGAN if topic == "organ" else NO_LOCATION, self.all_slices
+        if not truth.findings or rng.random() < (0.08 if topic == "abnormality" else 0.04):
+            return self._absent_fact(topic)
         finding = truth.findings[rng.integers(len(truth.findings))]
+        if topic == "abnormality":
+            return topic, finding.organ, finding.abnormality, finding.source_slices
         answer = finding.organ if topic == "organ" else location_phrase(finding.organ, finding.part)
         return topic, finding.abnormality, answer, finding.source_slices
 
-    def _abnormality_fact(self) -> _Fact:
-        truth, rng = self.truth, self.rng
-        affected = {finding.organ for finding in truth.findings}
-        healthy = [host for host in HOSTS if host not in affected]
-        if not affected or rng.random() < 0.08:
-            host = healthy[rng.integers(len(healthy))]
-            return "abnormality", host, NO_ABNORMALITY, truth.organ_slices[host] or self.all_slices
-        finding = truth.findings[rng.integers(len(truth.findings))]
-        return "abnormality", finding.organ, finding.abnormality, finding.source_slices
+    def _absent_fact(self, topic: str) -> _Fact:
+        """About an organ without a finding, or a kind of finding that is not there."""
+        held = {name for finding in self.truth.findings for name in (finding.organ, finding.abnormality)}
+        absent = [name for name in (HOSTS if topic == "abnormality" else KINDS) if name not in held]
+        subject = absent[self.rng.integers(len(absent))]
+        if topic == "abnormality":
+            return topic, subject, NO_ABNORMALITY, self.truth.organ_slices[subject] or self.all_slices
+        return topic, subject, NO_ORGAN if topic == "organ" else NO_LOCATION, self.all_slices
 
     def open(self, topic: str, subject: str, answer: str, slices: tuple[int, ...]) -> Conversation:
         question = self._wording(topic, subject)
