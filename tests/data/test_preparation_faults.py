@@ -50,10 +50,10 @@ KILL_POINTS = [
     ("shards.VolumeShardWriter._finish", 2),  # all rows written, no footer
     ("shards.os.replace", 1),  # the whole file under its hidden name
     ("shards._sync_folder", 2),  # the shard is named, the journal does not know it
-    ("preparation.add_to_journal", 2),
+    ("rows.add_to_journal", 2),
     ("rows.read_volume", 33),
     ("prepared.write_text", 1),  # all shards, no index
-    ("preparation.write_journal", 1),  # the index, but the journal not replaced
+    ("rows.write_journal", 1),  # the index, but the journal not replaced
 ]
 MODULES = {"shards": shards, "preparation": preparation, "rows": rows, "prepared": prepared}
 

@@ -261,11 +261,7 @@ def open_prepared_dataset(folder: str | Path, *, grid: GridSpec | None = None) -
 def select(
     dataset: Dataset, *, split: str | None = None, prefer: str | None = None, count: int | None = None
 ) -> Dataset:
-    """The cases of a split, the first `count` of them; arguments as for `open_dataset`.
-
-    Raises:
-        InputError: none are left.
-    """
+    """The cases of a split, the first `count` of them; arguments as for `open_dataset` (InputError: none are left)."""
     if count is not None and count < 1:
         raise InputError(f"count is {count}; expected at least one case")
     if split is None and prefer is None and count is None:

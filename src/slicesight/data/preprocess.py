@@ -16,23 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from slicesight.data import rows
 from slicesight.data.fingerprints import stat_fingerprint
 from slicesight.data.manifest import Case, iter_manifest, write_manifest
-from slicesight.data.rows import (
-    JOURNAL,
-    STORED_TYPES,
-    JournalEntry,
-    ScanJob,
-    ScanOutcome,
-    StoredType,
-    add_to_journal,
-    digest_of,
-    foreseen_settings,
-    preprocessing_digest,
-    read_journal,
-    row_key,
-    write_journal,
-)
+from slicesight.data.rows import JournalEntry, ScanJob, ScanOutcome, StoredType
 from slicesight.data.shards import FOLDER, PATTERN, RowPlace, Shard, VolumeShardWriter, read_keys
 from slicesight.data.store import FailedCase, PreparedIndex, read_index
 from slicesight.data.workers import outcomes_of
@@ -108,8 +95,8 @@ def prepare_volumes(
     """
     manifest, out = Path(manifest), Path(out)
     check_type(spec, GridSpec, name="spec", expected="a GridSpec, such as GridSpec(num_slices=32)")
-    if dtype not in STORED_TYPES:
-        raise InputError(f"dtype is {dtype!r}; expected {' or '.join(STORED_TYPES)}")
+    if dtype not in rows.STORED_TYPES:
+        raise InputError(f"dtype is {dtype!r}; expected {' or '.join(rows.STORED_TYPES)}")
     check_type(workers, int, name="workers", expected="1 or more")
     if workers < 1:
         raise InputError(f"workers is {workers}; expected 1 or more")
@@ -117,7 +104,7 @@ def prepare_volumes(
         raise InputError(f"on_bad_case is {on_bad_case!r}; expected 'stop' or 'skip'")
     theirs = out / "manifest.jsonl"
     is_theirs = manifest.resolve() == theirs.resolve()
-    if not is_theirs and theirs.exists() and not (out / FOLDER / JOURNAL).exists():
+    if not is_theirs and theirs.exists() and not (out / FOLDER / rows.JOURNAL).exists():
         raise InputError(f"{theirs} exists already and is another manifest; name another folder")
     with only_run_in(out / FOLDER) as folder, plain_disk_errors(folder):
         run = _Run(folder=folder, spec=spec, dtype=dtype, may_skip=on_bad_case == "skip")
@@ -155,7 +142,7 @@ class _Run:
 
     def plan(self, cases: Iterator[Case], root: Path) -> None:
         """Find out what has to be read again; no scan is opened for it."""
-        known = read_journal(self.folder)
+        known = rows.read_journal(self.folder)
         places = self._existing_rows()
         is_full = True
         for case in cases:
@@ -182,12 +169,12 @@ class _Run:
         index = PreparedIndex(
             spec=self.spec,
             dtype=self.dtype,
-            digest=digest_of([entry.key for entry in entries]),
+            digest=rows.digest_of([entry.key for entry in entries]),
             shards=tuple(self.shards),
             failed=tuple(self.failed),
         )
         index.write(self.folder)
-        write_journal(self.folder, [entry.known for entry in entries if entry.known is not None])
+        rows.write_journal(self.folder, [entry.known for entry in entries if entry.known is not None])
         needed = {shard.name for shard in self.shards}
         for path in self.folder.glob(PATTERN):
             if path.name not in needed:
@@ -228,9 +215,9 @@ class _Run:
         except (OSError, InputError):
             known = None  # the job will say what is wrong with it
         known_content = None
-        settings = foreseen_settings(self.spec, known) if known is not None else None
+        settings = rows.foreseen_settings(self.spec, known) if known is not None else None
         if known is not None and settings is not None:
-            key = row_key(case.id, known.content, preprocessing_digest(settings, self.dtype))
+            key = rows.row_key(case.id, known.content, rows.preprocessing_digest(settings, self.dtype))
             if key in places:
                 entry.key, entry.place = key, places[key]
                 entry.known = self._journal_line(entry, known.content, settings, known.acquired)
@@ -264,7 +251,7 @@ class _Run:
                         writer.keep(entry.case_id, entry.key, entry.place)
         finally:
             if writer.shard is not None:
-                add_to_journal(self.folder, news)
+                rows.add_to_journal(self.folder, news)
         if writer.shard is not None:
             self.shards.append(writer.shard)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation
-from slicesight.data.sources.wording import REPORT_QUESTIONS
+from slicesight.data.sources.intake import REPORT_QUESTIONS
 from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES, Finding, PhantomTruth
 from slicesight.volumes.volume import PLANES
 

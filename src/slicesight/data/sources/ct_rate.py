@@ -20,9 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slicesight.data.manifest import Case, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest
+from slicesight.data.sources.intake import (
+    Intake,
+    SourceLocation,
+    SourceRequest,
+    is_missing,
+    report_conversation,
+    yes_no_conversation,
+)
 from slicesight.data.sources.tables import csv_columns, csv_rows, read_text
-from slicesight.data.sources.wording import is_missing, report_conversation, yes_no_conversation
 from slicesight.errors import InputError
 
 SOURCE = "ct-rate"

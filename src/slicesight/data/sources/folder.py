@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from slicesight.data.manifest import Case, Conversation, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError
+from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, report_conversation
 from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
-from slicesight.data.sources.wording import report_conversation
 from slicesight.errors import InputError
 from slicesight.io.arrays import is_npy
 from slicesight.io.dicom.loading import is_dicom

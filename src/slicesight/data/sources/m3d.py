@@ -16,7 +16,18 @@ from collections import Counter
 from pathlib import Path
 
 from slicesight.data.manifest import LETTERS, Case, Conversation, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError
+from slicesight.data.sources.intake import (
+    M3D_TOPICS,
+    Intake,
+    SourceLocation,
+    SourceRequest,
+    UnusableError,
+    closed_conversation,
+    is_missing,
+    report_conversation,
+    split_of,
+    without_letter,
+)
 from slicesight.data.sources.places import (
     M3D_FOLDERS,
     M3D_PARTS,
@@ -28,14 +39,6 @@ from slicesight.data.sources.places import (
     scan_stem,
 )
 from slicesight.data.sources.tables import csv_columns, csv_rows, json_lists, read_text
-from slicesight.data.sources.wording import (
-    M3D_TOPICS,
-    closed_conversation,
-    is_missing,
-    report_conversation,
-    split_of,
-    without_letter,
-)
 from slicesight.errors import InputError
 from slicesight.io.files import head_of
 from slicesight.io.images import is_picture

@@ -15,10 +15,19 @@ from typing import Any
 
 from slicesight.data.choices import LIST_MARK
 from slicesight.data.manifest import LETTERS, Case, Conversation
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError
+from slicesight.data.sources.intake import (
+    M3D_TOPICS,
+    Intake,
+    SourceLocation,
+    SourceRequest,
+    UnusableError,
+    closed_conversation,
+    is_missing,
+    letter_of,
+    split_of,
+)
 from slicesight.data.sources.places import ListedScans
 from slicesight.data.sources.tables import json_items
-from slicesight.data.sources.wording import M3D_TOPICS, closed_conversation, is_missing, letter_of, split_of
 from slicesight.errors import InputError
 
 SOURCE = "med2e3-json"

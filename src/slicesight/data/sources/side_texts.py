@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slicesight.data.manifest import LETTERS, Conversation, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, UnusableError
+from slicesight.data.sources.intake import Intake, SourceLocation, UnusableError, closed_conversation, letter_of
 from slicesight.data.sources.tables import csv_rows, json_items, read_text
-from slicesight.data.sources.wording import closed_conversation, letter_of
 from slicesight.errors import InputError
 
 _CSV_CHOICES = "|"
@@ -65,11 +64,7 @@ class SideText(NamedTuple):
 
 
 def read_side_text(path: Path) -> SideText:
-    """A .txt (a report) or a .json.
-
-    Raises:
-        InputError: the file cannot be read or does not hold what it should.
-    """
+    """A .txt (a report) or a .json (InputError: the file cannot be read or does not hold what it should)."""
     text, place = read_text(path), SourceLocation(path.name)
     if path.suffix.lower() == ".txt":
         return SideText(place, SideRecord(report=text.strip()))

@@ -17,11 +17,7 @@ _DECODER = json.JSONDecoder()
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, with or without byte order mark.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
+    """A UTF-8 text, with or without byte order mark (InputError: it cannot be read, or is not UTF-8)."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -68,11 +64,7 @@ def csv_rows(path: Path, *, needed: Sequence[str] = ()) -> Iterator[tuple[int, d
 
 
 def json_items(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, item) of a JSON list, or of JSON Lines.
-
-    Raises:
-        InputError: not JSON, or neither of the two.
-    """
+    """(line, item) of a JSON list, or of JSON Lines (InputError: not JSON, or neither of the two)."""
     text = _Json(path)
     if text.take("["):
         yield from text.items()
@@ -84,11 +76,7 @@ def json_items(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def json_lists(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """(key, line, item) of a JSON object of lists.
-
-    Raises:
-        InputError: not JSON, or of another shape.
-    """
+    """(key, line, item) of a JSON object of lists (InputError: not JSON, or of another shape)."""
     text = _Json(path)
     if not text.take("{"):
         raise InputError(f'{path.name}: expected {{"train": [...], ...}}, found {text.rest!r}')
