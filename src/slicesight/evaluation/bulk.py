@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from slicesight.data.dataset import open_dataset
-from slicesight.data.ray_workers import connected
+from slicesight.data.workers import connected
 from slicesight.errors import InputError
 from slicesight.evaluation.controls import MAX_NEW_TOKENS
 from slicesight.evaluation.predict import PredictionRun, Progress, _append, _Jobs, _rows_of
@@ -140,11 +140,7 @@ def predict_in_bulk(
 
 def _lines(items: list[dict[str, str]], bulk: Bulk, *, num_workers: int, address: str) -> Any:
     """Every worker's lines, in the order of the cases."""
-    import ray
-    import ray.data
-    import ray.exceptions
-
-    with connected(address, num_workers + 1):  # one processor is left to move blocks
+    with connected(address, num_workers + 1) as ray:  # one processor is left to move blocks
         per_block = max(1, min(CASES_PER_BLOCK, len(items) // (2 * num_workers)))
         blocks = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_block))
         context = blocks.context
