@@ -25,8 +25,7 @@ from slicesight.errors import InputError
 from slicesight.evaluation.ablation_tables import AblationTable, make_table
 from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, no_bar, open_run, predict
 from slicesight.evaluation.predictions import PredictionFile, read_jsonl
-from slicesight.evaluation.scoring import to_json
-from slicesight.evaluation.sheet import Scored, make_sheet, score_file
+from slicesight.evaluation.sheet import Scored, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.predictor import Predictor
 from slicesight.training.recipe import Recipe
@@ -160,11 +159,11 @@ def run_cell(
         known["minutes"] = (time.monotonic() - started) / 60
         write_text(mark, text=to_json(known))
         shutil.rmtree(folder / "run", ignore_errors=True)
-    reader = load(str(folder / "model"))
+    predictor = load(str(folder / "model"))
     run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
-    open_run(run, reader)
+    open_run(run, predictor)
     with bars(f"asking {cell.name}") as progress:
-        predict(run, reader, progress=progress)
+        predict(run, predictor, progress=progress)
     return float(known["minutes"])
 
 
