@@ -3,7 +3,7 @@
 S seeds, V volumes. A value is the mean over seeds; its interval comes from a bootstrap that draws volumes and seeds;
 every row is compared with the full model, the last one, by the paired test over volumes, Holm-corrected over the table.
 What the paper printed is one seed, 100 K samples, in percent. Table 5's marks for text, 3D and 2D are lost in the text
-at hand: its rows are read as 3D, 2D and both without text, then with text, the last being the full model: an assumption.
+at hand: its rows are read as 3D, 2D and both without text, then with text, the last the full model: an assumption.
 """
 
 from __future__ import annotations

@@ -138,14 +138,14 @@ def _read_csv(path: Path) -> PredictionFile:
                 f"{path}: columns {', '.join(sorted(header)) or '(none)'} are none of M3D's three tables; expected "
                 "Question + Ground Truth + pred, or Question Type + Question + Answer (+ Answer Choice) + Pred."
             )
-        rows = []
-        for number, raw in enumerate(reader, start=2):
-            row = {(key or "").strip().lower(): value for key, value in raw.items()}
-            rows.append(_csv_row(row, task=CSV_FORMATS[kind][0], number=number, path=path))
+        rows = [
+            _csv_row(raw, task=CSV_FORMATS[kind][0], number=number, path=path) for number, raw in enumerate(reader, 2)
+        ]
     return PredictionFile(rows=tuple(rows), format=kind, missing={"volume": NO_VOLUME.format("M3D's csv")})
 
 
-def _csv_row(row: dict[str, Any], *, task: str, number: int, path: Path) -> Prediction:
+def _csv_row(raw: dict[str, Any], *, task: str, number: int, path: Path) -> Prediction:
+    row = {(key or "").strip().lower(): value for key, value in raw.items()}
     fields = {
         "id": f"{path.stem}:{number - 2}",
         "task": task,
@@ -171,8 +171,7 @@ def _read_official(path: Path, answers: Path | None) -> PredictionFile:
     for place, (said, true) in enumerate(zip(outputs, known, strict=True)):
         if said.get("idx", place) != place:
             raise InputError(f"{path}: entry {place} has idx {said['idx']}; outputs and answers go by position.")
-        letter = true.get("answer_choice") or None
-        kind = true.get("question_type")
+        letter, kind = true.get("answer_choice") or None, true.get("question_type")
         fields = {
             "id": str(true.get("id", place)),
             "task": "closed" if letter else "report" if kind is None else "open",
@@ -201,9 +200,7 @@ def _json_list(path: Path) -> list[dict[str, Any]]:
 
 def topic_name(kind: Any) -> str:
     """M3D's question type (1 to 5, however written) as a word; any other as it is."""
-    plain = str(kind).strip()
-    if plain.endswith(".0"):
-        plain = plain[:-2]
+    plain = str(kind).strip().removesuffix(".0")
     return TOPIC_NAMES.get(plain, plain or "unknown")
 
 
@@ -212,9 +209,8 @@ def _with_listed_choices(row: Prediction) -> Prediction:
     if row.task != "closed" or row.choices or LIST_MARK not in row.question:
         return row
     listed = listed_choices(row.question)
-    if "".join(listed) != LETTERS[: len(listed)]:  # a letter is missing or doubled: no place can be trusted
-        return row
-    return row.model_copy(update={"choices": tuple(listed.values())}) if listed else row
+    is_whole = "".join(listed) == LETTERS[: len(listed)]  # else no place can be trusted
+    return row.model_copy(update={"choices": tuple(listed.values())}) if listed and is_whole else row
 
 
 def _fresh(name: str, taken: Mapping[str, Any]) -> str:

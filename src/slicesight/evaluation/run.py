@@ -16,7 +16,7 @@ from slicesight.data.dataset import Dataset, open_dataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation.controls import VOLUME_CONTROLS, ask_blind, majority
 from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, digest_model, no_bar, open_run, predict, unwatched
-from slicesight.evaluation.predictions import TASKS, PredictionFile, read_jsonl, to_lines
+from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file, to_lines
 from slicesight.evaluation.sheet import Scored, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress
@@ -151,11 +151,11 @@ def _answer_without_scans(
 
 def _score(run: PredictionRun, *, bertscore: str | None, layer: int | None) -> dict[str, Scored]:
     """The model and every control that was answered, scored."""
-    scored: dict[str, Scored] = {}
-    for name in (MODEL, *CONTROLS):
-        if run.path(name).exists() and (name in (MODEL, "blind") or _has_controls(run)):
-            file = PredictionFile(rows=tuple(read_jsonl(run.path(name))), format="slicesight-jsonl")
-            scored[name] = score_file(file, bertscore=bertscore, layer=layer)
+    scored = {
+        name: score_file(own_file(run.path(name)), bertscore=bertscore, layer=layer)
+        for name in (MODEL, *CONTROLS)
+        if run.path(name).exists() and (name in (MODEL, "blind") or _has_controls(run))
+    }
     if not scored or not scored[MODEL].rows:
         raise InputError(f"{run.folder}: none of the {len(run.source.cases)} cases could be read; see --on-bad-case.")
     return scored
@@ -169,12 +169,12 @@ def _sheet(
     del sheet["missing"]["controls"]
     sheet["controls"] = {}
     for name in CONTROLS:
-        if name not in scored or not scored[name].rows:
+        sheet["controls"][name] = None
+        if name in scored and scored[name].rows:
+            control = make_sheet(scored[name], system=name)
+            sheet["controls"][name] = {task: control[task] for task in TASKS}
+        else:
             sheet["missing"][f"controls.{name}"] = _why_no_control(name, run)
-            sheet["controls"][name] = None
-            continue
-        control = make_sheet(scored[name], system=name)
-        sheet["controls"][name] = {task: control[task] for task in TASKS}
     # one family for Holm's correction
     sheet["comparisons"] = compare_systems({name: [one] for name, one in scored.items()}, against=MODEL)
     sheet["skipped_cases"] = dict(run.skipped)

@@ -227,7 +227,7 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
     }
     part = {
         "num_pairs": len(rows),
-        "num_empty": sum(row.is_empty for row in rows),
+        "num_empty": sum(not row.prediction.strip() for row in rows),
         "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
         "micro": {name: float(np.mean(values[name])) if name in values else None for name in metrics_of(task)},
         "macro": {

@@ -69,9 +69,10 @@ class BertScorer:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModel.from_pretrained(name, dtype=torch.float32)
         except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0][:160]
             raise MissingPartError(
-                f"BERTScore's model {name} cannot be loaded ({str(error).strip().splitlines()[0][:160]}); name a folder "
-                "with --bertscore, or load it once where there is a network"
+                f"BERTScore's model {name} cannot be loaded ({reason}); name a folder with --bertscore, or load it "
+                "once where there is a network"
             ) from error
         wanted = USUAL_LAYERS.get(name.removeprefix("FacebookAI/")) if layer is None else layer
         kept = _cut(model, wanted, name=name)
