@@ -26,12 +26,10 @@ from slicesight.files import write_text
 from slicesight.models.folder import write_model_folder
 from slicesight.training.checkpointing import CheckpointPolicy
 from slicesight.training.checkpoints import CheckpointFolder
-from slicesight.training.curve import draw_losses
-from slicesight.training.loop import Loss, train_loop
-from slicesight.training.provenance import describe_software
+from slicesight.training.loop import Loss, Validator, train_loop
+from slicesight.training.provenance import describe_software, draw_losses
 from slicesight.training.recipe import Validation
 from slicesight.training.run_folder import LOG_FILE, VAL_LOSS, RunFolder, disk_errors, read_log
-from slicesight.training.validation import Validator
 
 SECTION, LOSS_PICTURE = "training", "loss.png"
 NOT_PART_OF_A_RUN = ("log_every", "checkpoint_every", "num_workers")
