@@ -25,8 +25,9 @@ from slicesight.phantoms.grid_set import PhantomSet
 from slicesight.phantoms.texts import KINDS, location_phrase
 from slicesight.phantoms.vocabulary import CELL_LABELS, ORGAN_LABELS, PLACES, WordMatch
 from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.loop import Log, train_loop
+from slicesight.training.loop import train_loop
 from slicesight.training.recipe import EncoderRun
+from slicesight.training.run_folder import Log
 from slicesight.volumes.volume import PLANES
 
 NUM_CELL_LABELS = len(CELL_LABELS)

@@ -28,8 +28,9 @@ from slicesight.phantoms.rendering import PhantomTruth
 from slicesight.phantoms.texts import conversation_rng, location_phrase, phantom_conversations
 from slicesight.phantoms.vocabulary import LabelWords
 from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.loop import Log, train_loop
+from slicesight.training.loop import train_loop
 from slicesight.training.recipe import LanguageRun
+from slicesight.training.run_folder import Log
 
 NOISE = 0.3
 REPORT_EVERY = 4

@@ -20,9 +20,8 @@ from slicesight.phantoms.pretrain_encoders import slice_batches, train_encoder, 
 from slicesight.phantoms.pretrain_language import train_language
 from slicesight.phantoms.vocabulary import LabelWords, WordMatch
 from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.loop import Log
 from slicesight.training.recipe import STAGE0_SECTIONS, Recipe
-from slicesight.training.run_folder import RunFolder
+from slicesight.training.run_folder import Log, RunFolder
 
 
 def pretrain(

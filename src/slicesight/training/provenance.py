@@ -20,18 +20,7 @@ from slicesight.files import replacing, write_text
 from slicesight.training.recipe import Recipe
 from slicesight.training.run_folder import VAL_LOSS, plain, read_log
 
-LIBRARIES = [
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "monai",
-    "deepspeed",
-    "POT",
-]
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "monai", "deepspeed")
 NOT_CURVES = ("step", "of", "loss", VAL_LOSS, "seconds", "minutes_left", "learning_rate", "prompts_cut")
 TRAINING_COLOUR, VALIDATION_COLOUR = "#0b6e99", "#c2571a"
 
@@ -48,7 +37,7 @@ def describe_software() -> dict[str, Any]:
         "slicesight": __version__,
         "git": find_commit(Path(__file__).parent),
         "python": platform.python_version(),
-        "libraries": dict(list_versions(LIBRARIES)),
+        "libraries": dict(list_versions((*LIBRARIES, "POT"))),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }

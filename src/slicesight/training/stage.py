@@ -156,7 +156,8 @@ def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others
 
     Raises InputError for an unknown or missing logger, or bfloat16 where it cannot be had.
     """
-    saves = recipe.save_every is not None
+    if recipe.save_every is not None:
+        others |= {"save_strategy": "steps", "save_steps": recipe.save_every}
     try:
         return TrainingArguments(
             max_steps=num_steps,
@@ -178,9 +179,7 @@ def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others
             remove_unused_columns=False,
             disable_tqdm=True,
             dataloader_num_workers=recipe.loader_workers,
-            save_strategy="steps" if saves else "no",
-            **({"save_steps": recipe.save_every} if saves else {}),
-            **others,
+            **{"save_strategy": "no", **others},
         )
     except ValueError as error:
         raise InputError(f"stage {stage.name}: {' '.join(str(error).split())}") from error

@@ -168,8 +168,8 @@ def put_together(recipe: Recipe, parts: Parts, grid: GridSpec) -> Start:
     source = parts.tokenizer or parts.language_model
     if source is None:
         raise InputError("parts: no tokenizer; name a language_model or a tokenizer")
-    question = parts.question_tokenizer and read_part("no tokenizer at", AutoTokenizer, parts.question_tokenizer)
-    tokenizer = read_part("no tokenizer at", AutoTokenizer, source)
+    question = parts.question_tokenizer and read_part("tokenizer", AutoTokenizer, parts.question_tokenizer)
+    tokenizer = read_part("tokenizer", AutoTokenizer, source)
     processor = Med2E3Processor.for_model(
         config, tokenizer, grid=grid.to_dict(), template=recipe.template, question_tokenizer=question
     )
@@ -206,7 +206,7 @@ def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
     if parts.language_model:
         loaded["language_model"] = load_part(AutoModelForCausalLM, parts.language_model)
     if parts.vision2d:
-        config = read_part("no configuration at", AutoConfig, parts.vision2d)
+        config = read_part("configuration", AutoConfig, parts.vision2d)
         config = getattr(config, "vision_config", config)
         if hasattr(config, "vision_use_head"):
             config.vision_use_head = False
@@ -235,7 +235,7 @@ def load_part(kind: Any, name: str, **settings: Any) -> Any:
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of left-over weights
     try:
-        part, found = read_part("no model at", kind, name, dtype=torch.float32, output_loading_info=True, **settings)
+        part, found = read_part("model", kind, name, dtype=torch.float32, output_loading_info=True, **settings)
     finally:
         logging.set_verbosity(before)
     if missing := sorted(found["missing_keys"]):
@@ -251,7 +251,7 @@ def read_part(what: str, kind: Any, name: str, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(name, **settings)
     except (OSError, ValueError) as error:
-        raise InputError(f"parts: {what} {name}: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"parts: {name} cannot be read as a {what}: {' '.join(str(error).split())[:200]}") from error
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
