@@ -178,6 +178,10 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         slice_scores = None
         if volume_features is None and any(given is not None for given in (volumes, features_3d, features_2d)):
             volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
+            if input_ids is not None:
+                volume_index = resolve_volume_index(
+                    volume_index, volume_features, num_prompts=len(input_ids), all_asked=True
+                )
         if inputs_embeds is None:
             input_ids = check_tensor(input_ids, "input_ids", ndim=2)
             if volume_features is not None:
@@ -361,12 +365,13 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
 
         The placeholder is never generated: it stands for no text.
         """
-        if volumes is not None and volume_features is None:
+        is_given = volumes is not None and volume_features is None
+        if is_given:
             volume_features = self.encode_volumes(volumes)
         if volume_features is not None:
             prompts = inputs if inputs is not None else kwargs["input_ids"]
             kwargs["volume_index"] = resolve_volume_index(
-                kwargs.get("volume_index"), volume_features, num_prompts=len(prompts)
+                kwargs.get("volume_index"), volume_features, num_prompts=len(prompts), all_asked=is_given
             )
         placeholder = self.config.placeholder_token_id
         if placeholder < self.config.text_config.get_text_config().vocab_size:
