@@ -242,3 +242,16 @@ def test_five_training_steps_give_the_golden_losses(make_model, make_processor, 
 
 def test_embeddings_start_with_the_spread_the_text_configuration_asks_for(model):
     assert model.get_input_embeddings().weight.std().item() == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
+def test_generate_gives_the_scores_of_its_prompts_with_the_sequences(model, processor, volumes, settings):
+    batch = processor(QUESTIONS, volumes=volumes)
+    expected = model(**batch).slice_scores
+    found = model.generate(**batch, max_new_tokens=2, return_dict_in_generate=True, **settings)
+    assert torch.equal(found.slice_scores, expected)
+    ids = batch.pop("input_ids")
+    again = model.generate(ids, **batch, max_new_tokens=2, return_dict_in_generate=True, **settings)
+    assert torch.equal(again["slice_scores"], expected)
+    text = processor(QUESTIONS, volume_index=[[]] * 3)
+    assert model.generate(**text, max_new_tokens=2, return_dict_in_generate=True).slice_scores is None

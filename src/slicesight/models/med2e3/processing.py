@@ -23,6 +23,7 @@ from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedT
 
 from slicesight.errors import InputError, ModelError
 from slicesight.models.arguments import check_choice
+from slicesight.models.folder import refuse_adapter
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.models.med2e3.matching import check_asked, count_visual_tokens
@@ -389,7 +390,11 @@ class Med2E3Processor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Med2E3Processor:
-        processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, ValueError):
+            refuse_adapter(pretrained_model_name_or_path, missing="no processor")
+            raise
         folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
         if folder.is_dir():
             processor.question_tokenizer = AutoTokenizer.from_pretrained(folder)
