@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from slicesight.io.assemble import Unit, checked_unit
 from slicesight.io.loading import read_volume
-from slicesight.io.options import Unit, checked_unit
 from slicesight.reports.contact_sheet import write_contact_sheet
 from slicesight.volumes.grid import GridSpec, to_grid
 

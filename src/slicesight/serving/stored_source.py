@@ -14,7 +14,7 @@ import pydicom
 
 from slicesight.errors import InputError
 from slicesight.io.dicom.source import SourceImage, SourceSeries, read_source
-from slicesight.io.dicom.values import DAMAGED
+from slicesight.io.files import DAMAGED
 from slicesight.volumes.volume import Volume
 
 SOURCE_FILE = "source.json"

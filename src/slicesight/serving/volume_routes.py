@@ -13,8 +13,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from slicesight.errors import InputError
+from slicesight.io.assemble import ReadOptions, checked_unit
 from slicesight.io.dicomweb.address import read_address
-from slicesight.io.options import ReadOptions, checked_unit
 from slicesight.serving.completions import grid_slices
 from slicesight.serving.event_stream import unless_gone
 from slicesight.serving.guard import MAX_JSON_BYTES, REPORT_POLICY

@@ -12,8 +12,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from slicesight.io.arrays import is_picture
 from slicesight.io.files import head_of
-from slicesight.io.images import is_picture
 
 M3D_PARTS = ("ct_case", "ct_quizze")
 M3D_FOLDERS = ("M3D_Cap_npy", "M3D_Cap")

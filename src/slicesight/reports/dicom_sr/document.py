@@ -13,7 +13,8 @@ from slicesight.errors import InputError
 from slicesight.files import checked_place, replacing
 from slicesight.inference.answers import Answer
 from slicesight.io.dicom.source import SourceSeries
-from slicesight.io.dicom.values import DAMAGED, quiet_pydicom
+from slicesight.io.dicom.values import quiet_pydicom
+from slicesight.io.files import DAMAGED
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports.dicom_sr.content import (
     MAKER,
