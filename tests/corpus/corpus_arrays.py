@@ -21,7 +21,9 @@ STACK = values("u1", shape=(12, 10, 8))  # (i, j, k): column, row, slice
 PICTURES = Read(STACK)
 
 
-def array(name: str, odd: str, right: Read | Refused, made: np.ndarray | bytes, *, file: str = "scan.npy", **more: Any) -> Odd:
+def array(
+    name: str, odd: str, right: Read | Refused, made: np.ndarray | bytes, *, file: str = "scan.npy", **more: Any
+) -> Odd:
     """A .npy file; `made` is stored as it stands, (slice, row, column)."""
 
     def build(folder: Path) -> Path:
@@ -89,7 +91,9 @@ def _arrays() -> list[Odd]:
     ]  # fmt: skip
 
 
-def pictures(name: str, odd: str, right: Read | Refused, make: Callable[[int, np.ndarray], tuple[str, Image.Image]], **more: Any) -> Odd:
+def pictures(
+    name: str, odd: str, right: Read | Refused, make: Callable[[int, np.ndarray], tuple[str, Image.Image]], **more: Any
+) -> Odd:
     """A folder of one picture a slice."""
 
     def build(folder: Path) -> Path:
@@ -124,7 +128,15 @@ def _pictures() -> list[Odd]:
     ]  # fmt: skip
 
 
-def zipped(name: str, odd: str, right: Read | Refused, made: dict[str, bytes], *, change: Callable[[bytes], bytes] = lambda content: content, **more: Any) -> Odd:
+def zipped(
+    name: str,
+    odd: str,
+    right: Read | Refused,
+    made: dict[str, bytes],
+    *,
+    change: Callable[[bytes], bytes] = lambda content: content,
+    **more: Any,
+) -> Odd:
     def build(folder: Path) -> Path:
         written = io.BytesIO()
         with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -81,7 +81,20 @@ def write(folder: Path, datasets: list[FileDataset], *, syntax: str = ExplicitVR
     return place
 
 
-def series(name: str, odd: str, right: Read | Refused, edit: Edit | None = None, *, source: str, modality: str = "CT", array: np.ndarray = ARRAY, syntax: str = ExplicitVRLittleEndian, after: Callable[[Path], Path | None] | None = None, order: list[int] | None = None, **more: Any) -> Odd:
+def series(
+    name: str,
+    odd: str,
+    right: Read | Refused,
+    edit: Edit | None = None,
+    *,
+    source: str,
+    modality: str = "CT",
+    array: np.ndarray = ARRAY,
+    syntax: str = ExplicitVRLittleEndian,
+    after: Callable[[Path], Path | None] | None = None,
+    order: list[int] | None = None,
+    **more: Any,
+) -> Odd:
     """The usual series, edited slice by slice; `after` may change the written folder or open another path."""
 
     def build(folder: Path) -> Path:
@@ -244,7 +257,10 @@ def _order() -> list[Odd]:
         dataset.ImageOrientationPatient = [c, s, 0, -s, c, 0]
 
     turned = np.eye(4)
-    turned[:3, 0], turned[:3, 1] = 2 * np.array([np.cos(0.3), np.sin(0.3), 0]), 1.5 * np.array([-np.sin(0.3), np.cos(0.3), 0])
+    turned[:3, 0], turned[:3, 1] = (
+        2 * np.array([np.cos(0.3), np.sin(0.3), 0]),
+        1.5 * np.array([-np.sin(0.3), np.cos(0.3), 0]),
+    )
     turned[2, 2], turned[:3, 3] = 3, LPS[:3, 3]
     coronal = np.array([[2.0, 0, 0, -11], [0, 0, 3.0, -7], [0, -1.5, 0, 40], [0, 0, 0, 1]])
     sagittal = np.array([[0, 0, 3.0, -11], [2.0, 0, 0, -7], [0, -1.5, 0, 40], [0, 0, 0, 1]])
@@ -330,7 +346,16 @@ def _pixels() -> list[Odd]:
     eight = (ARRAY % 250).astype("u1")
     air = padded.astype(float)
     air[:2] = ARRAY[2:].min()
-    rgb = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0, "PixelData": bytes(12 * 10 * 3)}
+    rgb = {
+        "SamplesPerPixel": 3,
+        "PhotometricInterpretation": "RGB",
+        "PlanarConfiguration": 0,
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
+        "PixelData": bytes(12 * 10 * 3),
+    }
     return [
         series("unsigned", "unsigned", Read(ARRAY % 4096, RAS), stored(twelve, PixelRepresentation=0), source=rules, oracle="sitk"),
         series("bits-12", "12 of 16 bits, signed: the sign is bit 11", Read(signed12, RAS), stored(signed12 & 0xFFF, BitsStored=12, HighBit=11), source=rules, oracle="pydicom"),
@@ -338,7 +363,7 @@ def _pixels() -> list[Odd]:
         series("overlay-bits", "an overlay in the unused high bit", Read(twelve, RAS), stored(overlay, BitsStored=12, HighBit=11, PixelRepresentation=0), source="PS3.5, 8.1.2 (retired)", oracle="pydicom"),
         series("high-bit", "HighBit 15 of 12 bits: the values lie high", Refused("bit|Bit"), setting(BitsStored=12, HighBit=15), source="PS3.5, 8.1.1 (retired)", pending="HighBit is not looked at"),
         series("monochrome1-mr", "MONOCHROME1 of an MR: inverted", Read((ARRAY % 4096).max() + (ARRAY % 4096).min() - ARRAY % 4096, RAS), stored(twelve, PixelRepresentation=0, PhotometricInterpretation="MONOCHROME1"), source="PS3.3, C.7.6.3.1.2", modality="MR"),
-        series("monochrome1-ct", "MONOCHROME1 of a CT in HU: HU stay HU", PLAIN, setting(PhotometricInterpretation="MONOCHROME1"), source="PS3.3, C.7.6.3.1.2", oracle="sitk"),
+        series("monochrome1-ct", "MONOCHROME1 of a CT in HU: HU stay HU", PLAIN, setting(PhotometricInterpretation="MONOCHROME1"), source="PS3.3, C.7.6.3.1.2"),
         series("rgb", "colour", Refused("colour|RGB"), setting(**rgb), source="PS3.3, C.7.6.3.1.2"),
         series("palette", "palette colour", Refused("PALETTE|palette|colour"), setting(PhotometricInterpretation="PALETTE COLOR"), source="PS3.3, C.7.6.3.1.2", pending="indices are read as values"),
         series("padding", "PixelPaddingValue outside the field of view: as air", Read(air, RAS), stored(padded, "<i2", PixelPaddingValue=-2000), source="PS3.3, C.7.5.1.1.2", pending=None),
@@ -357,7 +382,15 @@ def _multiframe() -> list[Odd]:
         def build(folder: Path) -> Path:
             dataset = slices()[0]
             dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
-            for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType"):
+            for keyword in (
+                "ImagePositionPatient",
+                "ImageOrientationPatient",
+                "PixelSpacing",
+                "SliceThickness",
+                "RescaleSlope",
+                "RescaleIntercept",
+                "RescaleType",
+            ):
                 delattr(dataset, keyword)
             frames = order or list(range(8))
             dataset.NumberOfFrames = 8
@@ -371,7 +404,10 @@ def _multiframe() -> list[Odd]:
                 delattr(shared, drop)
             dataset.SharedFunctionalGroupsSequence = Sequence([shared])
             dataset.PerFrameFunctionalGroupsSequence = Sequence(
-                [item(PlanePositionSequence=Sequence([item(ImagePositionPatient=[-11, -7, 40 + 3 * k])])) for k in frames]
+                [
+                    item(PlanePositionSequence=Sequence([item(ImagePositionPatient=[-11, -7, 40 + 3 * k])]))
+                    for k in frames
+                ]
             )
             dataset.save_as(folder / "scan.dcm", enforce_file_format=True)
             return folder / "scan.dcm"
@@ -390,14 +426,30 @@ def _multiframe() -> list[Odd]:
 def _pet() -> list[Odd]:
     def pet(**changes: Any) -> Edit:
         def edit(dataset: Dataset, k: int) -> None:
-            dose = {"RadionuclideTotalDose": 3.7e8, "RadionuclideHalfLife": 6586.2, "RadiopharmaceuticalStartTime": "100000"}
-            wanted = {"Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["DECY", "ATTN"], "PatientWeight": 70, "SeriesDate": "20200101", "SeriesTime": "110000", "AcquisitionDate": "20200101", "AcquisitionTime": "110000", **changes}
+            dose = {
+                "RadionuclideTotalDose": 3.7e8,
+                "RadionuclideHalfLife": 6586.2,
+                "RadiopharmaceuticalStartTime": "100000",
+            }
+            wanted = {
+                "Units": "BQML",
+                "DecayCorrection": "START",
+                "CorrectedImage": ["DECY", "ATTN"],
+                "PatientWeight": 70,
+                "SeriesDate": "20200101",
+                "SeriesTime": "110000",
+                "AcquisitionDate": "20200101",
+                "AcquisitionTime": "110000",
+                **changes,
+            }
             for keyword, value in wanted.items():
                 if keyword in dose or keyword == "RadiopharmaceuticalStartDateTime":
                     dose[keyword] = value
                 else:
                     setattr(dataset, keyword, value)
-            dataset.RadiopharmaceuticalInformationSequence = Sequence([item(**{k: v for k, v in dose.items() if v is not None})])
+            dataset.RadiopharmaceuticalInformationSequence = Sequence(
+                [item(**{k: v for k, v in dose.items() if v is not None})]
+            )
 
         return edit
 
@@ -430,7 +482,13 @@ def _hostile() -> list[Odd]:
         return file
 
     return [
-        series("sequence-for-modality", "a sequence where Modality should be", Refused("."), source="found by fuzzing", after=sequence_for_text),
+        series(
+            "sequence-for-modality",
+            "a sequence where Modality should be",
+            Refused("."),
+            source="found by fuzzing",
+            after=sequence_for_text,
+        ),
     ]
 
 

@@ -123,17 +123,35 @@ def _types() -> list[Odd]:
         array = values(kind)
         for order in "<>":
             word = "little" if order == "<" else "big"
-            cases.append(simple(f"{kind}-{word}", f"{kind}, {word} endian", Read(array, RAS), array=array, order=order, oracle="sitk"))
+            cases.append(
+                simple(
+                    f"{kind}-{word}",
+                    f"{kind}, {word} endian",
+                    Read(array, RAS),
+                    array=array,
+                    order=order,
+                    oracle="sitk",
+                )
+            )
     both = "complex numbers have no grey value"
     cases += [
-        simple(kind, both, Refused("complex|type"), array=ARRAY.astype(kind), source=f"{H}, DT_COMPLEX") for kind in ("c8", "c16")
+        simple(kind, both, Refused("complex|type"), array=ARRAY.astype(kind), source=f"{H}, DT_COMPLEX")
+        for kind in ("c8", "c16")
     ]
     rgb = np.stack([values("u1")] * 3, axis=-1)
-    content = bytes(header(ARRAY, datatype=128, bitpix=24)) + b"\0" * 4 + np.moveaxis(rgb, (0, 1, 2, 3), (2, 1, 0, 3)).tobytes()
+    content = (
+        bytes(header(ARRAY, datatype=128, bitpix=24))
+        + b"\0" * 4
+        + np.moveaxis(rgb, (0, 1, 2, 3), (2, 1, 0, 3)).tobytes()
+    )
     cases.append(raw("rgb24-grey", "RGB24 whose three channels agree", content, Refused("colour"), f"{H}, DT_RGB24"))
     other = rgb.copy()
     other[..., 1] = other[..., 1][::-1]
-    content = bytes(header(ARRAY, datatype=128, bitpix=24)) + b"\0" * 4 + np.moveaxis(other, (0, 1, 2, 3), (2, 1, 0, 3)).tobytes()
+    content = (
+        bytes(header(ARRAY, datatype=128, bitpix=24))
+        + b"\0" * 4
+        + np.moveaxis(other, (0, 1, 2, 3), (2, 1, 0, 3)).tobytes()
+    )
     cases.append(raw("rgb24-colour", "RGB24 in colour", content, Refused("colour"), f"{H}, DT_RGB24"))
     cases += [
         simple("binary", "DT_BINARY, one bit a voxel", Refused("voxels are"), datatype=1, bitpix=1),
@@ -161,31 +179,129 @@ def _geometry() -> list[Odd]:
     half = float(np.sin(np.deg2rad(10)))
     return [
         simple("plain", "nothing", PLAIN, oracle="sitk"),
-        simple("sform-oblique", "turned by 20 degrees", Read(ARRAY, oblique), srow=oblique[:3].ravel(), oracle="nibabel"),
-        simple("sform-oblique-x", "turned about x", Read(ARRAY, _turned(-15, 0)), srow=_turned(-15, 0)[:3].ravel(), oracle="nibabel"),
-        simple("sform-sheared", "a gantry tilt as shear", Read(ARRAY, sheared), srow=sheared[:3].ravel(), oracle="nibabel"),
+        simple(
+            "sform-oblique", "turned by 20 degrees", Read(ARRAY, oblique), srow=oblique[:3].ravel(), oracle="nibabel"
+        ),
+        simple(
+            "sform-oblique-x",
+            "turned about x",
+            Read(ARRAY, _turned(-15, 0)),
+            srow=_turned(-15, 0)[:3].ravel(),
+            oracle="nibabel",
+        ),
+        simple(
+            "sform-sheared", "a gantry tilt as shear", Read(ARRAY, sheared), srow=sheared[:3].ravel(), oracle="nibabel"
+        ),
         simple("sform-mirrored", "left-handed", Read(ARRAY, mirrored), srow=mirrored[:3].ravel(), oracle="nibabel"),
         simple("sform-lps", "stored LPS", Read(ARRAY, lps), srow=lps[:3].ravel(), oracle="nibabel"),
         simple("sform-coronal", "stored coronal", Read(ARRAY, coronal), srow=coronal[:3].ravel(), oracle="nibabel"),
         simple("sform-sagittal", "stored sagittal", Read(ARRAY, sagittal), srow=sagittal[:3].ravel(), oracle="nibabel"),
-        simple("sform-flipped-k", "slices from head to foot", Read(ARRAY, flipped_k), srow=flipped_k[:3].ravel(), oracle="nibabel"),
-        simple("sform-over-qform", "both, and they differ: the sform goes first", Read(ARRAY, oblique), srow=oblique[:3].ravel(), oracle="nibabel", **{**good_q, "sform_code": 2}),
+        simple(
+            "sform-flipped-k",
+            "slices from head to foot",
+            Read(ARRAY, flipped_k),
+            srow=flipped_k[:3].ravel(),
+            oracle="nibabel",
+        ),
+        simple(
+            "sform-over-qform",
+            "both, and they differ: the sform goes first",
+            Read(ARRAY, oblique),
+            srow=oblique[:3].ravel(),
+            oracle="nibabel",
+            **{**good_q, "sform_code": 2},
+        ),
         simple("qform", "qform alone", PLAIN, **q, oracle="sitk"),
-        simple("qform-turned", "a quaternion of 20 degrees", Read(ARRAY, _turned_about_origin(20)), **q, quatern=[0, 0, half], oracle="sitk"),
-        simple("qform-qfac-minus", "qfac -1 flips the third axis", Read(ARRAY, left_handed), **q, pixdim=[-1, 2, 1.5, 3, 1, 1, 1, 1], oracle="sitk"),
-        simple("qform-qfac-0", "qfac 0 counts as 1 (nifti1.h, METHOD 2)", PLAIN, **q, pixdim=[0, 2, 1.5, 3, 1, 1, 1, 1], pending="qfac 0"),
-        simple("sform-zero-good-qform", "sform code 1 of zeros, a good qform", PLAIN, **good_q, srow=[0.0] * 12, pending="sform of zeros"),
+        simple(
+            "qform-turned",
+            "a quaternion of 20 degrees",
+            Read(ARRAY, _turned_about_origin(20)),
+            **q,
+            quatern=[0, 0, half],
+            oracle="sitk",
+        ),
+        simple(
+            "qform-qfac-minus",
+            "qfac -1 flips the third axis",
+            Read(ARRAY, left_handed),
+            **q,
+            pixdim=[-1, 2, 1.5, 3, 1, 1, 1, 1],
+            oracle="sitk",
+        ),
+        simple(
+            "qform-qfac-0",
+            "qfac 0 counts as 1 (nifti1.h, METHOD 2)",
+            PLAIN,
+            **q,
+            pixdim=[0, 2, 1.5, 3, 1, 1, 1, 1],
+            pending="qfac 0",
+        ),
+        simple(
+            "sform-zero-good-qform",
+            "sform code 1 of zeros, a good qform",
+            PLAIN,
+            **good_q,
+            srow=[0.0] * 12,
+            pending="sform of zeros",
+        ),
         simple("sform-nan", "NaN in the sform, no qform", Refused("NaN|affine|spacing"), srow=[np.nan] * 12),
-        simple("sform-singular", "two columns are equal, no qform", Refused("affine|spacing|singular|volume"), srow=[2, 2, 0, 0, 0, 0, 1.5, 0, 0, 0, 3, 0]),
-        simple("no-codes", "no codes: the spacing alone (METHOD 1)", Read(ARRAY, spacing_mm=(3, 1.5, 2)), sform_code=0, qform_code=0),
-        simple("no-codes-pixdim-0", "no codes and no spacing: unknown, not 0", Read(ARRAY, has_spacing=False), sform_code=0, qform_code=0, pixdim=[0] * 8, pending="the spacing is 0.0"),
+        simple(
+            "sform-singular",
+            "two columns are equal, no qform",
+            Refused("affine|spacing|singular|volume"),
+            srow=[2, 2, 0, 0, 0, 0, 1.5, 0, 0, 0, 3, 0],
+        ),
+        simple(
+            "no-codes",
+            "no codes: the spacing alone (METHOD 1)",
+            Read(ARRAY, spacing_mm=(3, 1.5, 2)),
+            sform_code=0,
+            qform_code=0,
+        ),
+        simple(
+            "no-codes-pixdim-0",
+            "no codes and no spacing: unknown, not 0",
+            Read(ARRAY, has_spacing=False),
+            sform_code=0,
+            qform_code=0,
+            pixdim=[0] * 8,
+            pending="the spacing is 0.0",
+        ),
         simple("pixdim-0-good-sform", "pixdim 0, a good sform", PLAIN, pixdim=[1] + [0] * 7, oracle="nibabel"),
-        simple("pixdim-negative-good-sform", "negative pixdim, a good sform", PLAIN, pixdim=[1, -2, -1.5, -3, 1, 1, 1, 1], oracle="nibabel"),
-        simple("pixdim-contradicts-sform", "pixdim says 1 mm, the sform 2: the sform goes first", PLAIN, pixdim=[1, 1, 1, 1, 1, 1, 1, 1], oracle="nibabel"),
-        simple("units-metre", "xyzt_units 1: metres", PLAIN, srow=tiny[:3].ravel(), pixdim=[1, 0.002, 0.0015, 0.003, 1, 1, 1, 1], xyzt_units=1),
-        simple("units-micron", "xyzt_units 3: microns", PLAIN, srow=(RAS[:3] * 1000).ravel(), pixdim=[1, 2000, 1500, 3000, 1, 1, 1, 1], xyzt_units=3),
+        simple(
+            "pixdim-negative-good-sform",
+            "negative pixdim, a good sform",
+            PLAIN,
+            pixdim=[1, -2, -1.5, -3, 1, 1, 1, 1],
+            oracle="nibabel",
+        ),
+        simple(
+            "pixdim-contradicts-sform",
+            "pixdim says 1 mm, the sform 2: the sform goes first",
+            PLAIN,
+            pixdim=[1, 1, 1, 1, 1, 1, 1, 1],
+            oracle="nibabel",
+        ),
+        simple(
+            "units-metre",
+            "xyzt_units 1: metres",
+            PLAIN,
+            srow=tiny[:3].ravel(),
+            pixdim=[1, 0.002, 0.0015, 0.003, 1, 1, 1, 1],
+            xyzt_units=1,
+        ),
+        simple(
+            "units-micron",
+            "xyzt_units 3: microns",
+            PLAIN,
+            srow=(RAS[:3] * 1000).ravel(),
+            pixdim=[1, 2000, 1500, 3000, 1, 1, 1, 1],
+            xyzt_units=3,
+        ),
         simple("units-unknown", "xyzt_units 0: taken as mm, as every reader does", PLAIN, xyzt_units=0, oracle="sitk"),
-        simple("far-away", "origin at 1e5 mm", Read(ARRAY, _moved(1e5)), srow=_moved(1e5)[:3].ravel(), oracle="nibabel"),
+        simple(
+            "far-away", "origin at 1e5 mm", Read(ARRAY, _moved(1e5)), srow=_moved(1e5)[:3].ravel(), oracle="nibabel"
+        ),
         simple("descrip-not-utf8", "latin-1 in descrip", PLAIN, descrip=b"H\xf6hle", oracle="sitk"),
     ]
 
@@ -221,7 +337,12 @@ def _scaling() -> list[Odd]:
         simple("voxel-inf", "one infinity", Refused("inf|NaN|finite"), array=endless),
         simple("all-nan", "NaN everywhere", Refused("NaN"), array=np.full(SHAPE, nan, "f4")),
         simple("constant", "one value everywhere", Refused("every voxel is 0"), array=np.zeros(SHAPE, "i2")),
-        simple("hu-plus-1024", "a CT as HU + 1024 in uint16: not HU, or said", Read(values("u2", low=0, high=3000), RAS, unit="arbitrary"), array=values("u2", low=0, high=3000)),
+        simple(
+            "hu-plus-1024",
+            "a CT as HU + 1024 in uint16: not HU, or said",
+            Read(values("u2", low=0, high=3000), RAS, unit="arbitrary"),
+            array=values("u2", low=0, high=3000),
+        ),
     ]
 
 
@@ -233,10 +354,23 @@ def _shapes() -> list[Odd]:
     huge = nifti(ARRAY, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1])
     return [
         simple("4d-one", "4D of one time", PLAIN, array=ARRAY[..., None], oracle="nibabel"),
-        simple("4d-chosen", "4D, time 1 chosen", Read(series[..., 1], RAS), array=series, options={"time_point": 1}, oracle="nibabel"),
+        simple(
+            "4d-chosen",
+            "4D, time 1 chosen",
+            Read(series[..., 1], RAS),
+            array=series,
+            options={"time_point": 1},
+            oracle="nibabel",
+        ),
         simple("4d-past-end", "4D of 3, time 3 asked for", Refused("time"), array=series, options={"time_point": 3}),
         simple("4d-unchosen", "4D, no time chosen", Refused("time"), array=series),
-        simple("5d-vector", "a vector of 3 at each voxel", Refused("5D|vector|channel|component"), array=vector, intent_code=1007),
+        simple(
+            "5d-vector",
+            "a vector of 3 at each voxel",
+            Refused("5D|vector|channel|component"),
+            array=vector,
+            intent_code=1007,
+        ),
         simple("7d-of-ones", "seven dimensions, four of them 1", PLAIN, dim=[7, *SHAPE, 1, 1, 1, 1], oracle="nibabel"),
         simple("2d", "a single 2D slice", Refused("2D|slice|dim"), array=flat),
         simple("dim-0", "dim[0] is 0", Refused("dim"), dim=[0, *dim[1:]]),
@@ -249,7 +383,9 @@ def _shapes() -> list[Odd]:
 
 def _containers() -> list[Odd]:
     plain = nifti(ARRAY)
-    extended = nifti(ARRAY, vox_offset=352 + 32, extension=b"\1\0\0\0" + struct.pack("<ii", 32, 6) + b"a comment".ljust(24, b"\0"))
+    extended = nifti(
+        ARRAY, vox_offset=352 + 32, extension=b"\1\0\0\0" + struct.pack("<ii", 32, 6) + b"a comment".ljust(24, b"\0")
+    )
     packed = gzip.compress(plain, mtime=0)
     half = len(plain) // 2
     members = gzip.compress(plain[:half], mtime=0) + gzip.compress(plain[half:], mtime=0)
@@ -264,7 +400,7 @@ def _containers() -> list[Odd]:
 
     return [
         raw("extension", "an extension of 32 bytes", extended, PLAIN, f"{H}, extensions", oracle="nibabel"),
-        raw("offset-0", "vox_offset 0 in a single file: 352", nifti(ARRAY, vox_offset=0), PLAIN, oracle="nibabel"),
+        raw("offset-0", "vox_offset 0 in a single file: 352", nifti(ARRAY, vox_offset=0), PLAIN),
         raw("offset-beyond", "vox_offset beyond the file", nifti(ARRAY, vox_offset=1e6), short),
         raw("offset-nan", "vox_offset NaN", nifti(ARRAY, vox_offset=float("nan")), Refused("offset")),
         raw("gz", "gzip", packed, PLAIN, place="scan.nii.gz", oracle="sitk"),
