@@ -1,4 +1,4 @@
-"""What do other programs read? SimpleITK and nibabel as stored arrays with their RAS affine, pydicom as sorted values."""
+"""What do other programs read? SimpleITK and nibabel: stored arrays and their RAS affine; pydicom: values alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pydicom
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from corpus_cases import LPS_FROM_RAS, Read
 
 

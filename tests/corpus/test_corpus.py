@@ -1,6 +1,6 @@
 """Is every odd input read rightly or refused in one line, by every way in?
 
-`inspect`, `ask`, `prepare`, `insight predict` and the server's reading process, by the functions behind them, in this one.
+`inspect`, `ask`, `prepare`, `insight predict` and the server's reading process, by the functions behind them.
 The counts are printed with `pytest -s`.
 """
 
@@ -152,7 +152,8 @@ def ways(tiny_reader, tmp_path_factory) -> Iterator[Ways]:
 def faults(case: Odd, ways: Ways) -> dict[str, str]:
     """What is wrong, by kind: "trace", "silent" (a wrong answer without a word), "refused" though readable, "words"."""
     _, volume, said = ways.volume_of(case.name)
-    found = {"trace": f"{way}: {one.trace}" for way, one in said.items() if one.trace}
+    traces = [f"{way}: {one.trace}" for way, one in said.items() if one.trace]
+    found = {"trace": str(traces)} if traces else {}
     refusals = {way: one.refusal for way, one in said.items() if one.refusal is not None}
     if isinstance(case.right, Read):
         if volume is not None and (wrong := disagreement(volume, case.right)):
