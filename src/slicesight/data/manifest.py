@@ -113,13 +113,17 @@ def iter_manifest(path: str | Path) -> Iterator[Case]:
 
 
 def write_manifest(cases: Iterable[Case], path: str | Path) -> None:
-    """Write a manifest under a temporary name, then rename."""
+    """Write a manifest under a temporary name, then rename; ManifestError where an id comes twice."""
     with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         for line in _lines(cases):
             file.write(line)
 
 
 def _lines(cases: Iterable[Case]) -> Iterator[str]:
+    seen: set[str] = set()
     for case in cases:
         check_type(case, Case, name="a line of the manifest", expected="a Case")
+        if case.id in seen:
+            raise ManifestError(f"two cases have the id {case.id!r}; give each its own")
+        seen.add(case.id)
         yield case.model_dump_json(exclude_none=True) + "\n"

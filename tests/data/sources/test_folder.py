@@ -191,8 +191,17 @@ def test_a_bad_json_is_named_with_what_is_wrong(tree, read, record, said: str) -
     cases, intake = read(root, "folder")
     assert told(cases) == {"b.npy": ["Text."]}
     assert intake.skipped[0].place.file == "a.json"
-    assert said in intake.skipped[0].reason
+    assert said in str(intake.skipped[0])
     with pytest.raises(InputError, match=r"a\.json"):
+        read(root, "folder", on_bad_case="stop")
+
+
+def test_a_message_names_the_file_at_fault_by_its_path_from_the_source(tree, read) -> None:
+    root = tree({"p1/a.npy": None, "p1/a.txt": "Text.", "p2/b.npy": None, "p2/b.json": {"report": 3}})
+    (root / "questions.csv").write_text("scan,question,answer,choices,topic\np1/a.npy,Which?,lung,liver|spleen,organ\n")
+    _, intake = read(root, "folder")
+    assert [str(skipped.place) for skipped in intake.skipped] == ["questions.csv line 2", "p2/b.json"]
+    with pytest.raises(InputError, match=r"^questions\.csv line 2: answer choice is 'lung'"):
         read(root, "folder", on_bad_case="stop")
 
 

@@ -64,7 +64,8 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     cases = []
     for scan in scans:
         name = scan.relative_to(base).as_posix()
-        if case := _case(name, scan, texts[scan], questions.pop(name, []), splits[scan], patients[scan], intake):
+        beside = {request.name_of(text): text for text in texts[scan]}
+        if case := _case(name, scan, beside, questions.pop(name, []), splits[scan], patients[scan], intake):
             cases.append(case)
     for name, unclaimed in questions.items():
         for side_text in unclaimed:
@@ -144,30 +145,26 @@ def _splits_and_patients(base: Path, scans: list[Path]) -> tuple[dict[Path, Spli
 def _case(
     name: str,
     scan: Path,
-    texts: list[Path],
+    texts: dict[str, Path],
     questions: list[SideText],
     split: Split | None,
     patient: str,
     intake: Intake,
 ) -> Case | None:
     side_texts: list[SideText] = list(questions)
-    for text in texts:
-        try:
-            side_texts.append(read_side_text(text))
-        except InputError as error:
-            intake.refuse("unreadable text", str(error), SourceLocation(text.name), case_id=name)
-            return None
-    records = [side_text.record for side_text in side_texts]
     try:
-        report = _only([record.report.strip() for record in records if record.report.strip()], "reports")
-        split = _only([record.split for record in records if record.split] or [split], "splits")
-        patient = _only([record.patient for record in records if record.patient] or [patient], "patients")
+        side_texts += [read_side_text(text, file) for file, text in texts.items()]
+        report = _only([(said.record.report.strip(), said.place) for said in side_texts], "reports")
+        split = _only([(said.record.split, said.place) for said in side_texts], "splits") or split
+        patient = _only([(said.record.patient, said.place) for said in side_texts], "patients") or patient
         conversations: list[Conversation] = [report_conversation(name, report)] if report else []
-        for side_text in side_texts:
-            conversations += side_text.conversations(name, first=len(conversations))
-    except UnusableError as reason:
-        where = SourceLocation(texts[0].name if texts else name)
-        intake.refuse("bad text", f"{reason}; correct it", where, case_id=name)
+        for said in side_texts:
+            conversations += said.conversations(name, first=len(conversations))
+    except UnusableError as error:
+        intake.refuse("bad text", f"{error}; correct it", error.place or SourceLocation(name), case_id=name)
+        return None
+    except InputError as error:
+        intake.refuse("unreadable text", str(error), case_id=name)
         return None
     if not conversations:
         wanted = f"no text beside this scan; write its report into {_scan_stem(scan)}.txt or report.txt there"
@@ -177,9 +174,13 @@ def _case(
     return Case(id=name, volume=volume, split=split, patient=patient, source=SOURCE, conversations=asked)
 
 
-def _only(values: list[Any], what: str) -> Any:
-    """The one value that all texts agree on; None for none."""
-    different = list(dict.fromkeys(values))
-    if len(different) > 1:
-        raise UnusableError(f"{len(different)} different {what} for one scan")
-    return different[0] if different else None
+def _only(found: list[tuple[Any, SourceLocation]], what: str) -> Any:
+    """The one value that all texts which name one agree on; None where none does."""
+    places: dict[Any, SourceLocation] = {}
+    for value, place in found:
+        if value:
+            places.setdefault(value, place)
+    if len(places) > 1:
+        first, second, *_ = places.values()
+        raise UnusableError(f"{len(places)} different {what} for one scan, the first in {first}", second)
+    return next(iter(places), None)
