@@ -300,7 +300,10 @@ def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None
         conversion.intake.refuse("unreadable scan", f"case {ids[volume]!r}: {reason}", case_id=ids[volume])
 
     cache, workers = _made(conversion.request.out) / PRINTS, conversion.request.workers
-    prints = prints_of(list(ids), depth=depth, cache=cache, refuse=refuse, workers=workers, progress=progress)
+    options = {case.volume: case.read_options for case in conversion.cases}
+    prints = prints_of(
+        list(ids), depth=depth, cache=cache, refuse=refuse, options=options, workers=workers, progress=progress
+    )
     cases = [case for case in conversion.cases if case.volume in prints]
     groups = find_groups(cases, {case.id: prints[case.volume] for case in cases})
     return replace(conversion, cases=cases, groups=groups)

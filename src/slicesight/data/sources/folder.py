@@ -8,7 +8,8 @@ that is there:
 2. report.txt or report.json in the folder the scan lies in, which then speaks for every scan there without its own;
 3. the only text of a folder that holds only one scan.
 
-.txt is a report. .json holds {"report", "questions": [{"question", "answer", "choices", "topic"}], "split", "patient"}.
+.txt is a report. .json holds {"report", "questions": [{"question", "answer", "choices", "topic"}], "split", "patient"}
+and, where the scan's file leaves it open, "series", "time_point", "unit" and "spacing_mm" [z, y, x], as for `ask`.
 questions.csv or questions.jsonl on top of the tree adds questions by the scan's path. A first folder called train, val
 or test is the split; the next folder is the patient, and a scan that lies in none is a patient of its own.
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slicesight.data.manifest import Case, Conversation, Split
+from slicesight.data.manifest import Case, Conversation, Reading, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, report_conversation
 from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
 from slicesight.errors import InputError
@@ -157,6 +158,10 @@ def _case(
         report = _only([(said.record.report.strip(), said.place) for said in side_texts], "reports")
         split = _only([(said.record.split, said.place) for said in side_texts], "splits") or split
         patient = _only([(said.record.patient, said.place) for said in side_texts], "patients") or patient
+        named = {
+            field: [(getattr(said.record, field), said.place) for said in side_texts] for field in Reading.model_fields
+        }
+        reading = Reading(**{field: _only(found, field) for field, found in named.items()})
         conversations: list[Conversation] = [report_conversation(name, report)] if report else []
         for said in side_texts:
             conversations += said.conversations(name, first=len(conversations))
@@ -170,15 +175,22 @@ def _case(
         wanted = f"no text beside this scan; write its report into {_scan_stem(scan)}.txt or report.txt there"
         intake.leave_out("no text", wanted, SourceLocation(name), case_id=name)
         return None
-    volume, asked = str(scan), tuple(conversations)
-    return Case(id=name, volume=volume, split=split, patient=patient, source=SOURCE, conversations=asked)
+    return Case(
+        id=name,
+        volume=str(scan),
+        split=split,
+        patient=patient,
+        source=SOURCE,
+        reading=reading if reading.options() else None,
+        conversations=tuple(conversations),
+    )
 
 
 def _only(found: list[tuple[Any, SourceLocation]], what: str) -> Any:
     """The one value that all texts which name one agree on; None where none does."""
     places: dict[Any, SourceLocation] = {}
     for value, place in found:
-        if value:
+        if value not in (None, ""):
             places.setdefault(value, place)
     if len(places) > 1:
         first, second, *_ = places.values()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slicesight.data.manifest import LETTERS, Conversation, Split
+from slicesight.data.manifest import LETTERS, Conversation, Reading, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, UnusableError, closed_conversation, letter_of
 from slicesight.data.sources.tables import csv_rows, json_items, read_text
 
@@ -28,10 +28,8 @@ class SideQuestion(BaseModel):
     source_slices: tuple[int, ...] | None = None
 
 
-class SideRecord(BaseModel):
+class SideRecord(Reading):
     """The whole of a .json beside a scan."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     report: str = ""
     questions: tuple[SideQuestion, ...] = ()
