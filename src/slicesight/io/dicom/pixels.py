@@ -90,7 +90,7 @@ def _with_unit(frames: list[Frame], stack: NDArray[np.float32], notes: list[str]
         np.subtract(float(stack.min()) + float(stack.max()), stack, out=stack)
         notes.append("MONOCHROME1: greys are inverted so that higher values are brighter")
     if modality == "PT":
-        factor, reason = suv_factor(first)
+        factor, reason = suv_factor([frame.header for frame in frames])
         if factor is not None:
             stack *= np.float32(factor)
             facts |= {"suv_factor": factor}
