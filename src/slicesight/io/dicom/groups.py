@@ -53,7 +53,7 @@ def volumes_of(frames: list[Frame]) -> list[FrameGroup]:
 
 def normal_of(frame: Frame) -> NDArray[np.float64]:
     """The direction in which slices stack."""
-    return np.cross(frame.directions[0], frame.directions[1])
+    return np.asarray(np.cross(frame.directions[0], frame.directions[1]))
 
 
 def off_line_mm(frames: list[Frame]) -> NDArray[np.float64]:
@@ -65,10 +65,10 @@ def off_line_mm(frames: list[Frame]) -> NDArray[np.float64]:
     steps = np.diff(places[order])
     is_step = steps > SAME_PLACE_MM
     if not is_step.any():
-        return np.linalg.norm(across - np.median(across, axis=0), axis=1)
+        return np.asarray(np.linalg.norm(across - np.median(across, axis=0), axis=1))
     slope = np.median(np.diff(across[order], axis=0)[is_step] / steps[is_step, None], axis=0)
     rest = across - places[:, None] * slope
-    return np.linalg.norm(rest - np.median(rest, axis=0), axis=1)
+    return np.asarray(np.linalg.norm(rest - np.median(rest, axis=0), axis=1))
 
 
 def is_one_direction(frames: list[Frame]) -> bool:

@@ -48,14 +48,12 @@ def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
     corrections = text_of(header, "CorrectedImage").upper()
     if lacking := [name for word, name in (("ATTN", "attenuation"), ("DECAY", "decay")) if word not in corrections]:
         return None, f"CorrectedImage does not say that it is corrected for {' and '.join(lacking)}"
-    decay_s: float | None = 0.0
     correction = text_of(header, "DecayCorrection").upper()
     if correction not in ("START", "ADMIN"):
         return None, f"its decay correction is {correction or 'not stated'}, expected START or ADMIN"
-    if correction == "START":
-        decay_s, reason = _decay_s(headers, tracer, half_life_s)
-        if decay_s is None:
-            return None, reason
+    decay_s, reason = (0.0, "") if correction == "ADMIN" else _decay_s(headers, tracer, half_life_s)
+    if decay_s is None:
+        return None, reason
     return to_activity * weight_kg * 1000 / (dose * 2.0 ** (-decay_s / half_life_s)), ""
 
 
