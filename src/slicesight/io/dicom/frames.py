@@ -55,6 +55,11 @@ def frames_of(headers: list[pydicom.Dataset]) -> list[Frame]:
     frames: list[Frame] = []
     for header in headers:
         shape = _shape(header)
+        if "MOSAIC" in text_of(header, "ImageType").upper():
+            raise ScanError(
+                "a Siemens mosaic, whose images hold the slices of a volume as tiles; expected one slice per image, "
+                "convert it with dcm2niix and read the NIfTI"
+            )
         count = whole_number(header, "NumberOfFrames", default=1)
         per_frame = value_of(header, "PerFrameFunctionalGroupsSequence")
         if per_frame is None:
