@@ -301,7 +301,7 @@ def test_rescale_may_differ_from_slice_to_slice_and_equals_simpleitk(dicom_folde
 def test_pet_becomes_suv(scan, dicom_folder, correction: str, elapsed_s: float) -> None:
     def edit(dataset: Dataset, index: int) -> None:
         dataset.Modality, dataset.Units, dataset.DecayCorrection, dataset.PatientWeight = "PT", "BQML", correction, 70
-        dataset.SeriesTime = "003000.00"
+        dataset.SeriesTime, dataset.CorrectedImage = "003000.00", ["ATTN", "DECAY"]
         tracer = Dataset()
         tracer.RadionuclideTotalDose, tracer.RadionuclideHalfLife = 3.5e8, 6586.2
         tracer.RadiopharmaceuticalStartTime = "233000"  # an hour before, across midnight
@@ -311,6 +311,80 @@ def test_pet_becomes_suv(scan, dicom_folder, correction: str, elapsed_s: float) 
     factor = 70_000 / (3.5e8 * 0.5 ** (elapsed_s / 6586.2))
     np.testing.assert_allclose(read.voxels, scan.voxels * factor, rtol=1e-5)
     assert (read.unit, read.modality) == ("SUV", "PT")
+
+
+def pet(tracer: dict[str, object] | None = None, **values: object):
+    """Edits slices into FDG PET, injected at 10:00, scanned from 11:00 (SeriesTime) on the same day."""
+
+    def edit(dataset: Dataset, index: int) -> None:
+        fields = {"Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["ATTN", "DECAY"],
+                  "PatientWeight": 70, "SeriesDate": "20240105", "SeriesTime": "110000", "AcquisitionDate": "20240105",
+                  "AcquisitionTime": f"1100{index:02d}"}  # fmt: skip
+        for keyword, value in (fields | values).items():
+            setattr(dataset, keyword, value(index) if callable(value) else value)
+        given = {"RadionuclideTotalDose": 3.5e8, "RadionuclideHalfLife": 6586.2,
+                 "RadiopharmaceuticalStartTime": "100000"}  # fmt: skip
+        dataset.RadiopharmaceuticalInformationSequence = Sequence([item(**(given | (tracer or {})))])
+
+    return edit
+
+
+def suv(elapsed_s: float, half_life_s: float = 6586.2) -> float:
+    return 70_000 / (3.5e8 * 0.5 ** (elapsed_s / half_life_s))
+
+
+ZR_89 = {"RadionuclideHalfLife": 282_276.0}
+AVERAGE_S = 6586.2 / np.log(2) * np.log((x := np.log(2) / 6586.2 * 180) / (1 - np.exp(-x)))
+
+
+@pytest.mark.parametrize(
+    ("edit", "factor"),
+    [
+        pytest.param(pet(), suv(3600), id="series time"),
+        pytest.param(pet(SeriesTime="130000"), suv(3600), id="series made later: earliest acquisition"),
+        pytest.param(pet(SeriesDate="20240107"), suv(3600), id="series made on a later day"),
+        pytest.param(
+            pet(SeriesTime="130000", FrameReferenceTime=600_000.0 + AVERAGE_S * 1000, ActualFrameDuration=180_000),
+            suv(3000),
+            id="series made later: back from the frame reference time",
+        ),
+        pytest.param(
+            pet({**ZR_89, "RadiopharmaceuticalStartDateTime": "20240101110000.00"}),
+            suv(4 * 86_400, 282_276.0),
+            id="four days before",
+        ),
+        pytest.param(pet({"RadiopharmaceuticalStartTime": "233000"}, SeriesTime="003000", AcquisitionTime="003000"),
+                     suv(3600), id="after midnight"),
+        pytest.param(pet(DecayCorrection="ADMIN"), suv(0), id="corrected to the injection"),
+        pytest.param(pet(Units="GML"), 1.0, id="SUV already"),
+    ],
+)  # fmt: skip
+def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -> None:
+    read = read_volume(dicom_folder(edit))
+    assert (read.unit, read.modality) == ("SUV", "PT")
+    np.testing.assert_allclose(read.voxels, scan.voxels * factor, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (pet(DecayCorrection="NONE"), "decay correction is NONE"),
+        (pet(CorrectedImage=["DECAY"]), "corrected for attenuation"),
+        (pet(CorrectedImage=["ATTN"]), "corrected for decay"),
+        (pet(PatientWeight=0), "no patient weight"),
+        (pet({"RadionuclideTotalDose": 0}), "no injected dose"),
+        (pet({"RadiopharmaceuticalStartTime": ""}), "no injection time"),
+        (pet(ZR_89), "on which day"),
+        (pet({"RadiopharmaceuticalStartDateTime": "20240106110000"}), "injected after the scan began"),
+        (pet(SeriesTime="", AcquisitionTime=""), "when the scan began"),
+        (pet(Units="CNTS"), "counts without a scale factor"),
+    ],
+)
+def test_pet_that_the_rule_cannot_convert_is_not_suv_and_says_why(scan, dicom_folder, edit, reason: str) -> None:
+    read = read_volume(dicom_folder(edit))
+    np.testing.assert_array_equal(read.voxels, scan.voxels)
+    assert read.unit == "arbitrary"
+    assert any("not SUV" in note and reason in note for note in read.warnings), read.warnings
 
 
 def test_pet_without_dose_stays_as_it_is_and_says_so(scan, dicom_folder) -> None:

@@ -41,6 +41,7 @@ def run_ask(options: AskOptions) -> None:
             spacing_mm=three_numbers(options.spacing_mm, "--spacing-mm"),
             time_point=options.time_point,
             unit=checked_unit(options.unit),
+            fill=options.fill,
         )
         source = read_source(place, volume) if options.wants_sr else None
     scan_format = volume.source.get("format", "no DICOM")

@@ -13,6 +13,7 @@ import typer
 from slicesight.cli.options import (
     ArchiveTokenOption,
     ChangesOption,
+    FillOption,
     ScanArgument,
     SeriesOption,
     SpacingOption,
@@ -152,6 +153,7 @@ def predict(
     spacing_mm: SpacingOption = None,
     time_point: TimePointOption = None,
     unit: UnitOption = None,
+    fill: FillOption = None,
     archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Outline structures in one scan, or name its class. For research use only; not a medical device."""
@@ -175,6 +177,7 @@ def predict(
                 spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
                 time_point=time_point,
                 unit=checked_unit(unit),
+                fill=fill,
             ),
             draw=draw_prediction,
         )

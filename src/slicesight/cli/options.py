@@ -54,6 +54,9 @@ SpacingOption = Annotated[
     str | None, typer.Option(metavar="Z,Y,X", help="Voxel size in mm where the header is wrong or has none.")
 ]
 TimePointOption = Annotated[int | None, typer.Option(help="Which volume of a 4D file, from 0.")]
+FillOption = Annotated[
+    str | None, typer.Option(metavar="LOWEST|VALUE", help="What takes the place of NaN; without it NaN is refused.")
+]
 UnitOption = Annotated[str | None, typer.Option(metavar="HU|arbitrary", help="For files that do not say.")]
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")

@@ -10,6 +10,7 @@ import typer
 
 from slicesight.cli.options import (
     ArchiveTokenOption,
+    FillOption,
     ModelOption,
     PlaneOption,
     ScanArgument,
@@ -46,6 +47,7 @@ class AskOptions:
     spacing_mm: SpacingOption = None
     time_point: TimePointOption = None
     unit: UnitOption = None
+    fill: FillOption = None
     truth: Annotated[
         Path | None,
         typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
@@ -133,6 +135,7 @@ def inspect(
     spacing_mm: SpacingOption = None,
     time_point: TimePointOption = None,
     unit: UnitOption = None,
+    fill: FillOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")] = False,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet.")] = None,
     archive_token: ArchiveTokenOption = None,
@@ -150,6 +153,7 @@ def inspect(
             spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
             time_point=time_point,
             unit=unit,
+            fill=fill,
             png=png,
             as_json=json,
         )

@@ -33,8 +33,8 @@ Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 class PredictRequest:
     """One scan, a model's folder, and what to write.
 
-    scan, series_uid, spacing_mm, time_point, unit: as for `read_volume`. out: a NIfTI mask; dicom_seg: a DICOM SEG of
-    a DICOM scan; png: an overlay, which `draw` makes.
+    scan, series_uid, spacing_mm, time_point, unit, fill: as for `read_volume`. out: a NIfTI mask; dicom_seg: a DICOM SEG
+    of a DICOM scan; png: an overlay, which `draw` makes.
     """
 
     scan: Path
@@ -45,6 +45,7 @@ class PredictRequest:
     series_uid: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
     time_point: int | None = None
+    fill: str | None = None
     unit: str | None = None
 
 
@@ -73,6 +74,7 @@ def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[s
         spacing_mm=request.spacing_mm,
         time_point=request.time_point,
         unit=request.unit,  # type: ignore[arg-type]
+        fill=request.fill,
     )
     facts: dict[str, Any] = {"scan": scan_line(volume), "model": config["kind"]}
     name = request.scan.name

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from slicesight.errors import InputError, check_type
 from slicesight.io.files import ScanError
 from slicesight.volumes.geometry import acquisition_of, canonical_affine, canonical_view, orientation_of, slice_centres
-from slicesight.volumes.receipt import doubts
+from slicesight.volumes.receipt import doubts, looks_like_shifted_hu
 from slicesight.volumes.volume import Volume
 
 MAX_VOXELS = 2**30
@@ -28,6 +28,20 @@ _LOWEST_AIR_HU = -200.0  # a scan with values below this holds air or fat measur
 
 
 Unit = Literal["HU", "arbitrary"]
+Fill = Literal["LOWEST"] | float
+
+
+def checked_fill(word: str | float | None) -> Fill | None:
+    """What takes the place of NaN and infinity: "LOWEST" for the lowest value of the scan, or a number."""
+    if word is None or (isinstance(word, str) and word.upper() == "LOWEST"):
+        return None if word is None else "LOWEST"
+    try:
+        number = float(word)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not abs(number) <= _MAX_VALUE:
+        raise InputError(f"fill is {word!r}; expected LOWEST or a number such as -1000")
+    return number
 
 
 def checked_unit(word: str | None) -> Unit | None:
@@ -46,11 +60,13 @@ class ReadOptions:
     time_point: int | None = None
     unit: Unit | None = None
     may_be_blank: bool = False
+    fill: Fill | None = None
 
     def __post_init__(self) -> None:
         if self.spacing_mm is not None and not _is_spacing(self.spacing_mm):
             raise InputError(f"spacing_mm is {self.spacing_mm!r}; expected three sizes z, y, x above 0 mm")
         checked_unit(self.unit)
+        checked_fill(self.fill)
         if self.time_point is not None:
             check_type(self.time_point, int, name="time point", expected="0 or more")
             if self.time_point < 0:
@@ -132,6 +148,8 @@ def assemble(
         spacing_ijk = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     axis, is_reversed = acquisition_of(orientation)
     voxels = measured(canonical_view(stored_ijk, orientation), *scale)
+    if options.fill is not None:
+        _fill(voxels, options.fill, notes)
     low = _checked_lowest(voxels, may_be_blank=options.may_be_blank)
     spacing = options.spacing_mm
     if spacing is None and spacing_ijk is not None:
@@ -140,7 +158,7 @@ def assemble(
     affine_zyx = None if affine is None else canonical_affine(affine, stored_ijk.shape, orientation)
     if affine_zyx is not None and slice_positions_mm is None:
         slice_positions_mm = slice_centres(affine_zyx, (shape[0], shape[1], shape[2]), axis=axis, reversed_=is_reversed)
-    unit, modality = _unit_and_modality(unit, modality, low, options, notes)
+    unit, modality = _unit_and_modality(unit, modality, voxels, low, options, notes)
     notes.extend(doubts(voxels, spacing, unit=unit, num_slices=shape[axis]))
     return Volume(
         voxels=voxels,
@@ -158,6 +176,15 @@ def assemble(
         warnings=tuple(notes),
         source={**(source or {}), "stored_orientation": orientation},
     )
+
+
+def _fill(voxels: NDArray[np.float32], fill: Fill, notes: list[str]) -> None:
+    is_bad = ~np.isfinite(voxels)
+    if not is_bad.any() or is_bad.all():
+        return
+    value = float(voxels[~is_bad].min()) if isinstance(fill, str) else fill
+    voxels[is_bad] = value
+    notes.append(f"{int(is_bad.sum())} voxels were NaN or infinite; they take the value {value:g} (fill)")
 
 
 def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
@@ -221,7 +248,9 @@ def _checked_lowest(voxels: NDArray[np.float32], *, may_be_blank: bool) -> float
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         num_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
-        raise ScanError(f"{num_bad} voxels are NaN or infinite; expected numbers, replace them before reading")
+        raise ScanError(
+            f"{num_bad} voxels are NaN or infinite; expected numbers, replace them or pass --fill LOWEST or VALUE"
+        )
     if max(-low, high) > _MAX_VALUE:
         raise ScanError(f"values from {low:g} to {high:g}; no scan has such values, check type and scaling")
     if high - low < _MIN_CONTRAST and not may_be_blank:
@@ -230,7 +259,12 @@ def _checked_lowest(voxels: NDArray[np.float32], *, may_be_blank: bool) -> float
 
 
 def _unit_and_modality(
-    unit: str | None, modality: str, low: float, options: ReadOptions, notes: list[str]
+    unit: str | None,
+    modality: str,
+    voxels: NDArray[np.float32],
+    low: float,
+    options: ReadOptions,
+    notes: list[str],
 ) -> tuple[str, str]:
     if options.unit is not None:
         return options.unit, "CT" if options.unit == "HU" and modality == "unknown" else modality
@@ -239,4 +273,8 @@ def _unit_and_modality(
     if low <= _LOWEST_AIR_HU:
         notes.append(f"the file does not name its modality; read as CT in HU because values reach {low:g}")
         return "HU", "CT"
+    if low >= 0 and looks_like_shifted_hu(voxels):
+        notes.append(
+            "values look like a CT's HU + 1024; they are not taken as HU, if it is a CT save it with 1024 subtracted"
+        )
     return "arbitrary", modality

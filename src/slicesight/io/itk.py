@@ -6,22 +6,22 @@ MetaImage's world is LPS already; NRRD names its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.io.assemble import ReadOptions, assemble, chosen_volume
+from slicesight.io.assemble import MAX_VOXELS, ReadOptions, assemble, chosen_volume
 from slicesight.io.files import ScanError
 from slicesight.io.voxel_bytes import byte_source, check_claim, read_voxels, skip
 from slicesight.volumes.volume import Volume
 
 Fields = dict[str, str]
 _MAX_LINE_BYTES = 4096
-_MAX_LINES = 1000
+_MAX_LINES = 20_000
 _MAX_HEADER_BYTES = 1 << 26
 _META_TYPES = {
     "MET_CHAR": "i1",
@@ -86,12 +86,16 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
         dtype = _meta_dtype(fields)
         shape, skipped = chosen_volume(sizes, options, notes)
         data_name = fields.get("ElementDataFile", "")
+        names = _listed_names(data_name) if data_name.upper() != "LOCAL" else []
+        if data_name.split()[:1] == ["LIST"]:
+            names = _text_lines(stream, ends_at="", may_end=True)
         stored = _read_data(
             path,
             stream,
-            None if data_name == "LOCAL" else data_name,
+            names,
             shape,
             dtype,
+            num_volumes=sizes[3] if len(sizes) > 3 else 1,
             packing="zlib" if fields.get("CompressedData", "False").lower() == "true" else "plain",
             header_bytes=_whole_numbers(fields, "HeaderSize")[0] if "HeaderSize" in fields else 0,
             skipped=skipped,
@@ -108,6 +112,11 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
         lines = _text_lines(stream, ends_at="")
         if not lines[0].startswith("NRRD000"):
             raise ScanError(f"the NRRD version line is {lines[0][:20]!r}; expected NRRD0004 or so, copy the file again")
+        names: list[str] = []
+        for index, line in enumerate(lines):
+            if re.match(r"data ?file: *LIST\b", line, re.IGNORECASE):
+                names, lines = lines[index + 1 :] or [""], lines[:index]
+                break
         named = [line for line in lines[1:] if not line.startswith("#") and ":=" not in line]
         fields = {key.lower(): value for key, value in _fields(named, separator=": ").items()}
         sizes = _sizes(fields, "sizes")
@@ -115,18 +124,29 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
         packing = _PACKING_OF.get(fields.get("encoding", "").lower())
         if packing is None:
             raise ScanError(f"NRRD encoding {fields.get('encoding')!r} is not read; save it as raw or gzip")
+        if detached := fields.get("data file") or fields.get("datafile"):
+            names = _listed_names(detached)
         first = _first_spatial_axis(fields, sizes, notes)
-        shape, skipped = chosen_volume(sizes[first:], options, notes)
+        is_time_first = first == 1 and sizes[0] > 1
+        axes = [*sizes[1:], sizes[0]] if is_time_first else sizes[first:]
+        shape, skipped = chosen_volume(axes, options, notes)
+        if is_time_first:  # the values of all times lie side by side
+            shape = tuple(sizes)
+            if np.prod(shape, dtype=float) > MAX_VOXELS:
+                raise ScanError(f"{sizes} voxels of all times are above the limit of 1024³; save a single time")
         stored = _read_data(
             path,
             stream,
-            fields.get("data file") or fields.get("datafile"),
+            names,
             shape,
             dtype,
+            num_volumes=axes[3] if len(axes) > 3 and not is_time_first else 1,
             packing=packing,
             header_bytes=_byte_skip(fields),
-            skipped=skipped,
+            skipped=0 if is_time_first else skipped,
         )
+        if is_time_first:
+            stored = stored[skipped]
     affine, spacing = _nrrd_affine(fields, range(first, first + 3), notes)
     source = {"format": "NRRD", "stored_type": str(dtype)}
     return assemble(stored, affine, options, spacing_ijk=spacing, warnings=notes, source=source)
@@ -135,37 +155,78 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
 def _read_data(
     path: Path,
     stream: BinaryIO,
-    data_name: str | None,
+    names: Sequence[str],
     shape: Sequence[int],
     dtype: np.dtype[Any],
     *,
     packing: str,
     header_bytes: int,
     skipped: int,
+    num_volumes: int,
 ) -> NDArray[Any]:
-    """The voxels behind the header, or in the data file it names. header_bytes: before them; -1: they end the file."""
-    with ExitStack() as stack:
-        if data_name is not None:
-            path = _data_file_beside(path, data_name)
-            stream = stack.enter_context(path.open("rb"))
-        num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        check_claim(path, shape, num_bytes * (skipped + 1), packing)
-        if header_bytes == -1:
-            header_bytes = max(0, path.stat().st_size - num_bytes)
-        elif not 0 <= header_bytes <= _MAX_HEADER_BYTES:
-            raise ScanError(f"HeaderSize is {header_bytes}; expected 0 or a little more, fix the header")
-        source = byte_source(stream, packing)
-        skip(source, header_bytes + skipped * num_bytes)
-        return read_voxels(source, shape, dtype)
+    """The voxels behind the header, or in the data files it names, which share them evenly.
+
+    header_bytes: before them in each file; -1: they end the file.
+    """
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not names:
+        return _read_file(path, stream, shape, dtype, packing, header_bytes, skipped * num_bytes)
+    share, rest = divmod(num_bytes * num_volumes, len(names))
+    if rest:
+        raise ScanError(f"{len(names)} data files cannot share {num_bytes * num_volumes} bytes evenly; fix the list")
+    wanted = (skipped * num_bytes, (skipped + 1) * num_bytes)
+    pieces: list[NDArray[Any]] = []
+    for index, name in enumerate(names):
+        first, last = (min(max(end - index * share, 0), share) for end in wanted)
+        if first == last:
+            continue
+        place = _data_file_beside(path, name)
+        with place.open("rb") as file:
+            if len(names) == 1:
+                return _read_file(place, file, shape, dtype, packing, header_bytes, first)
+            pieces.append(_read_file(place, file, (last - first,), np.dtype(np.uint8), packing, header_bytes, first))
+    return np.asarray(np.concatenate(pieces).view(dtype).reshape(shape, order="F"))
 
 
-def _text_lines(stream: BinaryIO, *, ends_at: str) -> list[str]:
+def _read_file(
+    path: Path,
+    stream: BinaryIO,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    packing: str,
+    header_bytes: int,
+    skipped_bytes: int,
+) -> NDArray[Any]:
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    check_claim(path, shape, skipped_bytes + num_bytes, packing)
+    if header_bytes == -1:
+        header_bytes = max(0, path.stat().st_size - num_bytes)
+    elif not 0 <= header_bytes <= _MAX_HEADER_BYTES:
+        raise ScanError(f"HeaderSize is {header_bytes}; expected 0 or a little more, fix the header")
+    source = byte_source(stream, packing)
+    skip(source, header_bytes + skipped_bytes)
+    return read_voxels(source, shape, dtype)
+
+
+def _listed_names(text: str) -> list[str]:
+    """The data files of one name, or of a pattern with its first, last and step: "slice%03d.raw 1 20 1"."""
+    pattern, *numbers = text.split()[:4] if text.split() else [""]
+    is_pattern = re.fullmatch(r"[^%]*%0?\d?d[^%]*", pattern) is not None
+    if not is_pattern or len(numbers) < 2 or not all(map(str.isdigit, numbers)):
+        return [text]
+    first, last, step = (int(part) for part in (*numbers, "1")[:3])
+    if not (step > 0 and 0 <= last - first < _MAX_LINES):
+        raise ScanError(f"the data files are {text[:60]!r}; expected a pattern with first, last and step")
+    return [pattern % number for number in range(first, last + 1, step)]
+
+
+def _text_lines(stream: BinaryIO, *, ends_at: str, may_end: bool = False) -> list[str]:
     """Header lines up to the one that starts with `ends_at`; for "" up to the empty line, which is dropped."""
     lines: list[str] = []
     while len(lines) < _MAX_LINES:
         raw = stream.readline(_MAX_LINE_BYTES)
         if not raw:
-            if ends_at == "" and len(lines) > 1:
+            if ends_at == "" and (len(lines) > 1 or may_end):
                 return lines  # a detached header may simply end
             raise ScanError("the header does not end; the file is truncated, copy it again")
         if not raw.endswith(b"\n") and len(raw) == _MAX_LINE_BYTES:
@@ -273,7 +334,7 @@ def _nrrd_dtype(fields: Fields) -> np.dtype[Any]:
 
 
 def _first_spatial_axis(fields: Fields, sizes: list[int], notes: list[str]) -> int:
-    """0, or 1 where the first of four axes is a single one that is no part of the scan."""
+    """0, or 1 where the first of four axes is a single one, or counts the times of a sequence."""
     if len(sizes) != _whole_numbers(fields, "dimension")[0]:
         raise ScanError(f"{len(sizes)} sizes for dimension {fields['dimension']}; fix the header")
     if len(sizes) != 4 or (sizes[3] == 1 and sizes[0] > 1):
@@ -282,7 +343,9 @@ def _first_spatial_axis(fields: Fields, sizes: list[int], notes: list[str]) -> i
         notes.append("stored as 4D with single extra axes; read as 3D")
         return 1
     directions, kinds = fields.get("space directions", "").split(), fields.get("kinds", "").split()
-    if directions[:1] == ["none"] or (kinds and kinds[0] in ("list", "vector", "RGB-color")):
+    if kinds[:1] in (["list"], ["time"]):
+        return 1
+    if directions[:1] == ["none"] or (kinds and kinds[0] in ("vector", "RGB-color")):
         raise ScanError(f"every voxel holds {sizes[0]} values (4D); expected one, save a single component")
     return 0
 
@@ -322,7 +385,7 @@ def _nrrd_affine(
 
 
 def _vectors(text: str) -> list[str]:
-    return text.replace(") (", ")|(").replace(" none ", "|none|").replace("none (", "none|(").split("|") if text else []
+    return re.findall(r"none|\([^)]*\)|[^\s()]+", text)
 
 
 def _triple(text: str) -> list[float]:

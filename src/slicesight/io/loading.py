@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from slicesight.errors import VolumeError, check_type
 from slicesight.io.arrays import is_npy, is_picture, read_images, read_npy
-from slicesight.io.assemble import ReadOptions, Unit
+from slicesight.io.assemble import ReadOptions, Unit, checked_fill
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
 from slicesight.io.dicomweb.address import is_address, read_address
-from slicesight.io.files import ScanError, about, files_below, head_of, is_zip, unpacked
+from slicesight.io.files import ScanError, about, files_below, head_of, is_zip, one_line, unpacked
 from slicesight.io.itk import is_metaimage, is_nrrd, read_metaimage, read_nrrd
 from slicesight.io.nifti import is_nifti, read_nifti
 from slicesight.volumes.volume import Volume
@@ -34,6 +35,7 @@ def read_volume(
     time_point: int | None = None,
     unit: Unit | None = None,
     may_be_blank: bool = False,
+    fill: str | float | None = None,
 ) -> Volume:
     """Read a scan in canonical orientation.
 
@@ -45,13 +47,19 @@ def read_volume(
         time_point: which volume of a 4D file, from 0.
         unit: "HU" or "arbitrary", for files that do not say.
         may_be_blank: whether every voxel may have one value, as in a mask of a scan that shows nothing.
+        fill: what takes the place of NaN and infinity: "LOWEST" for the scan's lowest value, or a number; None refuses.
 
     Raises:
         VolumeError: one line with what was found, what was expected and what to change.
     """
     check_type(path, (str, os.PathLike), name="path", expected="a file, a folder or an archive's address")
     options = ReadOptions(
-        series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit, may_be_blank=may_be_blank
+        series_uid=series_uid,
+        spacing_mm=spacing_mm,
+        time_point=time_point,
+        unit=unit,
+        may_be_blank=may_be_blank,
+        fill=checked_fill(fill),
     )
     if is_address(path):
         from slicesight.io.dicomweb.client import fetched
@@ -109,13 +117,13 @@ def _read_folder(folder: Path, options: ReadOptions, *, name: str) -> Volume:
     heads = [(file, head_of(file)) for file in files]
     with about(name):
         if dicom := [file for file, head in heads if is_dicom(head)]:
-            return read_dicom(dicom, options)
+            return _with_left_out(read_dicom(dicom, options), files, dicom)
         readable = [(file, reader) for file, head in heads if (reader := _reader_for(file, head)) is not None]
         scans = [(file, reader) for file, reader in readable if not file.name.endswith((".img", ".img.gz"))]
         if len(scans) == 1:
             file, reader = scans[0]
             with about(file.name):
-                return reader(file, options)
+                return _with_left_out(reader(file, options), files, [pair[0] for pair in readable])
         if scans:
             listed = ", ".join(file.name for file, _ in scans[:5])
             raise ScanError(
@@ -124,13 +132,25 @@ def _read_folder(folder: Path, options: ReadOptions, *, name: str) -> Volume:
         if pictures := [file for file, head in heads if is_picture(head)]:
             folders = sorted({file.parent for file in pictures})
             if len(folders) == 1:
-                return read_images(pictures, options)
+                return _with_left_out(read_images(pictures, options), files, pictures)
             listed = ", ".join(str(place.relative_to(folder)) for place in folders[:5])
             raise ScanError(
                 f"pictures in {len(folders)} folders ({listed}…); expected one series, point at one of them"
             )
         found = f"{len(files)} files, none of them a scan" if files else "no files"
         raise ScanError(f"{found}; expected DICOM files, PNG or JPEG slices or one scan file in the folder")
+
+
+def _with_left_out(volume: Volume, files: list[Path], used: list[Path]) -> Volume:
+    """The volume with a note that counts and names the folder's files that are no part of it."""
+    beside = {".raw", ".zraw", ".gz", ".hdr", ".img", ".bin"} if len(used) == 1 else set()
+    left_out = [file for file in files if file not in set(used) and file.suffix not in beside]
+    if not left_out:
+        return volume
+    named = ", ".join(one_line(file.name) + (" (empty)" if not file.stat().st_size else "") for file in left_out[:5])
+    more = ", …" if len(left_out) > 5 else ""
+    note = f"left out {len(left_out)} of the folder's {len(files)} files, which are no part of a scan: {named}{more}"
+    return replace(volume, warnings=(*volume.warnings, note))
 
 
 def _header_beside(image: Path) -> Path | None:

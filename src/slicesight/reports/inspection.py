@@ -35,17 +35,20 @@ def inspect(
     spacing_mm: tuple[float, float, float] | None = None,
     time_point: int | None = None,
     unit: Unit | None = None,
+    fill: str | float | None = None,
 ) -> dict[str, Any]:
     """Read a scan and return its receipt; nothing is written unless `png` names a contact sheet.
 
     Args:
         spec: the grid to describe; the default one when None.
-        series_uid, spacing_mm, time_point, unit: as in `read_volume`.
+        series_uid, spacing_mm, time_point, unit, fill: as in `read_volume`.
 
     Raises:
         VolumeError: one line, when the scan cannot be read.
     """
-    volume = read_volume(path, series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit)
+    volume = read_volume(
+        path, series_uid=series_uid, spacing_mm=spacing_mm, time_point=time_point, unit=unit, fill=fill
+    )
     grid = to_grid(volume, spec or GridSpec())
     if png is not None:
         write_contact_sheet(volume, png, window=grid.spec.window)
@@ -61,6 +64,7 @@ def print_receipt(
     spacing_mm: tuple[float, float, float] | None,
     time_point: int | None,
     unit: str | None,
+    fill: str | None,
     png: Path | None,
     as_json: bool,
 ) -> None:
@@ -73,6 +77,7 @@ def print_receipt(
         spacing_mm=spacing_mm,
         time_point=time_point,
         unit=checked_unit(unit),
+        fill=fill,
     )
     text = json.dumps(receipt, indent=2, ensure_ascii=False) if as_json else "\n".join(receipt_lines(receipt))
     sys.stdout.write(text + "\n")

@@ -94,6 +94,14 @@ def doubts(
     return found
 
 
+def looks_like_shifted_hu(voxels: NDArray[np.float32]) -> bool:
+    """Whether whole numbers from 0 gather where a CT's air and soft tissue lie with an offset of 1024."""
+    values = sampled(voxels)
+    is_whole = bool((values == np.rint(values)).all())
+    tissue, between = _share(values, (924.0, 1224.0)), _share(values, (400.0, 700.0))
+    return is_whole and values.max() <= 5119 and _share(values, (0.0, 200.0)) > 0.05 and tissue > max(0.1, 2 * between)
+
+
 def _doubts_about_hu(values: NDArray[np.float32]) -> list[str]:
     low, high = float(values.min()), float(values.max())
     body = _share(values, _BODY_HU)

@@ -20,7 +20,8 @@ class Frame:
     """One stored slice: its header, where it lies and how its values scale.
 
     number: which frame of its file; position: (3,) LPS of its first pixel; spacing: (row, column) distance in mm;
-    directions: (2, 3) along a row, down a column; slope: None where the header gives no rescale.
+    directions: (2, 3) along a row, down a column; slope: None where the header gives no rescale;
+    items: where what tells it from others is looked up, the header or its functional groups.
     """
 
     header: pydicom.Dataset
@@ -31,6 +32,7 @@ class Frame:
     spacing: tuple[float, float]
     slope: float | None
     intercept: float
+    items: tuple[Any, ...]
 
     @property
     def sop_instance_uid(self) -> str:
@@ -53,6 +55,11 @@ def frames_of(headers: list[pydicom.Dataset]) -> list[Frame]:
     frames: list[Frame] = []
     for header in headers:
         shape = _shape(header)
+        if "MOSAIC" in text_of(header, "ImageType").upper():
+            raise ScanError(
+                "a Siemens mosaic, whose images hold the slices of a volume as tiles; expected one slice per image, "
+                "convert it with dcm2niix and read the NIfTI"
+            )
         count = whole_number(header, "NumberOfFrames", default=1)
         per_frame = value_of(header, "PerFrameFunctionalGroupsSequence")
         if per_frame is None:
@@ -72,13 +79,18 @@ def frames_of(headers: list[pydicom.Dataset]) -> list[Frame]:
 
 
 def _group_items(groups: Any, shared: Any) -> list[Any]:
-    """The items that may hold a frame's position, orientation, spacing and rescale, its own before the shared ones."""
+    """Where a frame's place, scaling and what tells it from others are looked up, its own items before shared ones."""
     items = []
     for keyword in (
         "PlanePositionSequence",
         "PlaneOrientationSequence",
         "PixelMeasuresSequence",
         "PixelValueTransformationSequence",
+        "FrameContentSequence",
+        "MREchoSequence",
+        "MRDiffusionSequence",
+        "MRImageFrameTypeSequence",
+        "CardiacSynchronizationSequence",
     ):
         for owner in (groups, shared):
             item = first_item(owner, keyword) if owner is not None else None
@@ -114,6 +126,7 @@ def _frame(header: Any, number: int, shape: tuple[int, int], items: list[Any]) -
         spacing=(float(spacing[0]), float(spacing[1])),
         slope=(1.0 if slope is None else slope) if has_rescale else None,
         intercept=0.0 if intercept is None else intercept,
+        items=tuple(items),
     )
 
 

@@ -27,6 +27,7 @@ _JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _JPEG_SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # SOF0-15 and JPEG-LS
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
 _SCAN_START = 0xDA
+_HU_TYPES = ("", "HU", "HU_MOD", "US")  # US: unspecified
 _SAFE_DECODER = {RLELossless: "pydicom"}  # pylibjpeg-rle panics on damaged data
 
 
@@ -78,6 +79,10 @@ def _with_unit(frames: list[Frame], stack: NDArray[np.float32], notes: list[str]
     first = frames[0].header
     modality = text_of(first, "Modality")
     facts: dict[str, Any] = {"transfer_syntax": _transfer_syntax(first)}
+    rescale_type = next((text for item in frames[0].items if (text := text_of(item, "RescaleType").upper())), "")
+    if modality == "CT" and rescale_type not in _HU_TYPES:
+        notes.append(f"the CT's RescaleType is {rescale_type}, not HU; values are taken in that unit, not as HU")
+        return Pixels(values=stack, unit="arbitrary", facts=facts | {"rescale_type": rescale_type})
     if modality == "CT":
         if all(frame.slope is None for frame in frames) and "ModalityLUTSequence" not in first:
             notes.append("the CT header has no rescale; stored values are taken as HU")
@@ -90,7 +95,7 @@ def _with_unit(frames: list[Frame], stack: NDArray[np.float32], notes: list[str]
         np.subtract(float(stack.min()) + float(stack.max()), stack, out=stack)
         notes.append("MONOCHROME1: greys are inverted so that higher values are brighter")
     if modality == "PT":
-        factor, reason = suv_factor(first)
+        factor, reason = suv_factor([frame.header for frame in frames])
         if factor is not None:
             stack *= np.float32(factor)
             facts |= {"suv_factor": factor}

@@ -60,18 +60,22 @@ class Series:
 def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
     """Series with at least one image, largest first; objects without pixels are left out."""
     by_uid: dict[str, list[pydicom.Dataset]] = defaultdict(list)
+    others: list[str] = []
     for header in headers:
         if text_of(header, "Modality") in NOT_SCANS:
+            others.append(text_of(header, "Modality"))
             continue
         if "Rows" in header and "Columns" in header:
             by_uid[text_of(header, "SeriesInstanceUID")].append(header)
         elif _is_image_class(header):
             with about(Path(str(header.filename)).name):
                 raise ScanError("an image without Rows or Columns; the file is damaged, copy it again or remove it")
+        else:
+            others.append(text_of(header, "Modality") or "unnamed")
     series = []
     for uid, members in by_uid.items():
         images = [header for header in members if not _is_side_picture(header)]
-        notes = []
+        notes = [f"left out {len(others)} objects without images ({', '.join(sorted(set(others)))})"] if others else []
         if images and len(images) < len(members):
             notes.append(f"left out {len(members) - len(images)} localizer or secondary capture images of the series")
         series.append(Series(uid, images or members, notes))

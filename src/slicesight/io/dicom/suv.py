@@ -1,64 +1,129 @@
 """By which factor do PET counts become standardised uptake values (SUV by body weight)?
 
-SUV = activity [Bq/ml] · weight [g] / (injected dose [Bq] · 2^(-(start - injection) / half-life)), the rule of
-QIBA; the start is the series' time for DecayCorrection START, and no decay is left to correct for ADMIN.
+QIBA's vendor-neutral rule: SUV = activity [Bq/ml] · weight [g] / (injected dose [Bq] · 2^(-(scan - injection) /
+half-life)), for images corrected for attenuation and decay. The scan began at the series' time; where that lies after
+an acquisition it tells when the series was made, and the start is taken from GE's own element, from an image's frame
+reference time, or from the earliest acquisition. No decay is left to correct for DecayCorrection ADMIN.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from slicesight.io.dicom.values import first_item, number_of, text_of, value_of
 
-_DAY_S = 86_400.0
-_PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)
+_PHILIPS_SUV_FACTOR, _PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1000), Tag(0x7053, 0x1009)
+_NO_DATE = "19000102"
+_LONG_HALF_LIFE_S = 12 * 3600.0  # such tracers are scanned days after their injection
 
 
-def suv_factor(header: Any) -> tuple[float | None, str]:
-    """The factor from measured values to SUV, or None and the reason."""
+def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
+    """The factor from a series' measured values to SUV, or None and the reason."""
+    header = headers[0]
     units = text_of(header, "Units").upper()
     if units == "GML":
         return 1.0, ""
+    to_activity = 1.0
     if units == "CNTS":
-        factor = _float(getattr(value_of(header, _PHILIPS_SUV_FACTOR), "value", None))
-        return (factor, "") if factor else (None, "counts without a scale factor")
-    if units != "BQML":
+        if factor := _positive(header, _PHILIPS_SUV_FACTOR):
+            return factor, ""
+        if not (activity := _positive(header, _PHILIPS_ACTIVITY_FACTOR)):
+            return None, "counts without a scale factor"
+        to_activity = activity
+    elif units != "BQML":
         return None, f"its units are {units or 'not stated'}, expected BQML"
-    weight_kg = number_of(header, "PatientWeight", default=None)
+    weight_kg = _positive(header, "PatientWeight")
     tracer = first_item(header, "RadiopharmaceuticalInformationSequence")
     if not weight_kg or tracer is None:
         return None, "the header has no patient weight" if not weight_kg else "the header has no radiopharmaceutical"
-    dose = number_of(tracer, "RadionuclideTotalDose", default=None)
-    half_life_s = number_of(tracer, "RadionuclideHalfLife", default=None)
-    if not dose or dose <= 0 or not half_life_s or half_life_s <= 0:
+    dose, half_life_s = _positive(tracer, "RadionuclideTotalDose"), _positive(tracer, "RadionuclideHalfLife")
+    if not dose or not half_life_s:
         return None, "the header has no injected dose or half-life"
+    corrections = text_of(header, "CorrectedImage").upper()
+    if lacking := [name for word, name in (("ATTN", "attenuation"), ("DECAY", "decay")) if word not in corrections]:
+        return None, f"CorrectedImage does not say that it is corrected for {' and '.join(lacking)}"
     correction = text_of(header, "DecayCorrection").upper()
-    if correction == "ADMIN":
-        return weight_kg * 1000 / dose, ""
-    if correction != "START":
+    if correction not in ("START", "ADMIN"):
         return None, f"its decay correction is {correction or 'not stated'}, expected START or ADMIN"
-    injected_s = _seconds(text_of(tracer, "RadiopharmaceuticalStartTime"))
-    started_s = _seconds(text_of(header, "SeriesTime") or text_of(header, "AcquisitionTime"))
-    if value_of(tracer, "RadiopharmaceuticalStartDateTime") is not None:
-        injected_s = _seconds(text_of(tracer, "RadiopharmaceuticalStartDateTime")[8:]) or injected_s
-    if injected_s is None or started_s is None:
-        return None, "the header has no injection or series time"
-    elapsed_s = (started_s - injected_s) % _DAY_S  # a scan after midnight
-    return weight_kg * 1000 / (dose * 2.0 ** (-elapsed_s / half_life_s)), ""
+    decay_s, reason = (0.0, "") if correction == "ADMIN" else _decay_s(headers, tracer, half_life_s)
+    if decay_s is None:
+        return None, reason
+    return to_activity * weight_kg * 1000 / (dose * 2.0 ** (-decay_s / half_life_s)), ""
 
 
-def _seconds(text: str) -> float | None:
-    """Seconds since midnight of a DICOM time HHMMSS.FFFFFF."""
-    digits = text.split(".")[0]
-    if len(digits) < 4 or not digits[:6].isdigit():
-        return None
-    return int(digits[:2]) * 3600.0 + int(digits[2:4]) * 60.0 + (_float("0" + text[4:]) or 0.0)
+def _decay_s(headers: Sequence[Any], tracer: Any, half_life_s: float) -> tuple[float | None, str]:
+    """Seconds from the injection to the time the decay is corrected to, or None and the reason."""
+    started = _scan_start(headers, half_life_s)
+    if started is None:
+        return None, "the header does not say when the scan began"
+    stated = text_of(tracer, "RadiopharmaceuticalStartDateTime")
+    injected = _moment(stated) if f"{started:%Y%m%d}" > _NO_DATE else None
+    if injected is None:
+        time = stated[8:] or text_of(tracer, "RadiopharmaceuticalStartTime")
+        injected = _moment(f"{started:%Y%m%d}{time}")
+        if injected is None:
+            return None, "the header has no injection time"
+        if half_life_s > _LONG_HALF_LIFE_S:
+            return None, "the header does not say on which day the long-lived tracer was injected"
+        if injected > started:  # a scan after midnight
+            injected -= timedelta(days=1)
+    if injected > started:
+        return None, "the tracer was injected after the scan began"
+    return (started - injected).total_seconds(), ""
 
 
-def _float(value: Any) -> float | None:
+def _scan_start(headers: Sequence[Any], half_life_s: float) -> datetime | None:
+    series = _when(headers[0], "Series")
+    acquired = [(moment, header) for header in headers if (moment := _when(header, "Acquisition")) is not None]
+    if not acquired:
+        return series
+    earliest, header = min(acquired, key=lambda pair: pair[0])
+    if series is not None and series <= earliest:
+        return series
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        if (moment := _moment(str(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value))) is not None:
+            return moment
+    except (KeyError, ValueError):
+        pass
+    reference_ms, duration_ms = _positive(header, "FrameReferenceTime"), _positive(header, "ActualFrameDuration")
+    if not reference_ms or not duration_ms:
+        return earliest
+    decay_in_frame = math.log(2) / half_life_s * duration_ms / 1000
+    mean_count_s = half_life_s / math.log(2) * math.log(decay_in_frame / -math.expm1(-decay_in_frame))
+    return earliest - timedelta(seconds=reference_ms / 1000 - mean_count_s)
+
+
+def _when(header: Any, of: str) -> datetime | None:
+    """The date and time of the series or acquisition; where no date is left, times count from a day without one."""
+    dates = [text_of(header, f"{name}Date") for name in (of, "Series", "Acquisition", "Study")]
+    moment = _moment(next(filter(None, dates), _NO_DATE) + text_of(header, f"{of}Time"))
+    return moment or (_moment(text_of(header, "AcquisitionDateTime")) if of == "Acquisition" else None)
+
+
+def _moment(text: str) -> datetime | None:
+    """A DICOM date and time, YYYYMMDDHHMM[SS[.F]], whatever its time zone."""
+    found = re.fullmatch(r"(\d{12})(\d\d)?(\.\d{1,6})?([+-]\d{4})?", text.strip())
+    if found is None:
         return None
+    try:
+        moment = datetime.strptime(found[1], "%Y%m%d%H%M")
+    except ValueError:
+        return None
+    return moment + timedelta(seconds=float((found[2] or "0") + (found[3] or "")))
+
+
+def _positive(dataset: Any, keyword: str | BaseTag) -> float | None:
+    if isinstance(keyword, BaseTag):
+        try:
+            number = float(getattr(value_of(dataset, keyword), "value", 0.0))
+        except (TypeError, ValueError):
+            return None
+        return number if number > 0 else None
+    found = number_of(dataset, keyword, default=None)
+    return found if found is not None and found > 0 else None

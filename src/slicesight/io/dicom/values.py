@@ -38,6 +38,11 @@ def value_of(dataset: Any, keyword: str | BaseTag) -> Any:
     return None if value is None or (isinstance(value, str) and value == "") else value
 
 
+def _float(part: Any) -> float:
+    """A number, were it written with a decimal comma."""
+    return float(part.replace(",", ".") if isinstance(part, str) else part)
+
+
 def text_of(dataset: Any, keyword: str) -> str:
     """The element as one printable line, "" when it is absent or damaged."""
     try:
@@ -53,7 +58,7 @@ def numbers_of(dataset: Any, keyword: str, count: int) -> NDArray[np.float64] | 
     if value is None:
         return None
     try:
-        numbers = np.asarray([float(part) for part in value], dtype=np.float64)
+        numbers = np.asarray([_float(part) for part in value], dtype=np.float64)
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
@@ -67,7 +72,7 @@ def number_of(dataset: Any, keyword: str, *, default: float | None) -> float | N
     if value is None:
         return default
     try:
-        number = float(value)
+        number = _float(value)
     except (TypeError, ValueError):
         number = np.nan
     if not np.isfinite(number):

@@ -173,7 +173,7 @@ def store(report: Path, *, archive: str, token: str | None = None) -> str:
     return uid
 
 
-def _found(session: _Session, address: ArchiveAddress) -> tuple[str, int]:
+def _found(session: ArchiveSession, address: ArchiveAddress) -> tuple[str, int]:
     """(study UID, number of images or 0) as the archive lists them; WADO-RS has the last word where it does not."""
     from requests.exceptions import HTTPError
 
@@ -201,7 +201,7 @@ def _found(session: _Session, address: ArchiveAddress) -> tuple[str, int]:
     return address.study_uid or str(_json_value(same[0], "0020000D")), int(count) if count else 0
 
 
-def _instances(session: _Session, study_uid: str, series_uid: str) -> Iterator[pydicom.Dataset]:
+def _instances(session: ArchiveSession, study_uid: str, series_uid: str) -> Iterator[pydicom.Dataset]:
     """The series as it is stored; unpacked by the archive where it knows no other way."""
     from requests.exceptions import HTTPError
 
@@ -213,7 +213,7 @@ def _instances(session: _Session, study_uid: str, series_uid: str) -> Iterator[p
         return session.client.iter_series(study_uid, series_uid)
 
 
-class _Session:
+class ArchiveSession:
     """A client, and what is watched over its answers: how much came, for how long, and whether the end was there."""
 
     def __init__(self, archive: str, *, token: str | None, max_bytes: int) -> None:
@@ -274,7 +274,7 @@ class _Session:
 
 
 @contextmanager
-def _opened(archive: str, *, token: str | None, max_bytes: int) -> Iterator[_Session]:
+def _opened(archive: str, *, token: str | None, max_bytes: int) -> Iterator[ArchiveSession]:
     """A connection whose every failure is one line."""
     try:
         import dicomweb_client  # noqa: F401
@@ -284,7 +284,7 @@ def _opened(archive: str, *, token: str | None, max_bytes: int) -> Iterator[_Ses
     token = token or os.environ.get(TOKEN_VARIABLE) or None
     if token is not None and archive.startswith("http://") and not _is_loopback(archive):
         raise InputError(f"a token would travel unencrypted to {archive}; use its dicomweb+https:// address")
-    session = _Session(archive, token=token, max_bytes=max_bytes)
+    session = ArchiveSession(archive, token=token, max_bytes=max_bytes)
     try:
         with quiet_pydicom(also="dicomweb_client"):
             yield session
@@ -341,7 +341,7 @@ def _refusal(archive: str, error: HTTPError) -> str:
     return f"{archive} failed ({status}{reason}); see its log or ask its keeper"
 
 
-def _silence(session: _Session, error: Exception) -> str:
+def _silence(session: ArchiveSession, error: Exception) -> str:
     from requests.exceptions import ConnectTimeout, ContentDecodingError
 
     if session.is_cut_short or isinstance(error, ContentDecodingError):
@@ -353,7 +353,7 @@ def _silence(session: _Session, error: Exception) -> str:
     return f"{session.archive} cannot be reached ({type(error).__name__}); check host, port and network"
 
 
-def _unreadable_reply(session: _Session, error: Exception) -> str:
+def _unreadable_reply(session: ArchiveSession, error: Exception) -> str:
     what = f"{session.media_type.split(';')[0]}, {type(error).__name__}"
     return f"{session.archive} does not answer as DICOMweb does ({what}); check the address"
 
