@@ -48,7 +48,8 @@ class AskRequest:
     scan: gives the encoded scan when their turn comes; None for questions without a scan.
     on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
-    first_number: of its questions, for the seed. is_cancelled: set by any thread; nothing is passed on any more.
+    tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
+    is_cancelled: set by any thread; nothing is passed on any more.
     """
 
     scan: Callable[[], EncodedScan] | None
@@ -59,6 +60,7 @@ class AskRequest:
     max_new_tokens: int = 160
     options: dict[str, Any] = field(default_factory=dict)
     sampler: Sampler | None = None
+    tokenized: Sequence[TokenizedQuestion] | None = None
     in_pieces: bool = True
     first_number: int = 0
     is_cancelled: bool = False
@@ -76,6 +78,11 @@ class OpenQuestion:
     generator: torch.Generator
     decoder: AnswerDecoder
     has_started: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        """End this row alone."""
+        self.request.is_cancelled = True
+        self.request.on_error(as_exception(error))
 
     def piece(self, step: GenerationStep) -> AnswerPiece | None:
         """What this step adds to the answer, if anything is wanted of it yet."""
@@ -119,12 +126,20 @@ class ContinuousBatching:
                 for steps in self.predictor.scheduler.answer(arrivals, sampler=sampler, batch_size=self.batch_size):
                     for step in steps:
                         question = self.open.pop(step.number) if step.is_finished else self.open[step.number]
-                        if step.token_ids[-1] != CANCELLED and (piece := question.piece(step)) is not None:
-                            question.request.on_piece(piece)
+                        if step.token_ids[-1] != CANCELLED and not question.request.is_cancelled:
+                            self._pass_on(question, step)
                     yield
                 return
             except InputError as error:  # a question that does not fit into memory even alone
                 self.fail_all(error, only_waiting=True)
+
+    @staticmethod
+    def _pass_on(question: OpenQuestion, step: GenerationStep) -> None:
+        try:
+            if (piece := question.piece(step)) is not None:
+                question.request.on_piece(piece)
+        except BaseException as error:
+            question.fail(error)
 
     @property
     def num_rows(self) -> int:
@@ -150,8 +165,8 @@ class ContinuousBatching:
             elif not request.is_cancelled:
                 try:
                     yield from self._open_questions(request)
-                except Exception as error:  # whatever it is, it is this request's alone, and somebody waits for it
-                    request.on_error(error)
+                except BaseException as error:  # whatever it is, it is this request's alone, and somebody waits for it
+                    request.on_error(as_exception(error))
 
     def _open_questions(self, request: AskRequest) -> Iterator[GenerationRequest]:
         """A request's questions in batches as they are taken; none where only `generate` can answer, which then does.
@@ -162,7 +177,7 @@ class ContinuousBatching:
         model, processor = self.predictor.model, self.predictor.processor
         sampler = request.sampler or make_sampler(model, request.options)
         longest = longest_text(model.config)
-        tokenized = tokenize_questions(
+        tokenized = request.tokenized or tokenize_questions(
             processor,
             request.questions,
             history=request.history,
@@ -252,7 +267,29 @@ class _SamplerPerQuestion:
             if not question.request.is_cancelled:
                 rows_of.setdefault(question.sampler, []).append(row)
         for sampler, rows in rows_of.items():
-            found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            try:
+                found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            except Exception:  # of one row; the others' tokens are theirs
+                found = [self._choose_alone(logits_RW[[row]], generators[row]) for row in rows]
             for row, token in zip(rows, found, strict=True):
                 tokens[row] = token
         return tokens
+
+    @staticmethod
+    def _choose_alone(logits_1W: Tensor, question: OpenQuestion) -> int:
+        try:
+            return question.sampler.choose(logits_1W, [question.generator])[0]
+        except Exception as error:
+            question.fail(error)
+            return CANCELLED
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error of one question: native code of a tokenizer panics with what is no Exception.
+
+    Raises:
+        BaseException: the program is to stop.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
