@@ -44,13 +44,25 @@ class Answer:
     """A text and the slices it rests on.
 
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
-    model that does not weigh slices. slices: all of them, heaviest first.
+    model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
+    cut; None where it ended of itself.
     """
 
     question: str
     text: str
     scores: tuple[float, ...]
     slices: tuple[SliceEvidence, ...]
+    cut_at: int | None = None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether its end is missing, because an answer may have no more tokens."""
+        return self.cut_at is not None
+
+    @property
+    def finish_reason(self) -> str:
+        """As OpenAI's API has it: "length" for a cut answer, else "stop"."""
+        return "length" if self.is_truncated else "stop"
 
     @property
     def generated_text(self) -> str:
@@ -104,10 +116,12 @@ class AnswerDecoder:
         return text.removeprefix(self.sent), text
 
 
-def make_answer(question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None) -> Answer:
+def make_answer(
+    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
+) -> Answer:
     """An answer with its slices ranked; it rests on none where no scan was given."""
     slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices)
+    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

@@ -83,15 +83,15 @@ class OpenQuestion:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
         last, text = self.decoder.finish(step.token_ids)
+        grid = None if self.scan is None else self.scan.grid
+        cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
         return AnswerPiece(
             number=self.number,
             text=last,
-            answer=make_answer(
-                self.prompt.question, text, self.prompt.scores, grid=None if self.scan is None else self.scan.grid
-            ),
+            answer=make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at),
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
-            is_truncated=step.token_ids[-1] not in self.sampler.ends,
+            is_truncated=cut_at is not None,
         )
 
 
@@ -221,15 +221,18 @@ class ContinuousBatching:
             max_new_tokens=request.max_new_tokens,
             options=request.options,
         )
+        grid, ends = None if scan is None else scan.grid, find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
+            cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
             request.on_piece(
                 AnswerPiece(
                     number=number,
                     text=text,
-                    answer=make_answer(one.question, text, scores, grid=None if scan is None else scan.grid),
+                    answer=make_answer(one.question, text, scores, grid=grid, cut_at=cut_at),
                     num_prompt_tokens=len(one),
                     num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
+                    is_truncated=cut_at is not None,
                 )
             )
 
