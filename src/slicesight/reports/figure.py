@@ -8,7 +8,6 @@ Lengths are inches, counted from the top of the page.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from slicesight.reports.evidence import (
     sides,
     summarise,
 )
+from slicesight.reports.fonts import fonts_for, wrap
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def pick_pictures(answer: Answer, *, grid: GridVolume) -> list[int]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG in one step."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, fonts_for(figure):
         figure.savefig(temporary, format="png", dpi=110)
 
 
@@ -141,14 +141,14 @@ class _FigureLayout:
 
 def _lines(answer: Answer, truth: KnownTruth | None) -> list[tuple[str, str, str]]:
     """(text, weight, colour) of each line above the pictures."""
-    rows = [(line, "bold", INK) for line in textwrap.wrap(answer.question, WRAP_CHARACTERS)]
-    rows += [(line, "normal", INK) for line in textwrap.wrap(answer.text, WRAP_CHARACTERS)]
-    rows += [(line, "normal", WARNING_INK) for line in textwrap.wrap(cut_note(answer), WRAP_CHARACTERS)]
+    rows = [(line, "bold", INK) for line in wrap(answer.question, WRAP_CHARACTERS)]
+    rows += [(line, "normal", INK) for line in wrap(answer.text, WRAP_CHARACTERS)]
+    rows += [(line, "normal", WARNING_INK) for line in wrap(cut_note(answer), WRAP_CHARACTERS)]
     if truth is not None:
         verdict, colour = ("right", TRUTH_COLOUR) if truth.is_right else ("wrong", EVEN_COLOUR)
         said = verdict if truth.is_right else f"{verdict}; the truth: {truth.answer}"
-        rows += [(line, "normal", colour) for line in textwrap.wrap(said, WRAP_CHARACTERS)]
-    rows += [(line, "normal", FAINT) for line in textwrap.wrap(describe(summarise(answer)), WRAP_CHARACTERS)]
+        rows += [(line, "normal", colour) for line in wrap(said, WRAP_CHARACTERS)]
+    rows += [(line, "normal", FAINT) for line in wrap(describe(summarise(answer)), WRAP_CHARACTERS)]
     return rows
 
 
