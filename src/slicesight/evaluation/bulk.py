@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slicesight.data.dataset import open_dataset
-from slicesight.data.ray_workers import connected
+from slicesight.data.workers import connected
 from slicesight.errors import InputError
 from slicesight.evaluation.predict import PredictionRun, answer_cases, keep_rows, unwatched
 from slicesight.evaluation.predictions import Prediction
@@ -126,11 +126,7 @@ def _lines(
     items: Sequence[dict[str, str]], worker: dict[str, Any], *, num_workers: int, address: str
 ) -> Iterator[dict[str, Any]]:
     """Every worker's lines, in the order of the cases."""
-    import ray
-    import ray.data
-    import ray.exceptions
-
-    with connected(address, num_workers + 1):  # one processor is left to move blocks
+    with connected(address, num_workers + 1) as ray:  # one processor is left to move blocks
         per_block = max(1, min(CASES_PER_BLOCK, len(items) // (2 * num_workers)))
         blocks = ray.data.from_items(list(items), override_num_blocks=-(-len(items) // per_block))
         context = blocks.context
