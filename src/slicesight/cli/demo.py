@@ -97,7 +97,7 @@ def _comparison(pairs: Sequence[Conversation], report: AnswerReport) -> Renderab
 
 def _rests_on(answer: Answer) -> str:
     ranges = summarise(answer).ranges
-    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "all slices about alike"
+    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "spread out"
 
 
 def _clear(folder: Path) -> None:

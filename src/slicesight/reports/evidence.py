@@ -138,6 +138,11 @@ def spread_note(evidence: Evidence) -> str:
     return f"{how} about {evidence.effective_slices:.0f} of {round(1 / evidence.even_share)} slices."
 
 
+def cut_note(answer: Answer) -> str:
+    """That the answer's end is missing, where it was cut."""
+    return f"The answer was cut at {answer.cut_at} tokens; its end is missing." if answer.is_truncated else ""
+
+
 def others_of(evidence: Evidence) -> tuple[int, float]:
     """How many slices are not among those `shown`, and what they weigh together."""
     if evidence.ranges or not evidence.shown:

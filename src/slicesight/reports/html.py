@@ -19,6 +19,7 @@ from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
     EVIDENCE_CAVEAT,
     KnownTruth,
+    cut_note,
     describe,
     listed,
     named_place,
@@ -107,6 +108,7 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
     return {
         "question": answer.question,
         "text": answer.text,
+        "cut": cut_note(answer),
         "truth": truth,
         "marks_truth": bool(shows_truth),
         "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
