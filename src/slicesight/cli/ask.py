@@ -20,7 +20,7 @@ from slicesight.cli.scans import STDOUT, AskOptions
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
 from slicesight.inference.light_imports import light_imports
-from slicesight.io.dicomweb.address import read_address
+from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.loading import read_volume
 from slicesight.io.options import checked_unit
 from slicesight.models.shipped import shipped_models
@@ -63,7 +63,7 @@ def run_ask(options: AskOptions) -> None:
     with stderr.status("encoding the scan"):
         encoded = predictor.encode(predictor.grid(volume, window=options.window, plane=options.plane))
     with progress_bar(stderr, "answering") as progress:
-        answers = predictor.ask(encoded, questions, progress=progress)
+        answers = predictor.ask(encoded, questions, choices=options.choices_mode, progress=progress)
     truths = () if case is None else _judge(answers, case, grid=encoded.grid)
     report = AnswerReport(volume=volume, grid=encoded.grid, card=predictor.card, answers=answers, truths=truths)
     if json_to_stdout:
@@ -113,6 +113,9 @@ def fetch_scan(options: AskOptions, stderr: Console) -> Iterator[Path]:
     """`local_copy` with a bar that is gone when the series has come."""
     from slicesight.io.dicomweb.client import local_copy
 
+    if not is_address(options.scan):
+        yield options.scan
+        return
     with ExitStack() as stack:
         with progress_bar(stderr, "fetching the series") as progress:
             scan = local_copy(options.scan, token_file=options.archive_token, progress=progress)

@@ -213,7 +213,7 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) 
 
     deduplicated = summary["deduplicated"]
     if as_json:
-        sys.stdout.write(dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(dumps(summary, indent=2) + "\n")
     else:
         report_console().print(counts_table(summary["counts"], deduplicated["counts"] if deduplicated else None))
     lines = [f"note: {note}" for note in summary["notes"]]

@@ -178,10 +178,11 @@ def predict(
             ),
             draw=draw_prediction,
         )
+    document = {"schema": 1, **found}
     if json is not None and str(json) != "-":
-        write_text(json, text=dumps(found, indent=1) + "\n")
+        write_text(json, text=dumps(document, indent=1) + "\n")
     if json is not None and str(json) == "-":
-        typer.echo(dumps(found, indent=1))
+        typer.echo(dumps(document, indent=1))
     else:
         typer.echo(found["scan"])
         for structure in found.get("structures", ()):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +25,18 @@ from slicesight.cli.options import (
 from slicesight.errors import InputError
 from slicesight.files import checked_place
 
+if TYPE_CHECKING:
+    from slicesight.inference.choice_decoding import ChoicesMode
+
 STDOUT = Path("-")
+
+
+class Choices(StrEnum):
+    """How a question that lists its choices is answered."""
+
+    free = "free"
+    only = "only"
+    both = "both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +61,13 @@ class AskOptions:
     truth: Annotated[
         Path | None,
         typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
+    ] = None
+    choices: Annotated[
+        Choices | None,
+        typer.Option(
+            help="Answer closed questions freely, with their choices only, or both; left out, both with --truth.",
+            show_default=False,
+        ),
     ] = None
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
@@ -85,8 +104,8 @@ class AskOptions:
             report_writer(name)
         for path in self.files:
             checked_place(path)
-        if self.cache is not None and not self.cache.is_dir():
-            raise InputError(f"--cache {self.cache} is no folder; create it first.")
+        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
+            raise InputError(f"--cache {self.cache} is a file; name a folder.")
         if is_address(self.scan):
             read_address(self.scan)
         elif self.store:
@@ -105,6 +124,11 @@ class AskOptions:
         named = [("json", self.json), ("html", self.html), ("png", self.png)]
         files = [(name, path) for name, path in named if path is not None and path != STDOUT]
         return files + [name_and_file(text) for text in self.report or ()]
+
+    @property
+    def choices_mode(self) -> ChoicesMode:
+        """Where the truth is known, a model that answers outside the choices is asked for its choice as well."""
+        return self.choices.value if self.choices is not None else "both" if self.truth is not None else "free"
 
     @property
     def files(self) -> list[Path]:

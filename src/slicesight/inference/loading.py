@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
-
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -78,7 +77,7 @@ def load(
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
     try:
-        with _no_bars():
+        with _no_bars() if Path(source).is_dir() else nullcontext():
             model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
         processor = Med2E3Processor.from_pretrained(source)
         card_path = cached_file(

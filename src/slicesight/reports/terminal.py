@@ -46,6 +46,9 @@ def answer_block(answer: Answer, *, truth: KnownTruth | None = None) -> Renderab
     ]
     if answer.is_truncated:
         parts.append(Padding(Text(cut_note(answer), style="yellow"), (0, 2), expand=False))
+    if answer.choice is not None and answer.is_outside_choices:
+        held = f"This names none of its choices, or several; held to them, the model says: {answer.choice}"
+        parts.append(Padding(Text(held, style="yellow"), (0, 2), expand=False))
     if truth is not None:
         verdict = "✓ right" if truth.is_right else f"✗ wrong; the truth: {truth.answer}"
         parts.append(Padding(Text(verdict, style="green" if truth.is_right else "red"), (0, 2), expand=False))
