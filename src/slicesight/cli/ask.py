@@ -20,6 +20,7 @@ from slicesight.cli.scans import STDOUT, AskOptions
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
 from slicesight.inference.light_imports import light_imports
+from slicesight.inference.loading import paused_garbage_collection
 from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.loading import read_volume
 from slicesight.io.options import checked_unit
@@ -84,7 +85,7 @@ def run_ask(options: AskOptions) -> None:
 
 def _load(options: AskOptions) -> Predictor:
     """The model; a shipped one without what only training and compiling import."""
-    with light_imports() if options.model in shipped_models() else nullcontext():
+    with paused_garbage_collection(), light_imports() if options.model in shipped_models() else nullcontext():
         return load_quietly(options.model, int8=options.int8, cache=options.cache)
 
 

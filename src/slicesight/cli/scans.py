@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,18 +24,11 @@ from slicesight.cli.options import (
 from slicesight.errors import InputError
 from slicesight.files import checked_place
 
-if TYPE_CHECKING:
-    from slicesight.inference.choice_decoding import ChoicesMode
-
 STDOUT = Path("-")
 
 
-class Choices(StrEnum):
-    """How a question that lists its choices is answered."""
-
-    free = "free"
-    only = "only"
-    both = "both"
+Choices = Literal["free", "only", "both"]
+"""How a question that lists its choices is answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +118,9 @@ class AskOptions:
         return files + [name_and_file(text) for text in self.report or ()]
 
     @property
-    def choices_mode(self) -> ChoicesMode:
+    def choices_mode(self) -> Choices:
         """Where the truth is known, a model that answers outside the choices is asked for its choice as well."""
-        return self.choices.value if self.choices is not None else "both" if self.truth is not None else "free"
+        return self.choices or ("free" if self.truth is None else "both")
 
     @property
     def files(self) -> list[Path]:
@@ -169,7 +161,7 @@ def inspect(
         print_receipt(
             place,
             window=window or "auto",
-            plane=plane.value if plane else "acquired",
+            plane=plane or "acquired",
             series_uid=series,
             spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
             time_point=time_point,

@@ -17,7 +17,7 @@ ADAPTER_FILE = "adapter_config.json"
 
 
 @contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
+def paused_garbage_collection() -> Iterator[None]:
     """What torch and transformers make while they are imported stays for good: looking for garbage among it, again and
     again, takes a tenth of the time to the first answer."""
     was_enabled = gc.isenabled()
@@ -29,7 +29,7 @@ def _paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_paused_garbage_collection()
+@paused_garbage_collection()
 def load(
     name_or_dir: str | Path = "phantom-tiny",
     *,
@@ -119,7 +119,7 @@ def _no_bars() -> Iterator[None]:
     """Without the bar of weights read from a folder, which would stay on the terminal."""
     from transformers.utils import logging
 
-    was_shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+    was_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
