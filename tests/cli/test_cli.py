@@ -99,6 +99,15 @@ def test_json_on_stdout_is_nothing_but_the_documented_shape(ask, phantom_file):
             assert len(found["position_mm"]) == 3
 
 
+def test_an_answer_outside_its_choices_is_said_with_the_choice_the_model_is_held_to(ask, phantom_file):
+    closed = "Which phase is this? Choices: A. arterial phase B. venous phase"
+    code, out, _ = ask(phantom_file, closed, "--choices", "both")
+    assert code == 0
+    assert "This names none of its choices, or several; held to them, the model says: " in out
+    _, free, _ = ask(phantom_file, closed)
+    assert "held to them" not in free
+
+
 def test_json_of_a_separate_process_is_pure_too(tiny_model_folder, phantom_file):
     command = [sys.executable, "-m", "slicesight.cli", "ask", phantom_file, "--model", tiny_model_folder, "--json", "-"]
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
