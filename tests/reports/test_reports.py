@@ -230,7 +230,7 @@ def _paged(report: AnswerReport) -> str:
     return _Elements(render_page(report)).words
 
 
-@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _as_json])
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, AnswerReport.json_text])
 def test_every_report_says_that_an_answer_was_cut_and_only_then(consultation, render):
     whole = render(consultation)
     cut = render(replace(consultation, answers=[replace(consultation.answers[0], cut_at=160), consultation.answers[1]]))
@@ -243,7 +243,7 @@ def test_every_report_says_that_an_answer_was_cut_and_only_then(consultation, re
         assert CUT not in whole
 
 
-@pytest.mark.parametrize("render", [_printed, _drawn, _paged, AnswerReport.json_text])
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _as_json])
 def test_every_report_says_what_a_score_does_not_say_and_carries_the_notices(consultation, render):
     words = render(consultation)
     assert EVIDENCE_CAVEAT in words
