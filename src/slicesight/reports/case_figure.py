@@ -6,7 +6,6 @@ the dashed line of an even spread, 1/N; green marks lie under the slices that tr
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from slicesight.reports.figure import (
     height_over_width,
     tidy,
 )
+from slicesight.reports.fonts import shorten, wrap
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _draw_question(figure: Figure, row: Prediction, *, left: float, top: float, 
         lines.append((f"truth: {row.answer}", WRAP, FAINT, "normal"))
     height = 0.0
     for text, width, colour, weight in lines:
-        wrapped = textwrap.wrap(textwrap.shorten(text, WRAP + width - (8 if weight == "bold" else 12)), width)
+        wrapped = wrap(shorten(text, WRAP + width - (8 if weight == "bold" else 12)), width)
         figure.text(
             left, top - height, "\n".join(wrapped), size=8, color=colour, weight=weight, va="top", parse_math=False
         )

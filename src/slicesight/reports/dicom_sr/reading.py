@@ -15,8 +15,10 @@ from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import DAMAGED
 from slicesight.reports.dicom_sr.document import (
     ANSWER,
+    CUT,
     ENTRY,
     EVEN_SHARE,
+    EVIDENCE,
     GRID_SLICE,
     NOTICE,
     PLACE,
@@ -40,10 +42,15 @@ class ReportedSlice:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedAnswer:
-    """One question of a report. even_share: None for a model that does not weigh slices; slices: heaviest first."""
+    """One question of a report. even_share: None for a model that does not weigh slices; slices: heaviest first.
+
+    cut: that the answer's end is missing, empty where it is whole; summary: which slices weigh most, in words.
+    """
 
     question: str
     text: str
+    cut: str
+    summary: str
     even_share: float | None
     slices: tuple[ReportedSlice, ...]
 
@@ -116,6 +123,8 @@ def _answer(entry: Dataset) -> ReportedAnswer:
     return ReportedAnswer(
         question=_text(items, QUESTION.value),
         text=_text(items, ANSWER.value),
+        cut=_text(items, CUT.value),
+        summary=_text(items, EVIDENCE.value),
         even_share=shares[0] if shares else None,
         slices=tuple(_reported_slice(item) for item in items if _name(item) == SCORE.value),
     )
