@@ -48,7 +48,8 @@ class AskRequest:
     scan: gives the encoded scan when their turn comes; None for questions without a scan.
     on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
-    first_number: of its questions, for the seed. is_cancelled: set by any thread; nothing is passed on any more.
+    tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
+    is_cancelled: set by any thread; nothing is passed on any more.
     """
 
     scan: Callable[[], EncodedScan] | None
@@ -59,6 +60,7 @@ class AskRequest:
     max_new_tokens: int = 160
     options: dict[str, Any] = field(default_factory=dict)
     sampler: Sampler | None = None
+    tokenized: Sequence[TokenizedQuestion] | None = None
     in_pieces: bool = True
     first_number: int = 0
     is_cancelled: bool = False
@@ -77,21 +79,33 @@ class OpenQuestion:
     decoder: AnswerDecoder
     has_started: bool = False
 
+    def fail(self, error: BaseException) -> None:
+        """End this row alone."""
+        self.request.is_cancelled = True
+        self.request.on_error(as_exception(error))
+
     def piece(self, step: GenerationStep) -> AnswerPiece | None:
         """What this step adds to the answer, if anything is wanted of it yet."""
         if not step.is_finished:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
         last, text = self.decoder.finish(step.token_ids)
-        grid = None if self.scan is None else self.scan.grid
-        cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
+        is_truncated = step.token_ids[-1] not in self.sampler.ends
+        answer = make_answer(
+            self.prompt.question,
+            text,
+            self.prompt.scores,
+            grid=None if self.scan is None else self.scan.grid,
+            num_tokens=len(step.token_ids),
+            is_truncated=is_truncated,
+        )
         return AnswerPiece(
             number=self.number,
             text=last,
-            answer=make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at),
+            answer=answer,
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
-            is_truncated=cut_at is not None,
+            is_truncated=is_truncated,
         )
 
 
@@ -119,12 +133,20 @@ class ContinuousBatching:
                 for steps in self.predictor.scheduler.answer(arrivals, sampler=sampler, batch_size=self.batch_size):
                     for step in steps:
                         question = self.open.pop(step.number) if step.is_finished else self.open[step.number]
-                        if step.token_ids[-1] != CANCELLED and (piece := question.piece(step)) is not None:
-                            question.request.on_piece(piece)
+                        if step.token_ids[-1] != CANCELLED and not question.request.is_cancelled:
+                            self._pass_on(question, step)
                     yield
                 return
             except InputError as error:  # a question that does not fit into memory even alone
                 self.fail_all(error, only_waiting=True)
+
+    @staticmethod
+    def _pass_on(question: OpenQuestion, step: GenerationStep) -> None:
+        try:
+            if (piece := question.piece(step)) is not None:
+                question.request.on_piece(piece)
+        except BaseException as error:
+            question.fail(error)
 
     @property
     def num_rows(self) -> int:
@@ -150,8 +172,8 @@ class ContinuousBatching:
             elif not request.is_cancelled:
                 try:
                     yield from self._open_questions(request)
-                except Exception as error:  # whatever it is, it is this request's alone, and somebody waits for it
-                    request.on_error(error)
+                except BaseException as error:  # whatever it is, it is this request's alone, and somebody waits for it
+                    request.on_error(as_exception(error))
 
     def _open_questions(self, request: AskRequest) -> Iterator[GenerationRequest]:
         """A request's questions in batches as they are taken; none where only `generate` can answer, which then does.
@@ -162,7 +184,7 @@ class ContinuousBatching:
         model, processor = self.predictor.model, self.predictor.processor
         sampler = request.sampler or make_sampler(model, request.options)
         longest = longest_text(model.config)
-        tokenized = tokenize_questions(
+        tokenized = request.tokenized or tokenize_questions(
             processor,
             request.questions,
             history=request.history,
@@ -221,18 +243,21 @@ class ContinuousBatching:
             max_new_tokens=request.max_new_tokens,
             options=request.options,
         )
-        grid, ends = None if scan is None else scan.grid, find_end_tokens(self.predictor.model)
+        ends = find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
-            cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
+            said = next((count for count, token in enumerate(token_ids, start=1) if token in ends), len(token_ids))
+            is_truncated = said >= request.max_new_tokens and token_ids[said - 1] not in ends
+            grid = None if scan is None else scan.grid
+            answer = make_answer(one.question, text, scores, grid=grid, num_tokens=said, is_truncated=is_truncated)
             request.on_piece(
                 AnswerPiece(
                     number=number,
                     text=text,
-                    answer=make_answer(one.question, text, scores, grid=grid, cut_at=cut_at),
+                    answer=answer,
                     num_prompt_tokens=len(one),
-                    num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
-                    is_truncated=cut_at is not None,
+                    num_answer_tokens=said,
+                    is_truncated=is_truncated,
                 )
             )
 
@@ -255,7 +280,29 @@ class _SamplerPerQuestion:
             if not question.request.is_cancelled:
                 rows_of.setdefault(question.sampler, []).append(row)
         for sampler, rows in rows_of.items():
-            found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            try:
+                found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            except Exception:  # of one row; the others' tokens are theirs
+                found = [self._choose_alone(logits_RW[[row]], generators[row]) for row in rows]
             for row, token in zip(rows, found, strict=True):
                 tokens[row] = token
         return tokens
+
+    @staticmethod
+    def _choose_alone(logits_1W: Tensor, question: OpenQuestion) -> int:
+        try:
+            return question.sampler.choose(logits_1W, [question.generator])[0]
+        except Exception as error:
+            question.fail(error)
+            return CANCELLED
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error of one question: native code of a tokenizer panics with what is no Exception.
+
+    Raises:
+        BaseException: the program is to stop.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

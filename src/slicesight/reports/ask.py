@@ -63,7 +63,9 @@ class AnswerReport:
                     "question": answer.question,
                     "answer": answer.text,
                     "finish_reason": answer.finish_reason,
-                    "cut_at": answer.cut_at,
+                    "num_tokens": answer.num_tokens,
+                    "is_outside_choices": answer.is_outside_choices,
+                    "choice": answer.choice,
                     "evidence": _evidence(answer),
                     "scores": answer.scores,
                     "slices": [

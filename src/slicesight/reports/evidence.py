@@ -140,7 +140,22 @@ def spread_note(evidence: Evidence) -> str:
 
 def cut_note(answer: Answer) -> str:
     """That the answer's end is missing, where it was cut."""
-    return f"The answer was cut at {answer.cut_at} tokens; its end is missing." if answer.is_truncated else ""
+    if not answer.is_truncated:
+        return ""
+    return f"The answer was cut{f' at {answer.num_tokens} tokens' if answer.num_tokens else ''}; its end is missing."
+
+
+def choice_note(answer: Answer) -> str:
+    """That a closed question was answered with none of its choices, and what it is answered with where held to them."""
+    if not answer.is_outside_choices:
+        return ""
+    held = f" Held to them, the model says {answer.choice}" if answer.choice else ""
+    return f"The answer names none of the question's choices, or several.{held}"
+
+
+def doubts_about(answer: Answer) -> list[str]:
+    """What must be read with an answer's text: that it is cut, that it is none of the choices."""
+    return list(filter(None, (cut_note(answer), choice_note(answer))))
 
 
 def others_of(evidence: Evidence) -> tuple[int, float]:
