@@ -12,14 +12,14 @@ def test_an_answer_that_was_cut_says_so_and_how_long_it_is(make_predictor, make_
     predictor = make_predictor()
     grid = make_grid(predictor)
     (cut,) = predictor.ask(grid, "Describe the findings.", max_new_tokens=3, **options)
-    assert (cut.is_truncated, cut.finish_reason, cut.num_tokens) == (True, "length", 3)
+    assert (cut.is_truncated, cut.finish_reason, cut.cut_at) == (True, "length", 3)
 
 
 def test_an_answer_that_ended_of_itself_says_so(make_predictor, make_grid):
     predictor = make_predictor()
     predictor.model.generation_config.eos_token_id = list(range(320))
     (whole,) = predictor.ask(make_grid(predictor), "Describe the findings.", max_new_tokens=3)
-    assert (whole.is_truncated, whole.finish_reason, whole.num_tokens) == (False, "stop", 1)
+    assert (whole.is_truncated, whole.finish_reason, whole.cut_at) == (False, "stop", None)
 
 
 CLOSED = "Which phase is this? Choices: A. arterial phase B. venous phase"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
@@ -45,22 +44,26 @@ class Answer:
     """A text and the slices it rests on.
 
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
-    model that does not weigh slices. slices: all of them, heaviest first. is_truncated: it was cut at the most tokens
-    it may have, num_tokens, and did not end of itself. choice: where it was asked for, what a closed question is
-    answered with when nothing but its choices may be said.
+    model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
+    cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
+    nothing but its choices may be said.
     """
 
     question: str
     text: str
     scores: tuple[float, ...]
     slices: tuple[SliceEvidence, ...]
-    is_truncated: bool = False
-    num_tokens: int | None = None
+    cut_at: int | None = None
     choice: str | None = None
 
     @property
-    def finish_reason(self) -> Literal["stop", "length"]:
-        """Why the text ends: of itself, or cut."""
+    def is_truncated(self) -> bool:
+        """Whether its end is missing, because an answer may have no more tokens."""
+        return self.cut_at is not None
+
+    @property
+    def finish_reason(self) -> str:
+        """As OpenAI's API has it: "length" for a cut answer, else "stop"."""
         return "length" if self.is_truncated else "stop"
 
     @property
@@ -122,23 +125,11 @@ class AnswerDecoder:
 
 
 def make_answer(
-    question: str,
-    text: str,
-    scores: Sequence[float],
-    *,
-    grid: GridVolume | None,
-    num_tokens: int | None = None,
-    is_truncated: bool = False,
+    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
 ) -> Answer:
     """An answer with its slices ranked; it rests on none where no scan was given."""
-    return Answer(
-        question=question,
-        text=text,
-        scores=tuple(scores),
-        slices=() if grid is None else rank_slices(scores, grid=grid),
-        is_truncated=is_truncated,
-        num_tokens=num_tokens,
-    )
+    slices = () if grid is None else rank_slices(scores, grid=grid)
+    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

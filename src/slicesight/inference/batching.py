@@ -10,12 +10,16 @@ to the next one. What only the library's `generate` can do is answered beside it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
+from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.generate_fallback import answer_by_generate
 from slicesight.inference.prompts import (
@@ -32,9 +36,6 @@ from slicesight.inference.scheduler import GenerationRequest, GenerationStep, lo
 from slicesight.models.fingerprint import weights_version
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from slicesight.inference.predictor import Predictor
 
 CANCELLED = -1
@@ -49,6 +50,7 @@ class AskRequest:
     on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
     tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
+    constrained: numbers of the questions that must be answered with one of their choices, where they list any.
     is_cancelled: set by any thread; nothing is passed on any more.
     """
 
@@ -63,6 +65,7 @@ class AskRequest:
     tokenized: Sequence[TokenizedQuestion] | None = None
     in_pieces: bool = True
     first_number: int = 0
+    constrained: Collection[int] = ()
     is_cancelled: bool = False
 
 
@@ -77,6 +80,8 @@ class OpenQuestion:
     sampler: Sampler
     generator: torch.Generator
     decoder: AnswerDecoder
+    choices: ChoiceTree | None = None
+    said: list[int] = field(default_factory=list)
     has_started: bool = False
 
     def fail(self, error: BaseException) -> None:
@@ -90,22 +95,15 @@ class OpenQuestion:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
         last, text = self.decoder.finish(step.token_ids)
-        is_truncated = step.token_ids[-1] not in self.sampler.ends
-        answer = make_answer(
-            self.prompt.question,
-            text,
-            self.prompt.scores,
-            grid=None if self.scan is None else self.scan.grid,
-            num_tokens=len(step.token_ids),
-            is_truncated=is_truncated,
-        )
+        grid = None if self.scan is None else self.scan.grid
+        cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
         return AnswerPiece(
             number=self.number,
             text=last,
-            answer=answer,
+            answer=make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at),
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
-            is_truncated=is_truncated,
+            is_truncated=cut_at is not None,
         )
 
 
@@ -193,6 +191,7 @@ class ContinuousBatching:
         )
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
+        trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
         limits = [
             request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
             for one in tokenized
@@ -200,7 +199,7 @@ class ContinuousBatching:
         needed = max(len(one) + limit for one, limit in zip(tokenized, limits, strict=True))
         longest_shared = longest_prompt(model)
         if sampler is None or (longest_shared is not None and needed > longest_shared):
-            self._answer_by_generate(request, tokenized, scan)
+            self._answer_by_generate(request, tokenized, scan, trees)
             return
         for numbers in split_questions([len(one) for one in tokenized], batch_size=self.batch_size):
             features = None if scan is None else scan.features
@@ -214,8 +213,21 @@ class ContinuousBatching:
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
                     decoder=AnswerDecoder(prompt.question, self.predictor.decode),
+                    choices=trees[number],
                 )
                 yield self._generation_request(question, max_new_tokens=limits[number])
+
+    def _choice_trees(self, request: AskRequest, *, num_volumes: int) -> list[ChoiceTree | None]:
+        """The choices each question is held to, if any."""
+        ends = find_end_tokens(self.predictor.model)
+        return [
+            make_choice_tree(
+                self.predictor.processor, question, history=request.history, num_volumes=num_volumes, ends=ends
+            )
+            if number in request.constrained
+            else None
+            for number, question in enumerate(request.questions)
+        ]
 
     def _generation_request(self, question: OpenQuestion, *, max_new_tokens: int) -> GenerationRequest:
         """The question's row, its shared part taken from the scan's prefix cache or made."""
@@ -231,7 +243,11 @@ class ContinuousBatching:
         )
 
     def _answer_by_generate(
-        self, request: AskRequest, tokenized: Sequence[TokenizedQuestion], scan: EncodedScan | None
+        self,
+        request: AskRequest,
+        tokenized: Sequence[TokenizedQuestion],
+        scan: EncodedScan | None,
+        trees: Sequence[ChoiceTree | None],
     ) -> None:
         """Pass on whole answers by `generate`."""
         found = answer_by_generate(
@@ -242,22 +258,20 @@ class ContinuousBatching:
             batch_size=self.batch_size,
             max_new_tokens=request.max_new_tokens,
             options=request.options,
+            trees=trees,
         )
-        ends = find_end_tokens(self.predictor.model)
+        grid, ends = None if scan is None else scan.grid, find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
-            said = next((count for count, token in enumerate(token_ids, start=1) if token in ends), len(token_ids))
-            is_truncated = said >= request.max_new_tokens and token_ids[said - 1] not in ends
-            grid = None if scan is None else scan.grid
-            answer = make_answer(one.question, text, scores, grid=grid, num_tokens=said, is_truncated=is_truncated)
+            cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
             request.on_piece(
                 AnswerPiece(
                     number=number,
                     text=text,
-                    answer=answer,
+                    answer=make_answer(one.question, text, scores, grid=grid, cut_at=cut_at),
                     num_prompt_tokens=len(one),
-                    num_answer_tokens=said,
-                    is_truncated=is_truncated,
+                    num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
+                    is_truncated=cut_at is not None,
                 )
             )
 
@@ -276,6 +290,8 @@ class _SamplerPerQuestion:
     def choose(self, logits_RW: Tensor, generators: list[OpenQuestion]) -> list[int]:
         tokens = [CANCELLED] * len(generators)
         rows_of: dict[Sampler, list[int]] = {}
+        if any(question.choices is not None for question in generators):
+            logits_RW = torch.stack([_held(logits, one) for logits, one in zip(logits_RW, generators, strict=True)])
         for row, question in enumerate(generators):
             if not question.request.is_cancelled:
                 rows_of.setdefault(question.sampler, []).append(row)
@@ -286,6 +302,7 @@ class _SamplerPerQuestion:
                 found = [self._choose_alone(logits_RW[[row]], generators[row]) for row in rows]
             for row, token in zip(rows, found, strict=True):
                 tokens[row] = token
+                generators[row].said.append(token)
         return tokens
 
     @staticmethod
@@ -295,6 +312,11 @@ class _SamplerPerQuestion:
         except Exception as error:
             question.fail(error)
             return CANCELLED
+
+
+def _held(logits_W: Tensor, question: OpenQuestion) -> Tensor:
+    """The logits of a row, those of other tokens than its choices' out of reach."""
+    return logits_W if question.choices is None else question.choices.mask(logits_W, question.said)
 
 
 def as_exception(error: BaseException) -> Exception:
