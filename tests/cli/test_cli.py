@@ -86,7 +86,7 @@ def test_json_on_stdout_is_nothing_but_the_documented_shape(ask, phantom_file):
     assert document["model"]["warnings"] == []
     assert [answer["question"] for answer in document["answers"]] == ["Which phase is this?", "Where is the cyst?"]
     for answer in document["answers"]:
-        told = {"finish_reason", "num_tokens", "is_outside_choices", "choice", "evidence"}
+        told = {"finish_reason", "cut_at", "is_outside_choices", "choice", "evidence"}
         assert set(answer) == {"question", "answer", "scores", "slices", *told}
         assert answer["answer"]
         assert len(answer["scores"]) == 8

@@ -144,9 +144,7 @@ def test_it_says_that_it_is_research_and_that_nobody_verified_it(series, tmp_pat
 def test_it_says_which_slices_weigh_most_what_that_does_not_mean_and_that_an_answer_was_cut(series, tmp_path):
     consultation, source = consult(series, count=2)
     first, second = consultation.answers
-    replace(consultation, answers=[replace(first, is_truncated=True, num_tokens=160), second]).write_sr(
-        tmp_path / "sr.dcm", source=source
-    )
+    replace(consultation, answers=[replace(first, cut_at=160), second]).write_sr(tmp_path / "sr.dcm", source=source)
     found = read_report(tmp_path / "sr.dcm").answers
     assert [one.summary for one in found] == [describe(summarise(one)) for one in (first, second)]
     assert [one.doubts for one in found] == [("The answer was cut at 160 tokens; its end is missing.",), ()]

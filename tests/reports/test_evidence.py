@@ -163,6 +163,6 @@ def test_only_slices_that_weigh_alike_are_said_to(grid):
 def test_a_cut_answer_says_after_how_many_tokens(grid):
     answer = answer_with(np.ones(16), grid)
     assert (cut_note(answer), answer.finish_reason) == ("", "stop")
-    cut = replace(answer, is_truncated=True, num_tokens=160)
+    cut = replace(answer, cut_at=160)
     assert cut_note(cut) == "The answer was cut at 160 tokens; its end is missing."
     assert cut.finish_reason == "length"

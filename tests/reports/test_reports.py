@@ -232,12 +232,12 @@ def test_every_report_says_that_an_answer_was_cut_and_only_then(consultation, re
     cut = render(
         replace(
             consultation,
-            answers=[replace(consultation.answers[0], is_truncated=True, num_tokens=160), consultation.answers[1]],
+            answers=[replace(consultation.answers[0], cut_at=160), consultation.answers[1]],
         )
     )
     if render is AnswerReport.json_text:
         assert [one["finish_reason"] for one in json.loads(cut)["answers"]] == ["length", "stop"]
-        assert [one["num_tokens"] for one in json.loads(cut)["answers"]] == [160, None]
+        assert [one["cut_at"] for one in json.loads(cut)["answers"]] == [160, None]
         assert '"length"' not in whole
     else:
         assert cut.count(CUT) == 1

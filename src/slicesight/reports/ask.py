@@ -63,7 +63,7 @@ class AnswerReport:
                     "question": answer.question,
                     "answer": answer.text,
                     "finish_reason": answer.finish_reason,
-                    "num_tokens": answer.num_tokens,
+                    "cut_at": answer.cut_at,
                     "is_outside_choices": answer.is_outside_choices,
                     "choice": answer.choice,
                     "evidence": _evidence(answer),

@@ -140,9 +140,7 @@ def spread_note(evidence: Evidence) -> str:
 
 def cut_note(answer: Answer) -> str:
     """That the answer's end is missing, where it was cut."""
-    if not answer.is_truncated:
-        return ""
-    return f"The answer was cut{f' at {answer.num_tokens} tokens' if answer.num_tokens else ''}; its end is missing."
+    return f"The answer was cut at {answer.cut_at} tokens; its end is missing." if answer.is_truncated else ""
 
 
 def choice_note(answer: Answer) -> str:

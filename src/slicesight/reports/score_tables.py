@@ -13,8 +13,8 @@ from slicesight.evaluation.metrics import text_metric_names
 TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))
 CLOSED_COLUMNS = (
     ("accuracy", "closed acc."),
-    ("accuracy_constrained", "(choices only)"),
     ("accuracy_legacy", "(legacy rule)"),
+    ("accuracy_constrained", "(choices only)"),
 )
 Columns = Sequence[tuple[str, str]]
 
