@@ -267,3 +267,9 @@ def test_every_report_says_that_an_answer_is_none_of_the_choices(consultation, r
         assert json.loads(words[0])["answers"][0]["choice"] == "B. venous phase"
     else:
         assert [note in one for one in words] == [True, False]
+
+
+def test_lines_of_a_wide_console_are_not_filled_with_spaces(consultation):
+    bare = replace(consultation.answers[0], scores=(), slices=())
+    printed = _printed(replace(consultation, answers=[*consultation.answers, bare], truths=[]))
+    assert max(map(len, printed.splitlines())) < 250

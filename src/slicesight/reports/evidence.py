@@ -127,7 +127,8 @@ def describe(evidence: Evidence) -> str:
     if not evidence.ranges:
         shown += f", less than twice an even share ({evidence.even_share:.2f})"
     num_others, others_share = others_of(evidence)
-    line = f"Weighs most: {shown}; the other {num_others} slices share {others_share:.2f}."
+    others = "the other slice weighs" if num_others == 1 else f"the other {num_others} slices share"
+    line = f"Weighs most: {shown}; {others} {others_share:.2f}."
     note = spread_note(evidence)
     return f"{note} {line}" if evidence.is_spread else f"{line} {note}"
 

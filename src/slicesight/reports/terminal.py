@@ -59,9 +59,9 @@ def answer_block(answer: Answer, *, truth: KnownTruth | None = None) -> Renderab
     if answer.slices:
         evidence = summarise(answer)
         parts.append(Padding(_evidence_table(evidence), (0, 2), expand=False))
-        parts.append(Padding(Text(spread_note(evidence), style="dim"), (0, 2)))
+        parts.append(Padding(Text(spread_note(evidence), style="dim"), (0, 2), expand=False))
     else:
-        parts.append(Padding(Text(NO_WEIGHTS, style="dim"), (0, 2)))
+        parts.append(Padding(Text(NO_WEIGHTS, style="dim"), (0, 2), expand=False))
     return Group(*parts)
 
 
