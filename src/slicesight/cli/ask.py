@@ -20,9 +20,10 @@ from slicesight.cli.scans import STDOUT, AskOptions
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
 from slicesight.inference.light_imports import light_imports
-from slicesight.io.dicomweb.address import read_address
+from slicesight.inference.loading import paused_garbage_collection
+from slicesight.io.assemble import checked_unit
+from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.loading import read_volume
-from slicesight.io.options import checked_unit
 from slicesight.models.shipped import shipped_models
 from slicesight.reports.ask import AnswerReport, load_quietly, print_report, print_warnings, write_files
 from slicesight.reports.terminal import progress_bar, report_console
@@ -63,7 +64,7 @@ def run_ask(options: AskOptions) -> None:
     with stderr.status("encoding the scan"):
         encoded = predictor.encode(predictor.grid(volume, window=options.window, plane=options.plane))
     with progress_bar(stderr, "answering") as progress:
-        answers = predictor.ask(encoded, questions, progress=progress)
+        answers = predictor.ask(encoded, questions, choices=options.choices_mode, progress=progress)
     truths = () if case is None else _judge(answers, case, grid=encoded.grid)
     report = AnswerReport(volume=volume, grid=encoded.grid, card=predictor.card, answers=answers, truths=truths)
     if json_to_stdout:
@@ -84,7 +85,7 @@ def run_ask(options: AskOptions) -> None:
 
 def _load(options: AskOptions) -> Predictor:
     """The model; a shipped one without what only training and compiling import."""
-    with light_imports() if options.model in shipped_models() else nullcontext():
+    with paused_garbage_collection(), light_imports() if options.model in shipped_models() else nullcontext():
         return load_quietly(options.model, int8=options.int8, cache=options.cache)
 
 
@@ -113,6 +114,9 @@ def fetch_scan(options: AskOptions, stderr: Console) -> Iterator[Path]:
     """`local_copy` with a bar that is gone when the series has come."""
     from slicesight.io.dicomweb.client import local_copy
 
+    if not is_address(options.scan):
+        yield options.scan
+        return
     with ExitStack() as stack:
         with progress_bar(stderr, "fetching the series") as progress:
             scan = local_copy(options.scan, token_file=options.archive_token, progress=progress)
