@@ -27,7 +27,7 @@ def test_an_array_of_other_axes_is_refused(make_predictor):
 
 
 def test_a_list_of_scans_is_referred_to_ask_many(make_predictor):
-    with pytest.raises(InputError, match="the scan is a list; expected one path, .*ask_many"):
+    with pytest.raises(InputError, match=r"the scan is a list; expected one path, .*ask_many"):
         make_predictor().ask(["a.nii", "b.nii"], "Which phase?")
 
 

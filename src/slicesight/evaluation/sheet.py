@@ -128,7 +128,7 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
 
 def to_json(document: Any) -> str:
     """Unrounded JSON; what is not a number is null."""
-    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

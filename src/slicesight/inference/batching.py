@@ -19,7 +19,7 @@ from torch import Tensor
 
 from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
-from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree
+from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree, with_choice
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.generate_fallback import answer_by_generate
 from slicesight.inference.prompts import (
@@ -97,10 +97,11 @@ class OpenQuestion:
         last, text = self.decoder.finish(step.token_ids)
         grid = None if self.scan is None else self.scan.grid
         cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
+        answer = make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at)
         return AnswerPiece(
             number=self.number,
             text=last,
-            answer=make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at),
+            answer=answer if self.choices is None else with_choice(answer),
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
             is_truncated=cut_at is not None,
@@ -264,11 +265,12 @@ class ContinuousBatching:
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
+            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at)
             request.on_piece(
                 AnswerPiece(
                     number=number,
                     text=text,
-                    answer=make_answer(one.question, text, scores, grid=grid, cut_at=cut_at),
+                    answer=answer if trees[number] is None else with_choice(answer),
                     num_prompt_tokens=len(one),
                     num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
                     is_truncated=cut_at is not None,

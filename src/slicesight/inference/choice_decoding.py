@@ -8,12 +8,14 @@ choice is whole, the tokens that end an answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from slicesight.data.choices import listed_choices, read_choice
 from slicesight.errors import InputError, ModelError
+from slicesight.inference.answers import Answer
 from slicesight.inference.prompts import History
 from slicesight.models.med2e3 import Med2E3Processor
 from slicesight.models.med2e3.loss import IGNORED
@@ -80,11 +82,11 @@ def make_choice_tree(
     return ChoiceTree(sequences, ends=ends)
 
 
-def named_choice(question: str, text: str) -> str:
-    """ "B. venous phase" of "B" or "venous phase"; the text itself where it names none."""
-    choices = listed_choices(question)
-    letter = read_choice(text, tuple(choices.values())).letter
-    return f"{letter}. {choices[letter]}" if letter in choices else text
+def with_choice(answer: Answer) -> Answer:
+    """An answer held to its choices, with the one it names, letter and words, as `choice`."""
+    choices = listed_choices(answer.question)
+    letter = read_choice(answer.text, tuple(choices.values())).letter
+    return replace(answer, choice=f"{letter}. {choices[letter]}" if letter in choices else answer.text)
 
 
 def check_choices_mode(mode: str, *, allowed: tuple[str, ...] = get_args(ChoicesMode)) -> None:

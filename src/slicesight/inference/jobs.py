@@ -17,7 +17,7 @@ from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
 from slicesight.inference.batching import AskRequest, ContinuousBatching
-from slicesight.inference.choice_decoding import ChoicesMode, check_choices_mode, named_choice
+from slicesight.inference.choice_decoding import ChoicesMode, check_choices_mode
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.prompts import History
 from slicesight.inference.sampling import check_options, make_sampler
@@ -52,7 +52,7 @@ class AskedQuestions:
         """An answer each, with its choice."""
         choices = dict(zip(self.again, answers[len(self.questions) :], strict=True))
         return [
-            replace(answer, choice=named_choice(answer.question, choices[number].text)) if number in choices else answer
+            replace(answer, choice=choices[number].choice) if number in choices else answer
             for number, answer in enumerate(answers[: len(self.questions)])
         ]
 

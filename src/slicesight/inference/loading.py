@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from slicesight.errors import InputError, ModelError
@@ -13,12 +13,11 @@ from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
 
-
 ADAPTER_FILE = "adapter_config.json"
 
 
 @contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
+def paused_garbage_collection() -> Iterator[None]:
     """What torch and transformers make while they are imported stays for good: looking for garbage among it, again and
     again, takes a tenth of the time to the first answer."""
     was_enabled = gc.isenabled()
@@ -30,7 +29,7 @@ def _paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_paused_garbage_collection()
+@paused_garbage_collection()
 def load(
     name_or_dir: str | Path = "phantom-tiny",
     *,
@@ -78,7 +77,7 @@ def load(
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
     try:
-        with _no_bars():
+        with _no_bars() if Path(source).is_dir() else nullcontext():
             model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
         processor = Med2E3Processor.from_pretrained(source)
         card_path = cached_file(
@@ -120,7 +119,7 @@ def _no_bars() -> Iterator[None]:
     """Without the bar of weights read from a folder, which would stay on the terminal."""
     from transformers.utils import logging
 
-    was_shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+    was_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

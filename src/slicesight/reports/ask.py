@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.data.choices import listed_choices
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
 from slicesight.inference.loading import load
@@ -54,8 +55,9 @@ class AnswerReport:
         return list(zip(self.answers, self.truths or [None] * len(self.answers), strict=True))
 
     def document(self) -> dict[str, Any]:
-        """The JSON form: {"scan", "model", "answers"}."""
+        """The JSON form, as ask.schema.json says: {"schema", "scan", "model", "answers"}."""
         return {
+            "schema": 1,
             "scan": self.grid.receipt,
             "model": {**self.card.to_dict(), "warnings": list(self.warnings), "use": RESEARCH_NOTICE},
             "answers": [
@@ -64,8 +66,8 @@ class AnswerReport:
                     "answer": answer.text,
                     "finish_reason": answer.finish_reason,
                     "cut_at": answer.cut_at,
-                    "is_outside_choices": answer.is_outside_choices,
                     "choice": answer.choice,
+                    "within_choices": None if not listed_choices(answer.question) else not answer.is_outside_choices,
                     "evidence": _evidence(answer),
                     "scores": answer.scores,
                     "slices": [
@@ -78,7 +80,7 @@ class AnswerReport:
         }
 
     def json_text(self) -> str:
-        return json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.document(), indent=2, allow_nan=False) + "\n"
 
     def write_json(self, path: Path) -> None:
         write_text(path, text=self.json_text())
