@@ -147,7 +147,7 @@ def test_it_says_which_slices_weigh_most_what_that_does_not_mean_and_that_an_ans
     replace(consultation, answers=[replace(first, cut_at=160), second]).write_sr(tmp_path / "sr.dcm", source=source)
     found = read_report(tmp_path / "sr.dcm").answers
     assert [one.summary for one in found] == [describe(summarise(one)) for one in (first, second)]
-    assert [one.cut for one in found] == ["The answer was cut at 160 tokens; its end is missing.", ""]
+    assert [one.doubts for one in found] == [("The answer was cut at 160 tokens; its end is missing.",), ()]
     texts = [str(entry.get("TextValue")) for entry in pydicom.dcmread(tmp_path / "sr.dcm").ContentSequence]
     assert texts.count(EVIDENCE_CAVEAT) == 1
 

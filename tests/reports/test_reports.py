@@ -230,11 +230,20 @@ def _paged(report: AnswerReport) -> str:
     return _Elements(render_page(report)).words
 
 
-@pytest.mark.parametrize("render", [_printed, _drawn, _paged, AnswerReport.json_text])
+def _stored(report: AnswerReport) -> str:
+    return json.dumps(json.loads(report.json_text()), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _stored])
 def test_every_report_says_that_an_answer_was_cut_and_only_then(consultation, render):
     whole = render(consultation)
-    cut = render(replace(consultation, answers=[replace(consultation.answers[0], cut_at=160), consultation.answers[1]]))
-    if render is AnswerReport.json_text:
+    cut = render(
+        replace(
+            consultation,
+            answers=[replace(consultation.answers[0], cut_at=160), consultation.answers[1]],
+        )
+    )
+    if render is _stored:
         assert [one["finish_reason"] for one in json.loads(cut)["answers"]] == ["length", "stop"]
         assert [one["cut_at"] for one in json.loads(cut)["answers"]] == [160, None]
         assert '"length"' not in whole
@@ -252,3 +261,23 @@ def test_every_report_says_what_a_score_does_not_say_and_carries_the_notices(con
         assert warning in words
     if render is not _printed:  # where the ranges stand in a table with bars
         assert describe(summarise(consultation.answers[0])) in words
+
+
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _stored])
+def test_every_report_says_that_an_answer_is_none_of_the_choices(consultation, render):
+    question = "Which phase is this? Choices: A. arterial phase B. venous phase"
+    outside = replace(consultation.answers[0], question=question, text="Perhaps.", choice="B. venous phase")
+    inside = replace(outside, text="A. arterial phase", choice=None)
+    words = [render(replace(consultation, answers=[one], truths=[])) for one in (outside, inside)]
+    note = "names none of the question's choices, or several. Held to them, the model says B. venous phase"
+    if render is _stored:
+        assert [json.loads(one)["answers"][0]["within_choices"] for one in words] == [False, True]
+        assert json.loads(words[0])["answers"][0]["choice"] == "B. venous phase"
+    else:
+        assert [note in one for one in words] == [True, False]
+
+
+def test_lines_of_a_wide_console_are_not_filled_with_spaces(consultation):
+    bare = replace(consultation.answers[0], scores=(), slices=())
+    printed = _printed(replace(consultation, answers=[*consultation.answers, bare], truths=[]))
+    assert max(map(len, printed.splitlines())) < 250

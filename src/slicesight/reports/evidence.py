@@ -127,7 +127,8 @@ def describe(evidence: Evidence) -> str:
     if not evidence.ranges:
         shown += f", less than twice an even share ({evidence.even_share:.2f})"
     num_others, others_share = others_of(evidence)
-    line = f"Weighs most: {shown}; the other {num_others} slices share {others_share:.2f}."
+    others = "the other slice weighs" if num_others == 1 else f"the other {num_others} slices share"
+    line = f"Weighs most: {shown}; {others} {others_share:.2f}."
     note = spread_note(evidence)
     return f"{note} {line}" if evidence.is_spread else f"{line} {note}"
 
@@ -141,6 +142,19 @@ def spread_note(evidence: Evidence) -> str:
 def cut_note(answer: Answer) -> str:
     """That the answer's end is missing, where it was cut."""
     return f"The answer was cut at {answer.cut_at} tokens; its end is missing." if answer.is_truncated else ""
+
+
+def choice_note(answer: Answer) -> str:
+    """That a closed question was answered with none of its choices, and what it is answered with where held to them."""
+    if not answer.is_outside_choices:
+        return ""
+    held = f" Held to them, the model says {answer.choice}" if answer.choice else ""
+    return f"The answer names none of the question's choices, or several.{held}"
+
+
+def doubts_about(answer: Answer) -> list[str]:
+    """What must be read with an answer's text: that it is cut, that it is none of the choices."""
+    return list(filter(None, (cut_note(answer), choice_note(answer))))
 
 
 def others_of(evidence: Evidence) -> tuple[int, float]:

@@ -19,8 +19,8 @@ from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
     EVIDENCE_CAVEAT,
     KnownTruth,
-    cut_note,
     describe,
+    doubts_about,
     listed,
     named_place,
     others_of,
@@ -108,7 +108,7 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
     return {
         "question": answer.question,
         "text": answer.text,
-        "cut": cut_note(answer),
+        "doubts": doubts_about(answer),
         "truth": truth,
         "marks_truth": bool(shows_truth),
         "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),

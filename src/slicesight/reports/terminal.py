@@ -16,7 +16,15 @@ from rich.text import Text
 
 from slicesight.inference.answers import Answer
 from slicesight.inference.answers import Progress as ProgressCallback
-from slicesight.reports.evidence import NO_WEIGHTS, Evidence, KnownTruth, cut_note, others_of, spread_note, summarise
+from slicesight.reports.evidence import (
+    NO_WEIGHTS,
+    Evidence,
+    KnownTruth,
+    doubts_about,
+    others_of,
+    spread_note,
+    summarise,
+)
 
 BAR_CELLS = 8
 UNWRAPPED = 10_000
@@ -44,20 +52,16 @@ def answer_block(answer: Answer, *, truth: KnownTruth | None = None) -> Renderab
         Text(answer.question, style="bold cyan"),
         Padding(Text(answer.text), (0, 2), expand=False),
     ]
-    if answer.is_truncated:
-        parts.append(Padding(Text(cut_note(answer), style="yellow"), (0, 2), expand=False))
-    if answer.choice is not None and answer.is_outside_choices:
-        held = f"This names none of its choices, or several; held to them, the model says: {answer.choice}"
-        parts.append(Padding(Text(held, style="yellow"), (0, 2), expand=False))
+    parts += [Padding(Text(doubt, style="yellow"), (0, 2), expand=False) for doubt in doubts_about(answer)]
     if truth is not None:
         verdict = "✓ right" if truth.is_right else f"✗ wrong; the truth: {truth.answer}"
         parts.append(Padding(Text(verdict, style="green" if truth.is_right else "red"), (0, 2), expand=False))
     if answer.slices:
         evidence = summarise(answer)
         parts.append(Padding(_evidence_table(evidence), (0, 2), expand=False))
-        parts.append(Padding(Text(spread_note(evidence), style="dim"), (0, 2)))
+        parts.append(Padding(Text(spread_note(evidence), style="dim"), (0, 2), expand=False))
     else:
-        parts.append(Padding(Text(NO_WEIGHTS, style="dim"), (0, 2)))
+        parts.append(Padding(Text(NO_WEIGHTS, style="dim"), (0, 2), expand=False))
     return Group(*parts)
 
 

@@ -7,7 +7,7 @@ diagnosis, a measurement report (TID 1500) would file a model's weights among th
       observer: a device; algorithm: the model and its version
       notice, warnings, the scan, how it was read, what a slice score does not say
       Question and answer (one each)
-        question, answer, that it was cut, which slices weigh most, even share
+        question, answer, that it was cut or is none of the choices, which slices weigh most, even share
         Slice score (all, heaviest first)
           has properties: number in the grid, place; inferred from: the images it was made of
 
