@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Ask questions of a 3D medical scan and see which slices each answer rests on. "
+    help="Ask questions of a 3D medical scan and see which slices weigh most in each answer. "
     "For research use only; not a medical device.",
 )
 for verb, example in EXAMPLES.items():

@@ -21,7 +21,7 @@ from slicesight.serving.server import Server
 from slicesight.serving.site_routes import add_page, site_routes
 from slicesight.serving.volume_routes import volume_routes
 
-_DESCRIPTION = f"""Ask questions of a 3D medical scan and see which slices each answer rests on.
+_DESCRIPTION = f"""Ask questions of a 3D medical scan and see which slices weigh most in each answer.
 
 {RESEARCH_NOTICE}
 
