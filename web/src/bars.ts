@@ -48,6 +48,18 @@ export function restOf(evidence: Evidence): { count: number; share: number } {
   return { count: evidence.scores.length - named, share: Math.max(0, all - share) };
 }
 
+/** On how many slices the weight is spread, as if those shared it evenly: exp of the entropy, 1 to N. */
+export function effectiveSlices({ scores, effective_slices }: Evidence): number {
+  if (effective_slices !== undefined && effective_slices !== null) return effective_slices;
+  const all = scores.reduce((sum, score) => sum + score, 0) || 1;
+  return Math.exp(-scores.reduce((sum, score) => sum + (score > 0 ? (score / all) * Math.log(score / all) : 0), 0));
+}
+
+/** `about 12 of 32 slices` */
+export function spreadText(evidence: Evidence): string {
+  return `about ${Math.round(effectiveSlices(evidence))} of ${evidence.scores.length} slices`;
+}
+
 /** Which bar lies under a pointer, `along` 0 to 1 of the box's width. */
 export function barAt(stack: Stack, along: number): number {
   const count = stack.slices.length;

@@ -10,6 +10,12 @@ const turn = (key: number, question: string, facts: Partial<Turn> = {}): Turn =>
   answerId: "",
   evidence: null,
   problem: "",
+  isCut: false,
+  maxTokens: null,
+  isAtLimit: false,
+  confidence: null,
+  abstained: false,
+  isGone: false,
   ...facts,
 });
 const scan = { type: "file", file: { file_id: "vol_1" } };

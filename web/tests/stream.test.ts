@@ -45,7 +45,7 @@ describe("an answer", () => {
     );
     const said = await readAnswer(readEvents(stream), (text) => words.push(text));
     expect(words).toEqual(["left ", "lung"]);
-    expect(said).toEqual({ id: "chatcmpl-1", evidence });
+    expect(said).toEqual({ id: "chatcmpl-1", evidence, isCut: false, confidence: null, abstained: false });
   });
   test("a model that weighs no slices gives none", async () => {
     const said = await readAnswer(readEvents(bytesOf(chunk({ content: "yes", scores: [] }, "stop"))), () => undefined);

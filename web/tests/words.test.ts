@@ -16,7 +16,7 @@ describe("problems", () => {
     const busy = problemFrom(429, body("queue full"), "3");
     expect(busy.retryAfter).toBe(3);
     const said = [busy, new Problem(504, "60 s"), new Problem(413, "2 GB"), new Problem(404, ""), NO_CONNECTION].map(
-      inWords,
+      (problem) => inWords(problem),
     );
     expect(said.map((text) => /busy|longer|too large|no longer|does not answer/.exec(text)?.[0])).toEqual([
       "busy",

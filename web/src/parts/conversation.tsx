@@ -14,11 +14,12 @@ const SUGGESTIONS = [
 ];
 
 export function Conversation({ volume, title }: { volume: Volume; title: string }) {
-  const end = useRef<HTMLDivElement>(null);
-  const count = turns.value.length;
+  const latest = turns.value.at(-1);
+  const asked = latest?.key;
+  const state = latest?.state;
   useEffect(() => {
-    if (count > 0) end.current?.scrollIntoView({ block: "end" });
-  }, [count, turns.value.at(-1)?.state]);
+    if (asked !== undefined) document.getElementById(`turn-${asked}`)?.scrollIntoView({ block: "start" });
+  }, [asked, state]);
   return (
     <div class="turns">
       <ReceiptCard volume={volume} title={title} />
@@ -27,7 +28,6 @@ export function Conversation({ volume, title }: { volume: Volume; title: string 
           <Answer key={turn.key} turn={turn} />
         ))}
       </div>
-      <div ref={end} />
     </div>
   );
 }

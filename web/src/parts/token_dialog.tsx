@@ -9,12 +9,12 @@ export function TokenDialog() {
   const question = tokenQuestion.value;
   useEffect(() => {
     if (question !== null) {
-      dialog.current?.showModal();
+      if (!dialog.current?.open) dialog.current?.showModal();
       field.current?.focus();
     } else dialog.current?.close();
   }, [question]);
   return (
-    <dialog ref={dialog} aria-labelledby="token-title" onCancel={(event) => event.preventDefault()}>
+    <dialog ref={dialog} aria-labelledby="token-title" onClose={() => tokenQuestion.peek()?.refuse()}>
       <form
         method="dialog"
         onSubmit={(event) => {
@@ -35,6 +35,9 @@ export function TokenDialog() {
           <input ref={field} type="password" autocomplete="off" required />
         </label>
         <p class="buttons">
+          <button type="button" onClick={() => dialog.current?.close()}>
+            Cancel
+          </button>
           <button type="submit" class="main">
             Go on
           </button>

@@ -39,7 +39,7 @@ export function Welcome({ problem, choice }: { problem: string; choice: Choice |
 
   return (
     <main class="welcome">
-      <h1>Ask a scan, see the slices each answer rests on</h1>
+      <h1>Ask a scan, see which slices weigh in each answer</h1>
       <section
         class={`drop${isOver ? " over" : ""}`}
         aria-label="Choose a scan"
