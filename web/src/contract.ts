@@ -10,6 +10,7 @@ export interface Settings {
   archives: string[];
   windows: string[];
   needs_token: boolean;
+  default_answer_tokens?: number | null;
   /** Tokens; where the server does not say, the page asks for more until nothing more comes. */
   max_answer_tokens?: number | null;
 }

@@ -44,9 +44,8 @@ export function inWords(error: unknown, name = ""): string {
     case 401:
       return `${sentence(error.message)} Whoever runs the server has it.`;
     case 429:
-      return error.message.startsWith("the server answered")
-        ? "The server is busy with other questions. Try again in a moment."
-        : `The server is busy: ${error.message.replace(/\.$/, "")}. Try again in a moment.`;
+    case 503:
+      return `${sentence(error.message, name)} Try again in a moment.`;
     case 404:
       if (error.code === "no_model") return sentence(error.message);
       return `${name || "The scan"} is no longer on the server: it was restarted, or the scan's time ran out. Open it again.`;
@@ -58,13 +57,17 @@ export function inWords(error: unknown, name = ""): string {
 /** The scan is gone from the server, and opening it again is the way on. */
 export const isGone = (error: unknown) => error instanceof Problem && error.status === 404 && error.code !== "no_model";
 
+/** Worth asking again by itself after a while. */
+export const isBusy = (error: unknown): error is Problem =>
+  error instanceof Problem && (error.status === 429 || (error.status === 503 && error.retryAfter !== null));
+
 /** What the server calls an upload (`scan`, `scan.zip`) becomes the name the user knows. */
-function sentence(text: string, name = ""): string {
+export function sentence(text: string, name = ""): string {
   const trimmed = text.trim();
   const own = trimmed.replace(/^scan(\.zip)?(?=[:/ ])/, name || "scan").replace(/^scan(\.zip)?: /, "");
   const named = name !== "" && !own.includes(name) ? `${name}: ${own}` : own;
   const ended = /[.!?]$/.test(named) ? named : `${named}.`;
-  return own.startsWith(name) && name !== "" ? ended : ended.charAt(0).toUpperCase() + ended.slice(1);
+  return named.startsWith(name) && name !== "" ? ended : ended.charAt(0).toUpperCase() + ended.slice(1);
 }
 
 export interface Series {

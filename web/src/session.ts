@@ -3,7 +3,7 @@
 import { computed, signal } from "@preact/signals";
 import { heaviest } from "./bars";
 import type { Evidence, Message, Settings, Volume } from "./contract";
-import { inWords, isGone, Problem, type Series, seriesIn } from "./problems";
+import { inWords, isBusy, isGone, type Problem, type Series, sentence, seriesIn } from "./problems";
 import * as server from "./server";
 import { type Mark, marksOf, stacksOf } from "./space";
 import type { Fractions } from "./viewer/image";
@@ -60,8 +60,7 @@ const NEW_TURN: Omit<Turn, "key" | "question" | "followsUp"> = {
 };
 
 const MAX_TRIES = 5;
-/** What the server gives where nothing is asked for, and how much more a *Continue* asks for. */
-const USUAL_TOKENS = 160;
+/** How much more a *Continue* asks for. */
 const GROWTH = 3;
 
 export const settings = signal<Settings | null>(null);
@@ -229,7 +228,10 @@ export async function continueAnswer(key: number): Promise<void> {
   const cut = turns.value.find((turn) => turn.key === key);
   if (cut === undefined || isAnswering.value) return;
   const most = settings.value?.max_answer_tokens ?? Number.POSITIVE_INFINITY;
-  change(key, { state: "speaking", maxTokens: Math.min(most, GROWTH * (cut.maxTokens ?? USUAL_TOKENS)) });
+  change(key, {
+    state: "speaking",
+    maxTokens: Math.min(most, GROWTH * (cut.maxTokens ?? settings.value?.default_answer_tokens ?? 160)),
+  });
   await answer(key, cut);
 }
 
@@ -263,8 +265,7 @@ async function answer(key: number, cut: Turn | null = null): Promise<void> {
         change(key, { state: "stopped" });
         return;
       }
-      const isBusy = error instanceof Problem && error.status === 429;
-      if (!isBusy || tries === MAX_TRIES || !(await waitBusy(key, error.retryAfter ?? 2, control.signal))) {
+      if (!isBusy(error) || tries === MAX_TRIES || !(await waitBusy(key, error, control.signal))) {
         const problem = inWords(error, volumeTitle.value);
         change(
           key,
@@ -302,9 +303,9 @@ function change(key: number, facts: Partial<Turn>): void {
   turns.value = turns.value.map((turn) => (turn.key === key ? { ...turn, ...facts } : turn));
 }
 
-async function waitBusy(key: number, seconds: number, signal: AbortSignal): Promise<boolean> {
-  for (let left = Math.max(1, Math.ceil(seconds)); left > 0; left--) {
-    change(key, { state: "busy", problem: `The server is busy with other questions; asking again in ${left} s.` });
+async function waitBusy(key: number, why: Problem, signal: AbortSignal): Promise<boolean> {
+  for (let left = Math.max(1, Math.ceil(why.retryAfter ?? 2)); left > 0; left--) {
+    change(key, { state: "busy", problem: `${sentence(why.message)} Asking again in ${left} s.` });
     await new Promise<void>((resolve) => {
       setTimeout(resolve, 1000);
       signal.addEventListener("abort", () => resolve(), { once: true });

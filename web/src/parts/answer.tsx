@@ -147,8 +147,8 @@ function Weights({ turn, evidence }: { turn: Turn; evidence: Evidence }) {
         )}
         {hasRanges && rest.count > 0 && (
           <li class="rest">
-            <span class="name">the other {rest.count} together</span>
-            <span class="where">none of them named</span>
+            <span class="name">the other {rest.count}, not named</span>
+            <span class="where" />
             <Share share={rest.share} widest={widest} />
           </li>
         )}

@@ -109,7 +109,6 @@ export function Viewer({ volume, title }: { volume: Volume; title: string }) {
             </button>
           ))}
         </fieldset>
-        <WindowChoice volume={volume} />
         <fieldset class="segments hands" aria-label="What dragging on a picture does">
           {TOOLS.map(([name, label, key, path]) => (
             <Icon
@@ -150,6 +149,7 @@ export function Viewer({ volume, title }: { volume: Volume; title: string }) {
             }}
           />
         </fieldset>
+        <WindowChoice volume={volume} />
       </div>
       <div class="picture" data-whole={isWhole.value}>
         {shown !== null && planes.map((plane) => <Pane key={plane} image={shown} plane={plane} volume={volume} />)}
