@@ -7,14 +7,19 @@ export function TokenDialog() {
   const dialog = useRef<HTMLDialogElement>(null);
   const field = useRef<HTMLInputElement>(null);
   const question = tokenQuestion.value;
+  const shown = useRef<typeof question>(null);
+  const close = () => {
+    if (shown.current !== null && shown.current === tokenQuestion.peek()) shown.current.refuse();
+  };
   useEffect(() => {
+    shown.current = question; // a dialog's `close` is told late, maybe when the next question is there
     if (question !== null) {
       if (!dialog.current?.open) dialog.current?.showModal();
       field.current?.focus();
     } else dialog.current?.close();
   }, [question]);
   return (
-    <dialog ref={dialog} aria-labelledby="token-title" onClose={() => tokenQuestion.peek()?.refuse()}>
+    <dialog ref={dialog} aria-labelledby="token-title" onClose={close}>
       <form
         method="dialog"
         onSubmit={(event) => {
