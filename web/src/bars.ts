@@ -55,9 +55,14 @@ export function effectiveSlices({ scores, effective_slices }: Evidence): number 
   return Math.exp(-scores.reduce((sum, score) => sum + (score > 0 ? (score / all) * Math.log(score / all) : 0), 0));
 }
 
-/** `about 12 of 32 slices` */
-export function spreadText(evidence: Evidence): string {
-  return `about ${Math.round(effectiveSlices(evidence))} of ${evidence.scores.length} slices`;
+/** In one line: what weighs most, or that nothing does. Spread is what more than half of the slices share. */
+export function headline(evidence: Evidence): string {
+  const count = evidence.scores.length;
+  if (Math.max(...evidence.scores) <= 1.1 * Math.min(...evidence.scores))
+    return `All ${count} slices weigh about alike`;
+  const spread = effectiveSlices(evidence);
+  if (spread > count / 2) return `Spread out over about ${Math.round(spread)} of ${count} slices`;
+  return `Weighs most, in effect about ${Math.round(spread)} of ${count} slices`;
 }
 
 /** Which bar lies under a pointer, `along` 0 to 1 of the box's width. */

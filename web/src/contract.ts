@@ -73,6 +73,8 @@ export interface Evidence {
   ranges: SliceRange[];
   /** On how many slices the weight is spread, where the server counts them. */
   effective_slices?: number | null;
+  /** The server's own words beside the bars. */
+  evidence_caveat?: string | null;
 }
 
 /** How sure the model is, where it says so. */

@@ -191,11 +191,11 @@ export async function readAnswer(
 
 function evidenceIn(delta: Partial<Evidence>): Evidence {
   const scores = delta.scores ?? [];
-  const spread = delta.effective_slices ?? null;
   return {
     scores,
     even_share: delta.even_share ?? 1 / scores.length,
     ranges: delta.ranges ?? [],
-    ...(spread === null ? {} : { effective_slices: spread }),
+    effective_slices: delta.effective_slices ?? null,
+    evidence_caveat: delta.evidence_caveat ?? null,
   };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { barAt, chartOf, effectiveSlices, heaviest, restOf, shareText, spreadText } from "../src/bars";
+import { barAt, chartOf, effectiveSlices, headline, heaviest, restOf, shareText } from "../src/bars";
 import type { Evidence } from "../src/contract";
 import { stacksOf } from "../src/space";
 import { receiptOf, slicesAlong } from "./scans";
@@ -51,5 +51,8 @@ test("the spread is the number of slices that would share the weight evenly", ()
   expect(of([0.5, 0.5, 0, 0])).toBeCloseTo(2);
   expect(of([1, 0, 0, 0])).toBeCloseTo(1);
   expect(effectiveSlices({ scores: [0.5, 0.5], even_share: 0.5, ranges: [], effective_slices: 1.4 })).toBe(1.4);
-  expect(spreadText({ scores: [0.5, 0.5, 0, 0], even_share: 0.25, ranges: [] })).toBe("about 2 of 4 slices");
+  const said = (scores: number[]) => headline({ scores, even_share: 1 / scores.length, ranges: [] });
+  expect(said([0.9, 0.1, 0, 0])).toBe("Weighs most, in effect about 1 of 4 slices");
+  expect(said([0.4, 0.3, 0.2, 0.1])).toBe("Spread out over about 4 of 4 slices");
+  expect(said([0.25, 0.26, 0.25, 0.24])).toBe("All 4 slices weigh about alike");
 });

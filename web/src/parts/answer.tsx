@@ -1,7 +1,7 @@
 /** What was answered, and which slices weigh how much in it? */
 
 import { useState } from "preact/hooks";
-import { effectiveSlices, heaviest, restOf, shareText, spreadText } from "../bars";
+import { effectiveSlices, headline, heaviest, restOf, shareText } from "../bars";
 import type { Evidence } from "../contract";
 import {
   askAgain,
@@ -122,7 +122,7 @@ function Weights({ turn, evidence }: { turn: Turn; evidence: Evidence }) {
   const stack = stacks.value.find(({ first, slices }) => first <= top && top < first + slices.length);
   return (
     <div class="evidence">
-      <h3>{hasRanges ? "Weighs most" : "Spread out"}</h3>
+      <h3 data-effective={effectiveSlices(evidence).toFixed(2)}>{headline(evidence)}</h3>
       <ul class="ranges">
         {evidence.ranges.map((range) => (
           <li key={range.grid_slices[0]}>
@@ -153,10 +153,6 @@ function Weights({ turn, evidence }: { turn: Turn; evidence: Evidence }) {
           </li>
         )}
       </ul>
-      <p class="spread" data-effective={effectiveSlices(evidence).toFixed(2)}>
-        {hasRanges ? "All in all spread as if" : "No slice stands out: the weight is spread as if"}{" "}
-        {spreadText(evidence)} shared it evenly.
-      </p>
       <div class="charts">
         {stacks.value.map((one) => (
           <ScoreBars
@@ -171,7 +167,7 @@ function Weights({ turn, evidence }: { turn: Turn; evidence: Evidence }) {
       <p class="legend">
         one bar per slice · <b>- - -</b> even spread 1/{evidence.scores.length} = {shareText(evidence.even_share)}
       </p>
-      <p class="caveat">{CAVEAT}</p>
+      <p class="caveat">{evidence.evidence_caveat ?? CAVEAT}</p>
     </div>
   );
 }

@@ -13,12 +13,17 @@ const SUGGESTIONS = [
   "What is seen in the right lung?",
 ];
 
+/** Pixels of height in which question and answer do not both fit: then the answer comes to the top. */
+const LOW = 200;
+
 export function Conversation({ volume, title }: { volume: Volume; title: string }) {
   const latest = turns.value.at(-1);
   const asked = latest?.key;
   const state = latest?.state;
   useEffect(() => {
-    if (asked !== undefined) document.getElementById(`turn-${asked}`)?.scrollIntoView({ block: "start" });
+    const turn = asked === undefined ? null : document.getElementById(`turn-${asked}`);
+    const isLow = (turn?.closest(".turns")?.clientHeight ?? 0) < LOW;
+    (isLow ? turn?.querySelector(".card") : turn)?.scrollIntoView({ block: "start" });
   }, [asked, state]);
   return (
     <div class="turns">
