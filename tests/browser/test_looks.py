@@ -47,7 +47,7 @@ def test_on_a_small_screen_the_answer_begins_in_sight_beside_one_plane(name, ope
         assert in_sight(page, picture(page)), "the picture stays in sight beside the answer"
         assert in_sight(page, page.get_by_role("button", name="Measure a length")), "and its tools with it"
         room = area(page.locator(".turns"))
-        page.get_by_role("button", name="Hide picture").click()
+        page.get_by_role("button", name="Hide").click()
         assert area(page.locator(".turns")) > 1.2 * room
         article.locator(".ranges button").first.click()
         assert picture(page).is_visible(), "who goes to a slice wants to see it"

@@ -41,14 +41,14 @@ describe("a scan on its way", () => {
     for (const datatype of [4, 16] as const) {
       const scan = await read(niftiOf(datatype), size);
       expect(scan.shape).toEqual(SHAPE);
-      expect(scan.numSlices).toBe(5);
+      expect(scan.slices.length).toBe(5);
       expect([scan.low, scan.high]).toEqual([0, valueAt(2, 3, 4)]);
-      expect(scan.voxels[2 + 3 * (3 + 4 * 4)]).toBe(valueAt(2, 3, 4));
+      expect(scan.slices[4]?.[2 + 3 * 3]).toBe(valueAt(2, 3, 4));
     }
   });
   test("is told of as soon as its first slice is there", async () => {
     const seen: number[] = [];
-    await read(niftiOf(4), 10, ({ numSlices }) => seen.push(numSlices));
+    await read(niftiOf(4), 10, ({ slices }) => seen.push(slices.length));
     expect(seen[0]).toBe(1);
     expect(seen.at(-1)).toBe(5);
   });
@@ -108,7 +108,7 @@ describe("a plane", () => {
   });
   test("what has not arrived is black, not made up", async () => {
     const scan = await read(niftiOf(4));
-    const image = new ScanImage({ ...scan, numSlices: 2 });
+    const image = new ScanImage({ ...scan, slices: scan.slices.slice(0, 2) });
     const pixels = new Uint32Array(3 * 5);
     image.paint("coronal", 0, { low: -1, high: 0 }, pixels);
     expect([...pixels.slice(0, 9)]).toEqual(Array(9).fill(0xff000000));
@@ -195,13 +195,13 @@ describe("the number of a slice on the picture", () => {
 
 test("the copy for 3D is small, holds means, and lies where the scan lies", async () => {
   const [nx, ny, nz] = [260, 4, 3];
-  const voxels = new Int16Array(nx * ny * nz).map((_, place) => place % nx);
-  const scan: Scan = { shape: [nx, ny, nz], affine: AFFINE, voxels, numSlices: nz, low: 0, high: nx };
+  const slices = [0, 1, 2].map(() => new Int16Array(nx * ny).map((_, place) => place % nx));
+  const scan: Scan = { shape: [nx, ny, nz], affine: AFFINE, slices, low: 0, high: nx };
   const file = await smallNifti(new ScanImage(scan));
   const small = await readScan(cut(new Uint8Array(file), 999), () => undefined);
   expect(small.shape).toEqual([86, 4, 3]);
-  expect(small.voxels[0]).toBe(1); // of 0, 1, 2
-  expect(small.voxels[85]).toBe(256);
+  expect(small.slices[0]?.[0]).toBe(1); // of 0, 1, 2
+  expect(small.slices[0]?.[85]).toBe(256);
   expect(small.affine[0]).toBeCloseTo(1.5);
   expect(small.affine[3]).toBeCloseTo(-10 + 0.5); // the centre of the first three
 });

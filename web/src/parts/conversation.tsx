@@ -153,7 +153,7 @@ export function Composer() {
       {turns.value.some(({ state }) => state === "done") && (
         <label class="follow">
           <input type="checkbox" checked={followsUp} onChange={(event) => setFollowsUp(event.currentTarget.checked)} />
-          Follow-up: the model reads earlier answers
+          Follow-up<span class="long">: the model reads earlier answers</span>
         </label>
       )}
     </form>

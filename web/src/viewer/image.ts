@@ -62,11 +62,11 @@ export class ScanImage {
 
   value(place: Fractions): number {
     const [i, j, k] = ([0, 1, 2] as const).map((axis) => this.voxel(axis, place[axis])) as [number, number, number];
-    return k < this.scan.numSlices ? this.at(i, j, k) : Number.NaN;
+    return this.at(i, j, k) ?? Number.NaN;
   }
 
-  private at(i: number, j: number, k: number): number {
-    return this.scan.voxels[i + this.shape[0] * (j + this.shape[1] * k)] as number;
+  private at(i: number, j: number, k: number): number | undefined {
+    return this.scan.slices[k]?.[i + this.shape[0] * j];
   }
 
   /** Columns and rows of a plane, and the size of a pixel in mm. */
@@ -102,28 +102,26 @@ export class ScanImage {
     voxel[axes.stack] = slice;
     voxel[axes.column] = this.shape[axes.column] - 1 - column;
     voxel[axes.row] = this.shape[axes.row] - 1 - row;
-    return this.at(...voxel);
+    return this.at(...voxel) ?? Number.NaN;
   }
 
   /** Grey pixels (RGBA) of one slice of a plane; what has not arrived yet is black. */
   paint(plane: Plane, slice: number, { low, high }: Grey, pixels: Uint32Array): void {
     const axes = AXES[plane];
-    const strides = [1, this.shape[0], this.shape[0] * this.shape[1]] as const;
+    const strides = [1, this.shape[0], 0] as const; // within one of the file's slices
     const [columns, rows] = [this.shape[axes.column], this.shape[axes.row]];
-    const acrossStride = strides[axes.column];
-    const downStride = strides[axes.row];
-    const { voxels, numSlices } = this.scan;
+    const [across, down] = [strides[axes.column], strides[axes.row]];
     const scale = 255 / (high - low || 1);
-    const isHere = axes.stack === 2 ? slice < numSlices : true;
     for (let row = 0, pixel = 0; row < rows; row++) {
-      const rowVoxel = rows - 1 - row;
-      if (!isHere || (axes.row === 2 && rowVoxel >= numSlices)) {
+      const upward = rows - 1 - row;
+      const voxels = this.scan.slices[axes.stack === 2 ? slice : upward];
+      if (voxels === undefined) {
         pixels.fill(0xff000000, pixel, pixel + columns);
         pixel += columns;
         continue;
       }
-      let place = slice * strides[axes.stack] + rowVoxel * downStride + (columns - 1) * acrossStride;
-      for (let column = 0; column < columns; column++, place -= acrossStride) {
+      let place = slice * strides[axes.stack] + upward * down + (columns - 1) * across;
+      for (let column = 0; column < columns; column++, place -= across) {
         const shade = ((voxels[place] as number) - low) * scale;
         const grey = shade <= 0 ? 0 : shade >= 255 ? 255 : (shade + 0.5) | 0;
         pixels[pixel++] = 0xff000000 | (grey * 0x010101);

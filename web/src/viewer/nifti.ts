@@ -12,16 +12,16 @@ const SFORM_ROWS = 280;
 /** After so long the browser may paint and hear the user before more is unpacked. */
 const PATIENCE_MS = 30;
 
+/** Of one slice; a room for the whole scan at once would stop the page while the system finds so much memory. */
 export type Voxels = Uint8Array | Int16Array | Float32Array;
 /** Three rows of four: voxel (i, j, k, 1) to RAS millimetres. */
 export type Affine = readonly number[];
 
-/** A scan on its way: `numSlices` of the last axis have arrived, `low` and `high` are what they hold. */
+/** A scan on its way: `slices` of the last axis as far as they have arrived, `low` and `high` are what they hold. */
 export interface Scan {
   shape: Millimetres;
   affine: Affine;
-  voxels: Voxels;
-  numSlices: number;
+  slices: Voxels[];
   low: number;
   high: number;
 }
@@ -41,11 +41,10 @@ function readHeader(bytes: Uint8Array): Header {
   return { shape: [x, y, z], affine, datatype: view.getInt16(70, true), offset: view.getFloat32(108, true) };
 }
 
-function roomFor({ shape: [x, y, z], datatype }: Header): Voxels {
-  const count = x * y * z;
-  if (datatype === UINT8) return new Uint8Array(count);
-  if (datatype === INT16) return new Int16Array(count);
-  if (datatype === FLOAT32) return new Float32Array(count);
+function roomFor({ shape: [x, y], datatype }: Header): Voxels {
+  if (datatype === UINT8) return new Uint8Array(x * y);
+  if (datatype === INT16) return new Int16Array(x * y);
+  if (datatype === FLOAT32) return new Float32Array(x * y);
   throw new Error(`the server sent voxels of NIfTI type ${datatype}; this page reads 2, 4 and 16`);
 }
 
@@ -63,50 +62,79 @@ export async function* unpacked(body: ReadableStream<Uint8Array>): AsyncGenerato
 /** `onSlices` hears of the scan as soon as it has a slice, and whenever the browser gets a moment in between. */
 export async function readScan(bytes: AsyncIterable<Uint8Array>, onSlices: (scan: Scan) => void): Promise<Scan> {
   let head = new Uint8Array(0);
-  let header: Header | null = null;
-  let scan: Scan | null = null;
-  let room = new Uint8Array(0);
-  let at = 0;
+  let arriving: Arriving | null = null;
   let since = performance.now();
   for await (const piece of bytes) {
-    let rest = piece;
-    if (header === null || scan === null) {
+    if (arriving !== null) arriving.take(piece);
+    else {
       const joined = new Uint8Array(head.length + piece.length);
       joined.set(head);
       joined.set(piece, head.length);
       head = joined;
       if (head.length < HEADER_BYTES) continue;
-      header = readHeader(head);
+      const header = readHeader(head);
       if (head.length < header.offset) continue;
-      rest = head.subarray(header.offset);
-      const voxels = roomFor(header);
-      room = new Uint8Array(voxels.buffer as ArrayBuffer);
-      scan = { shape: header.shape, affine: header.affine, voxels, numSlices: 0, low: Infinity, high: -Infinity };
+      arriving = new Arriving(header);
+      arriving.take(head.subarray(header.offset));
     }
-    if (at + rest.length > room.length) rest = rest.subarray(0, room.length - at);
-    room.set(rest, at);
-    at += rest.length;
-    const before = scan.numSlices;
-    count(scan, at);
-    const isFirst = before === 0 && scan.numSlices > 0;
-    if (!isFirst && performance.now() - since < PATIENCE_MS) continue;
-    if (scan.numSlices > 0) onSlices(scan);
+    const { scan, hasNews, isFirst } = arriving;
+    if (!hasNews || (!isFirst && performance.now() - since < PATIENCE_MS)) continue;
+    arriving.told = scan.slices.length;
+    onSlices(scan);
     await new Promise((resolve) => setTimeout(resolve));
     since = performance.now();
   }
-  if (scan === null || at < room.length) throw new Error("the scan's picture broke off on its way; open it again");
-  onSlices(scan);
-  return scan;
+  if (arriving === null || !arriving.isWhole) throw new Error("the scan's picture broke off on its way; open it again");
+  onSlices(arriving.scan);
+  return arriving.scan;
 }
 
-/** Take in the slices that are whole by now. */
-function count(scan: Scan, bytes: number): void {
-  const size = scan.shape[0] * scan.shape[1];
-  const whole = Math.floor(bytes / (size * scan.voxels.BYTES_PER_ELEMENT));
-  for (let place = scan.numSlices * size; place < whole * size; place++) {
-    const value = scan.voxels[place] as number;
-    if (value < scan.low) scan.low = value;
-    if (value > scan.high) scan.high = value;
+/** Bytes become slices. */
+class Arriving {
+  readonly scan: Scan;
+  /** How many slices were told of. */
+  told = 0;
+  private voxels: Voxels;
+  private room: Uint8Array;
+  private filled = 0;
+
+  constructor(private readonly header: Header) {
+    this.scan = { shape: header.shape, affine: header.affine, slices: [], low: Infinity, high: -Infinity };
+    this.voxels = roomFor(header);
+    this.room = new Uint8Array(this.voxels.buffer);
   }
-  scan.numSlices = whole;
+
+  get isFirst(): boolean {
+    return this.told === 0;
+  }
+
+  get hasNews(): boolean {
+    return this.scan.slices.length > this.told;
+  }
+
+  get isWhole(): boolean {
+    return this.scan.slices.length === this.scan.shape[2];
+  }
+
+  take(piece: Uint8Array): void {
+    for (let from = 0; from < piece.length && !this.isWhole; ) {
+      const some = piece.subarray(from, from + this.room.length - this.filled);
+      this.room.set(some, this.filled);
+      this.filled += some.length;
+      from += some.length;
+      if (this.filled === this.room.length) this.close();
+    }
+  }
+
+  private close(): void {
+    const { scan } = this;
+    for (const value of this.voxels) {
+      if (value < scan.low) scan.low = value;
+      if (value > scan.high) scan.high = value;
+    }
+    scan.slices.push(this.voxels);
+    this.voxels = roomFor(this.header);
+    this.room = new Uint8Array(this.voxels.buffer);
+    this.filled = 0;
+  }
 }

@@ -4,6 +4,7 @@
  */
 
 import type { Grey, ScanImage } from "./image";
+import type { Voxels } from "./nifti";
 
 /** Voxels along the longest side. */
 const FINEST = 128;
@@ -71,7 +72,7 @@ export async function smallNifti(image: ScanImage): Promise<ArrayBuffer> {
   view.setFloat32(108, 352, true);
   view.setFloat32(112, 1, true);
   view.setInt16(254, 1, true);
-  const { affine, voxels } = image.scan;
+  const { affine, slices } = image.scan;
   for (let row = 0; row < 3; row++) {
     const shift = factors.reduce((sum, factor, axis) => sum + ((factor - 1) / 2) * (affine[4 * row + axis] ?? 0), 0);
     for (let axis = 0; axis < 3; axis++)
@@ -80,12 +81,13 @@ export async function smallNifti(image: ScanImage): Promise<ArrayBuffer> {
   }
   for (const [place, letter] of [..."n+1"].entries()) view.setUint8(344 + place, letter.charCodeAt(0));
   const small = new Float32Array(file, 352);
-  const [width, height] = image.shape;
+  const [width] = image.shape;
   let rows = 0;
   for (let z = 0; z < nz * fz; z++) {
+    const voxels = slices[z] as Voxels;
     for (let y = 0; y < ny * fy; y++) {
       const to = nx * (Math.floor(y / fy) + ny * Math.floor(z / fz));
-      const from = width * (y + height * z);
+      const from = width * y;
       for (let x = 0; x < nx; x++) {
         let sum = 0;
         for (let step = 0; step < fx; step++) sum += voxels[from + x * fx + step] as number;

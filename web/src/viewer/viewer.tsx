@@ -64,7 +64,7 @@ export function Viewer({ volume, title }: { volume: Volume; title: string }) {
       await readScan(unpacked(body), (scan) => {
         if (control.signal.aborted) throw new DOMException("left", "AbortError");
         image.value ??= new ScanImage(scan);
-        numSlices.value = scan.numSlices;
+        numSlices.value = scan.slices.length;
       });
     };
     draw().catch((error) => {
@@ -92,7 +92,8 @@ export function Viewer({ volume, title }: { volume: Volume; title: string }) {
             isShown.value = !isShown.value;
           }}
         >
-          {isShown.value ? "Hide picture" : "Show picture"}
+          {isShown.value ? "Hide" : "Show"}
+          <span class="long"> picture</span>
         </button>
         <fieldset class="segments planes" aria-label="Planes">
           {LAYOUTS.map(([name, label]) => (
