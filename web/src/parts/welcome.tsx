@@ -209,7 +209,7 @@ export function Sending({ stage }: { stage: Extract<Stage, { name: "sending" }> 
     <main class="welcome">
       <section class="drop" aria-label="Opening the scan">
         <Stack />
-        <p class="big">{stage.title}</p>
+        <h1 class="big">{stage.title}</h1>
         {isSent || fromArchive ? (
           <progress aria-label="Reading the scan" />
         ) : (
