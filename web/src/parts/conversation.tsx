@@ -153,7 +153,9 @@ export function Composer() {
       {turns.value.some(({ state }) => state === "done") && (
         <label class="follow">
           <input type="checkbox" checked={followsUp} onChange={(event) => setFollowsUp(event.currentTarget.checked)} />
-          Follow-up<span class="long">: the model reads earlier answers</span>
+          <span>
+            Follow-up<span class="long">: the model reads earlier answers</span>
+          </span>
         </label>
       )}
     </form>
