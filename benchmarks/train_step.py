@@ -23,9 +23,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slicesight.data.dataset import Dataset
-from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.configuration import Med2E3Config, make_preset
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.phantoms.folder import phantom_case
 from slicesight.phantoms.rendering import make_phantom
@@ -36,7 +35,7 @@ from slicesight.training.packing import PackingCollator
 from slicesight.training.recipe import Stage
 from slicesight.training.run import set_trainable
 from slicesight.training.schedule import Schedule
-from slicesight.training.tokenizer import train_tokenizer
+from slicesight.training.start import train_tokenizer
 
 STAGES = {
     1: ("projector_3d", "projector_2d", "scorer"),

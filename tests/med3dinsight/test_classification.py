@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, ManifestError
-from slicesight.evaluation.classification import measure, run_classification
+from slicesight.evaluation.scan_scores import measure, run_classification
 from slicesight.inference.scan_prediction import classify_volume
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbones import build_backbone, save_backbone
 from slicesight.models.med3dinsight import Classifier, InsightConfig
-from slicesight.models.med3dinsight.classifier import mirrored
+from slicesight.models.med3dinsight.modeling import mirrored
 from slicesight.settings import build_settings
 from slicesight.training.classification import ClassifyRecipe, solve_probe
 
@@ -71,7 +71,7 @@ def test_one_scan_gets_the_probabilities_it_got_in_scoring(trained, balls):
 
 def test_a_finished_run_is_only_scored_again(trained, monkeypatch):
     scores, _, recipe = trained
-    monkeypatch.setattr("slicesight.training.classification.fit", None)
+    monkeypatch.setattr("slicesight.training.fine_tuning.fit", None)
     assert run_classification(recipe) == scores
 
 
