@@ -212,6 +212,7 @@ function WindowChoice({ volume }: { volume: Volume }) {
     <label class="window">
       <span>Window</span>
       <select
+        aria-label="Window"
         value={current?.name ?? byHand}
         onChange={(event) => {
           const chosen = presets.find(({ name }) => name === event.currentTarget.value);
