@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 
@@ -167,9 +168,6 @@ def test_3d_is_drawn_when_somebody_asks_for_it(opened):
 
 COLUMNS, ROWS, SLICES = 512, 512, 300
 WATCH = """() => {
-  window.tasks = [];
-  new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => [e.startTime, e.duration])))
-    .observe({ type: 'longtask' });
   const watch = () => {
     if (document.querySelector('.viewer')) window.opened ??= performance.now();
     if (document.querySelector('.top-left')) window.firstPicture ??= performance.now();
@@ -204,24 +202,24 @@ def large_nifti(path, shift: int) -> None:
 
 
 @pytest.mark.slow
-def test_six_large_scans_neither_stop_the_tab_nor_fill_it(open_page, served, tmp_path):
+def test_six_large_scans_neither_stop_the_tab_nor_fill_it(open_page, browser, served, tmp_path):
     page = open_page(served.address)
     page.set_default_timeout(240_000)
     for number in range(6):
         scan = tmp_path / "large.nii"
         large_nifti(scan, number)
         page.evaluate(WATCH)
+        browser.start_tracing(page=page, categories=["toplevel"])
         page.locator("input[type=file]").first.set_input_files(scan)
         page.locator(".readout[data-mm]").wait_for()
-        page.wait_for_function("window.wholePicture !== undefined")
-        names = "[window.opened, window.firstPicture, window.wholePicture, window.tasks]"
-        began, first, whole, tasks = page.evaluate(names)
-        longest = max((length for start, length in tasks if start < first), default=0)
-        later = max((length for start, length in tasks if start >= began), default=0)
+        while page.evaluate("window.wholePicture === undefined"):
+            page.wait_for_timeout(20)
+        longest = longest_task_ms(browser.stop_tracing())
+        began, first, whole = page.evaluate("[window.opened, window.firstPicture, window.wholePicture]")
         memory = tab_bytes(page)
         print(
-            f"scan {number}: first picture {first - began:.0f} ms, whole {whole - began:.0f} ms, longest task before "
-            f"{longest:.0f} ms, after {later:.0f} ms, tab {memory / 1e6:.0f} MB"
+            f"scan {number}: first picture {first - began:.0f} ms, whole {whole - began:.0f} ms, longest task "
+            f"{longest:.0f} ms, tab {memory / 1e6:.0f} MB"
         )
         assert first - began < 5000
         assert longest < 200
@@ -229,6 +227,16 @@ def test_six_large_scans_neither_stop_the_tab_nor_fill_it(open_page, served, tmp
         page.evaluate("window.opened = window.firstPicture = window.wholePicture = undefined")
         page.get_by_role("button", name="Delete").click()
         page.locator(".drop").wait_for()
+
+
+def longest_task_ms(trace: bytes) -> float:
+    """Of the page's own thread, in its own time: what it waits for while others have the core is not its doing."""
+    events = json.loads(trace)["traceEvents"]
+    names = {(one["pid"], one["tid"]): one["args"]["name"] for one in events if one["name"] == "thread_name"}
+    own = [one for one in events if one["name"].endswith("RunTask") and "tdur" in one]
+    spent = [one["tdur"] for one in own if names.get((one["pid"], one["tid"])) == "CrRendererMain"]
+    assert spent
+    return max(spent) / 1000
 
 
 def tab_bytes(page) -> int:

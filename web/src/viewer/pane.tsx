@@ -197,7 +197,7 @@ function usePainted(image: ScanImage, plane: Plane, slice: number): { canvas: HT
   return useMemo(() => {
     const shown = plane === "axial" ? arrived : slice;
     image.paint(plane, shown, shades, new Uint32Array(kept.pixels.data.buffer));
-    kept.canvas.getContext("2d")?.putImageData(kept.pixels, 0, 0);
+    kept.canvas.getContext("2d", { willReadFrequently: true })?.putImageData(kept.pixels, 0, 0);
     return { canvas: kept.canvas };
   }, [image, plane, slice, shades, arrived, kept]);
 }
