@@ -206,10 +206,6 @@ def test_a_model_without_slice_scores_still_gets_its_reports(consultation, tmp_p
 CUT = "The answer was cut at 160 tokens; its end is missing."
 
 
-def _as_json(report):
-    return json.dumps(json.loads(report.json_text()), ensure_ascii=False)
-
-
 def _printed(report: AnswerReport) -> str:
     console = Console(width=2000, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_report(console, report)
@@ -252,7 +248,7 @@ def test_every_report_says_that_an_answer_was_cut_and_only_then(consultation, re
         assert CUT not in whole
 
 
-@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _as_json])
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _stored])
 def test_every_report_says_what_a_score_does_not_say_and_carries_the_notices(consultation, render):
     words = render(consultation)
     assert EVIDENCE_CAVEAT in words
