@@ -49,7 +49,8 @@ class AskRequest:
     on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
     tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
-    is_cancelled: set by any thread; nothing is passed on any more.
+    is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
+    for a queue in front.
     """
 
     scan: Callable[[], EncodedScan] | None
@@ -64,6 +65,8 @@ class AskRequest:
     in_pieces: bool = True
     first_number: int = 0
     is_cancelled: bool = False
+    client: str = ""
+    since: float = 0.0
 
 
 @dataclass(kw_only=True)

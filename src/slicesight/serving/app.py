@@ -53,6 +53,7 @@ def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its page would come from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
         telemetry=_NO_TELEMETRY,
     )
