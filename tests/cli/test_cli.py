@@ -71,7 +71,7 @@ def test_ask_prints_question_and_evidence_and_exits_0(ask, phantom_file):
     assert code == 0
     assert out.startswith("CT ")
     assert "read as 8×32×32, axial" in out
-    assert out.index("Which phase is this?") < out.index("rests on") < out.index("Where is the cyst?")
+    assert out.index("Which phase is this?") < out.index("weighs most") < out.index("Where is the cyst?")
     assert "slices " in out
     assert "z " in out
 

@@ -15,8 +15,9 @@ from slicesight.data.dataset import ManifestDataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
 from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
-from slicesight.evaluation.likelihood import BRANCHES, answer_token_mask, log_likelihoods, open_scan, score_questions
-from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, effective_slices, weigh_claims
+from slicesight.evaluation.likelihood import BRANCHES, as_generated, log_likelihoods, open_scan, score_questions
+from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, weigh_claims
+from slicesight.evaluation.statistics import effective_number
 
 N = 8
 
@@ -91,9 +92,9 @@ def test_scores_are_those_the_reader_gives(scan, source, tiny_reader):
 
 
 def test_an_answer_without_letter_is_its_own_words(scan):
-    assert answer_token_mask(scan, "Which phase is this?", "venous") == "venous"
+    assert as_generated(scan, "Which phase is this?", "venous") == "venous"
     closed = "Which? Choices: A. liver B. spleen"
-    assert answer_token_mask(scan, closed, "B. spleen") in ("B. spleen", "spleen", "B")
+    assert as_generated(scan, closed, "B. spleen") in ("B. spleen", "spleen", "B")
 
 
 def planted(scores_point_at_it: bool) -> list:
@@ -184,8 +185,8 @@ def test_distance_and_density_at_their_ends():
     one, even = np.eye(N)[0], np.full(N, 1 / N)
     assert distance(one, np.eye(N)[1]) == 1
     assert distance(even, even) == 0
-    assert effective_slices(one) == pytest.approx(1)
-    assert effective_slices(even) == pytest.approx(N)
+    assert effective_number(one) == pytest.approx(1)
+    assert effective_number(even) == pytest.approx(N)
 
 
 def test_one_command_writes_numbers_and_one_figure(scans, tiny_model_folder, tmp_path, capsys):

@@ -33,11 +33,7 @@ def stat_fingerprint(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of everything a reader would open for this scan.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """SHA-256 of everything a reader would open for this scan (OSError: a file cannot be read)."""
     files = scan_files(path)
     if files == [path]:
         return _digest_of(path)

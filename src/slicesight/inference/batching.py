@@ -93,15 +93,22 @@ class OpenQuestion:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
         last, text = self.decoder.finish(step.token_ids)
+        is_truncated = step.token_ids[-1] not in self.sampler.ends
+        answer = make_answer(
+            self.prompt.question,
+            text,
+            self.prompt.scores,
+            grid=None if self.scan is None else self.scan.grid,
+            num_tokens=len(step.token_ids),
+            is_truncated=is_truncated,
+        )
         return AnswerPiece(
             number=self.number,
             text=last,
-            answer=make_answer(
-                self.prompt.question, text, self.prompt.scores, grid=None if self.scan is None else self.scan.grid
-            ),
+            answer=answer,
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
-            is_truncated=step.token_ids[-1] not in self.sampler.ends,
+            is_truncated=is_truncated,
         )
 
 
@@ -239,15 +246,21 @@ class ContinuousBatching:
             max_new_tokens=request.max_new_tokens,
             options=request.options,
         )
+        ends = find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
+            said = next((count for count, token in enumerate(token_ids, start=1) if token in ends), len(token_ids))
+            is_truncated = said >= request.max_new_tokens and token_ids[said - 1] not in ends
+            grid = None if scan is None else scan.grid
+            answer = make_answer(one.question, text, scores, grid=grid, num_tokens=said, is_truncated=is_truncated)
             request.on_piece(
                 AnswerPiece(
                     number=number,
                     text=text,
-                    answer=make_answer(one.question, text, scores, grid=None if scan is None else scan.grid),
+                    answer=answer,
                     num_prompt_tokens=len(one),
-                    num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
+                    num_answer_tokens=said,
+                    is_truncated=is_truncated,
                 )
             )
 

@@ -1,4 +1,4 @@
-"""Which part of the scan does an answer rest on, said so that a person can find it again?
+"""Which slices weigh most in an answer, said so that a person can find them again, and no more than is so?
 
 Neighbouring grid slices that weigh more than twice an even spread become one range of source slices with its
 millimetres. In a reformatted plane every grid slice cuts all source slices, so there the cut itself is named. Where
@@ -10,28 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
+import numpy as np
+
+from slicesight.evaluation.statistics import effective_number
 from slicesight.inference.answers import Answer, SliceEvidence
-from slicesight.volumes.grid import GridVolume
-from slicesight.volumes.volume import Plane
+from slicesight.volumes.grid import GridSlice, GridVolume
 
 AXIS_NAMES = ("x", "y", "z")
 WORTH_NAMING = 2.0
 """A slice is named where it weighs this many times an even spread."""
+ALIKE = 1.1
+NO_WEIGHTS = "This model does not weigh slices."
+EVIDENCE_CAVEAT = (
+    "A score says how much a slice weighs in what the language model is given, not that the answer is right, nor that "
+    "the slice was needed for it."
+)
 
 
-class Piece(Protocol):
-    """What a grid slice and a piece of evidence share: where they come from and where they lie."""
-
-    @property
-    def source_slices(self) -> tuple[int, ...]: ...
-
-    @property
-    def position_mm(self) -> tuple[float, float, float] | None: ...
-
-    @property
-    def plane(self) -> Plane | None: ...
+Piece = GridSlice | SliceEvidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +51,29 @@ class SliceRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The few ranges worth naming, heaviest first, and what is left over."""
+    """The few ranges worth naming, heaviest first, and what is left over; nothing of a model that weighs no slices.
 
-    ranges: tuple[SliceRange, ...]
-    num_other_slices: int
-    other_share: float
-    even_share: float
+    heaviest: the heaviest slice alone, named or not. effective_slices: exp(entropy) of the scores, N where all weigh
+    alike and 1 for a single slice (Hill's number of order 1). is_alike: no slice weighs a tenth more than another.
+    """
+
+    ranges: tuple[SliceRange, ...] = ()
+    num_other_slices: int = 0
+    other_share: float = 0.0
+    even_share: float = 0.0
+    heaviest: SliceRange | None = None
+    effective_slices: float = 0.0
+    is_alike: bool = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether more than half of the slices share the weight, in effect."""
+        return self.effective_slices * self.even_share > 0.5
+
+    @property
+    def shown(self) -> tuple[SliceRange, ...]:
+        """What to name: the ranges, else the heaviest slice, else, where all weigh alike, none."""
+        return self.ranges or (() if self.heaviest is None or self.is_alike else (self.heaviest,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,25 +94,55 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
     A model that does not weigh slices has no evidence: no ranges, nothing left over.
     """
     if not answer.slices:
-        return Evidence(ranges=(), num_other_slices=0, other_share=0.0, even_share=0.0)
+        return Evidence()
     by_index = sorted(answer.slices, key=lambda found: found.grid_slice)
     even_share = 1.0 / len(by_index)
-    ranges = [
-        SliceRange(
-            grid_slices=(group[0].grid_slice, group[-1].grid_slice),
-            name=slice_name(by_index, group[0].grid_slice, group[-1].grid_slice),
-            place=place_name(by_index, group[0].grid_slice, group[-1].grid_slice),
-            share=sum(one.score for one in group),
-        )
-        for group in _neighbours([found for found in by_index if found.score > WORTH_NAMING * even_share])
-    ]
+
+    def named(group: Sequence[SliceEvidence]) -> SliceRange:
+        first, last = group[0].grid_slice, group[-1].grid_slice
+        name, place = slice_name(by_index, first, last), place_name(by_index, first, last)
+        return SliceRange(grid_slices=(first, last), name=name, place=place, share=sum(one.score for one in group))
+
+    ranges = [named(group) for group in _neighbours([s for s in by_index if s.score > WORTH_NAMING * even_share])]
     ranges = sorted(ranges, key=lambda found: -found.share)[:max_ranges]
     return Evidence(
         ranges=tuple(ranges),
         num_other_slices=len(by_index) - sum(found.num_slices for found in ranges),
         other_share=max(0.0, sum(answer.scores) - sum(found.share for found in ranges)),
         even_share=even_share,
+        heaviest=named(answer.slices[:1]),
+        effective_slices=effective_number(np.asarray(answer.scores)),
+        is_alike=answer.slices[0].score <= ALIKE * answer.slices[-1].score,
     )
+
+
+def describe(evidence: Evidence) -> str:
+    """What weighs most and how much is left, in one or two sentences."""
+    if evidence.heaviest is None:
+        return NO_WEIGHTS
+    num_slices = round(1 / evidence.even_share)
+    if not evidence.shown:
+        return f"All {num_slices} slices weigh about alike ({evidence.even_share:.2f} each)."
+    shown = ", ".join(f"{found.name} ({found.share:.2f})" for found in evidence.shown)
+    if not evidence.ranges:
+        shown += f", less than twice an even share ({evidence.even_share:.2f})"
+    num_others, others_share = others_of(evidence)
+    line = f"Weighs most: {shown}; the other {num_others} slices share {others_share:.2f}."
+    note = spread_note(evidence)
+    return f"{note} {line}" if evidence.is_spread else f"{line} {note}"
+
+
+def spread_note(evidence: Evidence) -> str:
+    """Over how many slices the weight is spread, in effect."""
+    how = "Spread out over" if evidence.is_spread else "In effect"
+    return f"{how} about {evidence.effective_slices:.0f} of {round(1 / evidence.even_share)} slices."
+
+
+def others_of(evidence: Evidence) -> tuple[int, float]:
+    """How many slices are not among those `shown`, and what they weigh together."""
+    if evidence.ranges or not evidence.shown:
+        return evidence.num_other_slices, evidence.other_share
+    return evidence.num_other_slices - 1, evidence.other_share - evidence.shown[0].share
 
 
 def peak_slice(answer: Answer) -> int | None:
@@ -137,6 +181,11 @@ def place_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> 
     return f"{AXIS_NAMES[axis]} {low - half:.0f}…{high + half:.0f} mm"
 
 
+def named_place(pieces: Sequence[Piece], number: int, *, joint: str = " · ") -> str:
+    """One slice's name and place."""
+    return joint.join(filter(None, (slice_name(pieces, number), place_name(pieces, number))))
+
+
 def stacking_axis(pieces: Sequence[Piece]) -> int | None:
     """The LPS axis (0, 1, 2) along which the slices of a plane differ most; None without geometry."""
     first, last = pieces[0].position_mm, pieces[-1].position_mm
@@ -159,9 +208,9 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def sides(plane: str) -> tuple[str, str, str, str]:
+def sides(plane: str) -> str:
     """The letters at a grid slice's left, right, top and bottom edge (radiological convention)."""
-    return {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}[plane]
+    return {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}[plane]
 
 
 def pick_over_volume(answer: Answer, *, num_slices: int, count: int, num_planes: int = 1) -> list[int]:
