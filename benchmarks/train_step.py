@@ -36,7 +36,7 @@ from slicesight.training.packing import PackingCollator
 from slicesight.training.recipe import Stage
 from slicesight.training.run import set_trainable
 from slicesight.training.schedule import Schedule
-from slicesight.training.tokenizer import train_tokenizer
+from slicesight.training.start import train_tokenizer
 
 STAGES = {
     1: ("projector_3d", "projector_2d", "scorer"),

@@ -83,7 +83,7 @@ def write_parts(folder):
     from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, SiglipConfig, SiglipModel
 
     from slicesight.models.encoders3d.configuration import CNN3DConfig
-    from slicesight.training.tokenizer import train_tokenizer
+    from slicesight.training.start import train_tokenizer
 
     torch.manual_seed(1)
     tokenizer = train_tokenizer(["Which organ contains the cyst? Answer: liver"] * 5, vocab_size=300)

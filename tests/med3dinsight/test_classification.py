@@ -71,7 +71,7 @@ def test_one_scan_gets_the_probabilities_it_got_in_scoring(trained, balls):
 
 def test_a_finished_run_is_only_scored_again(trained, monkeypatch):
     scores, _, recipe = trained
-    monkeypatch.setattr("slicesight.training.classification.fit", None)
+    monkeypatch.setattr("slicesight.training.fine_tuning.fit", None)
     assert run_classification(recipe) == scores
 
 

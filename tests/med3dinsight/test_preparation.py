@@ -6,8 +6,7 @@ from slicesight.errors import InputError, VolumeError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels
 from slicesight.models.med3dinsight.preparation import Preparation, prepare_mask, prepare_scan
-from slicesight.training.scan_dataset import ScanDataset
-from slicesight.training.scan_list import read_cases
+from slicesight.training.scan_list import ScanDataset, read_cases
 from slicesight.volumes.volume import Volume
 
 

@@ -4,8 +4,7 @@ import torch
 
 from slicesight.errors import InputError
 from slicesight.models.med3dinsight.preparation import Preparation, fitted_cube
-from slicesight.training.scan_dataset import ScanDataset
-from slicesight.training.scan_list import read_cases
+from slicesight.training.scan_list import ScanDataset, read_cases
 from slicesight.training.scan_samples import CLASS, IMAGE, MASK, CropSamples, CubeSamples, SpatialAugmentation, case_at
 
 CHANGES = SpatialAugmentation(

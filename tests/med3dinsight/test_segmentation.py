@@ -68,7 +68,7 @@ def test_the_folder_holds_model_recipe_log_scores_masks_and_overlays(trained, ba
 def test_a_finished_run_is_scored_again_and_not_trained_again(trained, balls, segment_settings, monkeypatch):
     scores, folder = trained
     monkeypatch.setattr(fitting, "fit", None)
-    monkeypatch.setattr("slicesight.training.segmentation.fit", None)
+    monkeypatch.setattr("slicesight.training.fine_tuning.fit", None)
     again = run_segmentation(make_recipe(balls, folder, segment_settings, score_splits=["test"]))
     assert again == [score for score in scores if score.split == "test"]
     with pytest.raises(InputError, match="holds a finished run with other settings or data"):

@@ -3,7 +3,7 @@
 import torch
 
 from slicesight.phantoms.pretrain_encoders import CELL_LABELS, WHOLE_LABELS, LabelWords, WordMatch
-from slicesight.training.tokenizer import train_tokenizer
+from slicesight.training.start import train_tokenizer
 
 TEXTS = [f"There is a {name} here. {name} Answer: {name}" for name in (*CELL_LABELS, *WHOLE_LABELS)] * 5
 

@@ -78,8 +78,8 @@ def shard_directly(folder: Path) -> None:
     from torch.distributed.fsdp import fully_shard
 
     from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+    from slicesight.training.checkpointing import write_weights
     from slicesight.training.distributed import ProcessGroup, check_process_group
-    from slicesight.training.weights import write_weights
 
     distributed.init_process_group("gloo")
     rank, number = distributed.get_rank(), distributed.get_world_size()

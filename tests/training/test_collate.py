@@ -48,7 +48,7 @@ def train(tiny, data, stage: Stage, folder, **words) -> tuple[list[dict], dict[s
     folder.mkdir(exist_ok=True)
     run = SimpleNamespace(folder=folder)
     checkpoints = SimpleNamespace(
-        run=run, start=None, save_every=None, model=tiny.model, processor=None, process_group=SINGLE_PROCESS
+        run=run, start=None, save_every=None, name="s", model=tiny.model, process_group=SINGLE_PROCESS
     )
     set_trainable(tiny.model, stage.trainable)
     train_stage(
@@ -60,7 +60,6 @@ def train(tiny, data, stage: Stage, folder, **words) -> tuple[list[dict], dict[s
         log=lines.append,
         seed=0,
         checkpoints=checkpoints,
-        process_group=SINGLE_PROCESS,
     )
     return lines, {name: weight.clone() for name, weight in tiny.model.state_dict().items()}
 
@@ -276,7 +275,7 @@ def test_bfloat16_training_keeps_learning_weights_in_float32_and_frozen_ones_in_
     before = tiny.model.projector_2d[0].weight.clone()
     run = SimpleNamespace(folder=tmp_path)
     checkpoints = SimpleNamespace(
-        run=run, start=None, save_every=None, model=tiny.model, processor=None, process_group=SINGLE_PROCESS
+        run=run, start=None, save_every=None, name="s", model=tiny.model, process_group=SINGLE_PROCESS
     )
     lines: list[dict] = []
     recipe = make_recipe(tmp_path, stage, bf16=True, frozen_dtype="bfloat16")
@@ -289,7 +288,6 @@ def test_bfloat16_training_keeps_learning_weights_in_float32_and_frozen_ones_in_
         log=lines.append,
         seed=0,
         checkpoints=checkpoints,
-        process_group=SINGLE_PROCESS,
     )
     assert all(0 < line["loss"] < 20 for line in lines)
     assert not torch.equal(tiny.model.projector_2d[0].weight, before)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicesight.data.manifest import Conversation
-from slicesight.training.laterality import swap_conversation, swap_sides
+from slicesight.training.augmentation import swap_conversation, swap_sides
 
 
 @pytest.mark.parametrize(

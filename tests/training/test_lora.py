@@ -5,9 +5,9 @@ import torch
 
 from slicesight.errors import InputError
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.training.lora import add_adapters, merge_adapters
 from slicesight.training.recipe import Lora, Stage
 from slicesight.training.run import set_trainable
+from slicesight.training.stage import add_adapters, merge_adapters
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from slicesight.models.encoders3d.configuration import CNN3DConfig, M3DViTConfig
 from slicesight.models.importers.m3d import M3DClip, M3DClipConfig
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.models.shipped import find_folder, shipped_models
-from slicesight.training.lora import add_adapters
 from slicesight.training.recipe import Parts, Recipe, read_recipe
 from slicesight.training.run import run_recipe, set_trainable
-from slicesight.training.start import build_on_meta, load_start, put_together
-from slicesight.training.tokenizer import train_tokenizer
+from slicesight.training.stage import add_adapters
+from slicesight.training.start import build_on_meta, load_start, put_together, train_tokenizer
 from slicesight.volumes.grid import GridSpec
 
 FOLDER = Path(__file__).parents[2] / "recipes"

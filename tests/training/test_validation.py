@@ -15,8 +15,8 @@ from slicesight.data.manifest import Case, Conversation, write_manifest
 from slicesight.errors import InputError
 from slicesight.training import fitting
 from slicesight.training import stage as stages
-from slicesight.training.curve import draw_losses
 from slicesight.training.fitting import FitSettings
+from slicesight.training.provenance import draw_losses
 from slicesight.training.recipe import EarlyStop, Validation, read_recipe
 from slicesight.training.run import run_recipe
 from slicesight.training.run_folder import read_log

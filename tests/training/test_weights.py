@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.training.checkpointing import read_weights, shared_names, write_weights
 from slicesight.training.checkpoints import DamagedCheckpointError
-from slicesight.training.weights import read_weights, shared_names, write_weights
 
 HEAD, EMBEDDINGS = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
 

@@ -16,10 +16,10 @@ from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation import ablate
 from slicesight.evaluation.controls import VOLUME_CONTROLS
+from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.predict import MODEL, PredictionRun
 from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
-from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress

@@ -162,6 +162,6 @@ def _described(head: bytes) -> str:
         return "the file is empty"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "this is a text file"
-    if head[:1] == b"\x80" and head[1] in (2, 3, 4, 5):
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "this is a Python pickle, which is never opened because it can run code"
     return f"no known scan format starts with bytes {head[:4].hex(' ')}"

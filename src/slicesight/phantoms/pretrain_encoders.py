@@ -26,8 +26,9 @@ from slicesight.phantoms.anatomy import AORTA, LABEL_NAMES, ORGANS, PHASES
 from slicesight.phantoms.dataset import PhantomSet
 from slicesight.phantoms.texts import KINDS, LOCATIONS, location_phrase
 from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.loop import Log, train_loop
+from slicesight.training.loop import train_loop
 from slicesight.training.recipe import EncoderRun
+from slicesight.training.run_folder import Log
 from slicesight.volumes.volume import PLANES
 
 ORGAN_LABELS = (*(organ.label for organ in ORGANS), AORTA)

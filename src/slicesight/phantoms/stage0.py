@@ -37,9 +37,9 @@ from slicesight.phantoms.pretrain_encoders import (
 )
 from slicesight.phantoms.texts import conversation_rng, location_phrase, phantom_conversations
 from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.loop import Log, train_loop
+from slicesight.training.loop import train_loop
 from slicesight.training.recipe import STAGE0_SECTIONS, LanguageRun, Recipe
-from slicesight.training.run_folder import RunFolder
+from slicesight.training.run_folder import Log, RunFolder
 
 NOISE = 0.3
 REPORT_EVERY = 4

@@ -1,13 +1,16 @@
 """Which changes to a volume leave every sentence about it true?
 
 Brightness, contrast, noise and small in-plane rotation, shift and zoom keep plane, phase, order of slices and sides.
-A mirror image does not: it comes only with the words swapped (laterality.py), and not at all where the columns are not
-known to run from one side of the patient to the other. N slices, H rows, W columns, values in [0, 1].
+A mirror image does not: it comes only with left and right swapped in the words, and not at all where the columns are
+not known to run from one side of the patient to the other, or where swapping may not be enough: where a side is a name
+(left ventricle), an abbreviation (RUL), a word of another language or no side at all (left in place), nobody is asked
+to guess. N slices, H rows, W columns, values in [0, 1].
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -19,12 +22,30 @@ from torch.nn import functional
 
 from slicesight.data.manifest import Conversation
 from slicesight.errors import InputError
-from slicesight.training.laterality import swap_conversation
 
 LARGEST = {"intensity": 0.5, "noise": 0.2, "rotate_deg": 15.0, "shift": 0.1, "zoom": 0.2, "flip_sides": 1.0}
 PLANES_WITH_SIDED_COLUMNS = ("axial", "coronal")
 """Columns grow to the patient's left (volumes/grid.py). Sagittal stacks have sides along the slices: reversing their
 order would make "the first third of the stack" false, so they are never mirrored."""
+
+SIDE = re.compile(r"\b(left|right)(?=(?:wards?|most|hand|sided)?\b)", re.IGNORECASE)
+OTHER = {"left": "right", "right": "left"}
+DOUBTFUL = re.compile(
+    r"""
+      \b(?:left|right)[\s-]+(?:atri|ventric|heart|bundle|coronary|main\b|anterior\sdescending|auric|circumflex|dominan)
+    | \b(?:left|right)[\s-]*handed
+    | \bmiddle\s+lobe | \blingula | \binvers | \btransposition | clockwise
+    | \b(?:dextr|laev|levo|sinist)\w*
+    | \bright\s+(?:now|away|angle|answer|choice|option|after|before|at)\b | \b(?:all|that|this|it)\s+(?:is\s+)?right\b
+    | \b(?:been|be|being|was|were|is|are|has|have|had)\s+left\s+(?:in|out|over|behind|alone|open|to|as|for|un\w*)\b
+    | \bleft(?:\s+|-)?(?:over|behind|in\s+place|in\s+situ)\b
+    | \b(?:links|rechts|linke\w*|rechte\w*|gauche\w*|droit\w*|izquierd\w*|derech\w*|destr[aoie]|esquerd\w*|direit\w*)\b
+    | (?-i:\b(?:R|L|Rt|Lt|RT|LT|[RL][UML]L|[RL][UL]Q|[RL][VA]|RCA|LCA|LAD|LCX|LMCA|[RL]MB|RVOT|LVOT)\b)
+    | \b[rl]t\.
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+LATIN = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,3 +162,28 @@ def move(pictures_NHW: NDArray[np.float32], change: Change, *, nearest: bool = F
         pictures, grid.to(pictures.dtype), mode="nearest" if nearest else "bilinear", align_corners=False
     )
     return moved[0].numpy()
+
+
+def swap_sides(text: str) -> str | None:
+    """The text with every left a right and every right a left, in its own case; None where that may not be enough."""
+    if DOUBTFUL.search(text) or any(ord(letter) > 0x24F for letter in LATIN.findall(text)):
+        return None
+    return SIDE.sub(lambda found: _other_side(found[0]), text)
+
+
+def _other_side(word: str) -> str:
+    other = OTHER[word.lower()]
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
+
+
+def swap_conversation(conversation: Conversation) -> Conversation | None:
+    """Question, choices and answer for the mirror image; None where one of them cannot be swapped."""
+    question, answer, *choices = map(
+        swap_sides, (conversation.question, conversation.answer, *(conversation.choices or ()))
+    )
+    if None in (question, answer, *choices):
+        return None
+    listed = None if conversation.choices is None else tuple(choices)
+    return conversation.model_copy(update={"question": question, "answer": answer, "choices": listed})

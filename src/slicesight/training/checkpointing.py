@@ -1,8 +1,8 @@
-"""When is a checkpoint written during a section, and how does the section go on from one?
+"""When is a checkpoint written during a section, how do weights go to it and back, and how does the section go on?
 
-`CheckpointPolicy` serves the own loop (loop.py) directly and the Trainer of the stages through `ResumableTrainer`. In a
+`CheckpointPolicy` serves the own loop (loop.py) directly and the Trainer of the stages through `StageTrainer`. In a
 checkpoint: the weights, optimizer, learning-rate schedule, every random state and how many steps are done; the place in
-the data follows from the steps.
+the data follows from the steps. Weights are plain safetensors that `from_pretrained` reads, shared ones once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from slicesight.training.checkpoints import Checkpoint, DamagedCheckpointError, TrainingPosition
 from slicesight.training.distributed import SINGLE_PROCESS, ProcessGroup
 from slicesight.training.run_folder import RunFolder
-from slicesight.training.weights import read_weights, write_weights
 
-LOOP_STATE = "loop.pt"
+LOOP_STATE, WEIGHTS = "loop.pt", "model.safetensors"
 
 
 class CheckpointPolicy:
@@ -59,10 +59,8 @@ class CheckpointPolicy:
     def result(self) -> Checkpoint:
         """The checkpoint with the weights that the section ends with: the best, or the newest of the run."""
         complete = self.run.checkpoints.list_complete()
-        best = [
-            found for found in complete if found.place.step == self.best_step and found.place.section == self.section
-        ]
-        return best[0] if best else complete[-1]
+        wanted = (self.section, self.best_step)
+        return next((found for found in complete if (found.place.section, found.place.step) == wanted), complete[-1])
 
     def is_due(self, step: int) -> bool:
         """Whether every so many steps one is written, or the loop ends here."""
@@ -72,25 +70,21 @@ class CheckpointPolicy:
     def writing(self, step: int) -> Iterator[Path]:
         """An empty folder; every process writes its share, the main process makes it the checkpoint of this step."""
         place = TrainingPosition(section=self.section, step=step, name=self.name)
-        folder = self.run.checkpoints
-        written = folder.begin(place) if self.process_group.is_main else folder.written(place)
-        self.process_group.wait()
+        folder, group = self.run.checkpoints, self.process_group
+        written = folder.begin(place) if group.is_main else folder.written(place)
+        group.wait()
         try:
             yield written
-            self.process_group.wait()
-            if self.process_group.is_main:
+            group.wait()
+            if group.is_main:
                 folder.complete(place, written, self.run.facts(), best=(self.section, self.best_step))
-            self.process_group.wait()
+            group.wait()
         finally:
-            if self.process_group.is_main:
+            if group.is_main:
                 folder.give_up(place)
 
     def restore_best(self) -> None:
-        """Load the best weights.
-
-        Raises:
-            DamagedCheckpointError: they are gone or damaged.
-        """
+        """Load the best weights; raises DamagedCheckpointError where they are gone or damaged."""
         checkpoint = self.result
         if checkpoint.place.step != self.best_step:
             raise DamagedCheckpointError(f"{self.run.folder}: the best checkpoint of {self.name} is gone; start anew")
@@ -140,6 +134,49 @@ class CheckpointPolicy:
                 "random": random_states(),
             }
             torch.save(state, folder / LOOP_STATE)
+
+
+def write_weights(
+    model: nn.Module,
+    folder: Path,
+    *,
+    processor: ProcessorMixin | None = None,
+    gathered: dict[str, Tensor] | None = None,
+) -> None:
+    """Write every weight of the model under the names it has in memory, its configuration and processor.
+
+    gathered: the whole state dictionary where the model itself holds only a share of it (FSDP, ZeRO-3).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if gathered is None:
+        save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    else:
+        again = shared_names(model)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in gathered.items() if name not in again}
+        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    if isinstance(model, PreTrainedModel):
+        model.config.save_pretrained(folder)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+
+
+def read_weights(model: nn.Module, folder: Path) -> None:
+    """Load what `write_weights` wrote; raises DamagedCheckpointError where a name or shape differs from the model's."""
+    try:
+        load_model(model, folder / WEIGHTS)
+    except RuntimeError as error:
+        raise DamagedCheckpointError(
+            f"{folder / WEIGHTS} does not fit the model of this recipe: {' '.join(str(error).split())[:300]}; "
+            f"resume with the recipe and the version that wrote it"
+        ) from error
+
+
+def shared_names(model: nn.Module) -> set[str]:
+    """Names under which a parameter comes again (a head tied to the embeddings)."""
+    every_name = dict(model.named_parameters(remove_duplicate=False))
+    return every_name.keys() - dict(model.named_parameters()).keys()
 
 
 def random_states() -> dict[str, Any]:

@@ -19,8 +19,7 @@ from typing import Any
 from slicesight.errors import InputError
 
 MARKER = "complete.json"
-WRITING = ".writing-"
-DROPPED = ".dropped-"
+WRITING, DROPPED = ".writing-", ".dropped-"
 FORMAT = 1
 KEEP = 2
 
@@ -54,28 +53,22 @@ class Checkpoint:
     facts: dict[str, Any]
 
     def check(self) -> None:
-        """Compare every file with what was written.
-
-        Raises:
-            DamagedCheckpointError: a file is missing, cut or changed.
-        """
+        """Compare every file with what was written; raises DamagedCheckpointError where one is missing or changed."""
         for name, wanted in self.facts["files"].items():
-            file = self.path / name
+            file, what = self.path / name, f"{self.path.name}: {name}"
             if not file.is_file():
-                raise DamagedCheckpointError(f"{self.path.name}: {name} is missing")
+                raise DamagedCheckpointError(f"{what} is missing")
             if (size := file.stat().st_size) != wanted["bytes"]:
-                raise DamagedCheckpointError(
-                    f"{self.path.name}: {name} has {size} bytes, {wanted['bytes']} were written"
-                )
+                raise DamagedCheckpointError(f"{what} has {size} bytes, {wanted['bytes']} were written")
             if digest(file) != wanted["sha256"]:
-                raise DamagedCheckpointError(f"{self.path.name}: {name} is not what was written (SHA-256 differs)")
+                raise DamagedCheckpointError(f"{what} is not what was written (SHA-256 differs)")
 
 
 class CheckpointFolder:
-    """The checkpoints of one run; the last `keep` complete ones stay."""
+    """The checkpoints of one run; the last `KEEP` complete ones stay."""
 
-    def __init__(self, path: Path, *, keep: int = KEEP) -> None:
-        self.path, self.keep = path, keep
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def list_complete(self) -> list[Checkpoint]:
         """Every folder with a marker, oldest first; their files are not looked at."""
@@ -91,10 +84,9 @@ class CheckpointFolder:
 
     def begin(self, place: TrainingPosition) -> Path:
         """An empty folder to write a checkpoint into."""
-        writing = self.written(place)
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
-        return writing
+        self.give_up(place)
+        self.written(place).mkdir(parents=True)
+        return self.written(place)
 
     def written(self, place: TrainingPosition) -> Path:
         """Where a checkpoint is while it is being written."""
@@ -127,7 +119,7 @@ class CheckpointFolder:
 
     def prune(self, *, best: tuple[int, int] | None = None) -> None:
         """Drop all but the last complete checkpoints and the best, and what a kill left behind."""
-        for old in self.list_complete()[: -self.keep]:
+        for old in self.list_complete()[:-KEEP]:
             if (old.place.section, old.place.step) != best:
                 self.drop(old.path)
         for left in (*self.path.glob(f"{WRITING}*"), *self.path.glob(f"{DROPPED}*")):

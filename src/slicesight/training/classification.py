@@ -24,9 +24,8 @@ from slicesight.models.med3dinsight import Classifier, InsightConfig
 from slicesight.models.med3dinsight.preparation import fitted_cube
 from slicesight.settings import read_settings
 from slicesight.training.fine_tuning import FineTuneRecipe, train_once
-from slicesight.training.fitting import Progress, fit, held_out_cases
-from slicesight.training.scan_dataset import ScanDataset
-from slicesight.training.scan_list import ScanCase, of_split, part_of_patients, read_cases
+from slicesight.training.fitting import Progress, held_out_cases
+from slicesight.training.scan_list import ScanCase, ScanDataset, of_split, part_of_patients, read_cases
 from slicesight.training.scan_samples import CLASS, IMAGE, CubeSamples, SpatialAugmentation
 
 VERB = "insight classify"
@@ -71,12 +70,12 @@ def train_classifier(recipe: ClassifyRecipe, *, resume: bool = False, progress: 
     cases = read_cases(recipe.data, needs="label")
     classes = _classes_of(cases, recipe)
 
-    def train(digest: str) -> Classifier:
+    def train() -> Classifier:
         torch.manual_seed(recipe.seed)
         backbone = start_backbone(recipe.backbone, init=recipe.init)
         scans = recipe.open_scans(backbone.spec.image_size)
         scans.prepare_all(cases, progress)
-        return _fit_classifier(recipe, cases, classes, scans, backbone, run_digest=digest, progress=progress)
+        return _fit_classifier(recipe, cases, classes, scans, backbone, progress)
 
     return train_once(Classifier, recipe, train, verb=VERB, resume=resume)
 
@@ -123,8 +122,6 @@ def _fit_classifier(
     classes: Sequence[str],
     prepared: ScanDataset,
     backbone: Backbone,
-    *,
-    run_digest: str,
     progress: Progress | None,
 ) -> Classifier:
     """A classifier trained on the recipe's share of the training patients."""
@@ -151,19 +148,14 @@ def _fit_classifier(
     true = [classes.index(str(case.label)) for case in held_out]
     cubes = functools.partial(CubeSamples, prepared, size=backbone.spec.image_size, seed=recipe.seed)
     fixed = cubes(held_out, classes=true, augmentation=SpatialAugmentation(), length=len(held_out))
-    fit(
+    recipe.fit(
         classifier,
         lambda batch: functional.cross_entropy(
             classifier(batch[IMAGE]), batch[CLASS], weight=None if weights is None else weights.to(batch[IMAGE].device)
         ),
         cubes(chosen, classes=numbers, augmentation=recipe.augmentation, length=recipe.num_samples),
-        recipe.training,
-        seed=recipe.seed,
-        folder=Path(recipe.output_dir),
-        run_digest=run_digest,
-        validation=recipe.validation,
-        held_out=fixed if held_out else None,
-        progress=progress,
+        fixed,
+        progress,
     )
     return classifier
 

@@ -29,11 +29,7 @@ AUGMENT_STREAM = 23
 
 @dataclass(frozen=True, kw_only=True)
 class PromptWriter:
-    """Writes training prompts with the model's processor.
-
-    target: the words to answer with. see_volume: False for the blind baseline. max_length: in tokens, visual ones
-    included; a longer prompt loses the tail of its answer.
-    """
+    """Writes training prompts with the model's processor; target, see_volume, max_length: as the recipe's."""
 
     processor: Med2E3Processor
     target: Callable[[Conversation], str] = operator.attrgetter("target")
@@ -50,14 +46,8 @@ class PromptWriter:
         """The prompt within max_length, and whether anything was cut; its volume is never cut."""
         if self.max_length is None or len(prompt.input_ids) <= self.max_length:
             return prompt, False
-        kept = slice(self.max_length)
-        shorter = replace(
-            prompt,
-            input_ids=prompt.input_ids[kept],
-            question_mask=prompt.question_mask[kept],
-            labels=prompt.labels[kept],
-        )
-        return shorter, True
+        rows = ("input_ids", "question_mask", "labels")
+        return replace(prompt, **{name: getattr(prompt, name)[: self.max_length] for name in rows}), True
 
     def measure(self, conversations: Sequence[Conversation]) -> list[int]:
         """Lengths in tokens after cutting."""
@@ -72,7 +62,6 @@ class Item:
     argument. true_slices_QN: per question.
     """
 
-    case: int
     voxels_NHW: NDArray[np.float32] | None  # noqa: N815
     features: dict[str, Tensor]
     conversations: list[Conversation]
@@ -120,7 +109,6 @@ class StepParts(torch_data.Dataset[list[Item]]):
             voxels_NHW, conversations = augment(voxels_NHW, conversations, self.augmentation, rng, plane=plane)
         cut = [self.writer.cut(self.writer.write(conversation)) for conversation in conversations]
         return Item(
-            case=visit.case,
             voxels_NHW=voxels_NHW,
             features={cache.argument: cache.read(self.data, visit.case) for cache in self.caches},
             conversations=conversations,
@@ -136,13 +124,10 @@ def measure_visits(data: Dataset, writer: PromptWriter) -> Callable[[Visit], lis
 
     def measure(visit: Visit) -> list[int]:
         key = (visit.case, visit.asked)
-        if key in known:
-            return known[key]
-        everything = data.conversations(data.cases[visit.case], visit.epoch)
-        lengths = writer.measure([everything[place] for place in visit.asked])
-        if not data.asks_anew:
-            known[key] = lengths
-        return lengths
+        if data.asks_anew or key not in known:
+            everything = data.conversations(data.cases[visit.case], visit.epoch)
+            known[key] = writer.measure([everything[place] for place in visit.asked])
+        return known[key]
 
     return measure
 
@@ -163,10 +148,9 @@ class Collator:
             return batch
         batch["volume_index"] = torch.tensor([[row] for row, item in enumerate(items) for _ in item.prompts])
         batch["true_slices"] = torch.from_numpy(np.concatenate([item.true_slices_QN for item in items]))
-        if items[0].voxels_NHW is not None:
-            voxels = [item.voxels_NHW for item in items]
-            assert all(each is not None for each in voxels)
-            batch["volumes"] = torch.from_numpy(np.stack(voxels))[:, None]  # type: ignore[arg-type]
+        voxels = [item.voxels_NHW for item in items if item.voxels_NHW is not None]
+        if voxels:
+            batch["volumes"] = torch.from_numpy(np.stack(voxels))[:, None]
         for name in items[0].features:
             batch[name] = torch.stack([item.features[name] for item in items])
         return batch

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from slicesight.errors import InputError
 
@@ -56,8 +55,7 @@ SINGLE_PROCESS = ProcessGroup()
 def find_process_group(environment: Mapping[str, str] = os.environ) -> ProcessGroup:
     """What torchrun or `accelerate launch` asked for.
 
-    Raises:
-        DistributedError: it cannot be had here; going on would train unsharded in silence.
+    Raises DistributedError where it cannot be had here: going on would train unsharded in silence.
     """
     num_processes, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("RANK", "0"))
     kind = "ddp" if num_processes > 1 else "single"
@@ -70,7 +68,8 @@ def find_process_group(environment: Mapping[str, str] = os.environ) -> ProcessGr
         if find_spec("deepspeed") is None:
             raise DistributedError("DeepSpeed was asked for but is not installed: pip install deepspeed")
         kind = f"zero{find_zero_stage(environment)}"
-    if kind in ("fsdp2", "zero2", "zero3"):
+    group = ProcessGroup(kind=kind, rank=rank, num_processes=num_processes)
+    if group.is_sharded:
         if not torch.cuda.is_available():
             raise DistributedError(
                 f"{kind} was asked for but there is no GPU, and accelerate would then train unsharded in silence; "
@@ -78,15 +77,11 @@ def find_process_group(environment: Mapping[str, str] = os.environ) -> ProcessGr
             )
         if num_processes < 2:
             raise DistributedError(f"{kind} was asked for with one process; start at least two (--num_processes)")
-    return ProcessGroup(kind=kind, rank=rank, num_processes=num_processes)
+    return group
 
 
 def find_zero_stage(environment: Mapping[str, str]) -> int:
-    """The ZeRO stage of accelerate's variables or of the DeepSpeed file they name.
-
-    Raises:
-        DistributedError: it is neither 2 nor 3.
-    """
+    """The ZeRO stage, 2 or 3, of accelerate's variables or of the DeepSpeed file they name."""
     stage: Any = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if file := environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         stage = json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage")
@@ -121,30 +116,11 @@ def sum_over_processes(count: Tensor) -> Tensor:
 def process_group_arguments(process_group: ProcessGroup) -> dict[str, Any]:
     """What `TrainingArguments` need to know of the processes."""
     on_cpu = not torch.cuda.is_available()
-    return {
-        "use_cpu": on_cpu,
-        "ddp_backend": "gloo" if on_cpu and process_group.num_processes > 1 else None,
-    }
-
-
-class ProcessGroupCheck(TrainerCallback):
-    """Stops before the first step unless the model is prepared as was asked."""
-
-    def __init__(self, process_group: ProcessGroup, trainer: Trainer) -> None:
-        self.process_group, self.trainer = process_group, trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        check_process_group(self.process_group, self.trainer.model_wrapped)
+    return {"use_cpu": on_cpu, "ddp_backend": "gloo" if on_cpu and process_group.num_processes > 1 else None}
 
 
 def check_process_group(process_group: ProcessGroup, prepared: Any) -> None:
-    """Look for the process group in the prepared model.
-
-    Raises:
-        DistributedError: the model is prepared in another way; for FSDP2, a parameter is no DTensor.
-    """
+    """Raises DistributedError where the model is prepared otherwise; for FSDP2, where a parameter is no DTensor."""
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 

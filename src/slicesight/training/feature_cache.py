@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
-from slicesight.files import replacing
+from slicesight.files import replacing, write_text
 from slicesight.models.fingerprint import digest_encoder
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.slice_scorer import is_frozen
@@ -39,7 +37,6 @@ class TrainingFeatureCache:
 
     @property
     def argument(self) -> str:
-        """features_3d or features_2d."""
         return ARGUMENTS[self.part]
 
     def path(self, data: Dataset, case: int) -> Path:
@@ -48,11 +45,7 @@ class TrainingFeatureCache:
         return self.folder / fingerprint[:2] / f"{fingerprint}.safetensors"
 
     def read(self, data: Dataset, case: int) -> Tensor:
-        """The features of one volume, (K, P, C) or (N, L, C).
-
-        Raises:
-            InputError: the file is damaged.
-        """
+        """The features of one volume, (K, P, C) or (N, L, C); raises InputError where the file is damaged."""
         path = self.path(data, case)
         try:
             return load_file(path)[NAME]
@@ -77,8 +70,7 @@ def open_caches(
 ) -> list[TrainingFeatureCache]:
     """A cache for every encoder that is frozen now.
 
-    Raises:
-        InputError: a folder was filled by other weights or from volumes prepared otherwise.
+    Raises InputError for a folder that was filled by other weights or from volumes prepared otherwise.
     """
     caches = []
     for part in ARGUMENTS:
@@ -98,8 +90,7 @@ def open_caches(
                     )
         elif is_main:
             cache.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as partial:
-                partial.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+            write_text(path, text=json.dumps(key, indent=1) + "\n")
         caches.append(cache)
     return caches
 
@@ -128,11 +119,8 @@ def fill_caches(
         if not missing:
             continue
         volumes = torch.from_numpy(data.voxels(data.cases[case]))[None, None].to(device)
-        casting: AbstractContextManager[Any] = (
-            torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
-        )
         for cache in missing:
-            with casting:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 cache.write(data, case, encode[cache.part](volumes)[0])
         num_encoded += 1
     progress(len(cases), len(cases))

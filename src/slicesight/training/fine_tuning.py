@@ -7,17 +7,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from slicesight.errors import InputError
 from slicesight.models.encoders3d.backbone import BackboneSpec
 from slicesight.models.folder import finished_run
 from slicesight.models.med3dinsight import InsightModel, Preparation
-from slicesight.training.fitting import FitSettings, check_resume, digest_of_fine_tuning, finish_run
+from slicesight.training.fitting import (
+    FitSettings,
+    Progress,
+    check_resume,
+    digest_of,
+    finish_run,
+    fit,
+    settings_that_matter,
+)
+from slicesight.training.loop import Loss
 from slicesight.training.recipe import Validation
-from slicesight.training.scan_dataset import ScanDataset
-from slicesight.training.scan_samples import SpatialAugmentation
+from slicesight.training.scan_list import ScanDataset
+from slicesight.training.scan_samples import ScanSamples, SpatialAugmentation
 
+NOT_PART_OF_A_RUN = ("name", "output_dir", "data", "prepared_dir", "score_splits", "save_masks", "num_overlays")
 Model = TypeVar("Model", bound=InsightModel)
 
 
@@ -57,10 +67,41 @@ class FineTuneRecipe:
         """Samples of the whole run."""
         return self.training.steps * self.training.batch_size
 
+    @property
+    def run_digest(self) -> str:
+        """What must be alike for a checkpoint or a finished model to be of this run: the settings, the list itself."""
+        settings = {key: value for key, value in self.to_dict().items() if key not in NOT_PART_OF_A_RUN}
+        settings["training"] = settings_that_matter(self.training)
+        if self.validation is None:
+            del settings["validation"]  # as in runs before there was any
+        return digest_of(settings, Path(self.data).read_bytes().hex())
+
     def open_scans(self, image_size: Sequence[int], values: Sequence[int] = ()) -> ScanDataset:
         """The prepared scans of this run, for a network of this image_size."""
         place = Path(self.prepared_dir) if self.prepared_dir else Path(self.output_dir) / "prepared"
         return ScanDataset(place, self.preparation, image_size=image_size, values=values)
+
+    def fit(
+        self,
+        model: nn.Module,
+        loss_of: Callable[[dict[str, Tensor]], Loss],
+        samples: ScanSamples,
+        held_out: ScanSamples,
+        progress: Progress | None,
+    ) -> None:
+        """Train the network on the samples as this run says, and validate it on those held out, where there are any."""
+        fit(
+            model,
+            loss_of,
+            samples,
+            self.training,
+            seed=self.seed,
+            folder=Path(self.output_dir),
+            run_digest=self.run_digest,
+            validation=self.validation,
+            held_out=held_out if len(held_out) else None,
+            progress=progress,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -68,9 +109,9 @@ class FineTuneRecipe:
 
 
 def train_once(
-    kind: type[Model], recipe: FineTuneRecipe, train: Callable[[str], Model], *, verb: str, resume: bool
+    kind: type[Model], recipe: FineTuneRecipe, train: Callable[[], Model], *, verb: str, resume: bool
 ) -> Model:
-    """The model that `train` makes for the run of this digest, written; a finished run's is read from its folder.
+    """The model that `train` makes, written; a finished run's is read from its folder.
 
     Writes config.json, model.safetensors and recipe.json into output_dir.
 
@@ -80,11 +121,11 @@ def train_once(
     folder = Path(recipe.output_dir)
     check_resume(folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
-    digest = digest_of_fine_tuning(recipe)
+    digest = recipe.run_digest
     if finished_run(folder, digest=digest):
         model: Model = kind.from_pretrained(folder)
         nn.Module.to(model, recipe.training.torch_device)
         return model
-    model = train(digest)
+    model = train()
     finish_run(folder, model, kind=kind.kind, facts=model.facts(), verb=verb, recipe=recipe.to_dict(), digest=digest)
     return model

@@ -26,26 +26,25 @@ from slicesight.files import write_text
 from slicesight.models.folder import write_model_folder
 from slicesight.training.checkpointing import CheckpointPolicy
 from slicesight.training.checkpoints import CheckpointFolder
-from slicesight.training.curve import draw_losses
-from slicesight.training.loop import Loss, train_loop
-from slicesight.training.provenance import describe_software
+from slicesight.training.loop import Loss, Validator, train_loop
+from slicesight.training.provenance import describe_software, draw_losses
 from slicesight.training.recipe import Validation
-from slicesight.training.run_folder import LOG_FILE, VAL_LOSS, RunFolder, disk_errors, read_log
-from slicesight.training.validation import Validator
+from slicesight.training.run_folder import LOG_FILE, LOSS_PICTURE, VAL_LOSS, RunFolder, disk_errors, read_log
 
-SECTION, LOSS_PICTURE = "training", "loss.png"
+SECTION = "training"
 NOT_PART_OF_A_RUN = ("log_every", "checkpoint_every", "num_workers")
-NOT_PART_OF_FINE_TUNING = (
-    "name",
-    "output_dir",
-    "data",
-    "prepared_dir",
-    "score_splits",
-    "save_masks",
-    "num_overlays",
-)
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, how many in all."""
+
+
+class HasSplit(Protocol):
+    """A case or scan of one split."""
+
+    @property
+    def split(self) -> str: ...
+
+
+Case = TypeVar("Case", bound=HasSplit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,37 +218,6 @@ def digest_of(*facts: Any) -> str:
 def settings_that_matter(settings: FitSettings) -> dict[str, Any]:
     """Without those that change no number of the result."""
     return {key: value for key, value in asdict(settings).items() if key not in NOT_PART_OF_A_RUN}
-
-
-class HasSplit(Protocol):
-    """A case or scan of one split."""
-
-    @property
-    def split(self) -> str: ...
-
-
-Case = TypeVar("Case", bound=HasSplit)
-
-
-class FineTuning(Protocol):
-    """What the recipes of segment and classify have in common."""
-
-    @property
-    def data(self) -> str: ...
-
-    @property
-    def training(self) -> FitSettings: ...
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-def digest_of_fine_tuning(recipe: FineTuning) -> str:
-    """What must be alike for a checkpoint or a finished model to be this run's: the settings, and the list itself."""
-    settings = {key: value for key, value in recipe.to_dict().items() if key not in NOT_PART_OF_FINE_TUNING}
-    settings["training"] = settings_that_matter(recipe.training)
-    if settings.get("validation") is None:
-        settings.pop("validation", None)  # as in runs before there was any
-    return digest_of(settings, Path(recipe.data).read_bytes().hex())
 
 
 def stopped_at(folder: Path) -> str | None:

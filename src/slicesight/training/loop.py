@@ -1,14 +1,18 @@
-"""How does a network learn from its batches, and go on after an interruption as if there had been none?
+"""How does a network learn from its batches, go on after an interruption, and end with its best weights?
 
-The loop of everything that the Trainer does not run: the parts of stage 0, pre-training, segmentation, classification.
-Their random numbers, learning rates and sums are their own, and the Trainer would draw and add in another order.
+`train_loop` is the loop of everything that the Trainer does not run: the parts of stage 0, pre-training, segmentation,
+classification. Their random numbers, learning rates and sums are their own, and the Trainer would draw and add in
+another order. `Validator` serves both: every so many steps the loss of a fixed set of held-out cases is measured in
+evaluation mode, without augmentation, and logged as val_loss. Nothing that training draws from is touched: with and
+without validation the weights are the same, bit by bit, until the best are chosen.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,14 +22,77 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from slicesight.errors import InputError
-from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.validation import Validator
+from slicesight.training.checkpointing import CheckpointPolicy, random_states, set_random_states
+from slicesight.training.recipe import Validation
+from slicesight.training.run_folder import VAL_LOSS, Log, Progress
 
 Batch = TypeVar("Batch")
 Facts = Mapping[str, Tensor | float]
 Loss = Tensor | tuple[Tensor, Facts]
 """The loss, alone or with other numbers for the log."""
-Log = Callable[[dict[str, Any]], None]
+
+
+class Validator:
+    """The validation losses of one section of a run, those before an interruption included.
+
+    measure: the validation loss of the model as it is; called with the model in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        settings: Validation,
+        measure: Callable[[], float],
+        *,
+        checkpoints: CheckpointPolicy,
+        num_steps: int,
+        log: Log,
+    ) -> None:
+        self.settings, self.measure, self.checkpoints = settings, measure, checkpoints
+        self.num_steps, self.log = num_steps, log
+        lines = checkpoints.run.lines_of(checkpoints.name) if checkpoints.start else []
+        self.losses: dict[int, float] = {line["step"]: line[VAL_LOSS] for line in lines if VAL_LOSS in line}
+        if settings.keep_best:
+            checkpoints.best_step = self.best_step
+
+    @property
+    def best_step(self) -> int:
+        """The first step with the lowest loss; 0 before any was measured."""
+        return min(self.losses, key=self.losses.__getitem__, default=0)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether patience has run out."""
+        stop = self.settings.early_stop
+        return stop is not None and sum(step > self.best_step for step in self.losses) >= stop.patience
+
+    def after_step(self, step: int) -> bool:
+        """Measure if it is time -> whether a checkpoint is due for it: the best so far, or the end.
+
+        Raises InputError where the loss is no number.
+        """
+        if step in self.losses or (step % self.settings.every and step != self.num_steps):
+            return False
+        with frozen_in_evaluation(self.checkpoints.model):
+            loss = round(self.measure(), 6)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"{self.checkpoints.name}: the validation loss is {loss} at step {step}; lower its learning_rate"
+            )
+        self.losses[step] = loss
+        self.log({"step": step, VAL_LOSS: loss})
+        if self.settings.keep_best and self.best_step == step:
+            self.checkpoints.best_step = step
+            return True
+        return self.must_stop
+
+    def finish(self) -> None:
+        """Bring the best weights back, where the best are wanted, and say which they are."""
+        if not self.settings.keep_best or not self.losses:
+            return
+        best = self.best_step
+        if best != max(self.losses) and not self.checkpoints.process_group.is_sharded:
+            self.checkpoints.restore_best()
+        self.checkpoints.run.best[self.checkpoints.name] = {"step": best, VAL_LOSS: self.losses[best]}
 
 
 def train_loop(
@@ -45,7 +112,7 @@ def train_loop(
     max_grad_norm: float = 1.0,
     lower: str = "its learning_rate",
     validator: Validator | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> None:
     """Train the optimizer's parameters, or what a checkpoint left of it, with clipped gradients.
 
@@ -63,7 +130,8 @@ def train_loop(
     done = first = checkpoints.begin_loop(
         optimizer=optimizer, scheduler=scheduler, modules=modules or {}, rng=rng, steps=steps
     )
-    started, since_line = time.monotonic(), Means()
+    started = time.monotonic()
+    since_line: list[Facts] = []
     finished = done >= steps or (validator is not None and validator.must_stop)
     for batch in () if finished else batches_from(done):
         rate = float(scheduler.get_last_lr()[0])
@@ -80,10 +148,10 @@ def train_loop(
         scheduler.step()
         done += 1
         progress(done, steps)
-        since_line.add({"loss": loss.detach(), **facts})
+        since_line.append({"loss": loss.detach(), **facts})
         if done % log_every == 0 or done == steps or (log_means and checkpoints.is_due(done)):
-            means = since_line.take()
-            numbers: dict[str, Any] = {**means} if log_means else {"loss": loss.item(), **facts}
+            numbers: Mapping[str, Any] = means(since_line) if log_means else {"loss": loss.item(), **facts}
+            since_line.clear()
             left = (time.monotonic() - started) / (done - first) * (steps - done) / 60
             log({"step": done, "of": steps, **numbers, "learning_rate": round(rate, 9), "minutes_left": round(left, 2)})
         is_wanted = validator is not None and validator.after_step(done)
@@ -95,20 +163,22 @@ def train_loop(
         validator.finish()
 
 
-class Means:
-    """Means of numbers that come step by step, until they are taken."""
+def means(steps: list[Facts]) -> dict[str, float]:
+    """The mean of every number over the steps, to six places."""
+    return {name: round(float(sum(facts[name] for facts in steps)) / len(steps), 6) for name in steps[0]}
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
-        self.count = 0
 
-    def add(self, facts: Facts) -> None:
-        """One step's numbers, always the same names."""
-        self.sums = {name: self.sums[name] + value if self.count else value for name, value in facts.items()}
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        """The means, to six places; then it begins anew."""
-        means = {name: round(float(total) / self.count, 6) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
+@contextmanager
+def frozen_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's mode and every random state are afterwards as before."""
+    modes = {module: module.training for module in model.modules()}
+    states = random_states()
+    model.eval()
+    torch.manual_seed(0)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        set_random_states(states)
+        for module, mode in modes.items():
+            module.training = mode

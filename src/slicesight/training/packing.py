@@ -29,10 +29,7 @@ Group = tuple[Any, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Floating-point operations of the language model's layers in one forward pass.
-
-    per_token: of its weights. per_pair: of one token attending to another.
-    """
+    """Operations of the language model's layers in one forward pass: per token, and per pair that attend."""
 
     per_token: float
     per_pair: float
@@ -67,15 +64,8 @@ class PackingCollator:
 
     def __call__(self, items: list[Any]) -> dict[str, Tensor]:
         batch = self.collate(items)
-        rows = plan_rows(
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch["labels"],
-            batch["volume_index"],
-            placeholder=self.placeholder,
-            num_shared=self.num_shared,
-            cost=self.cost,
-        )
+        inputs = (batch[name] for name in ("input_ids", "attention_mask", "labels", "volume_index"))
+        rows = plan_rows(*inputs, placeholder=self.placeholder, num_shared=self.num_shared, cost=self.cost)
         self.num_batches += 1
         self.saved += (rows.saved - self.saved) / self.num_batches
         return {**batch, "packed_places": rows.places, "packed_parts": rows.parts}
@@ -140,9 +130,10 @@ def fill_rows(prompts: Sequence[int], rests: Mapping[int, int], limit: int) -> l
     """Deal prompts into rows of at most `limit` tokens, the longest first, each into the first row with room."""
     rows: list[list[int]] = []
     for prompt in sorted(prompts, key=lambda prompt: -rests[prompt]):
-        has_room = [row for row in rows if sum(rests[other] for other in row) + rests[prompt] <= limit]
-        if has_room:
-            has_room[0].append(prompt)
+        for row in rows:
+            if sum(rests[other] for other in row) + rests[prompt] <= limit:
+                row.append(prompt)
+                break
         else:
             rows.append([prompt])
     return [sorted(row) for row in rows]
@@ -170,8 +161,7 @@ def measure_cost(language_model: Any) -> Cost:
 def prove_packing(model: Med2E3ForConditionalGeneration) -> None:
     """Run two short prompts apart and in one row through the language model and compare.
 
-    Raises:
-        ModelError: it computes something else for them in a row; packing would train another model without a sign.
+    Raises ModelError where it computes something else for them in a row: packing would train another model unseen.
     """
     language_model, was_training = model.language_model, model.language_model.training
     if not model.takes_position_ids:

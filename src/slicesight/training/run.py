@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,15 @@ from slicesight.data.dataset import Dataset, open_dataset
 from slicesight.errors import InputError
 from slicesight.files import write_text
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.curve import draw_losses
+from slicesight.training.checkpointing import CheckpointPolicy, read_weights
 from slicesight.training.distributed import ProcessGroup, find_process_group, join, leave
-from slicesight.training.lora import add_adapters, merge_adapters
-from slicesight.training.provenance import describe_run, write_recipe
+from slicesight.training.provenance import describe_run, draw_losses, write_recipe
 from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, Stage
-from slicesight.training.run_folder import LOG_FILE, RunFolder, disk_errors
-from slicesight.training.stage import train_stage
+from slicesight.training.run_folder import LOG_FILE, LOSS_PICTURE, Log, Progress, RunFolder, disk_errors
+from slicesight.training.stage import add_adapters, merge_adapters, train_stage
 from slicesight.training.start import build_start, check_init
-from slicesight.training.trainer import Progress, check_loggers
-from slicesight.training.weights import read_weights
+from slicesight.training.trainer import check_loggers
 
-Log = Callable[[dict[str, Any]], None]
 NUM_HELD_OUT_PHANTOMS = 64
 
 
@@ -66,34 +61,32 @@ def run_recipe(
         raise InputError(f"save_every is null; {group.kind} needs checkpoints, whose weights start the next stage")
     if console is None or not group.is_main:
         console = Console(stderr=True, quiet=not group.is_main)
-    join(group)
-    try:
-        with disk_errors(Path(recipe.output_dir)):
-            return run_in_folder(recipe, group, console, resume=resume, overwrite=overwrite, progress=progress)
-    finally:
-        leave(group)
-
-
-def run_in_folder(
-    recipe: Recipe, group: ProcessGroup, console: Console, *, resume: bool, overwrite: bool, progress: Progress
-) -> Path:
-    """The run itself, section after section, without those that a resumed run has behind it."""
     folder = Path(recipe.output_dir)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
-    run = RunFolder(folder, recipe.to_dict(), resume=resume, overwrite=overwrite, is_main=group.is_main, say=say)
-    if run.is_finished:
-        say(f"{folder} is finished already")
-        return folder / "model"
-    log = show_lines(run, console)
-    training = set_up(recipe, run, group, log)
-    if recipe.pretrains:
-        training.fit_stage0(log)
-    for number, stage in enumerate(recipe.stages):
-        if not run.is_behind(len(STAGE0_SECTIONS) + number):
-            training.fit(stage, number, log, progress)
-    training.save()
-    run.finish()
-    return folder / "model"
+    join(group)
+    try:
+        with disk_errors(folder):
+            run = RunFolder(
+                folder, recipe.to_dict(), resume=resume, overwrite=overwrite, is_main=group.is_main, say=say
+            )
+            if run.is_finished:
+                say(f"{folder} is finished already")
+                return folder / "model"
+
+            def log(facts: dict[str, Any]) -> None:
+                say("  ".join(f"{key} {value}" for key, value in run.write_line(facts).items()))
+
+            training = set_up(recipe, run, group, log)
+            if recipe.pretrains:
+                training.fit_stage0(log)
+            for number, stage in enumerate(recipe.stages):
+                if not run.is_behind(len(STAGE0_SECTIONS) + number):
+                    training.fit(stage, number, log, progress)
+            training.save()
+            run.finish()
+            return folder / "model"
+    finally:
+        leave(group)
 
 
 def set_up(recipe: Recipe, run: RunFolder, group: ProcessGroup, log: Log) -> Training:
@@ -152,7 +145,6 @@ class Training:
             log=log,
             seed=seed,
             checkpoints=checkpoints,
-            process_group=self.group,
             held_out=self.held_out,
             progress=progress,
         )
@@ -165,27 +157,20 @@ class Training:
         set_trainable(self.model, (), frozen_dtype=getattr(torch, self.recipe.frozen_dtype))
         if self.group.is_main:
             folder = self.run.folder
-            draw_losses(folder / LOG_FILE, folder / "loss.png")
+            draw_losses(folder / LOG_FILE, folder / LOSS_PICTURE)
             self.write_model("model", dtype=torch.bfloat16, training_minutes=round(self.run.seconds / 60, 1))
             self.write_record(folder / "model")
         self.group.wait()
 
     def checkpoints_of(self, *, section: int, name: str) -> CheckpointPolicy:
         """The checkpoints of one section of the run."""
-        return CheckpointPolicy(
-            self.run,
-            section=section,
-            name=name,
-            model=self.model,
-            processor=self.processor,
-            save_every=self.recipe.save_every,
-            process_group=self.group,
-        )
+        parts: dict[str, Any] = {"model": self.model, "processor": self.processor, "process_group": self.group}
+        return CheckpointPolicy(self.run, section=section, name=name, save_every=self.recipe.save_every, **parts)
 
     def write_record(self, folder: Path) -> None:
         """The resolved recipe, what it ran with, and which steps were the best."""
         group, best = self.group, {"validation": self.run.best} if self.run.best else {}
-        facts = {**describe_run(self.recipe, num_processes=group.num_processes, engine=group.kind), **best}
+        facts = describe_run(self.recipe, num_processes=group.num_processes, engine=group.kind) | best
         write_recipe(self.recipe, folder / "recipe.yaml")
         write_text(folder / "run.json", text=json.dumps(facts, indent=2) + "\n")
 
@@ -238,10 +223,7 @@ def open_held_out(recipe: Recipe, data: Dataset, *, once: Log) -> Dataset | None
 def whole_model(
     model: Med2E3ForConditionalGeneration, lora: Lora | None, checkpoint: Path
 ) -> tuple[Med2E3ForConditionalGeneration, list[Any]]:
-    """A model of the same shape with all weights of a checkpoint, in place of one that holds only a share of them.
-
-    Its adapters are in place, not yet merged.
-    """
+    """A model with all weights of a checkpoint, adapters not yet merged, for one that holds only a share of them."""
     unset_hf_deepspeed_config()  # under ZeRO-3 the library would build it in shares again
     whole = Med2E3ForConditionalGeneration(model.config)
     whole.generation_config = model.generation_config
@@ -255,8 +237,7 @@ def set_trainable(
 ) -> None:
     """Exactly these parts of the model learn, in float32; the scorer's text encoder only under its own name.
 
-    Raises:
-        InputError: a name that is no part of this model.
+    Raises InputError for a name that is no part of this model.
     """
     known = model.parts
     for part in parts:
@@ -265,13 +246,3 @@ def set_trainable(
     for name, module in known.items():  # the text encoder, which the scorer holds, comes last
         module.requires_grad_(name in parts)
         module.to(torch.float32 if name in parts else frozen_dtype)
-
-
-def show_lines(run: RunFolder, console: Console) -> Log:
-    """A function that appends one line per call to the run's log and shows it."""
-
-    def log(facts: dict[str, Any]) -> None:
-        line = run.write_line(facts)
-        console.print("  ".join(f"{key} {value}" for key, value in line.items()), highlight=False, soft_wrap=True)
-
-    return log

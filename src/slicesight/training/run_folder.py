@@ -24,12 +24,13 @@ from slicesight.training.checkpoints import Checkpoint, CheckpointFolder, Damage
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-LOG_FILE = "log.jsonl"
+LOG_FILE, LOSS_PICTURE = "log.jsonl", "loss.png"
 VAL_LOSS = "val_loss"
-SET_ASIDE = ("model", "checkpoints", LOG_FILE)
-REPLACED = ".replaced"
+SET_ASIDE, REPLACED = ("model", "checkpoints", LOG_FILE), ".replaced"
 FREE_TO_CHANGE = ("output_dir", "save_every", "card")
-Say = Callable[[str], None]
+Log = Callable[[dict[str, Any]], None]
+Progress = Callable[[int, int], None]
+"""Called with how many are done and how many there are in all."""
 
 
 class RunFolder:
@@ -47,35 +48,30 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
         is_main: bool = True,
-        say: Say = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.folder = folder
-        self.recipe = json.loads(json.dumps(recipe))
+        self.folder, self.recipe, self.is_main = folder, plain(recipe), is_main
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
-        self.is_main = is_main
         self.start: Checkpoint | None = None
-        self.best: dict[str, dict[str, Any]] = {}
         self.is_finished = resume and (folder / "model").is_dir()
         if resume and overwrite:
             raise InputError("--resume goes on with a run and --overwrite replaces it; give one of them")
         if self.is_finished:
             self._sweep()
-            return
-        if resume:
+        elif resume:
             self.start = self._find_start(say)
         elif not overwrite:
             self._refuse_existing()
         elif is_main:
             self._set_aside()
-        self.log_bytes = 0 if self.start is None else int(self.start.facts["log_bytes"])
-        seconds = 0.0 if self.start is None else float(self.start.facts["seconds"])
-        self.best |= {} if self.start is None else self.start.facts.get("best", {})
-        self.started = time.time() - seconds
-        if is_main:
+        facts = {} if self.start is None else self.start.facts
+        self.best: dict[str, dict[str, Any]] = dict(facts.get("best", {}))
+        self.started = time.time() - float(facts.get("seconds", 0))
+        if is_main and not self.is_finished:
             folder.mkdir(parents=True, exist_ok=True)
-            cut(folder / LOG_FILE, self.log_bytes)
             # unbuffered: nothing is left to write when the disk is full
             self.log_file = (folder / LOG_FILE).open("ab", buffering=0)
+            self.log_file.truncate(int(facts.get("log_bytes", 0)))
 
     @property
     def seconds(self) -> float:
@@ -130,11 +126,10 @@ class RunFolder:
         with suppress(OSError):  # phantoms may lie in it
             self.folder.rmdir()
 
-    def _find_start(self, say: Say) -> Checkpoint:
+    def _find_start(self, say: Callable[[str], None]) -> Checkpoint:
         complete = self.checkpoints.list_complete()
         for checkpoint in reversed(complete):
-            if checkpoint.facts.get("recipe") != self.recipe:
-                refuse_other_recipe(checkpoint.facts.get("recipe", {}), self.recipe, self.folder)
+            refuse_other_recipe(checkpoint.facts.get("recipe", {}), self.recipe, self.folder)
             try:
                 if not (self.folder / LOG_FILE).is_file():
                     raise DamagedCheckpointError(f"{self.folder / LOG_FILE} is missing")
@@ -183,19 +178,14 @@ def can_resume(folder: Path) -> bool:
 
 
 def refuse_other_recipe(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """A run goes on with the recipe it began with.
-
-    Raises:
-        InputError: a value that matters differs.
-    """
+    """A run goes on with the recipe it began with; raises InputError where a value that matters differs."""
     before, after = flatten(was), flatten(now)
     for key in sorted(before.keys() | after.keys()):
-        if key.split(".")[0] in FREE_TO_CHANGE or before.get(key) == after.get(key):
-            continue
-        raise InputError(
-            f"{folder}: this run began with {key} {before.get(key)!r}, the recipe now says {after.get(key)!r}; "
-            f"resume with the recipe it began with, or give another folder with --set output_dir=DIR"
-        )
+        if key.split(".")[0] not in FREE_TO_CHANGE and before.get(key) != after.get(key):
+            raise InputError(
+                f"{folder}: this run began with {key} {before.get(key)!r}, the recipe now says {after.get(key)!r}; "
+                f"resume with the recipe it began with, or give another folder with --set output_dir=DIR"
+            )
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -203,11 +193,14 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     flat: dict[str, Any] = {}
     for key, value in pairs:
-        if isinstance(value, dict | list) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
+        is_nested = isinstance(value, dict | list) and value
+        flat |= flatten(value, f"{prefix}{key}.") if is_nested else {f"{prefix}{key}": value}
     return flat
+
+
+def plain(values: Any) -> Any:
+    """Tuples as lists, as JSON and YAML have them."""
+    return json.loads(json.dumps(values))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -215,12 +208,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
-
-
-def cut(log: Path, size: int) -> None:
-    """Cut a log back to its first `size` bytes."""
-    with log.open("ab") as file:
-        file.truncate(size)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""Which scans does an insight verb train on and score? A .jsonl, one scan a line, checked before anything is loaded.
+"""Which scans does an insight verb train on and score, and how are they kept prepared, so that several runs share them?
+
+A .jsonl, one scan a line, checked before anything is loaded:
 
     {"image": "scans/a.nii.gz", "mask": "masks/a.nii.gz", "label": "benign", "patient": "p7", "split": "train"}
 
@@ -8,13 +10,22 @@ Paths are relative to the .jsonl; `mask` is for segmentation, `label` for classi
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slicesight.errors import ManifestError
+from slicesight.files import replacing
+from slicesight.io.loading import read_volume
+from slicesight.io.masks import read_labels
+from slicesight.models.med3dinsight.preparation import Preparation, prepare_mask, prepare_scan
+from slicesight.training.fitting import Progress
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, Split, Split] = ("train", "val", "test")
@@ -67,7 +78,14 @@ def read_cases(path: str | Path, *, needs: Literal["mask", "label"] | None = Non
     cases = [_case(line, number, place, needs=needs) for number, line in enumerate(lines, start=1) if line.strip()]
     if not cases:
         raise ManifestError(f"{place.name}: no scans found; expected one JSON object a line")
-    _check_splits(cases, place.name)
+    first: dict[str, ScanCase] = {}
+    for case in cases:
+        before = first.setdefault(case.patient, case)
+        if before.split != case.split:
+            raise ManifestError(
+                f"{place.name} line {case.line}: this patient is in {case.split} here and in {before.split} on line "
+                f"{before.line}; put all scans of a patient into one split"
+            )
     return cases
 
 
@@ -118,21 +136,73 @@ def _case(line: str, number: int, place: Path, *, needs: str | None) -> ScanCase
         patient=str(found.patient),
         split=found.split,
         line=number,
-        name=f"{number:05d}-{_short_name(image)}",
+        name=name_of(number, image),
     )
 
 
-def _check_splits(cases: list[ScanCase], name: str) -> None:
-    first: dict[str, ScanCase] = {}
-    for case in cases:
-        before = first.setdefault(case.patient, case)
-        if before.split != case.split:
-            raise ManifestError(
-                f"{name} line {case.line}: this patient is in {case.split} here and in {before.split} on line "
-                f"{before.line}; put all scans of a patient into one split"
-            )
+def name_of(number: int, image: Path) -> str:
+    """A scan's short name, fit for a file."""
+    stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in image.name.split(".")[0])
+    return f"{number:05d}-{stem[:40]}"
 
 
-def _short_name(image: Path) -> str:
-    stem = image.name.split(".")[0]
-    return "".join(character if character.isalnum() or character in "-_" else "_" for character in stem)[:40]
+class ScanDataset:
+    """Prepared scans and masks as files that are mapped, not loaded: made once, found again by later runs.
+
+    Names of files are digests of the preparation, the label values and the source files' place, size and time.
+    """
+
+    def __init__(
+        self, folder: Path, how: Preparation, *, image_size: Sequence[int], values: Sequence[int] = ()
+    ) -> None:
+        self.folder, self.how, self.image_size, self.values = folder, how, tuple(image_size), tuple(values)
+
+    def prepare(self, case: ScanCase) -> None:
+        """Write a case's files unless they are there."""
+        voxels_file, mask_file = self._files(case)
+        if voxels_file.exists() and (mask_file is None or mask_file.exists()):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        volume = read_volume(case.image)
+        scan = prepare_scan(volume, self.how, image_size=self.image_size, name=case.image.name)
+        if mask_file is not None:
+            assert case.mask is not None
+            labels = read_labels(case.mask, volume)
+            classes = prepare_mask(labels, box=scan.box, size=scan.voxels.shape, values=self.values)
+            save_array(mask_file, classes)
+        save_array(voxels_file, np.rint(scan.voxels * 255).astype(np.uint8))
+
+    def load(self, case: ScanCase) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Grey values 0 to 255 and class numbers, mapped from disk."""
+        voxels_file, mask_file = self._files(case)
+        mask = None if mask_file is None else np.load(mask_file, mmap_mode="r", allow_pickle=False)
+        return np.load(voxels_file, mmap_mode="r", allow_pickle=False), mask
+
+    def prepare_all(self, cases: Sequence[ScanCase], progress: Progress | None = None) -> None:
+        """Write every case's files."""
+        for number, case in enumerate(cases, start=1):
+            self.prepare(case)
+            if progress is not None:
+                progress("preparing scans", number, len(cases))
+
+    def _files(self, case: ScanCase) -> tuple[Path, Path | None]:
+        size = [] if self.how.spacing_mm is not None else list(self.image_size)
+        scan = _digest([self.how.to_dict(), size, _facts(case.image)])
+        if case.mask is None or not self.values:
+            return self.folder / f"{scan}.npy", None
+        return self.folder / f"{scan}.npy", self.folder / f"{_digest([scan, self.values, _facts(case.mask)])}.npy"
+
+
+def save_array(path: Path, values: NDArray[np.uint8]) -> None:
+    """Write an array that `np.load` maps, under a temporary name until it is whole."""
+    with replacing(path) as temporary:
+        np.save(temporary, values, allow_pickle=False)
+
+
+def _facts(path: Path) -> list[Any]:
+    found = path.stat()
+    return [str(path.resolve()), found.st_size, found.st_mtime_ns]
+
+
+def _digest(facts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]

@@ -20,8 +20,7 @@ from slicesight.errors import InputError
 from slicesight.models.encoders3d.monai_encoders import import_monai
 from slicesight.models.med3dinsight.preparation import grey
 from slicesight.training.fitting import Samples
-from slicesight.training.scan_dataset import ScanDataset
-from slicesight.training.scan_list import ScanCase
+from slicesight.training.scan_list import ScanCase, ScanDataset
 
 IMAGE, MASK, CLASS = "image", "mask", "class"
 INSIDE_SHARE = 0.5

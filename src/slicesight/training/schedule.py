@@ -41,24 +41,21 @@ class Schedule:
 
     A stage of so many `steps` of so many volumes mixes its passes; with `epochs` or a token budget one pass follows
     another. num_parts: a last step with fewer questions than that is left out. measure: for a token budget.
-
-    Raises:
-        InputError: the data hold no such questions, or fewer than the subset wants.
+    Raises InputError where the data hold no such questions, or fewer than the subset wants.
     """
 
     def __init__(
         self, data: Dataset, stage: Stage, *, seed: int, num_parts: int = 1, measure: Measure | None = None
     ) -> None:
         assert stage.tokens_per_step is None or measure is not None
-        self.data, self.stage, self.seed, self.num_parts, self.measure = data, stage, seed, num_parts, measure
+        self.data, self.stage, self.seed, self.num_parts = data, stage, seed, num_parts
         subset = None if stage.subset is None else draw_subset(data, stage.subset, seed=seed)
         self.asked: dict[int, tuple[int, ...]] = {}
         for case in range(len(data)):
             places = [place for place, task in enumerate(tasks_of(data, case)) if task in stage.tasks]
-            if subset is not None:
-                places = [place for place in places if place in subset.get(case, ())]
-            if places:
-                self.asked[case] = tuple(places)
+            chosen = tuple(place for place in places if subset is None or place in subset.get(case, ()))
+            if chosen:
+                self.asked[case] = chosen
         if not self.asked:
             raise InputError(
                 f"stage {stage.name}: none of the {len(data)} cases has a question of {', '.join(stage.tasks)}"
@@ -71,7 +68,11 @@ class Schedule:
             total = stage.steps * stage.volumes_per_step
             self.order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).numpy()
         self._filled: list[list[Visit]] = []
-        self._filling = self._fill_steps() if stage.tokens_per_step is not None else None
+        self._filling = (
+            None
+            if stage.tokens_per_step is None or measure is None
+            else self._fill_steps(stage.tokens_per_step, measure)
+        )
         self.length = self._count_steps()
 
     def __len__(self) -> int:
@@ -113,22 +114,18 @@ class Schedule:
     def _count_steps(self) -> int:
         if self.stage.steps is not None:
             return self.stage.steps
-        assert self.num_visits is not None
         if self._filling is not None:
             self._filled = list(self._filling)
-            last, length = self._filled[-1], len(self._filled)
+            self.length = len(self._filled)
         else:
+            assert self.num_visits is not None
             assert self.stage.volumes_per_step is not None
-            self.length = length = math.ceil(self.num_visits / self.stage.volumes_per_step)
-            last = self[length - 1]
-        too_small = sum(len(visit.asked) for visit in last) < self.num_parts
-        return length - 1 if too_small and length > 1 else length
+            self.length = math.ceil(self.num_visits / self.stage.volumes_per_step)
+        too_small = sum(len(visit.asked) for visit in self[self.length - 1]) < self.num_parts
+        return self.length - 1 if too_small and self.length > 1 else self.length
 
-    def _fill_steps(self) -> Iterator[list[Visit]]:
+    def _fill_steps(self, budget: int, measure: Measure) -> Iterator[list[Visit]]:
         """Take visits as they come; a step is full when the next one would not fit."""
-        budget, measure = self.stage.tokens_per_step, self.measure
-        assert budget is not None
-        assert measure is not None
         step: list[Visit] = []
         num_prompts = longest = 0
         for number in count() if self.num_visits is None else range(self.num_visits):
@@ -161,8 +158,7 @@ class Schedule:
 def split_step(step: Sequence[Visit], num_parts: int) -> list[list[Visit]]:
     """Cut a step into parts of about equal size: between volumes, and inside one only where there are too few.
 
-    Raises:
-        InputError: the step has fewer questions than parts.
+    Raises InputError where the step has fewer questions than parts.
     """
     if num_parts == 1:
         return [list(step)]
@@ -191,17 +187,16 @@ def tasks_of(data: Dataset, case: int) -> list[str]:
 def draw_subset(data: Dataset, wanted: dict[str, int], *, seed: int) -> dict[int, set[int]]:
     """So many pairs of each task, evenly from all cases -> the places of each case's pairs; other tasks have none.
 
-    Raises:
-        InputError: there are fewer.
+    Raises InputError where there are fewer.
     """
-    found: dict[str, list[tuple[int, int]]] = {task: [] for task in wanted}
-    for case in range(len(data)):
-        for place, task in enumerate(tasks_of(data, case)):
-            if task in found:
-                found[task].append((case, place))
     chosen: dict[int, set[int]] = {}
     for number, (task, size) in enumerate(sorted(wanted.items())):
-        pairs = found[task]
+        pairs = [
+            (case, place)
+            for case in range(len(data))
+            for place, found in enumerate(tasks_of(data, case))
+            if found == task
+        ]
         if len(pairs) < size:
             raise InputError(f"subset: {size} pairs of {task} are wanted, the data hold {len(pairs)}; lower the number")
         rng = np.random.default_rng([seed, SUBSET_STREAM, number])

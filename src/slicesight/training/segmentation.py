@@ -22,7 +22,7 @@ from slicesight.models.encoders3d.monai_encoders import import_monai
 from slicesight.models.med3dinsight import InsightConfig, Segmenter
 from slicesight.settings import read_settings
 from slicesight.training.fine_tuning import FineTuneRecipe, train_once
-from slicesight.training.fitting import Progress, fit, held_out_cases
+from slicesight.training.fitting import Progress, held_out_cases
 from slicesight.training.scan_list import ScanCase, of_split, part_of_patients, read_cases
 from slicesight.training.scan_samples import IMAGE, MASK, CropSamples, SpatialAugmentation
 
@@ -75,7 +75,7 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
     training_cases = of_split(cases, "train", path=recipe.data)
     held_out = held_out_cases(cases, recipe.validation)
 
-    def train(digest: str) -> Segmenter:
+    def train() -> Segmenter:
         chosen = part_of_patients(training_cases, recipe.train_share, seed=recipe.seed)
         labels = recipe.labels or _labels_found(chosen, progress)
         torch.manual_seed(recipe.seed)
@@ -90,17 +90,12 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
         loss = import_monai("monai.losses").DiceCELoss(
             to_onehot_y=True, softmax=True, include_background=False, batch=True
         )
-        fit(
+        recipe.fit(
             segmenter,
             lambda batch: loss(segmenter(batch[IMAGE]), batch[MASK]),
             crops(chosen, augmentation=recipe.augmentation, length=recipe.num_samples),
-            recipe.training,
-            seed=recipe.seed,
-            folder=Path(recipe.output_dir),
-            run_digest=digest,
-            validation=recipe.validation,
-            held_out=fixed if held_out else None,
-            progress=progress,
+            fixed,
+            progress,
         )
         return segmenter
 

@@ -1,16 +1,19 @@
-"""One stage of training: its steps as the model's inputs, the Trainer that takes them, the cases that validate it."""
+"""One stage of training: its steps as the model's inputs, the Trainer that takes them, the cases that validate it.
+
+A part that learns by low-rank adapters computes W x + alpha / rank * B A x in its linear layers; afterwards
+W + alpha / rank * B A takes the place of W.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from peft import LoraConfig, LoraModel
+from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
@@ -18,23 +21,16 @@ from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Proce
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.training.checkpointing import CheckpointPolicy
 from slicesight.training.collate import Collator, PromptWriter, StepParts, measure_visits
-from slicesight.training.distributed import ProcessGroup, ProcessGroupCheck, process_group_arguments
+from slicesight.training.distributed import process_group_arguments
 from slicesight.training.feature_cache import ARGUMENTS, TrainingFeatureCache, fill_caches, open_caches
+from slicesight.training.loop import Validator
 from slicesight.training.packing import PackingCollator, prove_packing
-from slicesight.training.recipe import Recipe, Stage, Validation
+from slicesight.training.recipe import Lora, Recipe, Stage, Validation
+from slicesight.training.run_folder import Log, Progress
 from slicesight.training.schedule import Schedule, Visit
-from slicesight.training.trainer import Log, LogLines, Progress, StageTrainer, make_tensorboard
-from slicesight.training.validation import Validator
+from slicesight.training.trainer import StageCallback, StageTrainer, make_tensorboard
 
-
-@dataclass(frozen=True, kw_only=True)
-class StageBatches:
-    """What one stage trains on: its steps, cut into parts, as the model's inputs."""
-
-    parts: StepParts
-    collator: Callable[[list[Any]], dict[str, Tensor]]
-    num_steps: int
-    writer: PromptWriter
+ADAPTED = {"language_model": "language_model", "vision2d": "vision2d.encoder", "vision3d": "vision3d.encoder"}
 
 
 def train_stage(
@@ -47,46 +43,85 @@ def train_stage(
     log: Log,
     seed: int,
     checkpoints: CheckpointPolicy,
-    process_group: ProcessGroup,
     held_out: Dataset | None = None,
     progress: Progress = lambda done, total: None,
 ) -> None:
     """Train the model's unfrozen parts for one stage, or what is left of it, and validate on the held-out cases."""
-    arguments = {
-        **checkpoint_arguments(recipe.save_every, checkpoints.run.folder / "checkpoints"),
-        **process_group_arguments(process_group),
-        "seed": seed,
-    }
-    once: Log = log if checkpoints.start is None else lambda facts: None
-    batches = make_batches(
-        model, processor, data, stage, recipe, log=once, seed=seed, process_group=process_group, progress=progress
+    group, folder = checkpoints.process_group, checkpoints.run.folder
+
+    def log_stage(facts: dict[str, Any]) -> None:
+        log({"stage": stage.name, **facts})
+
+    def once(facts: dict[str, Any]) -> None:
+        if checkpoints.start is None:
+            log_stage({"step": 0, **facts})
+
+    writer = make_writer(processor, recipe)
+    num_parts = stage.accumulation * group.num_processes
+    schedule = Schedule(data, stage, seed=seed, num_parts=num_parts, measure=measure_visits(data, writer))
+    caches: list[TrainingFeatureCache] = []
+    if recipe.feature_cache and recipe.see_volume:
+        caches = open_caches(recipe.feature_cache, model, data, bf16=recipe.bf16, is_main=group.is_main)
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        mine = schedule.visited_cases()[group.rank :: group.num_processes]
+        encoded = fill_caches(caches, model, data, mine, device=device, bf16=recipe.bf16, progress=progress)
+        group.wait()
+        once({"volumes_encoded": encoded, "cached": [cache.part for cache in caches]})
+    collator: Callable[[list[Any]], dict[str, Tensor]] = Collator(writer)
+    if recipe.packing:
+        prove_packing(model)
+        collator = PackingCollator(collator, model)
+    parts = StepParts(
+        data,
+        schedule,
+        writer,
+        seed=seed,
+        num_parts=num_parts,
+        augmentation=stage.augment,
+        caches=caches,
+        needs_voxels=bool(set(ARGUMENTS) & set(model.parts) - {cache.part for cache in caches}),
     )
+    # TensorBoard, which would write below the checkpoints, gets its own folder; other loggers are the library's
+    has_tensorboard = "tensorboard" in recipe.report_to and group.is_main
     trainer = StageTrainer(
         score_weight=stage.score_weight,
         entropy_weight=stage.entropy_weight,
         checkpoints=checkpoints,
         model=model,
-        args=training_arguments(stage, recipe, num_steps=batches.num_steps, **arguments),
-        train_dataset=batches.parts,
-        data_collator=batches.collator,
-        callbacks=[LogLines(stage.name, log, progress), *make_loggers(recipe, stage, checkpoints, process_group)],
+        args=training_arguments(
+            stage,
+            recipe,
+            num_steps=len(schedule),
+            output_dir=str(folder / "checkpoints"),
+            seed=seed,
+            **process_group_arguments(group),
+        ),
+        train_dataset=parts,
+        data_collator=collator,
+        callbacks=[make_tensorboard(folder / "tensorboard" / stage.name)] if has_tensorboard else [],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ProcessGroupCheck(process_group, trainer))
     validator = None
     visits = validation_visits(held_out, stage, recipe.validation) if recipe.validation and held_out else []
     if recipe.validation and held_out and not visits:
-        asked = ", ".join(stage.tasks)
-        once({"stage": stage.name, "step": 0, "note": f"no case to validate on has a question of {asked}"})
+        once({"note": f"no case to validate on has a question of {', '.join(stage.tasks)}"})
     elif recipe.validation and held_out:
         validator = Validator(
             recipe.validation,
-            lambda: answer_loss(trainer, held_out, visits, batches.writer),
+            lambda: answer_loss(trainer, held_out, visits, writer),
             checkpoints=checkpoints,
-            num_steps=batches.num_steps,
-            log=lambda facts: log({"stage": stage.name, **facts}),
+            num_steps=len(schedule),
+            log=log_stage,
         )
-    trainer.train_or_resume(steps=batches.num_steps, validator=validator)
+    trainer.add_callback(StageCallback(trainer, log=log_stage, progress=progress, validator=validator))
+    trainer.train_or_resume(steps=len(schedule), validator=validator)
+
+
+def make_writer(processor: Med2E3Processor, recipe: Recipe) -> PromptWriter:
+    """What writes the stage's prompts; training cuts and counts what inference refuses."""
+    whole = copy.copy(processor)
+    whole.max_length = None
+    limit = recipe.max_length or processor.max_length
+    return PromptWriter(processor=whole, target=recipe.target, see_volume=recipe.see_volume, max_length=limit)
 
 
 def validation_visits(held_out: Dataset, stage: Stage, validation: Validation) -> list[Visit]:
@@ -116,70 +151,13 @@ def answer_loss(trainer: StageTrainer, held_out: Dataset, visits: Sequence[Visit
     return total / max(1, num_tokens)
 
 
-def make_loggers(
-    recipe: Recipe, stage: Stage, checkpoints: CheckpointPolicy, process_group: ProcessGroup
-) -> list[TrainerCallback]:
-    """TensorBoard, which would write below the checkpoints, gets its own folder; other loggers are the library's."""
-    if "tensorboard" not in recipe.report_to or not process_group.is_main:
-        return []
-    return [make_tensorboard(checkpoints.run.folder / "tensorboard" / stage.name)]
-
-
-def make_batches(
-    model: Med2E3ForConditionalGeneration,
-    processor: Med2E3Processor,
-    data: Dataset,
-    stage: Stage,
-    recipe: Recipe,
-    *,
-    log: Log,
-    seed: int,
-    process_group: ProcessGroup,
-    progress: Progress = lambda done, total: None,
-) -> StageBatches:
-    """Plan the stage's steps; where there is a feature cache, fill it with what its volumes lack."""
-    whole = copy.copy(processor)
-    whole.max_length = None  # training cuts and counts what inference refuses
-    writer = PromptWriter(
-        processor=whole,
-        target=recipe.target,
-        see_volume=recipe.see_volume,
-        max_length=recipe.max_length or processor.max_length,
-    )
-    num_parts = stage.accumulation * process_group.num_processes
-    schedule = Schedule(data, stage, seed=seed, num_parts=num_parts, measure=measure_visits(data, writer))
-    caches: list[TrainingFeatureCache] = []
-    if recipe.feature_cache and recipe.see_volume:
-        caches = open_caches(recipe.feature_cache, model, data, bf16=recipe.bf16, is_main=process_group.is_main)
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        mine = schedule.visited_cases()[process_group.rank :: process_group.num_processes]
-        encoded = fill_caches(caches, model, data, mine, device=device, bf16=recipe.bf16, progress=progress)
-        process_group.wait()
-        log({"stage": stage.name, "step": 0, "volumes_encoded": encoded, "cached": [cache.part for cache in caches]})
-    collator: Callable[[list[Any]], dict[str, Tensor]] = Collator(writer)
-    if recipe.packing:
-        prove_packing(model)
-        collator = PackingCollator(collator, model)
-    left = set(ARGUMENTS) & set(model.parts) - {cache.part for cache in caches}
-    parts = StepParts(
-        data,
-        schedule,
-        writer,
-        seed=seed,
-        num_parts=num_parts,
-        augmentation=stage.augment,
-        caches=caches,
-        needs_voxels=bool(left),
-    )
-    return StageBatches(parts=parts, collator=collator, num_steps=len(schedule), writer=writer)
-
-
 def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others: Any) -> TrainingArguments:
     """The library's settings for a stage.
 
-    Raises:
-        InputError: an unknown or missing logger, or bfloat16 where it cannot be had.
+    Raises InputError for an unknown or missing logger, or bfloat16 where it cannot be had.
     """
+    if recipe.save_every is not None:
+        others |= {"save_strategy": "steps", "save_steps": recipe.save_every}
     try:
         return TrainingArguments(
             max_steps=num_steps,
@@ -201,14 +179,47 @@ def training_arguments(stage: Stage, recipe: Recipe, *, num_steps: int, **others
             remove_unused_columns=False,
             disable_tqdm=True,
             dataloader_num_workers=recipe.loader_workers,
-            **others,
+            **{"save_strategy": "no", **others},
         )
     except ValueError as error:
         raise InputError(f"stage {stage.name}: {' '.join(str(error).split())}") from error
 
 
-def checkpoint_arguments(save_every: int | None, folder: Path) -> dict[str, Any]:
-    """What `TrainingArguments` need to know of checkpoints."""
-    if save_every is None:
-        return {"output_dir": str(folder), "save_strategy": "no"}
-    return {"output_dir": str(folder), "save_strategy": "steps", "save_steps": save_every}
+def add_adapters(model: Med2E3ForConditionalGeneration, lora: Lora | None) -> list[LoraModel]:
+    """Put adapters, which learn, beside the linear layers of the named parts, which do not.
+
+    Raises InputError for a part that takes none, or layers that are not there.
+    """
+    adapters = []
+    for part in lora.parts if lora else ():
+        assert lora is not None
+        if part not in ADAPTED or part not in model.parts:
+            raise InputError(f"lora: {part!r} takes no adapters here; expected one of {', '.join(ADAPTED)}")
+        module = model.get_submodule(ADAPTED[part])
+        targets = find_targets(module, lora.targets)
+        if not targets:
+            asked = "no linear layer" if lora.targets is None else f"no linear layer called {', '.join(lora.targets)}"
+            raise InputError(f"lora: {part} has {asked}; change lora.targets or lora.parts")
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
+        )
+        adapters.append(LoraModel(module, config, "default"))
+    return adapters
+
+
+def merge_adapters(adapters: list[LoraModel]) -> None:
+    """Add every adapter to the weights it stands beside and take it away."""
+    for adapter in adapters:
+        adapter.merge_and_unload()
+
+
+def find_targets(module: Any, endings: tuple[str, ...] | None) -> list[str]:
+    """Full names of the linear layers, without the head that says the words."""
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+        and layer is not head
+        and (endings is None or any(name == ending or name.endswith(f".{ending}") for ending in endings))
+    ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -15,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 from transformers import initialization as init
 from transformers.utils import logging
@@ -27,17 +30,17 @@ from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneratio
 from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.shipped import find_folder, shipped_models
 from slicesight.training.recipe import Parts, Recipe
-from slicesight.training.tokenizer import train_tokenizer
 from slicesight.volumes.grid import GridSpec
 
 NUM_TEXTS = 4000
+PAD, END, VOLUME = "<pad>", "</s>", "<image3d>"
+Start = tuple[Med2E3ForConditionalGeneration, Med2E3Processor]
 
 
-def build_start(recipe: Recipe, source: Dataset) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+def build_start(recipe: Recipe, source: Dataset) -> Start:
     """The model and processor that a recipe starts with, in float32.
 
-    Raises:
-        InputError: a part or folder is missing, or the parts do not fit one another.
+    Raises InputError where a part or folder is missing, or the parts do not fit one another.
     """
     grid = source.own_spec
     if recipe.init:
@@ -46,11 +49,7 @@ def build_start(recipe: Recipe, source: Dataset) -> tuple[Med2E3ForConditionalGe
 
 
 def check_init(init: str) -> Path:
-    """The folder that `init` names: a shipped model's, or a model folder.
-
-    Raises:
-        InputError: it is neither, or holds another kind of model.
-    """
+    """The folder that `init` names: a shipped model's, or a folder with a whole Med-2E3; else raises InputError."""
     folder = find_folder(init)
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -67,11 +66,7 @@ def check_init(init: str) -> Path:
 
 
 def read_model_config(config: Path) -> dict[str, Any]:
-    """The content of a model folder's config.json.
-
-    Raises:
-        InputError: it is no JSON object, as where a download was cut off.
-    """
+    """The content of a model folder's config.json; raises InputError where a download was cut off."""
     try:
         found = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -83,13 +78,10 @@ def read_model_config(config: Path) -> dict[str, Any]:
     return found
 
 
-def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+def load_start(recipe: Recipe, grid: GridSpec) -> Start:
     """The model folder named by `init`, with the recipe's model settings laid over its configuration.
 
-    Its processor takes the grid of the scans it will now be trained on.
-
-    Raises:
-        InputError: there is no model, or it reads scans of another size.
+    Its processor takes the grid of the scans it will now be trained on. Raises InputError for scans of another size.
     """
     assert recipe.init is not None
     folder = check_init(recipe.init)
@@ -111,7 +103,7 @@ def load_start(recipe: Recipe, grid: GridSpec) -> tuple[Med2E3ForConditionalGene
     return model, processor
 
 
-def build(recipe: Recipe, source: Dataset, grid: GridSpec) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+def build(recipe: Recipe, source: Dataset, grid: GridSpec) -> Start:
     """A random model and the processor whose tokenizer was learnt from the training texts."""
     texts = source.texts(count=NUM_TEXTS, seed=recipe.seed)
     tokenizer = train_tokenizer(texts, vocab_size=recipe.vocab_size)
@@ -122,11 +114,9 @@ def build(recipe: Recipe, source: Dataset, grid: GridSpec) -> tuple[Med2E3ForCon
         "bos_token_id": None,
     }
     config = make_config(recipe, grid=grid, tokens=tokens)
-    processor = Med2E3Processor.for_model(config, tokenizer, grid=grid.to_dict(), template=recipe.template)
     model = Med2E3ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model, processor
+    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model, Med2E3Processor.for_model(config, tokenizer, grid=grid.to_dict(), template=recipe.template)
 
 
 def make_config(
@@ -152,13 +142,10 @@ def make_config(
     return Med2E3Config(**settings) if preset is None else make_preset(preset, **settings)
 
 
-def put_together(
-    recipe: Recipe, parts: Parts, grid: GridSpec
-) -> tuple[Med2E3ForConditionalGeneration, Med2E3Processor]:
+def put_together(recipe: Recipe, parts: Parts, grid: GridSpec) -> Start:
     """A model of trained parts; connectors, and parts that are not named, begin at random.
 
-    Raises:
-        InputError: a part cannot be read, or there is no tokenizer.
+    Raises InputError where a part cannot be read, or there is no tokenizer.
     """
     loaded = load_parts(parts)
     planned = make_config(recipe, grid=grid)
@@ -181,9 +168,10 @@ def put_together(
     source = parts.tokenizer or parts.language_model
     if source is None:
         raise InputError("parts: no tokenizer; name a language_model or a tokenizer")
-    question = None if parts.question_tokenizer is None else read_tokenizer(parts.question_tokenizer)
+    question = parts.question_tokenizer and read_part("tokenizer", AutoTokenizer, parts.question_tokenizer)
+    tokenizer = read_part("tokenizer", AutoTokenizer, source)
     processor = Med2E3Processor.for_model(
-        config, read_tokenizer(source), grid=grid.to_dict(), template=recipe.template, question_tokenizer=question
+        config, tokenizer, grid=grid.to_dict(), template=recipe.template, question_tokenizer=question
     )
     with init.no_init_weights():
         model = Med2E3ForConditionalGeneration(config)
@@ -218,7 +206,7 @@ def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
     if parts.language_model:
         loaded["language_model"] = load_part(AutoModelForCausalLM, parts.language_model)
     if parts.vision2d:
-        config = read_config(parts.vision2d)
+        config = read_part("configuration", AutoConfig, parts.vision2d)
         config = getattr(config, "vision_config", config)
         if hasattr(config, "vision_use_head"):
             config.vision_use_head = False
@@ -232,11 +220,7 @@ def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
 
 
 def load_vision3d(name: str) -> PreTrainedModel:
-    """A 3D encoder: one of this package's, M3D-CLIP's, or what `slicesight insight pretrain` taught.
-
-    Raises:
-        InputError: it cannot be read, or is no encoder that Med-2E3 has.
-    """
+    """A 3D encoder: one of this package's, M3D-CLIP's, or what `slicesight insight pretrain` taught."""
     about = Path(name) / "config.json"
     if about.is_file() and "backbone" in read_model_config(about):
         from slicesight.models.encoders3d.backbones import load_backbone  # MONAI's networks need MONAI
@@ -251,9 +235,7 @@ def load_part(kind: Any, name: str, **settings: Any) -> Any:
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of left-over weights
     try:
-        part, found = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **settings)
-    except (OSError, ValueError) as error:
-        raise InputError(f"parts: {name} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        part, found = read_part("model", kind, name, dtype=torch.float32, output_loading_info=True, **settings)
     finally:
         logging.set_verbosity(before)
     if missing := sorted(found["missing_keys"]):
@@ -264,20 +246,30 @@ def load_part(kind: Any, name: str, **settings: Any) -> Any:
     return part
 
 
-def read_config(name: str) -> Any:
-    """The configuration of a part."""
+def read_part(what: str, kind: Any, name: str, **settings: Any) -> Any:
+    """What a class of the library reads from a folder or the hub; raises InputError where it cannot."""
     try:
-        return AutoConfig.from_pretrained(name)
+        return kind.from_pretrained(name, **settings)
     except (OSError, ValueError) as error:
-        raise InputError(f"parts: {name} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"parts: {name} cannot be read as a {what}: {' '.join(str(error).split())[:200]}") from error
 
 
-def read_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder or the hub."""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"parts: no tokenizer at {name}: {' '.join(str(error).split())[:200]}") from error
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE of exactly or just under `vocab_size` entries, special tokens included.
+
+    Bytes are the alphabet, so that any question a user types has a spelling in it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), [PAD, END, VOLUME]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[VOLUME]
+    )
 
 
 def build_on_meta(recipe: Recipe, *, grid: GridSpec | None = None) -> Med2E3ForConditionalGeneration:

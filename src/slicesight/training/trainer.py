@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     TensorBoardCallback,
@@ -18,108 +18,39 @@ from transformers.integrations.integration_utils import (
 )
 
 from slicesight.errors import InputError
-from slicesight.training.checkpointing import CheckpointPolicy
-from slicesight.training.distributed import sum_over_processes
-from slicesight.training.validation import Validator
-from slicesight.training.weights import read_weights
-
-Log = Callable[[dict[str, Any]], None]
-Progress = Callable[[int, int], None]
+from slicesight.training.checkpointing import CheckpointPolicy, read_weights
+from slicesight.training.distributed import check_process_group, sum_over_processes
+from slicesight.training.loop import Validator
+from slicesight.training.run_folder import Log, Progress
 
 
-class ResumableTrainer(Trainer):
-    """The library's Trainer, whose checkpoints are whole or absent, hold every weight by its own name and no pickle."""
+class StageTrainer(Trainer):
+    """The library's Trainer with the losses on slice scores beside the model's own, and a count of cut prompts.
 
-    def __init__(self, *, checkpoints: CheckpointPolicy, **arguments: Any) -> None:
+    Its checkpoints are whole or absent, hold every weight by its own name and no pickle.
+    """
+
+    def __init__(
+        self, *, checkpoints: CheckpointPolicy, score_weight: float, entropy_weight: float = 0.0, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
+        self.remove_callback(PrinterCallback)
         self.checkpoints = checkpoints
         self.writing_to: Path | None = None
-        self.add_callback(LogBeforeSaving(checkpoints.save_every))
+        self.score_weight, self.entropy_weight = score_weight, entropy_weight
+        self.num_asked: Tensor = torch.tensor(0)
+        self.num_scored: Tensor = torch.tensor(0)
+        self.num_cut = 0
 
     def train_or_resume(self, *, steps: int, validator: Validator | None = None) -> None:
         """Train from the beginning, or from the section's checkpoint; nothing is left to do after its last step."""
         start = self.checkpoints.start
-        if validator is not None:
-            self.add_callback(Validate(validator))
         if start is not None and (start.place.step >= steps or (validator is not None and validator.must_stop)):
             read_weights(self.checkpoints.model, start.path)
         else:
             self.train(resume_from_checkpoint=None if start is None else str(start.path))
         if validator is not None:
             validator.finish()
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.args.output_dir if self.writing_to is None else self.writing_to)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self.checkpoints.writing(self.state.global_step) as folder:
-            self.writing_to = folder
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self.writing_to = None
-            self.checkpoints.process_group.wait()
-            if self.checkpoints.process_group.is_main:
-                for file in (folder / f"checkpoint-{self.state.global_step}").iterdir():
-                    file.rename(folder / file.name)
-                (folder / f"checkpoint-{self.state.global_step}").rmdir()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the whole weights, gathered from all processes where each holds a share."""
-        gathered = None
-        if self.checkpoints.process_group.is_sharded:
-            gathered = self.accelerator.get_state_dict(self.model_wrapped)
-        self._save(output_dir, state_dict=gathered)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if self.args.should_save:
-            self.checkpoints.write_weights(Path(output_dir or str(self.args.output_dir)), gathered=state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            read_weights(self.checkpoints.model, Path(resume_from_checkpoint))
-
-
-class LogBeforeSaving(TrainerCallback):
-    """Logs the loss at every checkpoint, so that no step's loss is half before and half after it."""
-
-    def __init__(self, save_every: int | None) -> None:
-        self.save_every = save_every
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        if self.save_every is not None and state.global_step % self.save_every == 0:
-            control.should_log = True
-        return control
-
-
-class Validate(TrainerCallback):
-    """Measures the validation loss, asks for a checkpoint where it is the lowest so far, and stops where it rose."""
-
-    def __init__(self, validator: Validator) -> None:
-        self.validator = validator
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        if self.validator.after_step(state.global_step) and self.validator.checkpoints.save_every is not None:
-            control.should_log = control.should_save = True
-        control.should_training_stop = control.should_training_stop or self.validator.must_stop
-        return control
-
-
-class StageTrainer(ResumableTrainer):
-    """The library's Trainer with the losses on slice scores beside the model's own, and a count of cut prompts."""
-
-    def __init__(self, *, score_weight: float, entropy_weight: float = 0.0, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.score_weight, self.entropy_weight = score_weight, entropy_weight
-        self.num_asked: Tensor = torch.tensor(0)
-        self.num_scored: Tensor = torch.tensor(0)
-        self.num_cut = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -159,6 +90,86 @@ class StageTrainer(ResumableTrainer):
             self.num_cut = 0
         super().log(logs, start_time)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole weights, gathered from all processes where each holds a share."""
+        is_sharded = self.checkpoints.process_group.is_sharded
+        self._save(output_dir, self.accelerator.get_state_dict(self.model_wrapped) if is_sharded else None)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            self.checkpoints.write_weights(Path(output_dir or str(self.args.output_dir)), gathered=state_dict)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.args.output_dir if self.writing_to is None else self.writing_to)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.checkpoints.writing(self.state.global_step) as folder:
+            self.writing_to = folder
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.writing_to = None
+            self.checkpoints.process_group.wait()
+            if self.checkpoints.process_group.is_main:
+                for file in (folder / f"checkpoint-{self.state.global_step}").iterdir():
+                    file.rename(folder / file.name)
+                (folder / f"checkpoint-{self.state.global_step}").rmdir()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            read_weights(self.checkpoints.model, Path(resume_from_checkpoint))
+
+
+class StageCallback(TrainerCallback):
+    """What happens around the Trainer's steps: a check of the processes, our log, validation, checkpoints.
+
+    The loss is logged at every checkpoint, so that no step's loss is half before and half after it.
+    """
+
+    def __init__(
+        self, trainer: StageTrainer, *, log: Log, progress: Progress, validator: Validator | None = None
+    ) -> None:
+        self.trainer, self.log, self.progress, self.validator = trainer, log, progress, validator
+        self.checkpoints = trainer.checkpoints
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        check_process_group(self.checkpoints.process_group, self.trainer.model_wrapped)
+        self.started, self.first_step = time.monotonic(), state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        self.progress(state.global_step, state.max_steps)
+        save_every, validator = self.checkpoints.save_every, self.validator
+        if save_every is not None and state.global_step % save_every == 0:
+            control.should_log = True
+        if validator is not None:
+            if validator.after_step(state.global_step) and save_every is not None:
+                control.should_log = control.should_save = True
+            control.should_training_stop = control.should_training_stop or validator.must_stop
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        stage, step, of = self.checkpoints.name, state.global_step, state.max_steps
+        if not math.isfinite(logs["loss"]):
+            raise InputError(f"stage {stage}: the loss is {logs['loss']} at step {step}; lower its learning_rate")
+        left = (time.monotonic() - self.started) / (step - self.first_step) * (of - step) / 60
+        cut = {name: logs[name] for name in ("prompts_cut",) if name in logs}
+        self.log({"step": step, "of": of, "loss": float(logs["loss"]), **cut, "minutes_left": round(left, 1)})
+
 
 def score_loss(scores_BN: Tensor, true_BN: Tensor) -> Tensor:
     """Mean of -log(score mass on the true slices) over the questions that have any."""
@@ -173,48 +184,8 @@ def entropy_loss(scores_BMN: Tensor, is_scored_BM: Tensor) -> Tensor:
     return entropy_BM[is_scored_BM].mean() if is_scored_BM.any() else scores_BMN.sum() * 0.0
 
 
-class LogLines(TrainerCallback):
-    """Hands the Trainer's log to ours, one line a time, with the minutes to go, and stops where a loss is none."""
-
-    def __init__(self, stage: str, log: Log, progress: Progress = lambda done, total: None) -> None:
-        self.stage, self.log, self.progress, self.started = stage, log, progress, time.monotonic()
-        self.first_step = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.started, self.first_step = time.monotonic(), state.global_step
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.progress(state.global_step, state.max_steps)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise InputError(
-                f"stage {self.stage}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate"
-            )
-        spent = time.monotonic() - self.started
-        left = spent / (state.global_step - self.first_step) * (state.max_steps - state.global_step) / 60
-        facts = {"stage": self.stage, "step": state.global_step, "of": state.max_steps, "loss": float(logs["loss"])}
-        facts |= {name: logs[name] for name in ("prompts_cut",) if name in logs}
-        self.log({**facts, "minutes_left": round(left, 1)})
-
-
 def check_loggers(names: Iterable[str]) -> None:
-    """Every logger of `report_to` exists and is installed.
-
-    Raises:
-        InputError: one does not, or is not.
-    """
+    """Every logger of `report_to` exists and is installed; raises InputError where one does not, or is not."""
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise InputError(f"report_to: {name!r} is unknown; expected some of {', '.join(INTEGRATION_TO_CALLBACK)}")

@@ -33,8 +33,8 @@ from slicesight.models.med3dinsight import descriptions, teachers
 from slicesight.models.med3dinsight.descriptions import SlicePlace, Structure
 from slicesight.training.fitting import Progress
 from slicesight.training.pretraining_recipe import TripletSettings
-from slicesight.training.scan_list import ScanCase, read_cases
-from slicesight.training.triplets.slices import ScanSlices, cut_scan
+from slicesight.training.scan_list import ScanCase, name_of, read_cases, save_array
+from slicesight.training.triplets.slices import cut_scan
 
 FORMAT = 1
 SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip")
@@ -119,7 +119,7 @@ def list_scans(source: str | Path) -> list[ScanCase]:
     ]
     return [
         ScanCase(
-            image=scan, mask=None, label=None, patient=scan.name, split="train", line=number, name=_name(number, scan)
+            image=scan, mask=None, label=None, patient=scan.name, split="train", line=number, name=name_of(number, scan)
         )
         for number, scan in enumerate(scans or [place], start=1)
     ]
@@ -191,17 +191,14 @@ def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
             )
         labels = read_labels(case.mask, volume)
     found = cut_scan(volume, settings, labels_ZYX=labels)
-    _save(folder / "cubes" / f"{case.name}.npy", found.cube)
-    _save(folder / "slices" / f"{case.name}.npy", found.pictures)
-    write_text(facts_file, text=json.dumps(_facts(found)) + "\n")
-
-
-def _facts(found: ScanSlices) -> dict[str, Any]:
-    return {
+    save_array(folder / "cubes" / f"{case.name}.npy", found.cube)
+    save_array(folder / "slices" / f"{case.name}.npy", found.pictures)
+    facts = {
         "modality": found.modality,
         "places": [asdict(place) for place in found.places],
         "structures": [[asdict(structure) for structure in shown] for shown in found.structures],
     }
+    write_text(facts_file, text=json.dumps(facts) + "\n")
 
 
 def _find_texts(
@@ -219,10 +216,8 @@ def _find_texts(
             for name, found in facts.items():
                 for picture, place in zip(_pictures(folder, name), places[name], strict=True):
                     modality = "medical" if found["modality"] == "unknown" else found["modality"]
-                    yield (
-                        picture,
-                        settings.prompt.format(plane=place.plane, modality=modality, region=settings.region),
-                    )
+                    fields = {"plane": place.plane, "modality": modality, "region": settings.region}
+                    yield picture, settings.prompt.format(**fields)
 
         captions = iter(
             descriptions.caption_all(
@@ -285,16 +280,8 @@ def _write_lists(folder: Path, cases: list[ScanCase], texts: dict[str, list[str]
         named: Sequence[str | None] = texts[case.name] or [None] * len(found["places"])
         for place, text in zip(found["places"], named, strict=True):
             lines.append({"scan": case.name, **place, "text": text, "text_source": source})
-        scans.append(
-            {
-                "name": case.name,
-                "image": case.image.name,
-                "patient": case.patient,
-                "split": case.split,
-                "modality": found["modality"],
-                "num_slices": len(found["places"]),
-            }
-        )
+        about = {"name": case.name, "image": case.image.name, "patient": case.patient, "split": case.split}
+        scans.append({**about, "modality": found["modality"], "num_slices": len(found["places"])})
     for name, rows in (("triplets.jsonl", lines), ("scans.jsonl", scans)):
         write_text(folder / name, text="".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return len(lines)
@@ -303,13 +290,3 @@ def _write_lists(folder: Path, cases: list[ScanCase], texts: dict[str, list[str]
 def _pictures(folder: Path, name: str) -> NDArray[np.uint8]:
     pictures: NDArray[np.uint8] = np.load(folder / "slices" / f"{name}.npy", allow_pickle=False)
     return pictures
-
-
-def _save(path: Path, values: NDArray[np.uint8]) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, values, allow_pickle=False)
-
-
-def _name(number: int, scan: Path) -> str:
-    stem = scan.name.split(".")[0]
-    return f"{number:05d}-" + "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:40]
