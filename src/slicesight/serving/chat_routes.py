@@ -49,7 +49,7 @@ def chat_routes(server: Server) -> APIRouter:
             Completion(
                 id=new_id("chatcmpl-"),
                 model=server.name,
-                notices=server.notices(stored.volume),
+                notices=[*server.notices(stored.volume), *asked.notices],
                 plane=stored.grid.plane,
             ),
             scan=functools.partial(server.thread.encoded.get, asked.volume_id),

@@ -90,7 +90,7 @@ class Guard:
         origin = headers.get("origin")
         if self.options.is_loopback and origin is not None and _host_name(origin) not in self.options.host_names:
             return Refusal(403, "a page from elsewhere may not ask this server; open its own page.")
-        if self.options.token is not None and _needs_token(scope["our_path"]):
+        if self.options.token is not None and needs_token(scope["our_path"]):
             kind, _, token = headers.get("authorization", "").partition(" ")
             is_right = hmac.compare_digest(token.encode(), self.options.token.encode())
             if kind.lower() != "bearer" or not is_right:
@@ -186,7 +186,7 @@ class _Exchange:
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 
 
-def _needs_token(path: str) -> bool:
+def needs_token(path: str) -> bool:
     """All but the page, which holds nothing, and the question whether we live."""
     return path.startswith("/v1") or path in ("/metrics", "/openapi.json")
 

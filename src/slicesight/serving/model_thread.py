@@ -105,6 +105,11 @@ class ModelThread:
             self._waiting.remove(request)
 
     @property
+    def is_full(self) -> bool:
+        """Whether a client that has nothing waiting could not ask."""
+        return not self._waiting.has_room("")
+
+    @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 

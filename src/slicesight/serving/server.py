@@ -49,6 +49,7 @@ class Server:
         self.own_processor = copy.deepcopy(predictor.processor)  # a tokenizer is one thread's
         self.tokenizer_thread = ThreadPoolExecutor(1, "tokenizer")
         self.tokenizing = FairSlots(1)
+        self.is_stopping = True
         self.instance = secrets.token_hex(8)
         self.archive_threads = ThreadPoolExecutor(2, "archive")  # a slow archive holds up nobody else
         self.scans = IsolatedReader(
@@ -78,10 +79,12 @@ class Server:
     async def running(self) -> AsyncIterator[None]:
         """Answer meanwhile; afterwards no scan is left."""
         self.thread.start()
+        self.is_stopping = False
         tidying = asyncio.create_task(self._tidy_forever())
         try:
             yield
         finally:
+            self.is_stopping = True
             tidying.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await tidying

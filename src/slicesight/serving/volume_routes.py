@@ -25,7 +25,7 @@ from slicesight.serving.reports import (
 from slicesight.serving.response_models import REFUSALS, StoredShape, VolumeShape
 from slicesight.serving.scan_form import UPLOAD_BODY, ScanForm, read_form, read_source_form
 from slicesight.serving.server import Server
-from slicesight.serving.stored_scan import IMAGE_FILE
+from slicesight.serving.stored_scan import IMAGE_FILE, read_instance_numbers
 from slicesight.serving.uploads import receive_upload
 
 AnswersQuery = Annotated[str | None, Query(max_length=10_000, description="chatcmpl-a,chatcmpl-b; else all.")]
@@ -141,6 +141,7 @@ def describe_volume(server: Server, volume_id: str) -> dict[str, Any]:
             "window": grid.spec.window,
         },
         "grid_slices": slices,
+        "instance_numbers": read_instance_numbers(server.scan_store.volumes / volume_id),
         "notices": server.notices(stored.volume),
     }
 

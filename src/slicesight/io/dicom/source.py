@@ -20,6 +20,7 @@ from slicesight.io.files import files_below, head_of
 from slicesight.io.zip import is_zip, unpacked
 from slicesight.volumes.volume import Volume
 
+_FACTS = ("PatientID", "InstanceNumber")
 _NAMES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _SAME = ("StudyInstanceUID", "PatientID")  # a report is about one study of one patient
 _GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)  # where patient and study are described
@@ -27,13 +28,17 @@ _GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)  # where pati
 
 @dataclass(frozen=True, kw_only=True)
 class SourceImage:
-    """The image behind one source slice. frame: which of its frames, from 1; None for an image of one frame."""
+    """The image behind one source slice.
+
+    frame: which of its frames, from 1; None for an image of one frame. instance_number: as its header counts it.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
     series_uid: str
     frame: int | None = None
+    instance_number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,7 @@ def read_source(path: str | Path, volume: Volume) -> SourceSeries:
                 study_uid=names["StudyInstanceUID"],
                 series_uid=names["SeriesInstanceUID"],
                 frame=frame,
+                instance_number=int(number) if (number := names["InstanceNumber"]).isdecimal() else None,
             )
         )
     return SourceSeries(images=tuple(images), header=header)
@@ -120,10 +126,10 @@ def _named(files: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
         if not is_dicom(head_of(file)):
             continue
         try:
-            header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=[*_NAMES, "PatientID"])
+            header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=[*_NAMES, *_FACTS])
         except DAMAGED:  # it was not part of the volume, which could be read
             continue
-        yield file, {keyword: text_of(header, keyword) for keyword in (*_NAMES, "PatientID")}
+        yield file, {keyword: text_of(header, keyword) for keyword in (*_NAMES, *_FACTS)}
 
 
 def _subject(file: Path) -> pydicom.Dataset:
