@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shutil
 import subprocess
 import time
@@ -124,7 +125,7 @@ def test_nginx_serves_it_at_a_path(listen_with, tmp_path, phantom_file, slash):
     with listen_with(**{**PUBLIC, "public_url": "http://127.0.0.1/scans"}) as (address, _):
         config = tmp_path / "nginx.conf"
         config.write_text(
-            f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+            f"user {getpass.getuser()}; daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
             f"http {{ access_log off; client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n"
             f"fastcgi_temp_path {tmp_path}/f; uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;\n"
             f"server {{ listen 127.0.0.1:18081; client_max_body_size 2g;\n"

@@ -69,7 +69,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        found = error.errors()
+        first = next((one for one in found if one["type"] == "string_unicode"), found[0])
         parts = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
         param = ".".join(part for part in parts if part.isidentifier() or part.isdecimal()) or None  # no names of types
         if first["type"] == "json_invalid":
@@ -78,7 +79,7 @@ def add_handlers(app: FastAPI) -> None:
         if half is not None:
             wrong = f"{param} holds half a character, the lone surrogate \\u{ord(half):04x}; send whole Unicode text."
         elif first["type"] == "extra_forbidden":
-            wrong = f"field {param!r:.50} is unknown; /openapi.json lists the fields."
+            wrong = f"field {parts[-1]!r:.50} is unknown; /openapi.json lists the fields."
         else:
             said = str(first["msg"]).removeprefix("Value error, ")
             wrong = f"{param or 'the body'}: {said[:1].lower()}{said[1:]}."
