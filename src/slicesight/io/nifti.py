@@ -173,17 +173,14 @@ def _scale(name: str, header: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, list[float] | None, str]:
+def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, list[float], str]:
     spacing = [abs(float(size)) for size in header["pixdim"][1:4]]
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    if has_sform and has_qform and not np.any([header[f"srow_{axis}"][:3] for axis in "xyz"]):
-        has_sform = False
-        notes.append("the sform is all zeros; the qform is used")
     if not (has_sform or has_qform):
         notes.append(
             "unknown side: neither sform nor qform is set; axes are taken as right, anterior, superior; no positions"
         )
-        return None, spacing if all(0 < size < np.inf for size in spacing) else None, "RAS"
+        return None, spacing, "RAS"
     sform = _form(name, header, "sform") if has_sform else None
     qform = _form(name, header, "qform") if has_qform else None
     if sform is not None and qform is not None:
@@ -210,8 +207,6 @@ def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes
 
 def _form(name: str, header: Any, word: str) -> NDArray[np.float64]:
     """The sform or qform in LPS."""
-    if header["pixdim"][0] == 0:
-        header["pixdim"][0] = 1  # as the standard takes it
     try:
         matrix = np.asarray(getattr(header, f"get_{word}")(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:

@@ -18,7 +18,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, Plane, Plane] = ("axial", "coronal", "sagittal")  # plane whose slices stack along axis 0, 1, 2
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class Volume:
     """A 3D scan in canonical orientation.
 
@@ -51,11 +51,6 @@ class Volume:
     is_synthetic: bool = False
     warnings: tuple[str, ...] = ()
     source: dict[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        spacing = "unknown" if self.spacing_mm is None else "×".join(f"{size:g}" for size in self.spacing_mm) + " mm"
-        shape = "×".join(map(str, self.voxels.shape))
-        return f"Volume({self.modality}, {self.unit}, {shape} (z, y, x), spacing {spacing}, {self.plane})"
 
     @property
     def geometry(self) -> Geometry:

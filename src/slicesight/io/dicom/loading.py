@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from slicesight.errors import VolumeError
 from slicesight.io.assemble import assemble
@@ -25,7 +24,6 @@ from slicesight.io.options import ReadOptions
 from slicesight.volumes.volume import Volume
 
 SYNTHETIC_MARKER = "slicesight phantom"
-_FIRST_ELEMENTS = (b"\x01\0", b"\x05\0", b"\x08\0", b"\x12\0", b"\x13\0", b"\x16\0", b"\x18\0")
 _DICOMDIR_CLASS = b"1.2.840.10008.1.3.10"
 _DEFERRED_BYTES = 8192  # larger values, pixels above all, stay on disk until they are asked for
 
@@ -35,8 +33,7 @@ def is_dicom(head: bytes) -> bool:
     if head[128:132] == b"DICM":
         return True
     is_group_length = head[:4] in (b"\x08\0\0\0", b"\x02\0\0\0") and head[4:8] in (b"\x04\0\0\0", b"UL\x04\0")
-    is_first_tag = head[:2] == b"\x08\0" and head[2:4] in _FIRST_ELEMENTS and len(head) > 132
-    return is_group_length or (is_first_tag and (head[4:6].isalpha() or head[6:8] == b"\0\0"))
+    return is_group_length or (head[:4] in (b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0") and len(head) > 132)
 
 
 def is_dicomdir(file: Path, head: bytes) -> bool:
@@ -111,10 +108,6 @@ def _header(file: Path) -> pydicom.Dataset:
             raise VolumeError(
                 f"{file.name}: the DICOM header names no object class; the file is damaged, copy it again"
             )
-        if "TransferSyntaxUID" not in header.file_meta:  # a file without the meta header
-            is_implicit, is_little = header.original_encoding
-            plain = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
-            header.file_meta.TransferSyntaxUID = plain if is_little else ExplicitVRBigEndian
         return header
     except (VolumeError, PermissionError):
         raise

@@ -52,10 +52,7 @@ def quiet_pydicom() -> Iterator[None]:
 def value_of(name: str, dataset: Any, keyword: str | BaseTag) -> Any:
     """The element's value, None when it is absent or empty."""
     try:
-        try:
-            value = dataset.get(keyword)
-        except ValueError:
-            value = _with_decimal_points(dataset, keyword)
+        value = dataset.get(keyword)
     except DAMAGED as error:
         raise VolumeError(f"{name}: {keyword} is damaged ({type(error).__name__}); copy the file again") from None
     return None if value is None or (isinstance(value, str) and value == "") else value
@@ -64,12 +61,6 @@ def value_of(name: str, dataset: Any, keyword: str | BaseTag) -> Any:
 def one_line(text: str) -> str:
     """The text with every control character and line break shown as a question mark."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _with_decimal_points(dataset: Any, keyword: str | BaseTag) -> list[float]:
-    """Numbers that were written with decimal commas; a ValueError where they are none."""
-    raw = dataset.get_item(keyword).value
-    return [float(part.replace(",", ".")) for part in raw.decode("ascii").strip(" \0").split("\\")]
 
 
 def text_of(dataset: Any, keyword: str) -> str:
