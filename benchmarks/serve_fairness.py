@@ -1,9 +1,9 @@
-"""How much longer does a good client wait while others flood, stall and fuzz the same server? Does memory stay flat?
+"""How much longer do good clients wait while others flood, stall and fuzz the same server? Does memory stay flat?
 
 usage: python benchmarks/serve_fairness.py [--minutes 2] [--askers 200] [--model phantom-tiny] [--json]
 
-A server of its own is started on this machine. First one good client asks alone, again and again. Then it goes on while
-the others are there, each from a loopback address of its own (127.0.1.1, 127.0.1.2, ...), by which the server tells
+A server of its own is started on this machine. First one good client asks alone, again and again. Then it goes on, with
+others who ask twice a minute, while hostile ones are there, each from a loopback address of its own (127.0.1.1, 127.0.1.2, ...), by which the server tells
 clients apart:
 
     hogs       ask the longest answers, ten at a time each
@@ -11,7 +11,7 @@ clients apart:
     holders    open connections, send half a header or a body byte by byte, and begin again when they are cut
     uploaders  send tiny scans and slow ones, and never ask
 
-Printed: the good client's seconds alone and in the crowd with their ratio (median, 95 %, longest), what the others were
+Printed: the good clients' seconds alone and in the crowd with their ratio (median, 95 %, longest), what the others were
 told by status, and the server's memory at the beginning, the middle and the end. Any 5xx but 503 and 507 is a failure.
 Addresses other than 127.0.0.0/8 are never spoken to.
 """
@@ -38,7 +38,8 @@ KINDS = ("hog", "writer", "holder", "uploader")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2)
-    parser.add_argument("--askers", type=int, default=200)
+    parser.add_argument("--askers", type=int, default=200, help="addresses, the hostile among them")
+    parser.add_argument("--hostile", type=int, default=20)
     parser.add_argument("--model", default="phantom-tiny")
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--json", action="store_true")
@@ -64,15 +65,20 @@ async def measure(arguments: argparse.Namespace, address: str, process_id: int, 
     told: Counter[str] = Counter()
     end = time.monotonic() + 60 * arguments.minutes
     memory = [resident_mib(process_id)]
+    patient = [
+        asyncio.create_task(ask_now_and_then(f"127.0.9.{1 + number}", address, volume, end))
+        for number in range(min(250, arguments.askers - arguments.hostile))
+    ]
     others = [
         asyncio.create_task(misbehave(KINDS[number % len(KINDS)], number, address, volume, scan, told, end))
-        for number in range(arguments.askers)
+        for number in range(arguments.hostile)
     ]
     crowd: list[float] = []
     for _ in range(3):
         crowd += await ask_again_and_again(good, volume, seconds=20 * arguments.minutes)
         memory.append(resident_mib(process_id))
     await asyncio.gather(*others)
+    crowd += [seconds for one in await asyncio.gather(*patient) for seconds in one]
     await good.aclose()
     return {
         "alone_s": figures(alone),
@@ -93,6 +99,17 @@ async def ask_again_and_again(client: httpx.AsyncClient, volume: str, *, seconds
             await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
         took.append(time.monotonic() - began)
         await asyncio.sleep(0.2)
+    return took
+
+
+async def ask_now_and_then(local: str, address: str, volume: str, end: float) -> list[float]:
+    """As a person would, about twice a minute."""
+    dice, took = random.Random(local), []
+    async with client_at(local, address) as client:
+        await asyncio.sleep(30 * dice.random())
+        while time.monotonic() < end:
+            took += await ask_again_and_again(client, volume, seconds=0.001)
+            await asyncio.sleep(20 + 20 * dice.random())
     return took
 
 
