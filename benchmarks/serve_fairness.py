@@ -3,8 +3,8 @@
 usage: python benchmarks/serve_fairness.py [--minutes 2] [--askers 200] [--model phantom-tiny] [--json]
 
 A server of its own is started on this machine. First one good client asks alone, again and again. Then it goes on, with
-others who ask twice a minute, while hostile ones are there, each from a loopback address of its own (127.0.1.1, 127.0.1.2, ...), by which the server tells
-clients apart:
+others who ask twice a minute, while hostile ones are there, each from a loopback address of its own (127.0.1.1, ...),
+by which the server tells clients apart:
 
     hogs       ask the longest answers, ten at a time each
     writers    send conversations of megabytes, or texts with odd temperatures

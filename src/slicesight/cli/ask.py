@@ -20,9 +20,9 @@ from slicesight.cli.scans import STDOUT, AskOptions
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
 from slicesight.inference.light_imports import light_imports
+from slicesight.io.assemble import checked_unit
 from slicesight.io.dicomweb.address import read_address
 from slicesight.io.loading import read_volume
-from slicesight.io.options import checked_unit
 from slicesight.models.shipped import shipped_models
 from slicesight.reports.ask import AnswerReport, load_quietly, print_report, print_warnings, write_files
 from slicesight.reports.terminal import progress_bar, report_console

@@ -159,8 +159,8 @@ def predict(
 
     from slicesight.files import write_text
     from slicesight.inference.scan_prediction import PredictRequest, predict_scan
+    from slicesight.io.assemble import checked_unit
     from slicesight.io.dicomweb.client import local_copy
-    from slicesight.io.options import checked_unit
     from slicesight.reports.overlays import draw_prediction
 
     with local_copy(scan, token_file=archive_token) as place:

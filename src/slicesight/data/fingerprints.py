@@ -11,8 +11,7 @@ from pathlib import Path
 
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir
 from slicesight.io.files import files_below, head_of
-from slicesight.io.metaimage import is_metaimage
-from slicesight.io.nrrd import is_nrrd
+from slicesight.io.itk import is_metaimage, is_nrrd
 
 _PAIR_SUFFIXES = (".hdr", ".hdr.gz", ".img", ".img.gz")
 _DATA_FILE_KEYS = ("elementdatafile", "data file", "datafile")

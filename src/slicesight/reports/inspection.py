@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slicesight.io.assemble import Unit, checked_unit
 from slicesight.io.loading import read_volume
-from slicesight.io.options import Unit, checked_unit
 from slicesight.reports.figure import mark_sides, save_figure
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.receipt import scan_line

@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slicesight.errors import InputError
+from slicesight.io.assemble import ReadOptions, checked_unit
 from slicesight.io.dicomweb.address import ArchiveAddress, read_address
-from slicesight.io.options import ReadOptions, checked_unit
 from slicesight.serving.refusals import Refusal
 
 Form = TypeVar("Form", bound="ScanForm")

@@ -23,7 +23,7 @@ import pydicom
 
 from slicesight.errors import InputError
 from slicesight.io.dicom.source import SourceImage, SourceSeries, read_source
-from slicesight.io.dicom.values import DAMAGED
+from slicesight.io.files import DAMAGED
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume
 from slicesight.volumes.volume import Volume
 

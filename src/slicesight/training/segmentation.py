@@ -18,7 +18,7 @@ import torch
 from slicesight.errors import InputError, ManifestError
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbones import start_backbone
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight import InsightConfig, Segmenter
 from slicesight.settings import read_settings
 from slicesight.training.fine_tuning import FineTuneRecipe, train_once

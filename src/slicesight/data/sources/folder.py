@@ -25,14 +25,11 @@ from slicesight.data.manifest import Case, Conversation, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, report_conversation
 from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
 from slicesight.errors import InputError
-from slicesight.io.arrays import is_npy
+from slicesight.io.arrays import is_npy, is_picture
 from slicesight.io.dicom.loading import is_dicom
-from slicesight.io.files import head_of
-from slicesight.io.images import is_picture
-from slicesight.io.metaimage import is_metaimage
+from slicesight.io.files import head_of, is_zip
+from slicesight.io.itk import is_metaimage, is_nrrd
 from slicesight.io.nifti import is_nifti
-from slicesight.io.nrrd import is_nrrd
-from slicesight.io.zip import is_zip
 
 SOURCE = "folder"
 REPORT_NAMES = ("report.txt", "report.json")

@@ -40,8 +40,8 @@ from slicesight.data.sources.places import (
 )
 from slicesight.data.sources.tables import csv_columns, csv_rows, json_lists, read_text
 from slicesight.errors import InputError
+from slicesight.io.arrays import is_picture
 from slicesight.io.files import head_of
-from slicesight.io.images import is_picture
 
 LIST_NAME = "M3D_Cap.json"
 _MIN_LETTERS = 5

@@ -16,7 +16,8 @@ from slicesight.errors import InputError
 from slicesight.files import checked_place, replacing
 from slicesight.inference.answers import Answer, SliceEvidence, printable
 from slicesight.io.dicom.source import SourceImage, SourceSeries
-from slicesight.io.dicom.values import DAMAGED, quiet_pydicom
+from slicesight.io.dicom.values import quiet_pydicom
+from slicesight.io.files import DAMAGED
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports.evidence import Piece, named_place, summarise
 from slicesight.volumes.grid import GridVolume

@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from slicesight.errors import InputError
-from slicesight.io.dicom.values import DAMAGED, quiet_pydicom
+from slicesight.io.dicom.values import quiet_pydicom
+from slicesight.io.files import DAMAGED
 from slicesight.reports.dicom_sr.document import (
     ANSWER,
     ENTRY,
