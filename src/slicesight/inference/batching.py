@@ -51,7 +51,8 @@ class AskRequest:
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
     tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
     constrained: numbers of the questions that must be answered with one of their choices, where they list any.
-    is_cancelled: set by any thread; nothing is passed on any more.
+    is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
+    for a queue in front.
     """
 
     scan: Callable[[], EncodedScan] | None
@@ -67,6 +68,8 @@ class AskRequest:
     first_number: int = 0
     constrained: Collection[int] = ()
     is_cancelled: bool = False
+    client: str = ""
+    since: float = 0.0
 
 
 @dataclass(kw_only=True)
