@@ -33,7 +33,7 @@ Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 class PredictRequest:
     """One scan, a model's folder, and what to write.
 
-    scan, series_uid, spacing_mm, time_point, unit, fill: as for `read_volume`. out: a NIfTI mask; dicom_seg: a DICOM SEG
+    scan, series_uid, spacing_mm, time_point, unit, fill: as for `read_volume`. out: a NIfTI mask; dicom_seg: a SEG
     of a DICOM scan; png: an overlay, which `draw` makes.
     """
 
