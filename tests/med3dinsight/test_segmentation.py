@@ -271,3 +271,26 @@ def test_a_recipe_of_another_verb_is_refused(tmp_path):
     path.write_text("verb: insight classify\nname: x\n")
     with pytest.raises(InputError, match="no recipe for 'slicesight insight segment'"):
         read_segment_recipe(path)
+
+
+def test_the_folder_says_what_scans_it_learnt_from(trained):
+    _, folder = trained
+    about = json.loads((folder / "config.json").read_text())["trained_on"]
+    assert about["num_scans"] == 6
+    assert about["units"] == ["arbitrary"]
+    assert about["spacing_mm"] == [[2.0, 1.0, 1.5]] * 2
+    low, high = about["values"]
+    assert 50 < low < 90
+    assert 200 < high < 260
+
+
+def test_masks_of_fractions_are_refused_by_that_name_before_anything_is_trained(balls, segment_settings, tmp_path):
+    image = nib.load(balls.parent / "scan0_mask.nii.gz")
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) * 0.5, image.affine), tmp_path / "soft.nii.gz")
+    lines = [json.loads(line) for line in balls.read_text().splitlines()]
+    for line in lines:
+        line |= {"image": str(balls.parent / line["image"]), "mask": str(tmp_path / "soft.nii.gz")}
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = make_recipe(tmp_path / "list.jsonl", tmp_path / "run", segment_settings)
+    with pytest.raises(InputError, match=r"soft.nii.gz: the mask holds fractions"):
+        run_segmentation(recipe)

@@ -152,6 +152,9 @@ def predict(
     spacing_mm: SpacingOption = None,
     time_point: TimePointOption = None,
     unit: UnitOption = None,
+    any_kind: Annotated[
+        bool, typer.Option("--any-kind", help="Go on where the model learnt from scans of another modality or unit.")
+    ] = False,
     archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Outline structures in one scan, or name its class. For research use only; not a medical device."""
@@ -175,6 +178,7 @@ def predict(
                 spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
                 time_point=time_point,
                 unit=checked_unit(unit),
+                any_kind=any_kind,
             ),
             draw=draw_prediction,
         )

@@ -5,6 +5,7 @@ B crops of N x H x W voxels, K structures.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from slicesight.models.encoders3d.monai_encoders import import_monai
 from slicesight.models.folder import read_model_folder
 from slicesight.models.med3dinsight import Classifier, Segmenter
 from slicesight.models.med3dinsight.preparation import fitted_cube, prepare_scan
+from slicesight.models.med3dinsight.trained_on import other_kind, unusual
 from slicesight.volumes.receipt import scan_line
 from slicesight.volumes.volume import Volume
 
+log = logging.getLogger(__name__)
 Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 
 
@@ -32,6 +35,7 @@ Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 class PredictRequest:
     """One scan, a model's folder, and what to write.
 
+    any_kind: go on, with a warning, where the scan is of another kind than those the model learnt from.
     scan, series_uid, spacing_mm, time_point, unit: as for `read_volume`. out: a NIfTI mask; dicom_seg: a DICOM SEG of
     a DICOM scan; png: an overlay, which `draw` makes.
     """
@@ -45,6 +49,7 @@ class PredictRequest:
     spacing_mm: tuple[float, float, float] | None = None
     time_point: int | None = None
     unit: str | None = None
+    any_kind: bool = False
 
 
 def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[str, Any]:
@@ -54,7 +59,8 @@ def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[s
         draw: makes the picture `png` of a scan, its labels and the segmenter that found them.
 
     Raises:
-        InputError: a scan or folder that cannot be used, outputs that do not fit the model or the scan.
+        InputError: a scan or folder that cannot be used, outputs that do not fit the model or the scan, a scan of
+            another modality or unit than the model learnt from.
     """
     config, _ = read_model_folder(request.model)
     wanted = [path for path in (request.out, request.dicom_seg, request.png) if path is not None]
@@ -73,8 +79,9 @@ def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[s
         time_point=request.time_point,
         unit=request.unit,  # type: ignore[arg-type]
     )
-    facts: dict[str, Any] = {"scan": scan_line(volume), "model": config["kind"]}
     name = request.scan.name
+    warnings = _check_kind(volume, config.get("trained_on"), request)
+    facts: dict[str, Any] = {"scan": scan_line(volume), "model": config["kind"], "warnings": warnings}
     if config["kind"] == "classifier":
         return facts | {"probabilities": classify_volume(Classifier.from_pretrained(request.model), volume, name=name)}
     if request.dicom_seg is not None and volume.source.get("format") != "DICOM":
@@ -88,6 +95,23 @@ def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[s
         _structure(name, value, labels, volume) for name, value in zip(segmenter.names, segmenter.values, strict=True)
     ]
     return facts | {"structures": structures}
+
+
+def _check_kind(volume: Volume, trained_on: dict[str, Any] | None, request: PredictRequest) -> list[str]:
+    """In what the scan differs from those the model learnt from, a sentence each; logged as well."""
+    if trained_on is None:
+        warnings = ["the model folder does not say what scans it learnt from, so this scan was not held against them"]
+    else:
+        other = other_kind(volume, trained_on)
+        if other is not None and not request.any_kind:
+            raise InputError(
+                f"{request.scan.name}: {other}; take a model of this kind of scan, say what the scan is with --unit, "
+                "or go on with --any-kind"
+            )
+        warnings = [*([other] if other else []), *unusual(volume, trained_on)]
+    for warning in warnings:
+        log.warning("%s: %s", request.scan.name, warning)
+    return warnings
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ class Classifier(InsightModel):
     """
 
     kind = "classifier"
-    fields = ("classes", "preparation", "pool", "flip_axes")
+    fields = ("classes", "preparation", "pool", "flip_axes", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)

@@ -26,6 +26,7 @@ class InsightConfig(PreTrainedConfig):
     """What rebuilds a segmenter, a classifier or a pre-training model, by `kind`.
 
     backbone: the fields of a `BackboneSpec`. preparation: those of a `Preparation`, for the first two.
+    trained_on: of the first two, the kind of scans they learnt from (trained_on.py).
     Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows.
     Classifier: classes; pool, "mean" or "mean+max"; dropout; flip_axes, whose mirrored cubes have a vote each.
     Pre-training model: pretraining, the recipe's settings, the frozen vectors' sizes, and whether they share a space.
@@ -36,6 +37,7 @@ class InsightConfig(PreTrainedConfig):
     kind: str | None = None
     backbone: dict[str, Any] | None = None
     preparation: dict[str, Any] | None = None
+    trained_on: dict[str, Any] | None = None
     labels: Any = None
     overlap: float = 0.5
     classes: list[str] | None = None

@@ -16,7 +16,7 @@ class Segmenter(InsightModel):
     """Outlines K structures. names, values: of each, and what a mask says for it."""
 
     kind = "segmenter"
-    fields = ("labels", "preparation", "overlap")
+    fields = ("labels", "preparation", "overlap", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)
