@@ -24,7 +24,7 @@ import torch
 
 import slicesight
 from slicesight.data.dataset import open_dataset
-from slicesight.data.ray_workers import connected
+from slicesight.data.workers import connected
 from slicesight.evaluation.bulk import predict_in_bulk
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 

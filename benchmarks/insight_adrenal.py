@@ -28,7 +28,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import rankdata
 from torch import nn
 
-from slicesight.evaluation.classification import measure, run_classification
+from slicesight.evaluation.scan_scores import measure, run_classification
 from slicesight.evaluation.statistics import holm
 from slicesight.io.loading import read_volume
 from slicesight.training.classification import read_classify_recipe, solve_probe

@@ -26,7 +26,7 @@ from insight_lists import list_sts, write_list
 from torch.nn import functional
 
 from slicesight.evaluation.metrics.masks import overlap
-from slicesight.evaluation.segmentation import run_segmentation
+from slicesight.evaluation.scan_scores import run_segmentation
 from slicesight.evaluation.statistics import compare, holm
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels

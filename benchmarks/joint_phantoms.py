@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from phantom_scores import AskedQuestion, ask_phantoms, majority_answers
 from transformers import AutoProcessor
 
 import slicesight
@@ -34,10 +35,9 @@ from slicesight.models.encoders3d.configuration import CNN3DConfig
 from slicesight.models.importers.insight import put_into_med2e3
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.phantoms.anatomy import LABEL_NAMES
+from slicesight.phantoms.dataset import open_phantom_set
 from slicesight.phantoms.folder import write_phantoms
-from slicesight.phantoms.grid_set import open_phantom_set
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.phantoms.scores import AskedQuestion, ask_phantoms, majority_answers
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.training.pretraining import run_pretraining
 from slicesight.training.pretraining_recipe import read_pretrain_recipe, read_triplet_settings

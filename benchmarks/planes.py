@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from phantom_scores import AskedQuestion, majority_answers
 
 from slicesight.data.choices import with_letter
 from slicesight.evaluation.statistics import compare, mean_interval
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.phantoms.scores import AskedQuestion, majority_answers
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.training.recipe import read_recipe
 from slicesight.training.run import run_recipe

@@ -16,6 +16,7 @@ import statistics
 import sys
 
 import torch
+from phantom_scores import AskedQuestion, score
 from rich.console import Console
 
 import slicesight
@@ -24,7 +25,6 @@ from slicesight.inference.cpu.int8 import has_operator
 from slicesight.inference.cpu.processor import count_cores
 from slicesight.inference.scheduler import Scheduler
 from slicesight.phantoms.rendering import make_phantom
-from slicesight.phantoms.scores import AskedQuestion, score
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 from slicesight.reports.terminal import progress_bar
 

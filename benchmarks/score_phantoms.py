@@ -34,7 +34,7 @@ def main() -> None:
     if arguments.table:
         print(table(arguments.out))
         return
-    from slicesight.phantoms.scores import interval, score
+    from phantom_scores import interval, score
 
     rows = majority(arguments.count) if arguments.system == "majority" else ask(arguments)
     numbers = {**score(rows), "closed_interval": interval(rows, "closed"), "open_interval": interval(rows, "open")}
@@ -44,17 +44,17 @@ def main() -> None:
 
 def ask(arguments: argparse.Namespace) -> list:
     import torch
+    from phantom_scores import ask_phantoms
     from rich.progress import Progress
 
     import slicesight
-    from slicesight.phantoms.scores import ask_phantoms
 
     torch.set_num_threads(arguments.threads)
-    reader = slicesight.load(arguments.model)
+    predictor = slicesight.load(arguments.model)
     with Progress() as progress:
         task = progress.add_task(arguments.system, total=arguments.count)
         return ask_phantoms(
-            reader,
+            predictor,
             seed=SEED,
             count=arguments.count,
             control=CONTROLS[arguments.system],
@@ -63,8 +63,9 @@ def ask(arguments: argparse.Namespace) -> list:
 
 
 def majority(count: int) -> list:
+    from phantom_scores import AskedQuestion, majority_answers
+
     from slicesight.phantoms.rendering import make_phantom
-    from slicesight.phantoms.scores import AskedQuestion, majority_answers
     from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
     def truths(seed: int, number: int) -> list:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from slicesight.data.choices import is_right
 from slicesight.data.dataset import open_dataset
-from slicesight.evaluation.ablation import FULL, CachedAnswers, Cell, run_cell
+from slicesight.evaluation.ablation import FULL, CachedGrids, Cell, run_cell
 from slicesight.evaluation.predictions import read_jsonl
 from slicesight.evaluation.score_claims import effective_slices
 from slicesight.evaluation.statistics import DRAWS, bounds, compare, holm
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     options = parser.parse_args()
     recipe = read_recipe(RECIPE, tuple(options.changes))
-    source = CachedAnswers(open_dataset(options.data, prefer="test"))
+    source = CachedGrids(open_dataset(options.data, prefer="test"))
     console = Console(stderr=True)
     found = {}
     for name in options.scoring or SCORINGS:

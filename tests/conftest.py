@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import locale
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -21,6 +22,32 @@ from slicesight.io.writers import write_dicom
 from slicesight.volumes.volume import Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def processor_line() -> str:
+    """What the figures of this run depend on: the processor, and what ATen and oneDNN choose on it."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    limits = [f"{key}={os.environ[key]}" for key in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY") if key in os.environ]
+    chosen = [f"ATen {torch.backends.cpu.get_cpu_capability()}", f"{torch.get_num_threads()} threads", *limits]
+    return f"{name or platform.processor()} ({' '.join(flag for flag in known if flag in flags)}); {', '.join(chosen)}"
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"processor: {processor_line()}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failing test says which processor failed it."""
+    report = (yield).get_result()
+    if report.failed:
+        report.sections.append(("processor", processor_line()))
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 
 from archives import Reply, SmallArchive, small_archive
 from slicesight import cli
-from slicesight.io.dicomweb.connection import TOKEN_VARIABLE
+from slicesight.io.dicomweb.client import TOKEN_VARIABLE
 from slicesight.io.writers import write_dicom
 from slicesight.reports.dicom_sr.reading import read_report
 from slicesight.volumes.volume import Volume

@@ -163,7 +163,7 @@ def test_its_phantoms_are_opened_and_not_made_again(desk, run, monkeypatch):
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a phantom was painted although the folder holds it")
 
-    monkeypatch.setattr("slicesight.phantoms.grid_set.make_phantom", refuse)
+    monkeypatch.setattr("slicesight.phantoms.dataset.make_phantom", refuse)
     run("train run.yaml --set output_dir=anew --set stages.1.steps=1")
     found = [line["loss"] for line in read_lines(desk / "anew" / "log.jsonl") if line["stage"] == "align"]
     wanted = [line["loss"] for line in read_lines(FIXTURES / "whole_log.jsonl") if line["stage"] == "align"]

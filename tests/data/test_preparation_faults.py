@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pip install 'slicesight[prepare]'")
 
-from slicesight.data import journal, rows, shards, workers
 from slicesight.data import preprocess as preparation
+from slicesight.data import rows, shards, workers
 from slicesight.data import store as prepared
 from slicesight.data.preprocess import prepare_volumes
 from slicesight.data.store import open_prepared
@@ -50,10 +50,10 @@ KILL_POINTS = [
     ("shards.VolumeShardWriter._finish", 2),  # all rows written, no footer
     ("shards.os.replace", 1),  # the whole file under its hidden name
     ("shards._sync_folder", 2),  # the shard is named, the journal does not know it
-    ("preparation.add_to_journal", 2),
+    ("rows.add_to_journal", 2),
     ("rows.read_volume", 33),
     ("prepared.write_text", 1),  # all shards, no index
-    ("preparation.write_journal", 1),  # the index, but the journal not replaced
+    ("rows.write_journal", 1),  # the index, but the journal not replaced
 ]
 MODULES = {"shards": shards, "preparation": preparation, "rows": rows, "prepared": prepared}
 
@@ -93,13 +93,13 @@ def test_a_killed_run_leaves_no_half_shard_and_is_continued(point, count, manife
     for path in (out / "volumes").glob("*.parquet"):
         if not path.name.startswith("."):
             whole[path.name] = path.read_bytes()
-            assert shards.shard_name(shards.read_keys(path)) == path.name
+            assert f"shard-{rows.digest_of(shards.read_keys(path))}.parquet" == path.name
     wanted, files = uninterrupted
     assert whole.items() <= files.items()
     if not (out / "volumes" / "index.json").exists():
         with pytest.raises(InputError, match="no complete preparation found"):
             open_prepared(out)
-    num_known = len(journal.read_journal(out / "volumes"))
+    num_known = len(rows.read_journal(out / "volumes"))
     report = prepare_volumes(manifest, out, spec=SPEC)
     assert report.digest == wanted.digest
     assert files_of(out) == files
@@ -121,22 +121,20 @@ def test_an_interrupted_run_keeps_every_finished_scan(manifest, tmp_path, uninte
 
 def test_half_a_line_in_the_journal_costs_one_scan(manifest, tmp_path):
     prepare_volumes(manifest, tmp_path, spec=SPEC)
-    path = tmp_path / "volumes" / journal.NAME
+    path = tmp_path / "volumes" / rows.JOURNAL
     path.write_bytes(path.read_bytes()[:-30])
     assert prepare_volumes(manifest, tmp_path, spec=SPEC).num_prepared == 1
     path.write_bytes(path.read_bytes() + b'{"id": "case 0", "fi')
     (tmp_path / "scans" / "5.nii").write_bytes((tmp_path / "scans" / "6.nii").read_bytes())
     assert prepare_volumes(manifest, tmp_path, spec=SPEC).num_prepared == 1
-    assert len(journal.read_journal(tmp_path / "volumes")) == 40
+    assert len(rows.read_journal(tmp_path / "volumes")) == 40
 
 
 def test_a_line_added_after_half_a_line_is_read(tmp_path):
-    known = journal.JournalEntry(
-        id="a", files="1", content="2", asked_window="auto", acquired="axial", settings={"x": 1}
-    )
-    (tmp_path / journal.NAME).write_text('{"id": "b", "fil')
-    journal.add_to_journal(tmp_path, [known])
-    assert journal.read_journal(tmp_path) == {"a": known}
+    known = rows.JournalEntry(id="a", files="1", content="2", asked_window="auto", acquired="axial", settings={"x": 1})
+    (tmp_path / rows.JOURNAL).write_text('{"id": "b", "fil')
+    rows.add_to_journal(tmp_path, [known])
+    assert rows.read_journal(tmp_path) == {"a": known}
 
 
 # --- disk and folder -------------------------------------------------------------------------------------------------
@@ -203,7 +201,7 @@ def test_a_missing_shard_is_refused_and_made_again(prepared_folder, manifest):
     wanted = files_of(prepared_folder)
     shard = min((prepared_folder / "volumes").glob("*.parquet"))
     volumes = open_prepared(prepared_folder)
-    case_id = volumes.index.ids[[s.name for s in volumes.index.shards].index(shard.name)][0]
+    case_id = next(held.ids[0] for held in volumes.index.shards if held.name == shard.name)
     shard.unlink()
     with pytest.raises(InputError, match=r"this shard is missing; run `slicesight prepare` again"):
         volumes.voxels(case_id)

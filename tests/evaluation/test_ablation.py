@@ -15,9 +15,8 @@ from slicesight.cli.measure import run_ablate
 from slicesight.cli.scoring import AblateOptions
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation import CELLS, plan_cell
-from slicesight.evaluation.ablation_tables import make_table, orderings
+from slicesight.evaluation.ablation_tables import METRICS, TABLES, make_table, orderings
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
-from slicesight.evaluation.published import METRICS, TABLES
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.reports.ablation_tables import results_page, to_csv, to_latex, to_markdown
 from slicesight.training.recipe import read_recipe
@@ -134,7 +133,7 @@ def test_tables_come_as_markdown_csv_and_latex(table):
     assert "†" in markdown
     assert len(markdown.splitlines()) == 6
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
-    assert float(rows[0]["open.bleu1"]) == table.values["random", "open", "bleu1"].mean
+    assert float(rows[0]["open.bleu1"]) == table.values["random", "open", "bleu1"].value
     assert to_latex(table).count(r"\textbf") == len(table.columns)
     page = results_page([table], num_volumes=30, num_seeds=3)
     assert "TG-IS > mean > random > max" in page, "the printed order of reports"

@@ -23,12 +23,12 @@ def open_folder(folder, reader):
 
 def test_a_block_answers_its_own_cases_as_the_whole_run_would(tmp_path, tiny_model_folder):
     pytest.importorskip("ray")
-    from slicesight.evaluation.bulk import Answerer, Bulk
+    from slicesight.evaluation.bulk import Answerer
 
     reader = slicesight.load(tiny_model_folder)
     run = open_folder(tmp_path / "alone", reader)
     predict(run, reader)
-    bulk = Bulk(
+    worker = Answerer(
         load=slicesight.load,
         model=str(tiny_model_folder),
         data=DATA,
@@ -39,7 +39,6 @@ def test_a_block_answers_its_own_cases_as_the_whole_run_would(tmp_path, tiny_mod
         skipped={},
     )
     cases = [case.id for case in run.source.cases]
-    worker = Answerer(bulk)
     lines = [
         json.loads(line)
         for block in (cases[:2], cases[2:])

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from slicesight.errors import InputError
-from slicesight.evaluation.external import read_predictions, topic_name
-from slicesight.evaluation.scoring import read_systems
+from slicesight.evaluation.external import read_predictions, read_systems, topic_name
 
 from .conftest import prediction_line, write_csv
 

@@ -15,7 +15,7 @@ from slicesight.data.dataset import ManifestDataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
 from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
-from slicesight.evaluation.likelihood import BRANCHES, answer_token_mask, log_likelihoods, open_scan, score_questions
+from slicesight.evaluation.likelihood import BRANCHES, as_generated, log_likelihoods, open_scan, score_questions
 from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, effective_slices, weigh_claims
 
 N = 8
@@ -91,9 +91,9 @@ def test_scores_are_those_the_reader_gives(scan, source, tiny_reader):
 
 
 def test_an_answer_without_letter_is_its_own_words(scan):
-    assert answer_token_mask(scan, "Which phase is this?", "venous") == "venous"
+    assert as_generated(scan, "Which phase is this?", "venous") == "venous"
     closed = "Which? Choices: A. liver B. spleen"
-    assert answer_token_mask(scan, closed, "B. spleen") in ("B. spleen", "spleen", "B")
+    assert as_generated(scan, closed, "B. spleen") in ("B. spleen", "spleen", "B")
 
 
 def planted(scores_point_at_it: bool) -> list:

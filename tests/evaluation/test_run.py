@@ -17,9 +17,9 @@ from slicesight.data.dataset import ManifestDataset, open_dataset, select
 from slicesight.data.manifest import read_manifest, write_manifest
 from slicesight.errors import InputError
 from slicesight.evaluation.controls import VOLUME_CONTROLS, disturb, majority
-from slicesight.evaluation.leaks import find_leaks
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
 from slicesight.evaluation.predictions import read_jsonl
+from slicesight.evaluation.run import find_leaks
 from slicesight.phantoms.dataset import PhantomDataset
 
 from .conftest import NUM_WORDS

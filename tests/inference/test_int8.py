@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +97,15 @@ def test_a_product_is_within_its_roundings_alone_and_in_company():
         assert bool(((found.double() - whole_MO).abs() <= allowed_MO).all())
 
 
+@pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
+def test_instructions_whose_products_are_cut_off_are_not_used(isa):
+    """Held to instructions without VNNI, oneDNN answers with other numbers and says nothing."""
+    code = "from slicesight.inference.cpu.int8 import has_operator; print(has_operator())"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
 @needs_operator
 def test_language_model_and_2d_encoder_are_rounded_and_nothing_else(make_predictor):
     predictor = make_predictor()
@@ -138,7 +151,7 @@ def test_a_wrong_kind_or_device_is_one_plain_line(name, device, message, make_pr
 def test_without_8_bit_instructions_it_is_refused(make_predictor, monkeypatch):
     plain = machine.Processor(has_bf16=False, has_int8=False, has_matrix_unit=False, num_cores=1)
     monkeypatch.setattr(int8, "read_processor", lambda: plain)
-    with pytest.raises(ModelError, match="int8 needs an x86 processor with VNNI"):
+    with pytest.raises(ModelError, match="int8 needs an x86 processor whose 8-bit products are exact"):
         quantize_model(make_predictor().model)
 
 

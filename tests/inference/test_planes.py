@@ -176,9 +176,7 @@ def test_json_names_the_plane_of_each_slice_and_the_planes_of_the_scan(consultat
 
 
 def test_page_shows_a_chart_per_plane_and_each_planes_own_sides(consultation, grid):
-    page = render_page(
-        grid, consultation.answers, card=consultation.card, title="t", reading="r", truths=consultation.truths
-    )
+    page = render_page(consultation)
     charts = re.findall(r"<figure>.*?</figure>", page, flags=re.S)
     assert [re.search(r"<figcaption>(\w+)", chart)[1] for chart in charts] == list(PLANES)
     assert [chart.count('class="t"') for chart in charts] == [2, 0, 0]
@@ -198,7 +196,7 @@ def test_page_shows_a_chart_per_plane_and_each_planes_own_sides(consultation, gr
 
 
 def test_picture_shows_a_block_of_bars_per_plane_under_pictures_of_that_plane(consultation, grid):
-    figure = draw_report(grid, consultation.answers, title="t", truths=consultation.truths)
+    figure = draw_report(consultation)
     blocks = [axes for axes in figure.axes if axes.get_xlabel() in PLANES]
     assert [axes.get_xlabel() for axes in blocks] == list(PLANES)
     shown = [axes for axes in figure.axes if axes.images]
@@ -248,6 +246,7 @@ def test_without_geometry_no_plane_gets_millimetres_or_sides(predictor, phantom)
     volume = replace(phantom.volume, affine_lps=None, spacing_mm=None, slice_positions_mm=None)
     (answer,) = predictor.ask(volume, "Why?", max_new_tokens=2)
     assert all(found.position_mm is None for found in answer.slices)
-    page = render_page(predictor.grid(volume), [answer], card=predictor.card, title="t", reading="r")
+    report = AnswerReport(volume=volume, grid=predictor.grid(volume), card=predictor.card, answers=[answer])
+    page = render_page(report)
     assert 'class="side"' not in page
     assert "coronal cut" in page

@@ -19,7 +19,6 @@ import pytest
 from archives import DICOM_PARTS, JSON, SERIES, STUDY, Reply, SmallArchive, as_parts, listing, small_archive
 from slicesight.errors import InputError
 from slicesight.io.dicomweb import client
-from slicesight.io.dicomweb import connection as archive_connection
 from slicesight.io.dicomweb.address import is_address, read_address, read_archive
 from slicesight.io.dicomweb.client import fetch, fetched, read_token, store
 from slicesight.io.loading import read_volume
@@ -30,7 +29,7 @@ def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SmallAr
     """A small archive; no token and no password of whoever runs the tests; temporary folders below tmp_path."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.delenv(archive_connection.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(client.TOKEN_VARIABLE, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with small_archive() as found:
         yield found
@@ -198,10 +197,10 @@ def test_more_than_the_limit_is_not_taken(archive, dicom_folder):
 
 def test_silence_ends(archive, dicom_folder, monkeypatch):
     archive.holds(dicom_folder(), wait_s=0.5)
-    monkeypatch.setattr(archive_connection, "READ_S", 0.1)
+    monkeypatch.setattr(client, "READ_S", 0.1)
     assert "silent" in refused(archive.address)
-    monkeypatch.setattr(archive_connection, "READ_S", 5.0)
-    monkeypatch.setattr(archive_connection, "WHOLE_S", 0.1)
+    monkeypatch.setattr(client, "READ_S", 5.0)
+    monkeypatch.setattr(client, "WHOLE_S", 0.1)
     assert "has been sending for" in refused(archive.address)
 
 
@@ -256,7 +255,7 @@ def test_a_token_comes_from_a_file_the_environment_or_netrc(archive, dicom_folde
     archive.asked.clear()
     with fetched(archive.address):
         assert authorization(archive) == {"Basic dTpw"}
-    monkeypatch.setenv(archive_connection.TOKEN_VARIABLE, "of-the-environment")
+    monkeypatch.setenv(client.TOKEN_VARIABLE, "of-the-environment")
     archive.asked.clear()
     with fetched(archive.address):
         assert authorization(archive) == {"Bearer of-the-environment"}

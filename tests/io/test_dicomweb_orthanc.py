@@ -16,8 +16,7 @@ import pytest
 from archives import orthanc, put
 from dicom_checks import complaints
 from slicesight.errors import InputError
-from slicesight.io.dicomweb.client import fetched
-from slicesight.io.dicomweb.connection import TOKEN_VARIABLE
+from slicesight.io.dicomweb.client import TOKEN_VARIABLE, fetched
 from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_dicom
 from slicesight.reports.dicom_sr.reading import read_report

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, ManifestError
-from slicesight.evaluation.classification import measure, run_classification
+from slicesight.evaluation.scan_scores import measure, run_classification
 from slicesight.inference.scan_prediction import classify_volume
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbones import build_backbone, save_backbone

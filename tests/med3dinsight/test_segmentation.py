@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slicesight.errors import InputError, ManifestError, ModelError
-from slicesight.evaluation.segmentation import run_segmentation
+from slicesight.evaluation.scan_scores import run_segmentation
 from slicesight.inference.scan_prediction import segment_volume
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbone import BackboneSpec

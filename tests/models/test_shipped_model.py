@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from phantom_scores import ask_phantoms, score
 
 import slicesight
 from slicesight.models.shipped import SHIPPED_FOLDER
-from slicesight.phantoms.scores import ask_phantoms, score
 
 FOLDER = Path(SHIPPED_FOLDER) / "phantom-tiny"
 UNSEEN_SEED, COUNT = 31_000, 8

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from slicesight.data.manifest import Conversation
-from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, PHASES
-from slicesight.phantoms.rendering import NUM_FINDINGS_PROBABILITY, Finding, PhantomTruth
+from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, PHASES, Finding, PhantomTruth
+from slicesight.phantoms.rendering import NUM_FINDINGS_PROBABILITY
 from slicesight.phantoms.texts import (
     KINDS,
     LOCATIONS,

@@ -106,6 +106,6 @@ def test_reading_line_names_window_and_grid(grid):
 
 
 def test_patients_right_is_at_the_left_edge_of_axial_and_coronal_pictures():
-    assert sides("axial")[:2] == ("R", "L")
-    assert sides("coronal") == ("R", "L", "S", "I")
-    assert sides("sagittal")[:2] == ("A", "P")
+    assert sides("axial")[:2] == "RL"
+    assert sides("coronal") == "RLSI"
+    assert sides("sagittal")[:2] == "AP"

@@ -115,7 +115,7 @@ def test_page_names_the_sides_of_the_patient(page, consultation):
     )
     from slicesight.reports.html import render_page
 
-    without = render_page(blind, consultation.answers, card=consultation.card, title="t", reading="r")
+    without = render_page(replace(consultation, grid=blind))
     assert 'class="side"' not in without
 
 

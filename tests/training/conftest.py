@@ -37,7 +37,7 @@ stages:
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory) -> Path:
     """A recipe file whose phantoms are made already."""
-    from slicesight.phantoms.grid_set import open_phantom_set
+    from slicesight.phantoms.dataset import open_phantom_set
     from slicesight.volumes.grid import GridSpec
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from slicesight.errors import InputError
 from slicesight.phantoms.anatomy import SPINE
-from slicesight.phantoms.grid_set import labels_on_grid
+from slicesight.phantoms.dataset import labels_on_grid
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations, read_findings
 from slicesight.training import augmentation

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slicesight.volumes.plausibility import doubts, sampled
+from slicesight.volumes.foreground import sampled
+from slicesight.volumes.receipt import doubts
 
 BODY = np.linspace(-150, 250, 4000)
 

@@ -10,7 +10,7 @@ import torch
 
 from slicesight.errors import InputError, VolumeError
 from slicesight.volumes.grid import GridSpec, to_grid
-from slicesight.volumes.plausibility import doubts
+from slicesight.volumes.receipt import doubts
 from slicesight.volumes.volume import Volume
 from slicesight.volumes.windows import CT_WINDOWS_HU
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from slicesight.cli.options import three_numbers
 from slicesight.cli.scans import STDOUT, AskOptions
 from slicesight.errors import InputError
+from slicesight.io.assemble import checked_unit
 from slicesight.io.dicom.source import SourceSeries, read_source
 from slicesight.io.dicomweb.address import read_address
 from slicesight.io.loading import read_volume
-from slicesight.io.options import checked_unit
 from slicesight.reports.ask import AnswerReport, load_quietly, print_report, print_warnings, write_files
 from slicesight.reports.terminal import progress_bar, report_console
 from slicesight.reports.truth import find_case, judge

@@ -208,8 +208,7 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) 
     import sys
     from json import dumps
 
-    from slicesight.data.converting import DUPLICATES, SKIPPED
-    from slicesight.data.summary import NO_SPLIT, counts_table
+    from slicesight.data.converting import DUPLICATES, NO_SPLIT, SKIPPED, counts_table
     from slicesight.reports.terminal import report_console
 
     deduplicated = summary["deduplicated"]

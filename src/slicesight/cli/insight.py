@@ -107,7 +107,7 @@ def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resum
     from functools import partial
 
     from slicesight.evaluation.metrics.masks import summarise
-    from slicesight.evaluation.segmentation import run_segmentation
+    from slicesight.evaluation.scan_scores import run_segmentation
     from slicesight.reports.overlays import draw_scored_scan
     from slicesight.training.segmentation import read_segment_recipe
 
@@ -127,7 +127,7 @@ def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resum
 
 def classify(recipe: RecipeArgument, changes: ChangesOption = None, resume: ResumeOption = False) -> None:
     """Fine-tune or probe a backbone to name what a scan shows, and score it on scans it never saw."""
-    from slicesight.evaluation.classification import run_classification
+    from slicesight.evaluation.scan_scores import run_classification
     from slicesight.training.classification import read_classify_recipe
 
     plan = read_classify_recipe(recipe, tuple(changes or ()))
@@ -162,8 +162,8 @@ def predict(
 
     from slicesight.files import write_text
     from slicesight.inference.scan_prediction import PredictRequest, predict_scan
+    from slicesight.io.assemble import checked_unit
     from slicesight.io.dicomweb.client import local_copy
-    from slicesight.io.options import checked_unit
     from slicesight.reports.overlays import draw_prediction
 
     with local_copy(scan, token_file=archive_token) as place:

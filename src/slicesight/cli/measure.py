@@ -16,19 +16,19 @@ from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation import ablate
 from slicesight.evaluation.controls import VOLUME_CONTROLS
+from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
-from slicesight.evaluation.leaks import describe_leaks
-from slicesight.evaluation.predict import MODEL, PredictionRun, Progress
-from slicesight.evaluation.run import evaluate, training_cases
-from slicesight.evaluation.scoring import read_systems, to_json
-from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file
+from slicesight.evaluation.predict import MODEL, PredictionRun
+from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
+from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
+from slicesight.inference.answers import Progress
 from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
-from slicesight.reports.case_figure import save_figure
 from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
+from slicesight.reports.figure import save_figure
 from slicesight.reports.score_tables import comparison_table, notes_of, tables_of, why_not_compared
 from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
@@ -42,7 +42,7 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
     training = training_cases(options.train_data)
     made_folder(options.out)
     with stderr().status(f"loading {options.model}"):
-        reader = load(options.model)
+        predictor = load(options.model)
     run = PredictionRun(
         folder=options.out,
         source=source,
@@ -51,7 +51,7 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
     )
     sheet, scored = evaluate(
         run,
-        reader,
+        predictor,
         data={"source": options.data, "split": options.split},
         training=training,
         blind=None if options.blind_model is None else partial(load, options.blind_model),
@@ -61,7 +61,7 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
         bars=partial(progress_bar, stderr()),
     )
     page = run.folder / "report.html"
-    write_report(page, sheet=sheet, scored=scored[MODEL], source=source, reader=reader, num_cases=options.figures)
+    write_report(page, sheet=sheet, scored=scored[MODEL], source=source, predictor=predictor, num_cases=options.figures)
     _print_sheet(sheet, Console(highlight=False))
     say(
         f"wrote {run.folder}/predictions.jsonl, sheet.json and {page.name}; open {page} in a browser, or compare: "
@@ -129,9 +129,9 @@ def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly)
     found = []
     for name in options.model or ["phantom-tiny"]:
         with stderr().status(f"loading {name}"):
-            reader = load(name)
-        with progress_bar(stderr(), f"measuring {reader.card.name}") as progress:
-            found.append(measure(reader, source, progress=progress))
+            predictor = load(name)
+        with progress_bar(stderr(), f"measuring {predictor.card.name}") as progress:
+            found.append(measure(predictor, source, progress=progress))
         write_text(options.out / "faithfulness.json", text=to_json({"data": options.data, "models": found}))
         save_figure(draw_faithfulness(found), options.out / "faithfulness.png")
     console = Console(highlight=False)

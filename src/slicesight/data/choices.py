@@ -80,9 +80,7 @@ def read_choice(prediction: str, choices: Sequence[str] | None = None) -> Choice
         return ChoiceReading(outcome="refusal")
     if len(named) > 1 or len(whole) > 1:
         return ChoiceReading(outcome="ambiguous")
-    if named:
-        return ChoiceReading(outcome="text", letter=named[0])
-    return ChoiceReading(outcome="unparsed")
+    return ChoiceReading(outcome="text", letter=named[0]) if named else ChoiceReading(outcome="unparsed")
 
 
 def is_right(said: str, asked: AskedWithAnswer) -> bool:
@@ -136,14 +134,12 @@ def _named_choices(text: str, choices: Sequence[str]) -> list[str]:
     left = f" {_tokens(text)} "
     found = []
     for letter, choice in sorted(zip(LETTERS, choices, strict=False), key=lambda pair: -len(pair[1])):
-        words = _tokens(choice)
-        if not words:
+        if not _tokens(choice):
             continue
-        places = [match.start() for match in re.finditer(rf"(?<=\s){re.escape(words)}(?=\s)", left)]
-        if any(not _NEGATED.search(left[:place].rstrip() + " ") for place in places):
+        whole = re.compile(rf"(?<=\s){re.escape(_tokens(choice))}(?=\s)")
+        if any(not _NEGATED.search(left[: match.start()].rstrip() + " ") for match in whole.finditer(left)):
             found.append(letter)
-        if places:
-            left = re.sub(rf"(?<=\s){re.escape(words)}(?=\s)", "·", left)
+        left = whole.sub("·", left)
     return sorted(found)
 
 

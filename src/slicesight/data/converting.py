@@ -1,7 +1,9 @@
 """How does a data set in its own layout become a manifest, with its splits, its leaks and everything left out named?
 
 DIR/manifest.jsonl, summary.json, skipped.jsonl; where duplicates were looked for also duplicates.jsonl, and where two
-splits share a scan or patient, manifest_deduplicated.jsonl. The same source gives the same bytes.
+splits share a scan or patient, manifest_deduplicated.jsonl. The same source gives the same bytes. The summary's
+`most_common` is the share of the commonest answer among the closed questions of a split and topic: what an answer that
+never looks at the scan gets right.
 """
 
 from __future__ import annotations
@@ -9,17 +11,18 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.table import Table
+
 from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
-from slicesight.data.manifest import Case, Split, write_manifest
+from slicesight.data.manifest import SPLITS, Case, Split, write_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
-from slicesight.data.summary import NO_SPLIT, counts_of
 from slicesight.errors import InputError
 from slicesight.files import write_text
 
@@ -30,6 +33,8 @@ DUPLICATES = "duplicates.jsonl"
 SKIPPED = "skipped.jsonl"
 SUMMARY = "summary.json"
 PRINTS = "prints.jsonl"
+NO_SPLIT = "no split"
+_TASKS = ("report", "open", "closed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +99,8 @@ class Conversion:
     def without(self, reasons: dict[str, str]) -> Conversion:
         """The conversion without some cases, each with the reason why its scan is of no use."""
         dropped = [Skipped(kind="unreadable scan", reason=reasons[id_], case_id=id_) for id_ in sorted(reasons)]
-        return replace(
-            self,
-            cases=[case for case in self.cases if case.id not in reasons],
-            groups=_groups_within(self.groups, [case for case in self.cases if case.id not in reasons]),
-            dropped=dropped,
-        )
+        cases = [case for case in self.cases if case.id not in reasons]
+        return replace(self, cases=cases, groups=_groups_within(self.groups, cases), dropped=dropped)
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -114,20 +115,20 @@ class Conversion:
 
     def summary(self) -> dict[str, Any]:
         """What summary.json holds."""
-        deduplicated = self.deduplicated
+        left = None
+        if (deduplicated := self.deduplicated) is not None:
+            left = {
+                "manifest": DEDUPLICATED,
+                "left_out_of": self.request.leave,
+                "scans_left_out": len(self.cases) - len(deduplicated),
+                "counts": counts_of(deduplicated),
+            }
         return {
             "sources": self.request.named,
             "counts": counts_of(self.cases),
             "skipped": dict(sorted(Counter(skipped.kind for skipped in self.skipped).items())),
             "duplicates": None if self.groups is None else leak_summary(self.groups),
-            "deduplicated": None
-            if deduplicated is None
-            else {
-                "manifest": DEDUPLICATED,
-                "left_out_of": self.request.leave,
-                "scans_left_out": len(self.cases) - len(deduplicated),
-                "counts": counts_of(deduplicated),
-            },
+            "deduplicated": left,
             "notes": self.intake.notes,
         }
 
@@ -169,20 +170,67 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
     if depth != "off":
         conversion = _with_groups(conversion, depth, progress)
     if request.split_seed is not None:
-        dealt = split_by_group(
-            conversion.cases,
-            conversion.groups if conversion.groups is not None else find_groups(conversion.cases, {}),
-            seed=request.split_seed,
-            shares=request.split_shares,
-        )
+        groups = conversion.groups if conversion.groups is not None else find_groups(conversion.cases, {})
+        dealt = split_by_group(conversion.cases, groups, seed=request.split_seed, shares=request.split_shares)
         conversion = replace(conversion, cases=dealt, groups=_groups_within(conversion.groups, dealt))
     return conversion
 
 
+def counts_of(cases: Sequence[Case]) -> dict[str, Any]:
+    """{split: {"scans", "patients", "questions", "tasks": {task: {topic: {"questions", "most_common"}}}}}."""
+    by_split = {name: [case for case in cases if (case.split or NO_SPLIT) == name] for name in (*SPLITS, NO_SPLIT)}
+    return {split: _counts_of_split(held) for split, held in by_split.items() if held}
+
+
+def _counts_of_split(cases: Sequence[Case]) -> dict[str, Any]:
+    answers: dict[tuple[str, str], Counter[str]] = {}
+    for case in cases:
+        for conversation in case.conversations:
+            answers.setdefault((conversation.task, conversation.topic), Counter())[conversation.answer.lower()] += 1
+    tasks: dict[str, dict[str, Any]] = {task: {} for task in _TASKS}
+    for (task, topic), answer_counts in sorted(answers.items()):
+        tasks[task][topic] = {"questions": answer_counts.total()}
+        if task == "closed":
+            tasks[task][topic]["most_common"] = round(max(answer_counts.values()) / answer_counts.total(), 4)
+    return {
+        "scans": len(cases),
+        "patients": len({case.patient or case.id for case in cases}),
+        "questions": sum(len(case.conversations) for case in cases),
+        "tasks": {task: topics for task, topics in tasks.items() if topics},
+    }
+
+
+def counts_table(counts: Mapping[str, Any], deduplicated: Mapping[str, Any] | None = None) -> Table:
+    """Counts as a table; a split that lost scans has a second column with what is left of it."""
+    columns: list[tuple[str, Mapping[str, Any]]] = []
+    for split, held in counts.items():
+        columns.append((split, held))
+        left = (deduplicated or {}).get(split, {"scans": 0, "patients": 0, "questions": 0, "tasks": {}})
+        if deduplicated is not None and left["scans"] != held["scans"]:
+            columns.append((f"{split}, deduplicated", left))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+    for counted in ("scans", "patients", "questions"):
+        table.add_row(counted, *(str(held[counted]) for _, held in columns))
+    rows = {(task, topic) for _, held in columns for task, topics in held["tasks"].items() for topic in topics}
+    for task, topic in sorted(rows, key=lambda row: (_TASKS.index(row[0]), row[1])):
+        cells = [held["tasks"].get(task, {}).get(topic) for _, held in columns]
+        table.add_row(task if task == topic else f"{task}, {topic}", *(_cell(cell) for cell in cells))
+    return table
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "0"
+    share = f" ({found['most_common']:.0%})" if "most_common" in found else ""
+    return f"{found['questions']}{share}"
+
+
 def _check_out(request: ConvertRequest) -> None:
     """Refuse a folder whose manifest came from elsewhere."""
-    out = request.out
-    earlier = None
+    out, earlier = request.out, None
     if (out / SUMMARY).is_file():
         try:
             earlier = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
@@ -234,30 +282,23 @@ def _joined(sources: list[list[Case]]) -> list[Case]:
 
 
 def _limited(cases: list[Case], limit: int | None) -> list[Case]:
-    taken: Counter[str] = Counter()
+    taken: Counter[str | None] = Counter()
     limited = []
     for case in cases:
-        taken[case.split or NO_SPLIT] += 1
-        if limit is None or taken[case.split or NO_SPLIT] <= limit:
+        taken[case.split] += 1
+        if limit is None or taken[case.split] <= limit:
             limited.append(case)
     return limited
 
 
 def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None) -> Conversion:
-    """Look for duplicates; a scan that cannot be read for it is refused."""
     ids = {case.volume: case.id for case in conversion.cases}
 
     def refuse(volume: str, reason: str) -> None:
         conversion.intake.refuse("unreadable scan", reason, case_id=ids[volume])
 
-    prints = prints_of(
-        list(ids),
-        depth=depth,
-        cache=_made(conversion.request.out) / PRINTS,
-        refuse=refuse,
-        workers=conversion.request.workers,
-        progress=progress,
-    )
+    cache, workers = _made(conversion.request.out) / PRINTS, conversion.request.workers
+    prints = prints_of(list(ids), depth=depth, cache=cache, refuse=refuse, workers=workers, progress=progress)
     cases = [case for case in conversion.cases if case.volume in prints]
     groups = find_groups(cases, {case.id: prints[case.volume] for case in cases})
     return replace(conversion, cases=cases, groups=groups)

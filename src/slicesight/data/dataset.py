@@ -59,11 +59,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
-        """The case's volume on a model's grid.
-
-        Raises:
-            InputError: it cannot be read, or not onto this grid.
-        """
+        """The case's volume on a model's grid; raises InputError where it cannot be read, or not onto this grid."""
 
     @abstractmethod
     def stamp(self, case: Case) -> str:
@@ -173,10 +169,8 @@ class PreparedDataset(Dataset):
 
     def __init__(self, prepared: PreparedVolumes) -> None:
         if "+" in prepared.spec.window:
-            raise InputError(
-                f"{prepared.folder}: prepared with the windows {prepared.spec.window}, but a model reads one channel; "
-                f"prepare it again with one window"
-            )
+            found = f"{prepared.folder}: prepared with the windows {prepared.spec.window}"
+            raise InputError(f"{found}, but a model reads one channel; prepare it again with one window")
         self.prepared, self.spec = prepared, prepared.spec
 
     @cached_property
@@ -184,12 +178,10 @@ class PreparedDataset(Dataset):
         return self.prepared.cases
 
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
-        found = self.prepared.spec
-        if found != spec:
-            raise InputError(
-                f"{self.prepared.folder}: prepared as {found.to_dict()}, but the model reads {spec.to_dict()}; "
-                "prepare it again for this model, or use the scans themselves."
-            )
+        if self.prepared.spec != spec:
+            found = f"{self.prepared.folder}: prepared as {self.prepared.spec.to_dict()}"
+            change = "prepare it again for this model, or use the scans themselves."
+            raise InputError(f"{found}, but the model reads {spec.to_dict()}; {change}")
         return _grid_of(self.voxels(case), self.prepared, case.id)
 
     def stamp(self, case: Case) -> str:
@@ -261,21 +253,15 @@ def open_prepared_dataset(folder: str | Path, *, grid: GridSpec | None = None) -
 
     prepared = open_prepared(folder)
     if grid is not None and grid != prepared.spec:
-        raise InputError(
-            f"{folder}: prepared as {prepared.spec.to_dict()}, the recipe's grid is {grid.to_dict()}; "
-            f"leave grid out of the recipe, or prepare the scans again"
-        )
+        found = f"{folder}: prepared as {prepared.spec.to_dict()}, the recipe's grid is {grid.to_dict()}"
+        raise InputError(f"{found}; leave grid out of the recipe, or prepare the scans again")
     return PreparedDataset(prepared)
 
 
 def select(
     dataset: Dataset, *, split: str | None = None, prefer: str | None = None, count: int | None = None
 ) -> Dataset:
-    """The cases of a split, the first `count` of them; arguments as for `open_dataset`.
-
-    Raises:
-        InputError: none are left.
-    """
+    """The cases of a split, the first `count` of them; arguments as for `open_dataset` (InputError: none are left)."""
     if count is not None and count < 1:
         raise InputError(f"count is {count}; expected at least one case")
     if split is None and prefer is None and count is None:
@@ -290,9 +276,7 @@ def select(
 
 def to_float(stored: NDArray[np.uint8] | NDArray[np.float16]) -> NDArray[np.float32]:
     """Stored voxels as the [0, 1] the model reads: uint8 255 and float16 1.0 are white."""
-    if stored.dtype == np.uint8:
-        return stored.astype(np.float32) / np.float32(255)
-    return stored.astype(np.float32)
+    return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
 
 def digest_of(*pieces: bytes) -> str:
@@ -315,24 +299,19 @@ def _open_path(path: Path, grid: GridSpec | None) -> Dataset:
 
 def _grid_of(voxels: NDArray[np.float32], prepared: PreparedVolumes, case_id: str) -> GridVolume:
     """A grid volume from what a preparation holds: exact slices and positions, no place between them."""
-    receipt = prepared.receipt(case_id)
-    positions = prepared.positions_mm(case_id)
+    receipt, positions = prepared.receipt(case_id), prepared.positions_mm(case_id)
     places = [None] * len(voxels) if positions is None else [(x, y, z) for x, y, z in positions.tolist()]
-    slices = tuple(
-        GridSlice(index=index, source_slices=tuple(sources), position_mm=place)
-        for index, (sources, place) in enumerate(zip(prepared.source_slices(case_id), places, strict=True))
-    )
+    shown = enumerate(zip(prepared.source_slices(case_id), places, strict=True))
     window, plane = receipt["window"], receipt["grid"]["plane"]
     z, y, x = receipt["shape_zyx"]
-    geometry = Geometry(
-        shape=(z, y, x), affine_lps=None, acquisition_axis=0, slices_reversed=False, slice_positions_mm=None
-    )
     return GridVolume(
         voxels=voxels,
         plane=plane,
         spec=replace(prepared.spec, plane=plane, window=f"{window['low']:g},{window['high']:g}"),
-        slices=slices,
+        slices=tuple(GridSlice(index=i, source_slices=tuple(sources), position_mm=at) for i, (sources, at) in shown),
         receipt=receipt,
-        geometry=geometry,
+        geometry=Geometry(
+            shape=(z, y, x), affine_lps=None, acquisition_axis=0, slices_reversed=False, slice_positions_mm=None
+        ),
         box=tuple((low, high) for low, high in receipt["crop_zyx"]),  # type: ignore[arg-type]
     )

@@ -59,11 +59,8 @@ class Group:
         return len(self.splits) > 1
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "leak": self.is_leak,
-            "links": sorted(self.links),
-            "cases": [{"id": case.id, "split": case.split} for case in self.cases],
-        }
+        cases = [{"id": case.id, "split": case.split} for case in self.cases]
+        return {"leak": self.is_leak, "links": sorted(self.links), "cases": cases}
 
 
 def prints_of(
@@ -128,9 +125,10 @@ def find_groups(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> list[
             index = parent[index]
         return index
 
+    contents = (prints[case.id].content if case.id in prints else None for case in cases)
     links: list[tuple[Link, int, int]] = []
     links += [("patient", *pair) for pair in _equal(case.patient for case in cases)]
-    links += [("content", *pair) for pair in _equal(_content(prints, case) for case in cases)]
+    links += [("content", *pair) for pair in _equal(contents)]
     links += [("look", *pair) for pair in _similar(cases, prints)]
     for _, first, second in links:
         parent[max(root(first), root(second))] = min(root(first), root(second))
@@ -169,7 +167,7 @@ def split_by_group(
     """
     name_of = {case.id: f"case {case.id}" for case in cases}
     for group in groups:
-        name_of.update({case.id: f"group {group.cases[0].patient or group.cases[0].id}" for case in group.cases})
+        name_of |= {case.id: f"group {group.cases[0].patient or group.cases[0].id}" for case in group.cases}
     names = sorted(set(name_of.values()), key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
     split_of_name = dict(zip(names, _dealt(len(names), shares), strict=True))
     return [case.model_copy(update={"split": split_of_name[name_of[case.id]]}) for case in cases]
@@ -205,15 +203,8 @@ def _dealt(count: int, shares: tuple[float, float, float]) -> list[Split]:
 def _equal(keys: Iterable[str | None]) -> Iterator[tuple[int, int]]:
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
-        if key is not None:
-            if key in first:
-                yield first[key], index
-            else:
-                first[key] = index
-
-
-def _content(prints: Mapping[str, ScanPrint], case: Case) -> str | None:
-    return prints[case.id].content if case.id in prints else None
+        if key is not None and first.setdefault(key, index) != index:
+            yield first[key], index
 
 
 def _similar(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> Iterator[tuple[int, int]]:
@@ -249,9 +240,7 @@ def _stat_of(path: Path) -> str:
 def _read_cache(cache: Path) -> dict[str, ScanPrint]:
     """Prints by the scan's stat fingerprint; a damaged line is read again from the scan."""
     found: dict[str, ScanPrint] = {}
-    if not cache.is_file():
-        return found
-    for line in cache.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in cache.read_text(encoding="utf-8", errors="replace").splitlines() if cache.is_file() else ():
         try:
             facts = json.loads(line)
             found[facts["stat"]] = ScanPrint(facts["content"], facts["look"])
@@ -261,8 +250,5 @@ def _read_cache(cache: Path) -> dict[str, ScanPrint]:
 
 
 def _write_cache(cache: Path, stats: Mapping[str, str], found: Mapping[str, ScanPrint]) -> None:
-    lines = [
-        json.dumps({"stat": stats[volume], "content": held.content, "look": held.hash})
-        for volume, held in found.items()
-    ]
-    write_text(cache, text="".join(f"{line}\n" for line in sorted(lines)))
+    facts = ({"stat": stats[volume], "content": held.content, "look": held.hash} for volume, held in found.items())
+    write_text(cache, text="".join(sorted(f"{json.dumps(fact)}\n" for fact in facts)))

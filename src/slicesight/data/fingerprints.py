@@ -11,8 +11,7 @@ from pathlib import Path
 
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir
 from slicesight.io.files import files_below, head_of
-from slicesight.io.metaimage import is_metaimage
-from slicesight.io.nrrd import is_nrrd
+from slicesight.io.itk import is_metaimage, is_nrrd
 
 _PAIR_SUFFIXES = (".hdr", ".hdr.gz", ".img", ".img.gz")
 _DATA_FILE_KEYS = ("elementdatafile", "data file", "datafile")
@@ -33,11 +32,7 @@ def stat_fingerprint(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of everything a reader would open for this scan.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """SHA-256 of everything a reader would open for this scan (OSError: a file cannot be read)."""
     files = scan_files(path)
     if files == [path]:
         return _digest_of(path)

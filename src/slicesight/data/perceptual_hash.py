@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
-from slicesight.volumes.foreground import Box, foreground_box, whole_box
-from slicesight.volumes.plausibility import sampled
+from slicesight.volumes.foreground import Box, foreground_box, sampled, whole_box
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume
 

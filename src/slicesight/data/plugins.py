@@ -21,11 +21,7 @@ def known_names(registry: Mapping[str, str], group: str) -> dict[str, str]:
 
 
 def find_plugin(name: str, registry: Mapping[str, str], group: str) -> Any:
-    """What the name stands for.
-
-    Raises:
-        InputError: nothing has this name, or what has it cannot be imported.
-    """
+    """What the name stands for (InputError: nothing has this name, or what has it cannot be imported)."""
     known = known_names(registry, group)
     if name not in known:
         raise InputError(f"{name!r} is unknown; use one of {', '.join(known)}")

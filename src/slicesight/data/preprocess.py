@@ -16,20 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from slicesight.data import rows
 from slicesight.data.fingerprints import stat_fingerprint
-from slicesight.data.journal import NAME as JOURNAL
-from slicesight.data.journal import JournalEntry, add_to_journal, read_journal, write_journal
 from slicesight.data.manifest import Case, iter_manifest, write_manifest
-from slicesight.data.rows import (
-    STORED_TYPES,
-    ScanJob,
-    ScanOutcome,
-    StoredType,
-    digest_of,
-    foreseen_settings,
-    preprocessing_digest,
-    row_key,
-)
+from slicesight.data.rows import JournalEntry, ScanJob, ScanOutcome, StoredType
 from slicesight.data.shards import FOLDER, PATTERN, RowPlace, Shard, VolumeShardWriter, read_keys
 from slicesight.data.store import FailedCase, PreparedIndex, read_index
 from slicesight.data.workers import outcomes_of
@@ -61,9 +51,11 @@ class PreparationReport:
     remade: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"{self.num_ready} of {self.num_cases} volumes ready in {self.folder}"]
-        parts.append(f"{self.num_prepared} prepared now, {self.num_ready - self.num_prepared} there already")
-        parts.append(f"{self.num_shards} shards, {self.num_bytes / 1e6:.1f} MB")
+        parts = [
+            f"{self.num_ready} of {self.num_cases} volumes ready in {self.folder}",
+            f"{self.num_prepared} prepared now, {self.num_ready - self.num_prepared} there already",
+            f"{self.num_shards} shards, {self.num_bytes / 1e6:.1f} MB",
+        ]
         if self.remade:
             parts.append(f"{len(self.remade)} truncated shards made again")
         if self.failed:
@@ -103,14 +95,23 @@ def prepare_volumes(
     """
     manifest, out = Path(manifest), Path(out)
     check_type(spec, GridSpec, name="spec", expected="a GridSpec, such as GridSpec(num_slices=32)")
-    _check_options(dtype, workers, on_bad_case)
-    _check_not_anothers(manifest, out)
+    if dtype not in rows.STORED_TYPES:
+        raise InputError(f"dtype is {dtype!r}; expected {' or '.join(rows.STORED_TYPES)}")
+    check_type(workers, int, name="workers", expected="1 or more")
+    if workers < 1:
+        raise InputError(f"workers is {workers}; expected 1 or more")
+    if on_bad_case not in ("stop", "skip"):
+        raise InputError(f"on_bad_case is {on_bad_case!r}; expected 'stop' or 'skip'")
+    theirs = out / "manifest.jsonl"
+    is_theirs = manifest.resolve() == theirs.resolve()
+    if not is_theirs and theirs.exists() and not (out / FOLDER / rows.JOURNAL).exists():
+        raise InputError(f"{theirs} exists already and is another manifest; name another folder")
     with only_run_in(out / FOLDER) as folder, plain_disk_errors(folder):
         run = _Run(folder=folder, spec=spec, dtype=dtype, may_skip=on_bad_case == "skip")
         run.plan(iter_manifest(manifest), manifest.parent.absolute())
         run.execute(workers=workers, ray_address=ray_address, progress=progress)
-        if manifest.resolve() != (out / "manifest.jsonl").resolve():
-            write_manifest(_moved(manifest, out), out / "manifest.jsonl")
+        if not is_theirs:
+            write_manifest(_moved(manifest, out), theirs)
         return run.commit(out)
 
 
@@ -141,17 +142,15 @@ class _Run:
 
     def plan(self, cases: Iterator[Case], root: Path) -> None:
         """Find out what has to be read again; no scan is opened for it."""
-        known = read_journal(self.folder)
+        known = rows.read_journal(self.folder)
         places = self._existing_rows()
-        group: list[_Entry] = []
+        is_full = True
         for case in cases:
+            if is_full:
+                self.groups.append([])
+            self.groups[-1].append(self._entry(case, root / case.volume, known.get(case.id), places))
+            is_full = len(self.groups[-1]) == MOST_CASES_PER_SHARD or _ends_a_shard(case.id)
             self.num_cases += 1
-            group.append(self._entry(case, root / case.volume, known.get(case.id), places))
-            if len(group) == MOST_CASES_PER_SHARD or _ends_a_shard(case.id):
-                self.groups.append(group)
-                group = []
-        if group:
-            self.groups.append(group)
 
     def execute(self, *, workers: int, ray_address: str | None, progress: Progress | None) -> None:
         """Prepare what is missing, shard by shard."""
@@ -167,17 +166,15 @@ class _Run:
         if not entries:
             first = self.failed[0]
             raise InputError(f"none of the {self.num_cases} scans could be prepared; {first.id!r}: {first.reason}")
-        id_of = {entry.key: entry.case_id for entry in entries}
         index = PreparedIndex(
             spec=self.spec,
             dtype=self.dtype,
-            digest=digest_of([entry.key for entry in entries]),
+            digest=rows.digest_of([entry.key for entry in entries]),
             shards=tuple(self.shards),
-            ids=tuple(tuple(id_of[key] for key in shard.keys) for shard in self.shards),
             failed=tuple(self.failed),
         )
         index.write(self.folder)
-        write_journal(self.folder, [entry.known for entry in entries if entry.known is not None])
+        rows.write_journal(self.folder, [entry.known for entry in entries if entry.known is not None])
         needed = {shard.name for shard in self.shards}
         for path in self.folder.glob(PATTERN):
             if path.name not in needed:
@@ -200,15 +197,15 @@ class _Run:
             leftover.unlink()
         index = read_index(self.folder)
         indexed = {shard.name: shard for shard in index.shards} if index is not None else {}
-        places = {}
+        places: dict[str, RowPlace] = {}
         for path in sorted(self.folder.glob(PATTERN)):
             shard = indexed.get(path.name)
             if shard is not None and path.stat().st_size != shard.num_bytes:
                 self.remade.append(path.name)
                 path.unlink()
-                continue
-            keys = shard.keys if shard is not None else read_keys(path)
-            places.update({key: RowPlace(path, row) for row, key in enumerate(keys)})
+            else:
+                keys = shard.keys if shard is not None else read_keys(path)
+                places |= {key: RowPlace(path, row) for row, key in enumerate(keys)}
         return places
 
     def _entry(self, case: Case, path: Path, known: JournalEntry | None, places: dict[str, RowPlace]) -> _Entry:
@@ -218,18 +215,15 @@ class _Run:
         except (OSError, InputError):
             known = None  # the job will say what is wrong with it
         known_content = None
-        if known is not None:
-            settings = foreseen_settings(
-                self.spec, asked_window=known.asked_window, settings=known.settings, acquired=known.acquired
-            )
-            if settings is not None:
-                key = row_key(case.id, known.content, preprocessing_digest(settings, self.dtype))
-                if key in places:
-                    entry.key, entry.place = key, places[key]
-                    entry.known = self._journal_line(entry, known.content, settings, known.acquired)
-                    if known.files == entry.files:
-                        return entry
-                    known_content = known.content
+        settings = rows.foreseen_settings(self.spec, known) if known is not None else None
+        if known is not None and settings is not None:
+            key = rows.row_key(case.id, known.content, rows.preprocessing_digest(settings, self.dtype))
+            if key in places:
+                entry.key, entry.place = key, places[key]
+                entry.known = self._journal_line(entry, known.content, settings, known.acquired)
+                if known.files == entry.files:
+                    return entry
+                known_content = known.content
         entry.job = ScanJob(
             case_id=case.id, path=str(path), spec=self.spec, dtype=self.dtype, known_content=known_content
         )
@@ -246,41 +240,34 @@ class _Run:
         )
 
     def _fill(self, group: list[_Entry], outcomes: Iterator[ScanOutcome]) -> None:
-        """Make the shard of a group."""
-        writer = VolumeShardWriter(self.folder)
-        news: list[JournalEntry] = []
+        writer, news = VolumeShardWriter(self.folder), list[JournalEntry]()
         try:
             with writer:
                 for entry in group:
                     if entry.job is not None:
-                        outcome = next(outcomes, None)
-                        assert outcome is not None
-                        self._settle(entry, outcome, writer)
+                        self._settle(entry, next(outcomes), writer)
+                        news += [entry.known] if entry.known is not None else []
                     elif entry.key is not None and entry.place is not None:
-                        writer.keep(entry.key, entry.place)
-                    if entry.job is not None and entry.known is not None:
-                        news.append(entry.known)
+                        writer.keep(entry.case_id, entry.key, entry.place)
         finally:
             if writer.shard is not None:
-                add_to_journal(self.folder, news)
+                rows.add_to_journal(self.folder, news)
         if writer.shard is not None:
             self.shards.append(writer.shard)
 
     def _settle(self, entry: _Entry, outcome: ScanOutcome, writer: VolumeShardWriter) -> None:
-        """Put what came of a job into the shard."""
         assert outcome.case_id == entry.case_id
         if outcome.failure is not None:
             if not self.may_skip:
-                raise InputError(
-                    f"case {entry.case_id!r}: {outcome.failure}; the {self.num_prepared} scans prepared before it are "
-                    "kept: mend it or take it out of the manifest and run again, or pass --on-bad-case skip"
-                )
+                kept = f"the {self.num_prepared} scans prepared before it are kept"
+                change = "mend it or take it out of the manifest and run again, or pass --on-bad-case skip"
+                raise InputError(f"case {entry.case_id!r}: {outcome.failure}; {kept}: {change}")
             self.failed.append(FailedCase(entry.case_id, outcome.failure))
             entry.key = entry.known = None
         elif outcome.facts is None:  # its files were touched, their content is the same
             assert entry.key is not None
             assert entry.place is not None
-            writer.keep(entry.key, entry.place)
+            writer.keep(entry.case_id, entry.key, entry.place)
         else:
             assert outcome.settings is not None
             entry.key = writer.add(outcome.facts, outcome.voxels)
@@ -297,32 +284,14 @@ def _counted(found: Iterator[ScanOutcome], total: int, progress: Progress | None
         yield outcome
 
 
-def _check_options(dtype: str, workers: int, on_bad_case: str) -> None:
-    if dtype not in STORED_TYPES:
-        raise InputError(f"dtype is {dtype!r}; expected {' or '.join(STORED_TYPES)}")
-    check_type(workers, int, name="workers", expected="1 or more")
-    if workers < 1:
-        raise InputError(f"workers is {workers}; expected 1 or more")
-    if on_bad_case not in ("stop", "skip"):
-        raise InputError(f"on_bad_case is {on_bad_case!r}; expected 'stop' or 'skip'")
-
-
-def _check_not_anothers(manifest: Path, out: Path) -> None:
-    """Refuse to replace a manifest that an earlier preparation did not put there."""
-    theirs = out / "manifest.jsonl"
-    if manifest.resolve() != theirs.resolve() and theirs.exists() and not (out / FOLDER / JOURNAL).exists():
-        raise InputError(f"{theirs} exists already and is another manifest; name another folder")
-
-
 def _moved(manifest: Path, out: Path) -> Iterator[Case]:
     """The manifest as it reads from another folder."""
+
+    def seen(path: str | None) -> str | None:
+        return path if path is None or os.path.isabs(path) else os.path.relpath(manifest.parent / path, out)
+
     for case in iter_manifest(manifest):
-        paths = {"volume": case.volume, "labels": case.labels}
-        moved = {
-            name: path if path is None or os.path.isabs(path) else os.path.relpath(manifest.parent / path, out)
-            for name, path in paths.items()
-        }
-        yield case.model_copy(update=moved)
+        yield case.model_copy(update={"volume": seen(case.volume), "labels": seen(case.labels)})
 
 
 def _ends_a_shard(case_id: str) -> bool:

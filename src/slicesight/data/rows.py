@@ -1,16 +1,21 @@
-"""How does one scan become one row of a shard, and what is the row a function of?
+"""How does one scan become one row of a shard, and what is known of it from earlier runs?
 
 key = digest(case id, content of the scan's files, settings as resolved for this scan, dtype, NUMERICS): two runs that
-would write the same row give the same key, whatever words were asked for ("auto" or what it resolves to).
+would write the same row give the same key, whatever was asked for ("auto" or what it resolves to).
 N slices, H rows, W columns: voxels (N, H, W), or (3, N, H, W) for a window of three parts.
 uint8 = round(255 x), float16 = x, for grid values x in [0, 1].
+
+DIR/volumes/journal.jsonl has one line per prepared scan, added when the shard that holds it is complete. A line half
+written by a killed run is left out; without the journal everything is prepared again, nothing is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +23,7 @@ import numpy as np
 
 from slicesight.data.fingerprints import content_digest
 from slicesight.errors import InputError, VolumeError
+from slicesight.files import write_text
 from slicesight.io.loading import read_volume
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.windows import channel_windows
@@ -25,6 +31,7 @@ from slicesight.volumes.windows import channel_windows
 NUMERICS = 1
 """Raised when the same scan and settings give other voxels, so that what is prepared is prepared again."""
 
+JOURNAL = "journal.jsonl"
 StoredType = Literal["uint8", "float16"]
 STORED_TYPES: tuple[StoredType, ...] = ("uint8", "float16")
 
@@ -56,6 +63,18 @@ class ScanOutcome:
     failure: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalEntry:
+    """A prepared scan: its files by size and time, their content, its own plane, what the settings became."""
+
+    id: str
+    files: str
+    content: str
+    asked_window: str
+    acquired: str
+    settings: dict[str, Any]
+
+
 def prepare_scan(job: ScanJob) -> ScanOutcome:
     """Read the scan and bring it to the grid; a scan that cannot be used gives its reason instead of an exception."""
     path = Path(job.path)
@@ -72,7 +91,8 @@ def prepare_scan(job: ScanJob) -> ScanOutcome:
     except Exception as error:
         error.add_note(f"while preparing case {job.case_id!r}")
         raise
-    settings = resolved_settings(grid)
+    windows = grid.receipt.get("windows", [grid.receipt["window"]])
+    settings = {**grid.spec.to_dict(), "window": "+".join(window["name"] for window in windows)}
     voxels = stored_voxels(grid, job.dtype)
     facts = {
         "id": job.case_id,
@@ -101,28 +121,14 @@ def stored_voxels(grid: GridVolume, dtype: StoredType) -> np.ndarray[Any, Any]:
     return np.rint(values * 255).astype(np.uint8) if dtype == "uint8" else values.astype("<f2")
 
 
-def resolved_settings(grid: GridVolume) -> dict[str, Any]:
-    """What was done to this scan: the spec with its plane, and its windows by the names on the receipt."""
-    windows = grid.receipt.get("windows", [grid.receipt["window"]])
-    return {**grid.spec.to_dict(), "window": "+".join(window["name"] for window in windows)}
-
-
-def foreseen_settings(
-    spec: GridSpec, *, asked_window: str, settings: dict[str, Any], acquired: str
-) -> dict[str, Any] | None:
-    """What `spec` resolves to for a scan known from an earlier run; None where only reading it again can tell.
-
-    Args:
-        asked_window: the window asked for then.
-        settings: what that spec resolved to.
-        acquired: the scan's own plane.
-    """
+def foreseen_settings(spec: GridSpec, known: JournalEntry) -> dict[str, Any] | None:
+    """What `spec` resolves to for a scan of an earlier run; None where only reading it again can tell."""
     window = spec.window
     if "auto" in channel_windows(window):
-        if window != asked_window:
+        if window != known.asked_window:
             return None
-        window = settings["window"]
-    plane = acquired if spec.plane == "acquired" else spec.plane
+        window = known.settings["window"]
+    plane = known.acquired if spec.plane == "acquired" else spec.plane
     return {**replace(spec, plane=plane).to_dict(), "window": window}
 
 
@@ -140,6 +146,49 @@ def digest_of(value: Any) -> str:
     """128 bits of the SHA-256 of a JSON value, as hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_journal(folder: Path) -> dict[str, JournalEntry]:
+    """The last line of every case."""
+    path = folder / JOURNAL
+    if not path.is_file():
+        return {}
+    known: dict[str, JournalEntry] = {}
+    shared: dict[str, dict[str, Any]] = {}  # thousands of scans have the same settings
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            try:
+                entry = JournalEntry(**json.loads(line))
+            except (json.JSONDecodeError, TypeError):
+                continue
+            settings = shared.setdefault(json.dumps(entry.settings), entry.settings)
+            known[entry.id] = replace(entry, settings=settings)
+    return known
+
+
+def add_to_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:
+    """Append lines and see them on disk."""
+    text = "".join(f"{json.dumps(asdict(entry), ensure_ascii=False)}\n" for entry in entries)
+    if not text:
+        return
+    path = folder / JOURNAL
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":  # a killed run's half line
+                text = "\n" + text
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:
+    """Replace the journal by these lines, unless it holds just them."""
+    text = "".join(f"{json.dumps(asdict(entry), ensure_ascii=False)}\n" for entry in entries)
+    path = folder / JOURNAL
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text=text)
 
 
 def _content_of(path: Path) -> str:

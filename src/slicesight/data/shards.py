@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Shard:
-    """A whole shard: file name, size in bytes, and the keys of its rows in order."""
+    """A whole shard: file name, size in bytes, and the cases and keys of its rows in order."""
 
     name: str
     num_bytes: int
+    ids: tuple[str, ...]
     keys: tuple[str, ...]
 
 
@@ -62,35 +63,17 @@ class RowPlace:
     index: int
 
 
-def shard_name(keys: Sequence[str]) -> str:
-    """The name of the shard that holds the rows with these keys."""
-    return f"shard-{digest_of(list(keys))}.parquet"
-
-
 @contextmanager
 def opened_shard(path: Path) -> Iterator[pq.ParquetFile]:
     """A shard mapped into memory; damage becomes one line that says what to do."""
-    with reported_damage(path), open_shard(path) as file:
-        yield file
-
-
-def open_shard(path: Path) -> pq.ParquetFile:
-    """The caller closes it, and reads inside `reported_damage`."""
-    return pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
-
-
-@contextmanager
-def reported_damage(path: Path) -> Iterator[None]:
-    """Turn Arrow's own errors about a file into one line."""
     try:
-        yield
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True) as file:
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path}: this shard is missing; run `slicesight prepare` again to make it") from None
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{path}: the shard is damaged ({reason}); delete it and run `slicesight prepare` again"
-        ) from None
+        found = f"{path}: the shard is damaged ({' '.join(str(error).split())[:120]})"
+        raise InputError(f"{found}; delete it and run `slicesight prepare` again") from None
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -112,6 +95,7 @@ class VolumeShardWriter:
         self.folder = folder
         self.shard: Shard | None = None
         """The result; None where there are no rows, or where they were thrown away."""
+        self._ids: list[str] = []
         self._keys: list[str] = []
         self._num_new = 0
         self._copies: list[RowPlace] = []
@@ -132,8 +116,9 @@ class VolumeShardWriter:
             if self.shard is None or not finished:
                 self._discard()
 
-    def keep(self, key: str, place: RowPlace) -> None:
+    def keep(self, case_id: str, key: str, place: RowPlace) -> None:
         """The next row is the one at `place`."""
+        self._ids.append(case_id)
         self._keys.append(key)
         self._copies.append(place)
 
@@ -142,12 +127,13 @@ class VolumeShardWriter:
         self._copy()
         row = {name: [voxels if name == "voxels" else facts[name]] for name in SCHEMA.names}
         self._write(pa.Table.from_pydict(row, schema=SCHEMA))
+        self._ids.append(facts["id"])
         self._keys.append(row_key(facts["id"], facts["content"], facts["preprocessing"]))
         self._num_new += 1
         return self._keys[-1]
 
     def _finish(self) -> Shard:
-        path = self.folder / shard_name(self._keys)
+        path = self.folder / f"shard-{digest_of(self._keys)}.parquet"
         if self._num_new or not path.exists():
             self._copy()
             assert self._writer is not None
@@ -158,7 +144,7 @@ class VolumeShardWriter:
             self._file.close()
             os.replace(self._hidden, path)
             _sync_folder(self.folder)
-        return Shard(path.name, path.stat().st_size, tuple(self._keys))
+        return Shard(path.name, path.stat().st_size, tuple(self._ids), tuple(self._keys))
 
     def _discard(self) -> None:
         if self._writer is not None:

@@ -9,7 +9,7 @@ N slices, H rows, W columns.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,25 +41,20 @@ class PreparedIndex:
     """What a complete preparation holds.
 
     spec: as asked for; digest: names the cases, the content of their files and how they were prepared, in the
-        manifest's order; ids: the case of every row of every shard.
+        manifest's order.
     """
 
     spec: GridSpec
     dtype: str
     digest: str
     shards: tuple[Shard, ...]
-    ids: tuple[tuple[str, ...], ...]
     failed: tuple[FailedCase, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write DIR/volumes/index.json in one step, unless it says the same already."""
-        rows = [
-            {"name": shard.name, "num_bytes": shard.num_bytes, "ids": list(ids), "keys": list(shard.keys)}
-            for shard, ids in zip(self.shards, self.ids, strict=True)
-        ]
-        failed = [{"id": case.id, "reason": case.reason} for case in self.failed]
         head = {"format": FORMAT, "digest": self.digest, "spec": self.spec.to_dict(), "dtype": self.dtype}
-        text = json.dumps({**head, "shards": rows, "failed": failed}, ensure_ascii=False) + "\n"
+        lists = {"shards": [asdict(shard) for shard in self.shards], "failed": [asdict(case) for case in self.failed]}
+        text = json.dumps({**head, **lists}, ensure_ascii=False) + "\n"
         path = folder / INDEX
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text=text)
@@ -78,8 +73,9 @@ def read_index(folder: Path) -> PreparedIndex | None:
             spec=GridSpec.from_dict(found["spec"]),
             dtype=found["dtype"],
             digest=found["digest"],
-            shards=tuple(Shard(row["name"], row["num_bytes"], tuple(row["keys"])) for row in found["shards"]),
-            ids=tuple(tuple(row["ids"]) for row in found["shards"]),
+            shards=tuple(
+                Shard(row["name"], row["num_bytes"], tuple(row["ids"]), tuple(row["keys"])) for row in found["shards"]
+            ),
             failed=tuple(FailedCase(**case) for case in found["failed"]),
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
@@ -123,20 +119,13 @@ class PreparedVolumes:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """The manifest's cases that have a volume, in its order.
-
-        Raises:
-            ManifestError: the manifest does not follow the schema.
-            InputError: it names a case that was never prepared.
-        """
+        """The manifest's cases that have a volume, in its order; InputError where one was never prepared."""
         left_out = {case.id for case in self.failed}
         cases = [case for case in iter_manifest(self.folder / self.manifest) if case.id not in left_out]
         missing = [case.id for case in cases if case.id not in self]
         if missing:
-            raise InputError(
-                f"{self.folder / self.manifest}: {len(missing)} cases have no prepared volume, the first is "
-                f"{missing[0]!r}; run `slicesight prepare` again"
-            )
+            found = f"{self.folder / self.manifest}: {len(missing)} cases have no prepared volume"
+            raise InputError(f"{found}, the first is {missing[0]!r}; run `slicesight prepare` again")
         return cases
 
     def voxels(self, case_id: str) -> NDArray[Any]:
@@ -147,8 +136,7 @@ class PreparedVolumes:
 
     def receipt(self, case_id: str) -> dict[str, Any]:
         """What was read and what was done to it."""
-        receipt: dict[str, Any] = json.loads(self._row(case_id, ["receipt"])["receipt"])
-        return receipt
+        return dict(json.loads(self._row(case_id, ["receipt"])["receipt"]))
 
     def positions_mm(self, case_id: str) -> NDArray[np.float64] | None:
         """(N, 3) LPS position of each grid slice's centre; None where the file has no geometry."""
@@ -193,16 +181,14 @@ def open_prepared(folder: str | Path) -> PreparedVolumes:
         folder, manifest = folder.parent, folder.name
     index = read_index(folder / FOLDER)
     if index is None:
-        raise InputError(
-            f"{folder}: no complete preparation found (no {FOLDER}/{INDEX}); run `slicesight prepare`, it continues "
-            "where it stopped"
-        )
+        found = f"{folder}: no complete preparation found (no {FOLDER}/{INDEX})"
+        raise InputError(f"{found}; run `slicesight prepare`, it continues where it stopped")
     places: dict[str, RowPlace] = {}
-    for shard, ids in zip(index.shards, index.ids, strict=True):
+    for shard in index.shards:
         path = folder / FOLDER / shard.name
-        found = path.stat().st_size if path.is_file() else 0
-        if found != shard.num_bytes:
-            state = f"{found} bytes instead of {shard.num_bytes}" if path.is_file() else "missing"
+        size = path.stat().st_size if path.is_file() else 0
+        if size != shard.num_bytes:
+            state = f"{size} bytes instead of {shard.num_bytes}" if path.is_file() else "missing"
             raise InputError(f"{path}: the shard is {state}; run `slicesight prepare` again, it makes what is missing")
-        places.update({case_id: RowPlace(path, row) for row, case_id in enumerate(ids)})
+        places |= {case_id: RowPlace(path, row) for row, case_id in enumerate(shard.ids)}
     return PreparedVolumes(folder, index, places, manifest)

@@ -1,30 +1,37 @@
 """Who prepares the scans: this process, several on this machine, or a Ray cluster?
 
 Outcomes come in the order of the jobs, and no more than a few per process are under way or waiting, so that memory
-does not grow with the number of scans. Every process uses one thread: scans are many, and threads would compete.
+does not grow with the number of scans. Every process uses one thread: scans are many, and threads would compete. To a
+cluster only jobs (a path and settings) and finished rows travel; its nodes must see the scans under the same paths, and
+the shards are written here.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 from slicesight.data.rows import ScanJob, ScanOutcome, prepare_scan
+from slicesight.errors import InputError
+from slicesight.volumes.grid import GridSpec
 
 UNDER_WAY_PER_PROCESS = 3
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_JOBS_PER_BLOCK = 8
+_BLOCK_BYTES = 8 << 20
+_STORE_BYTES_PER_CPU = 64 << 20
 
 
 def outcomes_of(
@@ -32,9 +39,7 @@ def outcomes_of(
 ) -> Generator[ScanOutcome, None, None]:
     """Prepare the scans; close the iterator to stop early."""
     if ray_address is not None and jobs:
-        from slicesight.data.ray_workers import outcomes_on_ray
-
-        return outcomes_on_ray(jobs, address=ray_address, num_cpus=workers)
+        return _on_ray(jobs, address=ray_address, num_cpus=workers)
     if workers == 1 or not jobs:
         return (prepare_scan(job) for job in jobs)
     return _in_processes(jobs, workers)
@@ -107,3 +112,84 @@ def _follow_the_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _on_ray(jobs: Sequence[ScanJob], *, address: str, num_cpus: int) -> Generator[ScanOutcome, None, None]:
+    with connected(address, num_cpus) as ray:
+        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        jobs_per_block = max(1, min(_JOBS_PER_BLOCK, len(jobs) // (4 * cpus)))
+        items = [{"job": json.dumps(asdict(job))} for job in jobs]
+        scans = ray.data.from_items(items, override_num_blocks=-(-len(items) // jobs_per_block))
+        context = scans.context  # this data set's own copy
+        context.execution_options.preserve_order = True
+        limits = context.execution_options.resource_limits
+        context.execution_options.resource_limits = limits.copy(object_store_memory=cpus * _STORE_BYTES_PER_CPU)
+        context.target_max_block_size = _BLOCK_BYTES
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        rows = scans.map(_prepare_item, num_cpus=1).iter_rows()
+        try:
+            for row in rows:
+                yield ScanOutcome(**json.loads(row["facts"]), voxels=row["voxels"])
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except ray.exceptions.RayError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"Ray at {address!r} stopped ({reason}); what is done is kept, run the same again"
+            ) from None
+
+
+def _prepare_item(item: dict[str, Any]) -> dict[str, Any]:
+    job = json.loads(item["job"])
+    outcome = prepare_scan(ScanJob(**{**job, "spec": GridSpec.from_dict(job["spec"])}))
+    facts = {name: value for name, value in vars(outcome).items() if name != "voxels"}
+    return {"facts": json.dumps(facts), "voxels": outcome.voxels}
+
+
+@contextmanager
+def connected(address: str, num_cpus: int) -> Iterator[Any]:
+    """Ray, connected to the cluster at `address`; "local" starts one of `num_cpus` here and ends it afterwards.
+
+    Raises:
+        InputError: there is no cluster, it does not start, or Ray is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+        import ray.exceptions
+    except ImportError as error:
+        raise InputError(f"--ray needs Ray ({error}); run: pip install 'slicesight[ray]'") from error
+    if ray.is_initialized():  # the caller's own connection stays the caller's
+        yield ray
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=2 * num_cpus * _STORE_BYTES_PER_CPU + (128 << 20),
+            )
+        else:
+            _check_reachable(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # a cluster that does not start in time raises nothing narrower
+        ray.shutdown()
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"no Ray cluster at {address!r} ({reason}); start one, or use --ray local") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes where nobody listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,8 @@ from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation_tables import AblationTable, make_table
 from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, no_bar, open_run, predict
-from slicesight.evaluation.predictions import PredictionFile, read_jsonl
-from slicesight.evaluation.scoring import to_json
-from slicesight.evaluation.sheet import Scored, make_sheet, score_file
+from slicesight.evaluation.predictions import own_file
+from slicesight.evaluation.sheet import Scored, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.predictor import Predictor
 from slicesight.training.recipe import Recipe
@@ -94,20 +94,19 @@ def ablate(
     for number in tables:
         if number not in CELLS:
             raise InputError(f"--table {number}: the ablations are Tables {', '.join(map(str, CELLS))}.")
-    source = CachedAnswers(source)
-    cells = list({cell.name: cell for number in tables for cell in CELLS[number]}.values())
-    jobs = [(cell, seed) for seed in range(seeds) for cell in cells]
-    scored: dict[str, list[Scored]] = {}
-    minutes: dict[str, list[float]] = {}
+    source = CachedGrids(source)
+    cells = {cell.name: cell for number in tables for cell in CELLS[number]}
+    jobs = [(cell, seed) for seed in range(seeds) for cell in cells.values()]
+    scored: dict[str, list[Scored]] = defaultdict(list)
+    minutes: dict[str, list[float]] = defaultdict(list)
     for place, (cell, seed) in enumerate(jobs, start=1):
         announce(f"cell {place} of {len(jobs)}: {cell.name}, seed {seed}")
         folder = out / "cells" / cell.name / f"seed{seed}"
         spent = run_cell(recipe, cell, seed=seed, folder=folder, source=source, load=load, bars=bars)
-        minutes.setdefault(cell.name, []).append(spent)
-        file = PredictionFile(rows=tuple(read_jsonl(folder / "predictions.jsonl")), format="slicesight-jsonl")
-        found = score_file(file, bertscore=bertscore, layer=layer)
-        write_text(folder / "sheet.json", text=to_json(make_sheet(found, system=cell.name)))
-        scored.setdefault(cell.name, []).append(found)
+        minutes[cell.name].append(spent)
+        scored[cell.name].append(score_file(own_file(folder / "predictions.jsonl"), bertscore=bertscore, layer=layer))
+        sheet = make_sheet(scored[cell.name][-1], system=cell.name)
+        write_text(folder / "sheet.json", text=to_json(sheet))
     made = [make_table(number, [(cell.row, scored[cell.name]) for cell in CELLS[number]]) for number in tables]
     document = {"num_volumes": len(source.cases), "seeds": seeds, "minutes": minutes}
     write_text(out / "ablation.json", text=to_json({**document, "tables": [table.to_dict() for table in made]}))
@@ -146,13 +145,8 @@ def run_cell(
         started = time.monotonic()
         with bars(f"training {cell.name}") as progress:
             goes_on = can_resume(folder / "run")
-            trained = run_recipe(
-                planned,
-                console=Console(stderr=True, quiet=True),
-                resume=goes_on,
-                overwrite=not goes_on,
-                progress=progress,
-            )
+            silent = Console(stderr=True, quiet=True)
+            trained = run_recipe(planned, console=silent, resume=goes_on, overwrite=not goes_on, progress=progress)
         target = folder / "model"
         if trained != target:
             shutil.rmtree(target, ignore_errors=True)
@@ -160,11 +154,11 @@ def run_cell(
         known["minutes"] = (time.monotonic() - started) / 60
         write_text(mark, text=to_json(known))
         shutil.rmtree(folder / "run", ignore_errors=True)
-    reader = load(str(folder / "model"))
+    predictor = load(str(folder / "model"))
     run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
-    open_run(run, reader)
+    open_run(run, predictor)
     with bars(f"asking {cell.name}") as progress:
-        predict(run, reader, progress=progress)
+        predict(run, predictor, progress=progress)
     return float(known["minutes"])
 
 
@@ -175,21 +169,18 @@ def plan_cell(recipe: Recipe, cell: Cell, *, seed: int, folder: Path) -> Recipe:
     scores = has_2d and cell.options["aggregation"] == "text_guided"
     has_3d = "3d" in fusion.split("+") or (scores and "3d" in inputs)
     absent = {*(PARTS_OF_2D if not has_2d else ()), *(PARTS_OF_3D if not has_3d else ())}
-    stages = tuple(
-        replace(stage, trainable=tuple(part for part in stage.trainable if part not in absent))
-        for stage in recipe.stages
-    )
+    kept = [tuple(part for part in stage.trainable if part not in absent) for stage in recipe.stages]
     return replace(
         recipe,
         name=f"{recipe.name}-{cell.name}-seed{seed}",
         output_dir=str(folder / "run"),
         model={**recipe.model, **cell.options},
-        stages=stages,
+        stages=tuple(replace(stage, trainable=parts) for stage, parts in zip(recipe.stages, kept, strict=True)),
         seed=recipe.seed + seed,
     )
 
 
-class CachedAnswers(Dataset):
+class CachedGrids(Dataset):
     """A case source that keeps every grid it made: all cells look at the same scans."""
 
     def __init__(self, source: Dataset) -> None:

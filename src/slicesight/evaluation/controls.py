@@ -7,7 +7,7 @@ commonest answer, without any model. blind: a model trained without scans, asked
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from slicesight.data.manifest import LETTERS, Case, Conversation
 from slicesight.evaluation.predictions import Prediction
+from slicesight.inference.answers import Progress
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def majority(cases: Sequence[Case], training: Sequence[Case] | None) -> list[Pre
     Args:
         training: whose answers are counted; None counts those of the other cases.
     """
-    everyone = count_answers(
-        asked for case in (cases if training is None else training) for asked in case.conversations
-    )
+    counted = cases if training is None else training
+    everyone = count_answers(asked for case in counted for asked in case.conversations)
     rows = []
     for case in cases:
         own = count_answers(case.conversations) if training is None else {}
@@ -77,6 +77,12 @@ def commonest(asked: Conversation, counts: Counts, *, without: Counts | None = N
     return common.most_common(1)[0][0] if common else ""
 
 
+def true_slices(asked: Conversation, grid: GridVolume) -> tuple[int, ...] | None:
+    """The grid slices that show what is asked; None where that is unknown, or every slice does."""
+    shown = () if asked.source_slices is None else grid.grid_slices_of(asked.source_slices)
+    return shown if 0 < len(shown) < len(grid.slices) else None
+
+
 def as_prediction(case: Case, number: int, said: str) -> Prediction:
     """A case's question with what a system said to it."""
     asked = case.conversations[number]
@@ -94,15 +100,13 @@ def as_prediction(case: Case, number: int, said: str) -> Prediction:
 
 
 def ask_blind(
-    predictor: Predictor, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None = None
+    predictor: Predictor, cases: Sequence[Case], *, progress: Progress = lambda done, total: None
 ) -> list[Prediction]:
     """What a model answers to the questions alone, no scan given."""
     jobs = ((None, [asked.prompt for asked in case.conversations]) for case in cases)
     rows = []
-    for done, (case, answers) in enumerate(
-        zip(cases, predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS), strict=True)
-    ):
-        if progress is not None:
-            progress(done, len(cases))
+    answered = predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS)
+    for done, (case, answers) in enumerate(zip(cases, answered, strict=True)):
+        progress(done, len(cases))
         rows += [as_prediction(case, number, answer.generated_text) for number, answer in enumerate(answers)]
     return rows

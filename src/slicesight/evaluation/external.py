@@ -3,14 +3,16 @@
 M3D's csv's: caption `Question, Ground Truth, pred, …`, closed `Question Type, Question, Answer, Answer Choice, Pred,
 Correct`, open `Question Type, Question, Answer, Pred, …`. Official Med-2E3: outputs [{"idx", "outputs"}] beside answers
 [{"id", "answer", "answer_choice", "question_type"}], matched by position as its own scripts do. JSONL: predictions.py.
-What such a file cannot give is named with the reason, never guessed.
+What such a file cannot give is named with the reason, never guessed. Files of one run hold different kinds of questions
+and are merged; runs of one name are seeds.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,39 @@ CSV_FORMATS = {
 NO_VOLUME = "{} names no volume, so nothing can be drawn or paired by volume; give JSONL with the field volume"
 
 
+def read_systems(arguments: Sequence[str], *, answers: Sequence[Path] = ()) -> dict[str, list[PredictionFile]]:
+    """{system's name: its runs}; nameless files that hold different kinds of questions are one run of one system."""
+    left = list(answers)
+    runs: list[tuple[str | None, Path, PredictionFile]] = []
+    for argument in arguments:
+        name, equals, paths = argument.partition("=")
+        if not equals or Path(argument).exists():
+            name, paths = "", argument
+        parts = [Path(path) for path in (paths.split(",") if equals and name else [paths])]
+        files = [
+            read_predictions(part, answers=left.pop(0) if left and part.suffix.lower() == ".json" else None)
+            for part in parts
+        ]
+        runs.append((name or None, parts[0], _merge(files)))
+    if left:
+        raise InputError(f"--answers {left[0]}: there is no official .json output left for it; leave it out.")
+    nameless = [run for run in runs if run[0] is None]
+    kinds = [task for _, _, file in nameless for task in file.tasks]
+    systems: dict[str, list[PredictionFile]] = {}
+    if len(nameless) > 1 and len(kinds) == len(set(kinds)):
+        systems[_name_of(nameless[0][1].parent / "run")] = [_merge([file for _, _, file in nameless])]
+        runs = [run for run in runs if run[0] is not None]
+    for given, path, file in runs:
+        systems.setdefault(given or _fresh(_name_of(path), systems), []).append(file)
+    return systems
+
+
+def _name_of(path: Path) -> str:
+    """A system's name from its file: the folder's where the file is called predictions, else the file's own."""
+    stem = path.resolve().stem if path.suffix else path.resolve().name
+    return path.resolve().parent.name if stem in ("predictions", "run") else stem
+
+
 def read_predictions(path: Path, *, answers: Path | None = None) -> PredictionFile:
     """Read one result file of any known kind, or a folder of M3D's csv's.
 
@@ -45,15 +80,15 @@ def read_predictions(path: Path, *, answers: Path | None = None) -> PredictionFi
     suffix = path.suffix.lower()
     if answers is not None and suffix != ".json":
         raise InputError(f"{path}: --answers belongs to official .json outputs; leave it out for {suffix or 'this'}.")
+    kinds: dict[str, Callable[[Path], PredictionFile]] = {
+        ".csv": _read_csv,
+        ".jsonl": _read_plain,
+        ".json": partial(_read_official, answers=answers),
+    }
+    if suffix not in kinds:
+        raise InputError(f"{path}: unknown kind {suffix or '(no suffix)'}; expected .jsonl, .csv or .json.")
     try:
-        if suffix == ".csv":
-            found = _read_csv(path)
-        elif suffix == ".json":
-            found = _read_official(path, answers)
-        elif suffix == ".jsonl":
-            found = _read_plain(path)
-        else:
-            raise InputError(f"{path}: unknown kind {suffix or '(no suffix)'}; expected .jsonl, .csv or .json.")
+        found = kinds[suffix](path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
     if not found.rows:
@@ -61,7 +96,7 @@ def read_predictions(path: Path, *, answers: Path | None = None) -> PredictionFi
     return found
 
 
-def merge(files: Sequence[PredictionFile]) -> PredictionFile:
+def _merge(files: Sequence[PredictionFile]) -> PredictionFile:
     """Files of one run (reports, open, closed) as one."""
     if len(files) == 1:
         return files[0]
@@ -81,15 +116,14 @@ def _read_folder(folder: Path, answers: Path | None) -> PredictionFile:
     files = [read_predictions(table) for table in tables]
     if sum(len(file.tasks) for file in files) > len(frozenset().union(*(file.tasks for file in files))):
         raise InputError(f"{folder}: several csv's hold the same kind of question; name the files one by one.")
-    return merge(files)
+    return _merge(files)
 
 
 def _read_plain(path: Path) -> PredictionFile:
     rows = read_jsonl(path)
-    missing = {}
     nameless = sum(row.volume is None for row in rows)
-    if nameless:
-        missing["volume"] = f"{nameless} of {len(rows)} lines have no field volume, so nothing can be drawn by volume"
+    why = f"{nameless} of {len(rows)} lines have no field volume, so nothing can be drawn by volume"
+    missing = {"volume": why} if nameless else {}
     return PredictionFile(rows=tuple(_with_listed_choices(row) for row in rows), format="jsonl", missing=missing)
 
 
@@ -104,14 +138,14 @@ def _read_csv(path: Path) -> PredictionFile:
                 f"{path}: columns {', '.join(sorted(header)) or '(none)'} are none of M3D's three tables; expected "
                 "Question + Ground Truth + pred, or Question Type + Question + Answer (+ Answer Choice) + Pred."
             )
-        rows = []
-        for number, raw in enumerate(reader, start=2):
-            row = {(key or "").strip().lower(): value for key, value in raw.items()}
-            rows.append(_csv_row(row, task=CSV_FORMATS[kind][0], number=number, path=path))
+        rows = [
+            _csv_row(raw, task=CSV_FORMATS[kind][0], number=number, path=path) for number, raw in enumerate(reader, 2)
+        ]
     return PredictionFile(rows=tuple(rows), format=kind, missing={"volume": NO_VOLUME.format("M3D's csv")})
 
 
-def _csv_row(row: dict[str, Any], *, task: str, number: int, path: Path) -> Prediction:
+def _csv_row(raw: dict[str, Any], *, task: str, number: int, path: Path) -> Prediction:
+    row = {(key or "").strip().lower(): value for key, value in raw.items()}
     fields = {
         "id": f"{path.stem}:{number - 2}",
         "task": task,
@@ -137,8 +171,7 @@ def _read_official(path: Path, answers: Path | None) -> PredictionFile:
     for place, (said, true) in enumerate(zip(outputs, known, strict=True)):
         if said.get("idx", place) != place:
             raise InputError(f"{path}: entry {place} has idx {said['idx']}; outputs and answers go by position.")
-        letter = true.get("answer_choice") or None
-        kind = true.get("question_type")
+        letter, kind = true.get("answer_choice") or None, true.get("question_type")
         fields = {
             "id": str(true.get("id", place)),
             "task": "closed" if letter else "report" if kind is None else "open",
@@ -167,9 +200,7 @@ def _json_list(path: Path) -> list[dict[str, Any]]:
 
 def topic_name(kind: Any) -> str:
     """M3D's question type (1 to 5, however written) as a word; any other as it is."""
-    plain = str(kind).strip()
-    if plain.endswith(".0"):
-        plain = plain[:-2]
+    plain = str(kind).strip().removesuffix(".0")
     return TOPIC_NAMES.get(plain, plain or "unknown")
 
 
@@ -178,6 +209,13 @@ def _with_listed_choices(row: Prediction) -> Prediction:
     if row.task != "closed" or row.choices or LIST_MARK not in row.question:
         return row
     listed = listed_choices(row.question)
-    if "".join(listed) != LETTERS[: len(listed)]:  # a letter is missing or doubled: no place can be trusted
-        return row
-    return row.model_copy(update={"choices": tuple(listed.values())}) if listed else row
+    is_whole = "".join(listed) == LETTERS[: len(listed)]  # else no place can be trusted
+    return row.model_copy(update={"choices": tuple(listed.values())}) if listed and is_whole else row
+
+
+def _fresh(name: str, taken: Mapping[str, Any]) -> str:
+    """The name itself, or with a number where another nameless file has it."""
+    number, fresh = 2, name
+    while fresh in taken:
+        fresh, number = f"{name} {number}", number + 1
+    return fresh

@@ -8,9 +8,10 @@ faithful.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,22 @@ from numpy.typing import NDArray
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, true_slices
 from slicesight.evaluation.likelihood import (
     BRANCHES,
     MaskableScan,
-    answer_token_mask,
+    as_generated,
     log_likelihoods,
     open_scan,
     score_questions,
 )
+from slicesight.evaluation.predict import unwatched
 from slicesight.evaluation.score_claims import AskedScores, ask_for_claims, weigh_claims
 from slicesight.evaluation.sheet import score_evidence
 from slicesight.evaluation.statistics import Floats, holm, mean_interval, sign_flip_p
-
-if TYPE_CHECKING:
-    from slicesight.inference.predictor import Predictor
+from slicesight.inference.answers import NO_WORDS, Progress
+from slicesight.inference.predictor import Predictor
+from slicesight.volumes.grid import GridVolume
 
 ORDERS = ("heaviest", "random", "lightest")
 CURVES = ("deletion", "insertion")
@@ -58,96 +60,98 @@ def steps_of(num_slices: int) -> list[int]:
 
 
 def measure(
-    reader: Predictor,
+    predictor: Predictor,
     source: Dataset,
     *,
     tasks: Sequence[str] = ("open", "closed"),
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unwatched,
 ) -> dict[str, Any]:
     """Everything that is known about how faithful a model's slice scores are, as numbers with intervals by volume.
 
     Raises:
         InputError: the model does not weigh slices, or weighs those of several planes.
     """
-    if reader.model.scorer is None or reader.model.config.aggregation == "max":
-        raise InputError(f"{reader.card.name} has no slice scores to be faithful; choose a model that weighs slices.")
-    if reader.planes:
+    if predictor.model.scorer is None or predictor.model.config.aggregation == "max":
         raise InputError(
-            f"{reader.card.name} weighs {', '.join(reader.planes)} slices together, and none of them can be taken "
-            "away alone; choose a model of one plane."
+            f"{predictor.card.name} has no slice scores to be faithful; choose a model that weighs slices."
+        )
+    if predictor.planes:
+        planes = ", ".join(predictor.planes)
+        raise InputError(
+            f"{predictor.card.name} weighs {planes} slices together, and none of them can be taken away alone; choose "
+            "a model of one plane."
         )
     curves: list[QuestionCurves] = []
     pointed: list[tuple[Sequence[float], Sequence[int] | None, str]] = []
     asked: list[AskedScores] = []
     for place, case in enumerate(source.cases):
-        if progress is not None:
-            progress(place, len(source.cases))
-        grid = source.grid(case, reader.grid_spec)
-        scan = open_scan(reader, grid)
+        progress(place, len(source.cases))
+        grid = source.grid(case, predictor.grid_spec)
+        scan = open_scan(predictor, grid)
         prompts = [pair.prompt for pair in case.conversations]
         scores_QN = score_questions(scan, prompts)
-        for number, pair in enumerate(case.conversations):
-            shown = grid.grid_slices_of(pair.source_slices) if pair.source_slices is not None else ()
-            true = shown if 0 < len(shown) < len(grid.slices) else None
-            pointed.append((tuple(scores_QN[number]), true, case.id))
-        asked += ask_for_claims(scan, case)
+        for scores_N, pair in zip(scores_QN, case.conversations, strict=True):
+            pointed.append((tuple(scores_N), true_slices(pair, grid), case.id))
+        asked.append(ask_for_claims(scan, case))
         curves += _curves_of(scan, case, grid, scores_QN, tasks=tasks, rng=np.random.default_rng([seed, place]))
-    if progress is not None:
-        progress(len(source.cases), len(source.cases))
-    num_slices = reader.model.config.image_size[0]
-    evidence = score_evidence(pointed)
+    progress(len(source.cases), len(source.cases))
+    num_slices = predictor.model.config.image_size[0]
     found = {
-        "model": reader.card.name,
-        "scoring": scoring_words(reader),
+        "model": predictor.card.name,
+        "scoring": _scoring_options(predictor),
         "num_volumes": len(source.cases),
         "num_questions": len(curves),
         "num_slices": num_slices,
         "steps": steps_of(num_slices),
         "curves": _mean_curves(curves),
         "gains": _gains(curves, steps_of(num_slices), num_slices),
-        "evidence": evidence,
+        "evidence": score_evidence(pointed),
         "claims": weigh_claims(asked),
     }
     return {**found, "verdict": _verdict(found)}
 
 
-def scoring_words(reader: Predictor) -> dict[str, Any]:
-    """The words of the configuration that make the scores."""
-    config = reader.model.config
+def _scoring_options(predictor: Predictor) -> dict[str, Any]:
+    """The options of the configuration that make the scores."""
+    config = predictor.model.config
     names = ("aggregation", "scoring_inputs", "question_source", "score_norm", "score_dim", "learn_score_scale")
-    words = {name: getattr(config, name, None) for name in names}
-    log_scale = getattr(reader.model.scorer, "log_scale", None)
-    words["score_scale"] = float(config.score_scale) if log_scale is None else float(log_scale.detach().exp())
-    words["score_heads"] = getattr(config, "score_heads", 1)
-    return words
+    log_scale = getattr(predictor.model.scorer, "log_scale", None)
+    return {
+        **{name: getattr(config, name, None) for name in names},
+        "score_scale": float(config.score_scale if log_scale is None else log_scale.detach().exp()),
+        "score_heads": getattr(config, "score_heads", 1),
+    }
 
 
 def _curves_of(
-    scan: MaskableScan, case: Case, grid: Any, scores_QN: Floats, *, tasks: Sequence[str], rng: np.random.Generator
+    scan: MaskableScan,
+    case: Case,
+    grid: GridVolume,
+    scores_QN: Floats,
+    *,
+    tasks: Sequence[str],
+    rng: np.random.Generator,
 ) -> list[QuestionCurves]:
-    from slicesight.inference.answers import NO_WORDS
-
     random_orders = [rng.permutation(len(grid.slices)) for _ in range(NUM_RANDOM)]
-    wanted = [number for number, pair in enumerate(case.conversations) if pair.task in tasks]
-    prompts = [case.conversations[number].prompt for number in wanted]
-    answers = scan.reader.ask(grid, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    num_steps = len(steps_of(len(grid.slices)))
+    wanted = [
+        (pair, scores_N) for pair, scores_N in zip(case.conversations, scores_QN, strict=True) if pair.task in tasks
+    ]
+    answers = scan.predictor.ask(grid, [pair.prompt for pair, _ in wanted], max_new_tokens=MAX_NEW_TOKENS)
     found = []
-    for number, prompt, answer in zip(wanted, prompts, answers, strict=True):
+    for (pair, scores_N), answer in zip(wanted, answers, strict=True):
         if answer.text == NO_WORDS:
             continue
-        said = answer_token_mask(scan, prompt, answer.text)
-        kept_VN, keys = _masks(scores_QN[number], random_orders)
+        said = as_generated(scan, pair.prompt, answer.text)
+        kept_VN, keys = _masks(scores_N, random_orders)
         curves: dict[tuple[str, str, str], Floats] = {}
         for branch in BRANCHES:
-            likely_V = log_likelihoods(scan, prompt, said, kept_VN, branch=branch)
-            whole = likely_V[0]
+            likely_V = log_likelihoods(scan, pair.prompt, said, kept_VN, branch=branch)
             for key in dict.fromkeys(keys):
-                places = [place for place, name in enumerate(keys) if name == key]
-                per_step = np.array([likely_V[place] - whole for place in places])
-                num_steps = len(steps_of(len(grid.slices)))
-                curves[branch, *key] = per_step.reshape(-1, num_steps).mean(axis=0)
-        found.append(QuestionCurves(volume=case.id, topic=case.conversations[number].topic, curves=curves))
+                is_key = np.array([name == key for name in keys])
+                curves[branch, *key] = (likely_V[is_key] - likely_V[0]).reshape(-1, num_steps).mean(axis=0)
+        found.append(QuestionCurves(volume=case.id, topic=pair.topic, curves=curves))
     return found
 
 
@@ -177,52 +181,41 @@ def _masks(
 def _mean_curves(curves: Sequence[QuestionCurves]) -> dict[str, Any]:
     """{branch: {curve: {order: {"mean": per step, "ci95": per step}}}}."""
     volumes = [one.volume for one in curves]
-    found: dict[str, Any] = {}
-    for branch in BRANCHES:
-        found[branch] = {}
-        for curve in CURVES:
-            found[branch][curve] = {}
-            for order in ORDERS:
-                values = np.array([one.curves[branch, curve, order] for one in curves])
-                ends = [mean_interval(values[:, step], volumes, draws=500) for step in range(values.shape[1])]
-                found[branch][curve][order] = {
-                    "mean": [end.value for end in ends],
-                    "ci95": [[end.low, end.high] for end in ends],
-                }
-    return found
+
+    def along_steps(*key: str) -> dict[str, Any]:
+        values_QS = np.array([one.curves[key[0], key[1], key[2]] for one in curves])
+        ends = [mean_interval(values_Q, volumes, draws=500) for values_Q in values_QS.T]
+        return {"mean": [end.value for end in ends], "ci95": [[end.low, end.high] for end in ends]}
+
+    return {
+        branch: {curve: {order: along_steps(branch, curve, order) for order in ORDERS} for curve in CURVES}
+        for branch in BRANCHES
+    }
 
 
 def _gains(curves: Sequence[QuestionCurves], steps: Sequence[int], num_slices: int) -> list[dict[str, Any]]:
     """How much faster the answer is lost (or found) by the heaviest slices than by others: area between two curves."""
     across = np.asarray(steps) / num_slices
     volumes = [one.volume for one in curves]
-    names = list(dict.fromkeys(volumes))
     found: list[dict[str, Any]] = []
-    for branch in BRANCHES:
-        for curve in CURVES:
-            sign = 1.0 if curve == "deletion" else -1.0
-            for other in ("random", "lightest"):
-                gain = np.array(
-                    [
-                        sign
-                        * np.trapezoid(one.curves[branch, curve, other] - one.curves[branch, curve, "heaviest"], across)
-                        for one in curves
-                    ]
-                )
-                interval = mean_interval(gain, volumes)
-                by_volume = np.array([gain[[v == name for v in volumes]].mean() for name in names])
-                spread = float(np.std(by_volume, ddof=1)) if len(names) > 1 else 0.0
-                found.append(
-                    {
-                        "branch": branch,
-                        "curve": curve,
-                        "against": other,
-                        "gain": interval.value,
-                        "ci95": [interval.low, interval.high],
-                        "p": sign_flip_p(by_volume),
-                        "effect_size_d": float(by_volume.mean()) / spread if spread > 0 else None,
-                    }
-                )
+    for branch, curve, other in product(BRANCHES, CURVES, ("random", "lightest")):
+        sign = 1.0 if curve == "deletion" else -1.0
+        differences = [one.curves[branch, curve, other] - one.curves[branch, curve, "heaviest"] for one in curves]
+        gain = np.array([sign * np.trapezoid(difference, across) for difference in differences])
+        interval = mean_interval(gain, volumes)
+        by_volume = np.array([gain[[v == name for v in volumes]].mean() for name in dict.fromkeys(volumes)])
+        spread = float(np.std(by_volume, ddof=1)) if len(by_volume) > 1 else 0.0
+        found.append(
+            {
+                "branch": branch,
+                "curve": curve,
+                "against": other,
+                "gain": interval.value,
+                "ci95": [interval.low, interval.high],
+                "p": sign_flip_p(by_volume),
+                "effect_size_d": float(by_volume.mean()) / spread if spread > 0 else None,
+            }
+        )
     for entry, corrected in zip(found, holm([entry["p"] for entry in found]), strict=True):
         entry["p_holm"] = corrected
     return found
@@ -230,16 +223,9 @@ def _gains(curves: Sequence[QuestionCurves], steps: Sequence[int], num_slices: i
 
 def _verdict(found: Mapping[str, Any]) -> dict[str, Any]:
     """Plain answers: does the model use what it points at, and does it point at what is true?"""
-
-    def gain(branch: str, curve: str) -> dict[str, Any]:
-        return next(
-            entry
-            for entry in found["gains"]
-            if (entry["branch"], entry["curve"], entry["against"]) == (branch, curve, "random")
-        )
-
+    against_random = [entry for entry in found["gains"] if entry["against"] == "random"]
     used = {
-        branch: all(gain(branch, curve)["ci95"][0] > 0 and gain(branch, curve)["p_holm"] < 0.05 for curve in CURVES)
+        branch: all(one["ci95"][0] > 0 and one["p_holm"] < 0.05 for one in against_random if one["branch"] == branch)
         for branch in BRANCHES
     }
     evidence = found["evidence"]

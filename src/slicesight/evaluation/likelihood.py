@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from slicesight.data.choices import listed_choices
+from slicesight.inference.predictor import Predictor
+from slicesight.models.med2e3 import VolumeFeatures
 from slicesight.volumes.grid import GridVolume
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from slicesight.inference.predictor import Predictor
-    from slicesight.models.med2e3 import VolumeFeatures
 
 BRANCHES = ("whole", "slices")
 VOLUMES_AT_ONCE = 32
@@ -33,7 +29,7 @@ KEPT_MASKS = 64
 class MaskableScan:
     """A scan encoded once, with what the encoders make of a black one: masking the 2D branch then costs nothing."""
 
-    reader: Predictor
+    predictor: Predictor
     voxels_1NHW: Tensor  # noqa: N815
     seen: VolumeFeatures
     black: VolumeFeatures
@@ -41,10 +37,6 @@ class MaskableScan:
 
     def features(self, kept_VN: NDArray[np.bool_], *, branch: str) -> VolumeFeatures:
         """Features of V versions of the scan in which only the kept slices are left."""
-        import torch
-
-        from slicesight.models.med2e3 import VolumeFeatures
-
         kept = torch.from_numpy(kept_VN).to(self.voxels_1NHW.device)
         tokens_2d = self.seen.tokens_2d_VNLD
         if tokens_2d is not None:
@@ -62,37 +54,32 @@ class MaskableScan:
         key = kept_N.cpu().numpy().tobytes()
         if key in self.known_3d:
             return self.known_3d[key]
-        model = self.reader.model
+        model = self.predictor.model
         assert model.vision3d is not None
         assert model.projector_3d is not None
-        tokens_KPD: Tensor = model.projector_3d(
-            model.vision3d((self.voxels_1NHW * kept_N[:, None, None]).unsqueeze(1))
-        )[0]
+        masked_1CNHW = (self.voxels_1NHW * kept_N[:, None, None]).unsqueeze(1)
+        tokens_KPD: Tensor = model.projector_3d(model.vision3d(masked_1CNHW))[0]
         if len(self.known_3d) < KEPT_MASKS:
             self.known_3d[key] = tokens_KPD
         return tokens_KPD
 
 
-def open_scan(reader: Predictor, grid: GridVolume) -> MaskableScan:
+def open_scan(predictor: Predictor, grid: GridVolume) -> MaskableScan:
     """Encode a scan and a black one."""
-    import torch
-
-    device, dtype = reader.model.device, reader.model.dtype
+    device, dtype = predictor.model.device, predictor.model.dtype
     voxels_1NHW = torch.from_numpy(grid.voxels)[None].to(device, dtype)
     with torch.inference_mode():
-        seen = reader.model.encode_volumes(voxels_1NHW[:, None])
-        black = reader.model.encode_volumes(torch.zeros_like(voxels_1NHW[:, None]))
-    return MaskableScan(reader, voxels_1NHW, seen, black)
+        seen = predictor.model.encode_volumes(voxels_1NHW[:, None])
+        black = predictor.model.encode_volumes(torch.zeros_like(voxels_1NHW[:, None]))
+    return MaskableScan(predictor, voxels_1NHW, seen, black)
 
 
 def score_questions(scan: MaskableScan, questions: Sequence[str]) -> NDArray[np.float64]:
     """Slice scores of every question (Q, N) on the whole scan, without running the language model."""
-    import torch
-
-    reader = scan.reader
-    inputs = reader.processor(list(questions), volume_index=[[0]] * len(questions)).to(reader.model.device)
+    predictor = scan.predictor
+    inputs = predictor.processor(list(questions), volume_index=[[0]] * len(questions)).to(predictor.model.device)
     with torch.inference_mode():
-        scores_QMN = reader.model.score_slices(scan.seen, **inputs)
+        scores_QMN = predictor.model.score_slices(scan.seen, **inputs)
     assert scores_QMN is not None
     found: NDArray[np.float64] = scores_QMN[:, 0].double().cpu().numpy()
     return found
@@ -111,8 +98,8 @@ def log_likelihoods(
     return likely_V
 
 
-def answer_token_mask(scan: MaskableScan, question: str, answer: str) -> str:
-    """The answer as the model itself would write it: a letter that the reader put before it is left out again."""
+def as_generated(scan: MaskableScan, question: str, answer: str) -> str:
+    """The answer as the model itself would write it: a letter that the predictor put before it is left out again."""
     letter, stop, words = answer.partition(". ")
     if not stop or letter not in listed_choices(question):
         return answer
@@ -126,17 +113,15 @@ def answer_token_mask(scan: MaskableScan, question: str, answer: str) -> str:
 def _log_likelihoods(
     scan: MaskableScan, question: str, answer: str, kept_VN: NDArray[np.bool_], *, branch: str
 ) -> NDArray[np.float64]:
-    import torch
-
-    reader, count = scan.reader, len(kept_VN)
-    inputs = reader.processor(
+    predictor, count = scan.predictor, len(kept_VN)
+    inputs = predictor.processor(
         [question] * count, answers=[answer] * count, volume_index=[[place] for place in range(count)]
-    ).to(reader.model.device)
-    labels: torch.Tensor = inputs.pop("labels")
+    ).to(predictor.model.device)
+    labels: Tensor = inputs.pop("labels")
     places = (labels[0] >= 0).nonzero().squeeze(-1)
     with torch.inference_mode():
         features = scan.features(kept_VN, branch=branch)
-        logits = reader.model(**inputs, volume_features=features, logits_to_keep=places - 1).logits
+        logits = predictor.model(**inputs, volume_features=features, logits_to_keep=places - 1).logits
         spread = torch.log_softmax(logits.float(), dim=-1)
         said = spread.gather(-1, labels[:, places, None]).squeeze(-1).sum(dim=-1)
     return said.double().cpu().numpy()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,26 +20,31 @@ from typing import TYPE_CHECKING, Any
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb, true_slices
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.files import write_text
-from slicesight.volumes.grid import GridVolume
+from slicesight.inference.answers import Answer, Progress
+from slicesight.volumes.grid import GridSpec, GridVolume
 
 if TYPE_CHECKING:
-    from slicesight.inference.answers import Answer
     from slicesight.inference.predictor import Predictor
 
 FORMAT = 1
 MODEL = "predictions"
-Progress = Callable[[int, int], None]
+Answered = Mapping[str, Collection[str]]
+"""{system: ids of the cases it has answered}."""
 Bars = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress bar named after what is being done."""
+
+
+def unwatched(done: int, total: int) -> None:
+    """The progress of work that nobody watches."""
 
 
 @contextmanager
 def no_bar(doing: str) -> Iterator[Progress]:
     """For work that nobody watches."""
-    yield lambda done, total: None
+    yield unwatched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,18 @@ class PredictionRun:
         """What was answered so far."""
         return read_jsonl(self.path(system)) if self.path(system).exists() else []
 
+    def answered(self) -> Answered:
+        """Which cases each system has answered so far."""
+        return {system: {row.volume or "" for row in self.rows(system)} for system in self.systems}
 
-def open_run(run: PredictionRun, reader: Predictor, *, progress: Progress | None = None) -> None:
+    def skip(self, case: Case, error: Exception) -> None:
+        """Leave out a case that cannot be read, or stop for it."""
+        if self.on_bad_case == "stop":
+            raise InputError(f"case {case.id}: {error}") from error
+        self.skipped[case.id] = " ".join(str(error).split())
+
+
+def open_run(run: PredictionRun, predictor: Predictor, *, progress: Progress = unwatched) -> None:
     """Begin in an empty folder, or go on in one whose model, questions and scans are still the same.
 
     Raises:
@@ -75,49 +90,73 @@ def open_run(run: PredictionRun, reader: Predictor, *, progress: Progress | None
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     if old is None and run.path(MODEL).exists():
         raise InputError(f"{run.folder}: holds predictions of unknown origin (no run.json); name another folder.")
-    stated = {"format": FORMAT, "model": digest_model(reader), "questions": digest_questions(run.source.cases)}
-    for name, found in stated.items():
-        if old is not None and old[name] != found:
-            what = {"model": "another model or its weights", "questions": "other questions"}.get(
-                name, "another version"
-            )
+    stated = {"format": FORMAT, "model": digest_model(predictor), "questions": digest_questions(run.source.cases)}
+    kinds = {"format": "another version", "model": "another model or its weights", "questions": "other questions"}
+    for name, what in kinds.items():
+        if old is not None and old[name] != stated[name]:
             raise InputError(f"{run.folder}: was begun with {what}; name another folder, or remove this one.")
     known = {} if old is None else old["volumes"]
     volumes = {}
     for done, case in enumerate(run.source.cases):
-        if progress is not None:
-            progress(done, len(run.source.cases))
+        progress(done, len(run.source.cases))
         try:
             volumes[case.id] = _volume_facts(run.source, case, known.get(case.id))
         except (InputError, OSError) as error:
-            if run.on_bad_case == "stop":
-                raise InputError(f"case {case.id}: {error}") from error
-            run.skipped[case.id] = " ".join(str(error).split())
+            run.skip(case, error)
             continue
         if case.id in known and volumes[case.id]["content"] != known[case.id]["content"]:
             raise InputError(f"{run.folder}: the scan of case {case.id} has changed since; name another folder.")
-    write_text(path, text=json.dumps({**stated, "model_name": reader.card.name, "volumes": volumes}, indent=1) + "\n")
+    write_text(
+        path, text=json.dumps({**stated, "model_name": predictor.card.name, "volumes": volumes}, indent=1) + "\n"
+    )
     for system in run.systems:
         _drop_half_cases(run, system)
 
 
-def predict(run: PredictionRun, reader: Predictor, *, progress: Progress | None = None) -> None:
+def predict(run: PredictionRun, predictor: Predictor, *, progress: Progress = unwatched) -> None:
     """Answer whatever is not answered yet, appending case by case."""
-    num_jobs = len(run.source.cases) * len(run.systems)
-    jobs = _Jobs(run, reader)
-    for done, answers in enumerate(reader.ask_many(iter(jobs), max_new_tokens=MAX_NEW_TOKENS), start=1):
-        case, system, grid = jobs.taken.pop(0)
-        _append(run.path(system), _rows_of(case, answers, system=system, grid=grid))
-        if progress is not None:
-            progress(jobs.num_done_before + done, num_jobs)
+    answered = run.answered()
+    keep_rows(run, answer_cases(run, predictor, answered=answered), answered=answered, progress=progress)
 
 
-def digest_model(reader: Predictor) -> str:
+def keep_rows(
+    run: PredictionRun,
+    found: Iterable[tuple[str, Sequence[Prediction]]],
+    *,
+    answered: Answered,
+    progress: Progress = unwatched,
+) -> None:
+    """Add each (system, rows of a case) to the system's file, safe from a kill."""
+    num_before, num_jobs = sum(map(len, answered.values())), len(run.source.cases) * len(run.systems)
+    for num_done, (system, rows) in enumerate(found, start=num_before + 1):
+        _append(run.path(system), rows)
+        progress(num_done, num_jobs)
+
+
+def _append(path: Path, rows: Sequence[Prediction]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(to_lines(rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def answer_cases(
+    run: PredictionRun, predictor: Predictor, *, answered: Answered
+) -> Iterator[tuple[str, list[Prediction]]]:
+    """(system, rows) of every case that a system has not answered."""
+    taken: deque[tuple[Case, str, GridVolume]] = deque()
+    jobs = _jobs(run, predictor.grid_spec, answered, taken)
+    for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS):
+        case, system, grid = taken.popleft()
+        yield system, _rows_of(case, answers, system=system, grid=grid)
+
+
+def digest_model(predictor: Predictor) -> str:
     """SHA-256 of the weights, the configuration and the processor's settings, wherever they were loaded from."""
     from slicesight.models.fingerprint import digest_weights, plain
 
-    settings = [plain(reader.model.config), reader.processor.to_dict()]
-    return digest_weights(reader.model.state_dict(), settings=settings)
+    settings = [plain(predictor.model.config), predictor.processor.to_dict()]
+    return digest_weights(predictor.model.state_dict(), settings=settings)
 
 
 def digest_questions(cases: Sequence[Case]) -> str:
@@ -128,46 +167,33 @@ def digest_questions(cases: Sequence[Case]) -> str:
     return digest.hexdigest()
 
 
-class _Jobs:
-    """The jobs for `ask_many`, each taken note of when it is handed out; a case's grid is made once for all systems."""
-
-    def __init__(self, run: PredictionRun, reader: Predictor) -> None:
-        self.run, self.reader = run, reader
-        self.taken: list[tuple[Case, str, GridVolume]] = []
-        self.num_done_before = 0
-
-    def __iter__(self) -> Iterator[tuple[GridVolume, list[str]]]:
-        run = self.run
-        done = {system: {row.volume for row in run.rows(system)} for system in run.systems}
-        cases = [case for case in run.source.cases if case.id not in run.skipped]
-        self.num_done_before = sum(len(volumes) for volumes in done.values())
-        last: tuple[str, GridVolume] | None = None
-        for place, case in enumerate(cases):
-            wanted = [system for system in run.systems if case.id not in done[system]]
-            if not wanted or case.id in run.skipped:
-                continue
-            grid = self._grid(case)
-            if grid is None:
-                continue
-            other = None
-            if "wrong_volume" in wanted and (neighbour := _neighbour(cases, place)) is not None:
-                other = last[1] if last is not None and last[0] == neighbour.id else self._grid(neighbour)
-            for system in wanted:
-                if system == "wrong_volume" and other is None:
-                    continue
+def _jobs(
+    run: PredictionRun, spec: GridSpec, answered: Answered, taken: deque[tuple[Case, str, GridVolume]]
+) -> Iterator[tuple[GridVolume, list[str]]]:
+    """The jobs for `ask_many`, each noted in `taken` when it is handed out; a case's grid is made once."""
+    cases = [case for case in run.source.cases if case.id not in run.skipped]
+    last: tuple[str, GridVolume | None] = "", None
+    for place, case in enumerate(cases):
+        wanted = [system for system in run.systems if case.id not in answered[system]]
+        if not wanted or case.id in run.skipped or (grid := _grid(run, case, spec)) is None:
+            continue
+        other = None
+        if "wrong_volume" in wanted and (neighbour := _neighbour(cases, place)) is not None:
+            other = last[1] if last[0] == neighbour.id else _grid(run, neighbour, spec)
+        for system in wanted:
+            if system != "wrong_volume" or other is not None:
+                taken.append((case, system, grid))
                 shown = grid if system == MODEL else disturb(system, grid, other, place=place)
-                self.taken.append((case, system, grid))
                 yield shown, [asked.prompt for asked in case.conversations]
-            last = (case.id, grid)
+        last = case.id, grid
 
-    def _grid(self, case: Case) -> GridVolume | None:
-        try:
-            return self.run.source.grid(case, self.reader.grid_spec)
-        except InputError as error:
-            if self.run.on_bad_case == "stop":
-                raise InputError(f"case {case.id}: {error}") from error
-            self.run.skipped[case.id] = " ".join(str(error).split())
-            return None
+
+def _grid(run: PredictionRun, case: Case, spec: GridSpec) -> GridVolume | None:
+    try:
+        return run.source.grid(case, spec)
+    except InputError as error:
+        run.skip(case, error)
+        return None
 
 
 def _neighbour(cases: Sequence[Case], place: int) -> Case | None:
@@ -181,26 +207,13 @@ def _neighbour(cases: Sequence[Case], place: int) -> Case | None:
 
 
 def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVolume) -> list[Prediction]:
-    from slicesight.inference.answers import NO_WORDS
-
     rows = []
-    for number, answer in enumerate(answers):
-        said = "" if answer.text == NO_WORDS else answer.text
-        asked = case.conversations[number]
-        shown = grid.grid_slices_of(asked.source_slices) if asked.source_slices is not None else ()
-        extra: dict[str, Any] = {"scores": answer.scores or None}
+    for number, (asked, answer) in enumerate(zip(case.conversations, answers, strict=True)):
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
-        if system == MODEL and is_one_plane and 0 < len(shown) < len(grid.slices):
-            extra["true_slices"] = shown
-        rows.append(as_prediction(case, number, said).model_copy(update=extra))
+        shown = true_slices(asked, grid) if system == MODEL and is_one_plane else None
+        extra: dict[str, Any] = {"scores": answer.scores or None, "true_slices": shown}
+        rows.append(as_prediction(case, number, answer.generated_text).model_copy(update=extra))
     return rows
-
-
-def _append(path: Path, rows: Sequence[Prediction]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(to_lines(rows))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _drop_half_cases(run: PredictionRun, system: str) -> None:

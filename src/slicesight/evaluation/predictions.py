@@ -46,11 +46,6 @@ class Prediction(BaseModel):
             raise ValueError("a closed question needs answer_choice, the right letter")
         return self
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the system said nothing at all."""
-        return not self.prediction.strip()
-
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionFile:
@@ -75,31 +70,25 @@ def read_jsonl(path: Path) -> list[Prediction]:
     Raises:
         InputError: names the first line that is not a prediction.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(Prediction.model_validate_json(line))
-        except ValidationError as error:
-            raise InputError(f"{path.name} line {number}: {_first_fault(error)}; see docs/scoring.md.") from None
-    return rows
+    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
+    return [prediction(line, where=f"{path.name} line {number}") for number, line in lines if line.strip()]
 
 
-def prediction(fields: dict[str, Any], *, where: str) -> Prediction:
-    """One prediction from a mapping; `where` names the place in the file for the error."""
+def own_file(path: Path) -> PredictionFile:
+    """A file of `evaluate`."""
+    return PredictionFile(rows=tuple(read_jsonl(path)), format="slicesight-jsonl")
+
+
+def prediction(fields: dict[str, Any] | str, *, where: str) -> Prediction:
+    """One prediction from a mapping or a line of JSON; `where` names the place in the file for the error."""
     try:
-        return Prediction.model_validate(fields)
+        return Prediction.model_validate_json(fields) if isinstance(fields, str) else Prediction.model_validate(fields)
     except ValidationError as error:
-        raise InputError(f"{where}: {_first_fault(error)}; see docs/scoring.md.") from None
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise InputError(f"{where}: {field}: {first['msg'].lower()}; see docs/scoring.md.") from None
 
 
 def to_lines(rows: Iterable[Prediction]) -> str:
     """JSON lines, fields that nobody knows left out."""
     return "".join(json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n" for row in rows)
-
-
-def _first_fault(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the line"
-    return f"{where}: {first['msg'].lower()}"

@@ -2,32 +2,35 @@
 
 predict -> controls -> score -> compare -> leaks -> sheet.json. Honest by default: the controls are
 answered too unless they are turned off, every interval is by volume, and what could not be checked is named.
+Leaks are cases, patients and volumes that training and test share. A volume is compared by the content of its files, so
+that a copy under another name is found; the same scan stored in another format is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from slicesight.data.dataset import Dataset, open_dataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation.controls import VOLUME_CONTROLS, ask_blind, majority
-from slicesight.evaluation.leaks import find_leaks
-from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, Progress, digest_model, no_bar, open_run, predict
-from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile, read_jsonl, to_lines
-from slicesight.evaluation.scoring import to_json
-from slicesight.evaluation.sheet import Scored, compare_systems, make_sheet, score_file
+from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, digest_model, no_bar, open_run, predict, unwatched
+from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file, to_lines
+from slicesight.evaluation.sheet import Scored, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
+from slicesight.inference.answers import Progress
 from slicesight.inference.predictor import Predictor
 
 CONTROLS = (*VOLUME_CONTROLS, "majority", "blind")
 NO_BLIND = "no model named that was trained without scans; --blind-model FOLDER"
+NUM_EXAMPLES = 5
 NO_TRAINING = "no training data named; --train-data DATA"
 
 
 def evaluate(
     run: PredictionRun,
-    reader: Predictor,
+    predictor: Predictor,
     *,
     data: Mapping[str, str | None],
     training: Dataset | None = None,
@@ -53,15 +56,15 @@ def evaluate(
         InputError: something else answered in that folder, or no scan could be read.
     """
     with bars("looking at the scans") as progress:
-        open_run(run, reader, progress=progress)
+        open_run(run, predictor, progress=progress)
     with bars("answering") as progress:
         if answer is None:
-            predict(run, reader, progress=progress)
+            predict(run, predictor, progress=progress)
         else:
             answer(progress)
     _answer_without_scans(run, training, blind, bars)
     scored = _score(run, bertscore=bertscore, layer=layer)
-    sheet = _sheet(run, reader, scored, data)
+    sheet = _sheet(run, predictor, scored, data)
     with bars("looking for leaks") as progress:
         _add_leaks(sheet, scored[MODEL], training, run.source, progress)
     write_text(run.folder / "sheet.json", text=to_json(sheet))
@@ -75,6 +78,50 @@ def training_cases(data: str | None) -> Dataset | None:
     source = open_dataset(data)
     has_splits = any(case.split is not None for case in source.cases)
     return select(source, split="train") if has_splits else source
+
+
+def find_leaks(training: Dataset, test: Dataset, *, progress: Progress = unwatched) -> dict[str, Any]:
+    """What both share: counts, the leaking test cases, and a few examples of copied volumes.
+
+    A patient's name is never given: only that of the case.
+    """
+    known_ids = {case.id for case in training.cases}
+    known_patients = {(case.source, case.patient) for case in training.cases if case.patient is not None}
+    total = len(training.cases) + len(test.cases)
+    contents: dict[str, str] = {}
+    for done, case in enumerate(training.cases):
+        progress(done, total)
+        contents.setdefault(training.content(case), case.id)
+    ids = [case.id for case in test.cases if case.id in known_ids]
+    patients = [
+        case.id for case in test.cases if case.patient is not None and (case.source, case.patient) in known_patients
+    ]
+    copies = []
+    for done, case in enumerate(test.cases, start=len(training.cases)):
+        progress(done, total)
+        if twin := contents.get(test.content(case)):
+            copies.append({"test": case.id, "training": twin})
+    leaking = dict.fromkeys([*ids, *patients, *(copy["test"] for copy in copies)])
+    return {
+        "num_training": len(training.cases),
+        "num_test": len(test.cases),
+        "num_shared_ids": len(ids),
+        "num_shared_patients": len(patients),
+        "num_shared_volumes": len(copies),
+        "num_leaking": len(leaking),
+        "leaking_cases": list(leaking),
+        "examples": copies[:NUM_EXAMPLES],
+    }
+
+
+def describe_leaks(leaks: dict[str, Any]) -> str:
+    """One line for the report."""
+    if not leaks["num_leaking"]:
+        return "no case, patient or volume of the {num_test} is among the {num_training} for training".format(**leaks)
+    return (
+        "{num_leaking} of {num_test} test cases leak: {num_shared_ids} by id, {num_shared_patients} by patient, "
+        "{num_shared_volumes} by the content of their volume"
+    ).format(**leaks)
 
 
 def _has_controls(run: PredictionRun) -> bool:
@@ -104,35 +151,35 @@ def _answer_without_scans(
 
 def _score(run: PredictionRun, *, bertscore: str | None, layer: int | None) -> dict[str, Scored]:
     """The model and every control that was answered, scored."""
-    scored: dict[str, Scored] = {}
-    for name in (MODEL, *CONTROLS):
-        if run.path(name).exists() and (name in (MODEL, "blind") or _has_controls(run)):
-            file = PredictionFile(rows=tuple(read_jsonl(run.path(name))), format="slicesight-jsonl")
-            scored[name] = score_file(file, bertscore=bertscore, layer=layer)
+    scored = {
+        name: score_file(own_file(run.path(name)), bertscore=bertscore, layer=layer)
+        for name in (MODEL, *CONTROLS)
+        if run.path(name).exists() and (name in (MODEL, "blind") or _has_controls(run))
+    }
     if not scored or not scored[MODEL].rows:
         raise InputError(f"{run.folder}: none of the {len(run.source.cases)} cases could be read; see --on-bad-case.")
     return scored
 
 
 def _sheet(
-    run: PredictionRun, reader: Predictor, scored: Mapping[str, Scored], data: Mapping[str, str | None]
+    run: PredictionRun, predictor: Predictor, scored: Mapping[str, Scored], data: Mapping[str, str | None]
 ) -> dict[str, Any]:
     """The model's sheet with its controls."""
-    sheet = make_sheet(scored[MODEL], system=reader.card.name)
+    sheet = make_sheet(scored[MODEL], system=predictor.card.name)
     del sheet["missing"]["controls"]
     sheet["controls"] = {}
     for name in CONTROLS:
-        if name not in scored or not scored[name].rows:
+        sheet["controls"][name] = None
+        if name in scored and scored[name].rows:
+            control = make_sheet(scored[name], system=name)
+            sheet["controls"][name] = {task: control[task] for task in TASKS}
+        else:
             sheet["missing"][f"controls.{name}"] = _why_no_control(name, run)
-            sheet["controls"][name] = None
-            continue
-        control = make_sheet(scored[name], system=name)
-        sheet["controls"][name] = {task: control[task] for task in TASKS}
     # one family for Holm's correction
     sheet["comparisons"] = compare_systems({name: [one] for name, one in scored.items()}, against=MODEL)
     sheet["skipped_cases"] = dict(run.skipped)
     sheet["data"] = {**data, "num_cases": len(run.source.cases)}
-    sheet["model"] = reader.card.to_dict()
+    sheet["model"] = predictor.card.to_dict()
     return sheet
 
 
@@ -154,16 +201,11 @@ def _add_leaks(
     del sheet["missing"]["leaks"]
     leaks = find_leaks(training, source, progress=progress)
     leaking = set(leaks["leaking_cases"])
-    left: tuple[Prediction, ...] = tuple(row for row in scored.rows if row.volume not in leaking)
+    keep = [place for place, row in enumerate(scored.rows) if row.volume not in leaking]
     leaks["scores_without_them"] = None
-    if leaking and left:
-        keep = [place for place, row in enumerate(scored.rows) if row.volume not in leaking]
-        clean = Scored(
-            file=PredictionFile(rows=left, format=scored.file.format),
-            values={name: values[keep] for name, values in scored.values.items()},
-            missing=scored.missing,
-            about=scored.about,
-        )
-        found = make_sheet(clean, system="without leaks")
+    if leaking and keep:
+        file = PredictionFile(rows=tuple(scored.rows[place] for place in keep), format=scored.file.format)
+        values = {name: values[keep] for name, values in scored.values.items()}
+        found = make_sheet(replace(scored, file=file, values=values), system="without leaks")
         leaks["scores_without_them"] = {task: found[task] for task in TASKS}
     sheet["leaks"] = leaks

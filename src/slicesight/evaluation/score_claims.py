@@ -7,9 +7,9 @@ claim holds when the interval of the difference it is about lies on its side of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,44 @@ PARAPHRASES = {
     "location": ("Where is the lesion?", "What is the location of the lesion?"),
     "report": ("Please write a report of this scan.", "What does this scan show?"),
 }
+CLAIMS: dict[str, tuple[str, str, bool | None]] = {
+    "other_volumes_other_scores": (
+        "the same question gives other scores on other volumes",
+        "distance between volumes, minus that between paraphrases",
+        True,
+    ),
+    "other_questions_other_scores": (
+        "different questions give other scores on one volume",
+        "distance between topics, minus that between paraphrases",
+        True,
+    ),
+    "open_and_closed_alike": (
+        "open and closed form of one content give nearly the same scores",
+        "distance between the forms, minus that between topics",
+        False,
+    ),
+    "key_slices": (
+        "some slices stand out for all questions",
+        "largest share of questions with one slice above 1/N, minus that with shuffled slices",
+        True,
+    ),
+    "captions_denser_than_phase": (
+        "phase questions are sparse, captions dense",
+        "effective number of slices, report minus phase",
+        True,
+    ),
+    "no_pattern_between_neighbours": (
+        "no consistent pattern between neighbouring slices",
+        "correlation of neighbouring slices' scores, minus that with shuffled slices",
+        None,
+    ),
+    "paraphrases_alike": (
+        "paraphrases give nearly the same scores (not a claim of the paper)",
+        "distance between paraphrases, minus that between topics",
+        False,
+    ),
+}
+"""What each says, the difference it is about, and whether that must be above 0, below, or not away from it (None)."""
 NUM_OTHERS = 8
 NUM_SHUFFLES = 20
 
@@ -49,65 +87,42 @@ class AskedScores:
     forms: tuple[tuple[Floats, Floats], ...]
 
 
-def ask_for_claims(scan: MaskableScan, case: Case) -> list[AskedScores]:
+def ask_for_claims(scan: MaskableScan, case: Case) -> AskedScores:
     """Score the standard questions, their paraphrases and both forms of the case's closed questions."""
     closed = [pair for pair in case.conversations if pair.task == "closed"]
-    questions = [*STANDARD.values()]
-    questions += [wording for wordings in PARAPHRASES.values() for wording in wordings]
+    questions = [*STANDARD.values(), *chain.from_iterable(PARAPHRASES.values())]
     questions += [form for pair in closed for form in (pair.question, pair.prompt)]
     scores = iter(score_questions(scan, questions))
-    return [
-        AskedScores(
-            volume=case.id,
-            standard={topic: next(scores) for topic in STANDARD},
-            paraphrases={topic: tuple(next(scores) for _ in wordings) for topic, wordings in PARAPHRASES.items()},
-            forms=tuple((next(scores), next(scores)) for _ in closed),
-        )
-    ]
+    return AskedScores(
+        volume=case.id,
+        standard={topic: next(scores) for topic in STANDARD},
+        paraphrases={topic: tuple(next(scores) for _ in wordings) for topic, wordings in PARAPHRASES.items()},
+        forms=tuple((next(scores), next(scores)) for _ in closed),
+    )
 
 
 def weigh_claims(asked: Sequence[AskedScores]) -> dict[str, Any]:
     """Every claim: what it says, the number, its interval, what it is compared with, and whether it holds here."""
     rng = np.random.default_rng(0)
     volumes = _between_volumes(asked, rng)
-    questions = np.array([_between_questions(one) for one in asked])
-    wordings = np.array([_between_wordings(one) for one in asked])
-    forms = np.array([np.mean([distance(*pair) for pair in one.forms]) if one.forms else np.nan for one in asked])
+    questions = np.array([_spread(combinations(one.standard.values(), 2)) for one in asked])
+    wordings = np.array([_spread(_wordings(one)) for one in asked])
+    forms = np.array([_spread(one.forms) if one.forms else np.nan for one in asked])
     dense = _density_of("report", asked) - _density_of("phase", asked)
     neighbours = np.array([_mean(_neighbour_correlation, one) for one in asked])
     shuffled = np.array([_mean(lambda s: _neighbour_correlation(rng.permutation(s)), one) for one in asked])
     keys = np.array([_key_slices(one) for one in asked])
     by_chance = np.array([np.mean([_key_slices(_shuffle(one, rng)) for _ in range(NUM_SHUFFLES)]) for one in asked])
-    claims = {
-        "other_volumes_other_scores": _claim(
-            "the same question gives other scores on other volumes", volumes, volumes - wordings,
-            "distance between volumes, minus that between paraphrases", above=True,
-        ),
-        "other_questions_other_scores": _claim(
-            "different questions give other scores on one volume", questions, questions - wordings,
-            "distance between topics, minus that between paraphrases", above=True,
-        ),
-        "open_and_closed_alike": _claim(
-            "open and closed form of one content give nearly the same scores", forms, forms - questions,
-            "distance between the forms, minus that between topics", above=False,
-        ),
-        "key_slices": _claim(
-            "some slices stand out for all questions", keys, keys - by_chance,
-            "largest share of questions with one slice above 1/N, minus that with shuffled slices", above=True,
-        ),
-        "captions_denser_than_phase": _claim(
-            "phase questions are sparse, captions dense", dense, dense,
-            "effective number of slices, report minus phase", above=True,
-        ),
-        "no_pattern_between_neighbours": _claim(
-            "no consistent pattern between neighbouring slices", neighbours, neighbours - shuffled,
-            "correlation of neighbouring slices' scores, minus that with shuffled slices", above=None,
-        ),
-        "paraphrases_alike": _claim(
-            "paraphrases give nearly the same scores (not a claim of the paper)", wordings, wordings - questions,
-            "distance between paraphrases, minus that between topics", above=False,
-        ),
-    }  # fmt: skip
+    numbers = {
+        "other_volumes_other_scores": (volumes, volumes - wordings),
+        "other_questions_other_scores": (questions, questions - wordings),
+        "open_and_closed_alike": (forms, forms - questions),
+        "key_slices": (keys, keys - by_chance),
+        "captions_denser_than_phase": (dense, dense),
+        "no_pattern_between_neighbours": (neighbours, neighbours - shuffled),
+        "paraphrases_alike": (wordings, wordings - questions),
+    }
+    claims = {name: _claim(*CLAIMS[name], *found) for name, found in numbers.items()}
     densities = {topic: mean_interval(_density_of(topic, asked)).to_dict() for topic in STANDARD}
     return {**claims, "effective_slices": densities}
 
@@ -123,8 +138,7 @@ def effective_slices(scores_N: Floats) -> float:
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
-def _claim(says: str, values: Floats, differences: Floats, compared: str, *, above: bool | None) -> dict[str, Any]:
-    """above: the difference must be above 0 (True), below (False), or not away from it (None)."""
+def _claim(says: str, compared: str, above: bool | None, values: Floats, differences: Floats) -> dict[str, Any]:
     if np.isnan(values).all():
         return {"says": says, "value": None, "ci95": None, "compared": compared, "holds": None}
     value, difference = mean_interval(values), mean_interval(differences)
@@ -146,28 +160,19 @@ def _between_volumes(asked: Sequence[AskedScores], rng: np.random.Generator) -> 
         return np.full(len(asked), np.nan)
     found = []
     for place, one in enumerate(asked):
-        others = [other for other in range(len(asked)) if other != place]
-        picked = rng.permutation(others)[:NUM_OTHERS]
-        found.append(
-            np.mean([distance(one.standard[t], asked[other].standard[t]) for other in picked for t in STANDARD])
-        )
+        others = rng.permutation([other for other in range(len(asked)) if other != place])[:NUM_OTHERS]
+        found.append(_spread((one.standard[t], asked[other].standard[t]) for other in others for t in STANDARD))
     return np.array(found)
 
 
-def _between_questions(one: AskedScores) -> float:
-    return float(np.mean([distance(a, b) for a, b in combinations(one.standard.values(), 2)]))
+def _wordings(one: AskedScores) -> Iterator[tuple[Floats, Floats]]:
+    """Every pair of wordings of one topic."""
+    for topic, others in one.paraphrases.items():
+        yield from combinations((one.standard[topic], *others), 2)
 
 
-def _between_wordings(one: AskedScores) -> float:
-    return float(
-        np.mean(
-            [
-                distance(a, b)
-                for topic, others in one.paraphrases.items()
-                for a, b in combinations((one.standard[topic], *others), 2)
-            ]
-        )
-    )
+def _spread(pairs: Iterable[tuple[Floats, Floats]]) -> float:
+    return float(np.mean([distance(*pair) for pair in pairs]))
 
 
 def _density_of(topic: str, asked: Sequence[AskedScores]) -> Floats:

@@ -6,8 +6,10 @@ in docs/scoring.md. What a file cannot give is null, and `missing` says why.
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -66,20 +68,12 @@ def metrics_of(task: str) -> tuple[str, ...]:
 
 
 def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int | None = None) -> Scored:
-    """Score every row of a file.
-
-    Args:
-        bertscore, layer: as `metrics.MetricOptions` has them.
-    """
+    """Score every row of a file; bertscore, layer: as `metrics.MetricOptions` has them."""
     rows = file.rows
     values = {name: np.full(len(rows), np.nan) for name in (*text_metric_names(), *CLOSED_METRICS)}
     texts = [place for place, row in enumerate(rows) if row.task != "closed"]
-    found = score_texts(
-        [rows[place].prediction for place in texts],
-        [rows[place].answer for place in texts],
-        bertscore=bertscore,
-        layer=layer,
-    )
+    said, true = ([getattr(rows[place], name) for place in texts] for name in ("prediction", "answer"))
+    found = score_texts(said, true, bertscore=bertscore, layer=layer)
     for name, scores in found.values.items():
         values[name][texts] = scores
     for place, row in enumerate(rows):
@@ -122,6 +116,19 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
     }
 
 
+def to_json(document: Any) -> str:
+    """Unrounded JSON; what is not a number is null."""
+    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The sheet of a system run with several seeds: means of every number, intervals left to the paired comparison."""
     if len(sheets) == 1:
@@ -130,11 +137,8 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for task in TASKS:
         if averaged[task] is not None:
             averaged[task]["ci95"] = None
-    averaged["missing"] = {
-        **sheets[0]["missing"],
-        "ci95": "the mean of several seeds; the sheet of each has its interval",
-    }
-    return averaged
+    why = "the mean of several seeds; the sheet of each has its interval"
+    return {**averaged, "missing": {**sheets[0]["missing"], "ci95": why}}
 
 
 def compare_systems(
@@ -151,25 +155,21 @@ def compare_systems(
     for (first, ours), (second, theirs) in combinations(systems.items(), 2):
         if against not in (None, first, second):
             continue
-        for task in TASKS:
-            for metric in metrics_of(task):
-                if metrics is not None and (task, metric) not in metrics:
-                    continue
-                runs = [*ours, *theirs]
-                if not all(task in run.file.tasks and metric not in run.missing for run in runs):
-                    continue
-                entry: dict[str, Any] = {"first": first, "second": second, "task": task, "metric": metric}
-                if not all(run.has_volumes for run in runs):
-                    found.append({**entry, "p": None, "missing": NO_VOLUME})
-                    continue
-                paired = compare(
-                    [run.means_by_volume(task, metric) for run in ours],
-                    [run.means_by_volume(task, metric) for run in theirs],
-                )
-                if paired is None:
-                    found.append({**entry, "p": None, "missing": "the two systems share no volume"})
-                else:
-                    found.append({**entry, **paired.to_dict(), "seeds": [len(ours), len(theirs)]})
+        runs = [*ours, *theirs]
+        for task, metric in [(each, metric) for each in TASKS for metric in metrics_of(each)]:
+            if metrics is not None and (task, metric) not in metrics:
+                continue
+            if not all(task in run.file.tasks and metric not in run.missing for run in runs):
+                continue
+            entry: dict[str, Any] = {"first": first, "second": second, "task": task, "metric": metric}
+            if not all(run.has_volumes for run in runs):
+                found.append({**entry, "p": None, "missing": NO_VOLUME})
+                continue
+            means = [[run.means_by_volume(task, metric) for run in side] for side in (ours, theirs)]
+            if (paired := compare(*means)) is None:
+                found.append({**entry, "p": None, "missing": "the two systems share no volume"})
+            else:
+                found.append({**entry, **paired.to_dict(), "seeds": [len(ours), len(theirs)]})
     tested = [entry for entry in found if entry["p"] is not None]
     for one, corrected in zip(tested, holm([one["p"] for one in tested]), strict=True):
         one["p_holm"] = corrected
@@ -221,19 +221,15 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
     metrics = [name for name in metrics_of(task) if name not in scored.missing]
     values = {name: scored.values[name][chosen] for name in metrics}
     in_topic = {topic: np.array([row.topic == topic for row in rows]) for topic in topics}
-
-    def everywhere(get: Callable[[Floats], float]) -> dict[str, dict[str, float | None]]:
-        return {
-            topic: {name: get(values[name][mask]) if name in values else None for name in metrics_of(task)}
-            for topic, mask in in_topic.items()
-        }
-
-    by_topic = everywhere(_mean)
+    by_topic = {
+        topic: {name: float(np.mean(values[name][mask])) if name in values else None for name in metrics_of(task)}
+        for topic, mask in in_topic.items()
+    }
     part = {
         "num_pairs": len(rows),
-        "num_empty": sum(row.is_empty for row in rows),
+        "num_empty": sum(not row.prediction.strip() for row in rows),
         "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
-        "micro": {name: _mean(values[name]) if name in values else None for name in metrics_of(task)},
+        "micro": {name: float(np.mean(values[name])) if name in values else None for name in metrics_of(task)},
         "macro": {
             name: float(np.mean([by_topic[topic][name] for topic in topics])) if name in values else None
             for name in metrics_of(task)
@@ -253,23 +249,16 @@ def _intervals(
     volumes = [row.volume or "" for row in rows]
     found: dict[str, Any] = {"micro": {}, "macro": {}, "by_topic": defaultdict(dict)}
     for name in names:
-        if name not in values:
-            found["micro"][name] = found["macro"][name] = None
-            for topic in in_topic:
-                found["by_topic"][topic][name] = None
-            continue
-        groups = [values[name], *(np.where(mask, values[name], np.nan) for mask in in_topic.values())]
-        sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
-        drawn_RG = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1))
-        found["micro"][name] = list(bounds(drawn_RG[:, 0]))
-        found["macro"][name] = list(bounds(drawn_RG[:, 1:].mean(axis=1)))
-        for place, topic in enumerate(in_topic, start=1):
-            found["by_topic"][topic][name] = list(bounds(drawn_RG[:, place]))
+        ends: list[list[float] | None] = [None] * (2 + len(in_topic))
+        if name in values:
+            groups = [values[name], *(np.where(mask, values[name], np.nan) for mask in in_topic.values())]
+            sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
+            micro_R, *topics_R = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1)).T
+            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(topics_R, axis=1).mean(axis=1), *topics_R)]
+        found["micro"][name], found["macro"][name], *by_topic = ends
+        for topic, one in zip(in_topic, by_topic, strict=True):
+            found["by_topic"][topic][name] = one
     return {**found, "by_topic": dict(found["by_topic"])}
-
-
-def _mean(values: Floats) -> float:
-    return float(np.mean(values))
 
 
 def _mean_of(values: list[Any]) -> Any:

@@ -70,8 +70,7 @@ def mean_interval(values: Floats, volumes: Sequence[str] | None = None, *, draws
     """Mean of the values with its interval; drawn by volume, or one value a volume where none are named."""
     names = [str(place) for place in range(len(values))] if volumes is None else volumes
     sums_V, counts_V = volume_sums(names, values)
-    drawn = draw_means(sums_V[:, None], counts_V[:, None], draws=draws)[:, 0]
-    low, high = bounds(drawn)
+    low, high = bounds(draw_means(sums_V[:, None], counts_V[:, None], draws=draws)[:, 0])
     return Interval(value=float(np.nanmean(values)), low=low, high=high)
 
 
@@ -106,12 +105,11 @@ class Paired:
 
 def compare(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]) -> Paired | None:
     """The paired test of two systems, each given as one {volume: mean} per seed; None without a common volume."""
-    common = [name for name in _average(first) if name in _average(second)]
-    if not common:
-        return None
     ours, theirs = _average(first), _average(second)
-    differences_V = np.array([ours[name] - theirs[name] for name in common])
-    spread = float(np.std(differences_V, ddof=1)) if len(common) > 1 else 0.0
+    differences_V = np.array([ours[name] - theirs[name] for name in ours if name in theirs])
+    if not len(differences_V):
+        return None
+    spread = float(np.std(differences_V, ddof=1)) if len(differences_V) > 1 else 0.0
     interval = mean_interval(differences_V)
     return Paired(
         difference=interval.value,
@@ -119,7 +117,7 @@ def compare(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, 
         high=interval.high,
         p=sign_flip_p(differences_V),
         effect_size=interval.value / spread if spread > 0 else None,
-        num_volumes=len(common),
+        num_volumes=len(differences_V),
     )
 
 

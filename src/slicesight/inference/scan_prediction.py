@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
-from slicesight.io.masks import check_mask_name, write_dicom_seg, write_mask
+from slicesight.io.masks import write_dicom_seg, write_mask
+from slicesight.io.writers import check_nifti_name
 from slicesight.models.encoders3d.monai_encoders import import_monai
 from slicesight.models.folder import read_model_folder
 from slicesight.models.med3dinsight import Classifier, Segmenter
@@ -71,7 +72,7 @@ def predict_scan(request: PredictRequest, *, draw: Draw | None = None) -> dict[s
     if config["kind"] == "classifier" and wanted:
         raise InputError(f"{request.model}: a classifier makes no mask; leave {wanted[0]} out, the answer is printed")
     if request.out is not None:
-        check_mask_name(request.out)
+        check_nifti_name(request.out)
     volume = read_volume(
         request.scan,
         series_uid=request.series_uid,

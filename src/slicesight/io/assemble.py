@@ -1,4 +1,6 @@
-"""How do stored voxels and a header become a checked, canonical Volume? The last step of every reader.
+"""How do stored voxels, a header and what the caller says become a checked, canonical Volume?
+
+The last step of every reader. What is wrong is raised as a `ScanError`, which gets the file's name at the door.
 
 Stored axes are IJK (row, column, slice); `affine_lps_ijk` takes (i, j, k, 1) to LPS millimetres.
 """
@@ -6,15 +8,16 @@ Stored axes are IJK (row, column, slice); `affine_lps_ijk` takes (i, j, k, 1) to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.errors import VolumeError
-from slicesight.io.options import ReadOptions
+from slicesight.errors import InputError, check_type
+from slicesight.io.files import ScanError
 from slicesight.volumes.geometry import acquisition_of, canonical_affine, canonical_view, orientation_of, slice_centres
-from slicesight.volumes.plausibility import doubts
+from slicesight.volumes.receipt import doubts
 from slicesight.volumes.volume import Volume
 
 MAX_VOXELS = 2**30
@@ -24,35 +27,79 @@ _MIN_CONTRAST = 1e-30
 _LOWEST_AIR_HU = -200.0  # a scan with values below this holds air or fat measured in HU
 
 
-def check_shape(name: str, shape: Sequence[int]) -> None:
+Unit = Literal["HU", "arbitrary"]
+
+
+def checked_unit(word: str | None) -> Unit | None:
+    """The unit a caller names, or an InputError."""
+    if word not in (None, "HU", "arbitrary"):
+        raise InputError(f"unit is {word!r}; expected 'HU' or 'arbitrary'")
+    return "HU" if word == "HU" else "arbitrary" if word == "arbitrary" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """The keyword arguments of `read_volume`, checked."""
+
+    series_uid: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    time_point: int | None = None
+    unit: Unit | None = None
+    may_be_blank: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spacing_mm is not None and not _is_spacing(self.spacing_mm):
+            raise InputError(f"spacing_mm is {self.spacing_mm!r}; expected three sizes z, y, x above 0 mm")
+        checked_unit(self.unit)
+        if self.time_point is not None:
+            check_type(self.time_point, int, name="time point", expected="0 or more")
+            if self.time_point < 0:
+                raise InputError(f"time point is {self.time_point}; expected 0 or more")
+
+
+def _is_spacing(sizes: object) -> bool:
+    try:
+        z, y, x = (float(size) for size in sizes)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return False
+    return all(0 < size < 1000 for size in (z, y, x))
+
+
+def check_shape(shape: Sequence[int]) -> None:
     """Refuse what cannot be a 3D scan before anything is allocated."""
     text = "×".join(str(size) for size in shape)
     if len(shape) != 3:
-        raise VolumeError(f"{name}: found {len(shape)}D data ({text}); expected a 3D scan")
+        raise ScanError(f"found {len(shape)}D data ({text}); expected a 3D scan")
     if min(shape) < 1:
-        raise VolumeError(f"{name}: found an empty shape {text}; expected at least 2 voxels along every axis")
+        raise ScanError(f"found an empty shape {text}; expected at least 2 voxels along every axis")
     if min(shape) == 1:
-        raise VolumeError(f"{name}: found a single 2D slice ({text}); expected a 3D scan of at least 2 slices")
+        raise ScanError(f"found a single 2D slice ({text}); expected a 3D scan of at least 2 slices")
     if np.prod([float(size) for size in shape]) > MAX_VOXELS:
-        raise VolumeError(
-            f"{name}: the header claims {text} voxels, above the limit of 1024³; fix the header or crop the scan"
-        )
+        raise ScanError(f"the header claims {text} voxels, above the limit of 1024³; fix the header or crop the scan")
 
 
-def chosen_time_point(name: str, shape: Sequence[int], count: int, options: ReadOptions) -> tuple[int, str]:
-    """Which of a 4D file's volumes is meant, and the note for the receipt."""
-    if options.time_point is None:
-        raise VolumeError(
-            f"{name}: found 4D data ({'×'.join(map(str, shape))}); expected a 3D scan, "
-            f"choose one volume with --time-point 0…{count - 1}"
-        )
-    if options.time_point >= count:
-        raise VolumeError(f"{name}: time point {options.time_point} does not exist; the file holds 0…{count - 1}")
-    return options.time_point, f"4D file of {count} volumes; read number {options.time_point} (from 0)"
+def chosen_volume(shape: Sequence[int], options: ReadOptions, notes: list[str]) -> tuple[tuple[int, ...], int]:
+    """The checked 3D shape within one that may have further axes, and how many volumes lie before the wanted one."""
+    skipped = 0
+    if len(shape) > 3 and set(shape[3:]) == {1}:
+        notes.append(f"stored as {len(shape)}D with single extra axes; read as 3D")
+        shape = shape[:3]
+    if len(shape) == 4:
+        if options.time_point is None:
+            raise ScanError(
+                f"found 4D data ({'×'.join(map(str, shape))}); expected a 3D scan, "
+                f"choose one volume with --time-point 0…{shape[3] - 1}"
+            )
+        if options.time_point >= shape[3]:
+            raise ScanError(f"time point {options.time_point} does not exist; the file holds 0…{shape[3] - 1}")
+        skipped = options.time_point
+        notes.append(f"4D file of {shape[3]} volumes; read number {skipped} (from 0)")
+        shape = shape[:3]
+    check_shape(shape)
+    return tuple(shape), skipped
 
 
 def assemble(
-    name: str,
     stored_ijk: NDArray[Any],
     affine_lps_ijk: NDArray[np.float64] | None,
     options: ReadOptions,
@@ -77,15 +124,15 @@ def assemble(
         orientation: the stored axes' directions when there is no affine.
         unit: the unit the header states; None where it has to be inferred from the values.
     """
-    check_shape(name, stored_ijk.shape)
+    check_shape(stored_ijk.shape)
     notes = list(warnings)
-    affine = None if affine_lps_ijk is None else checked_affine(name, affine_lps_ijk, options)
+    affine = None if affine_lps_ijk is None else checked_affine(affine_lps_ijk, options)
     if affine is not None:
         orientation = orientation_of(affine)
         spacing_ijk = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     axis, is_reversed = acquisition_of(orientation)
     voxels = measured(canonical_view(stored_ijk, orientation), *scale)
-    low = _checked_lowest(name, voxels, may_be_blank=options.may_be_blank)
+    low = _checked_lowest(voxels, may_be_blank=options.may_be_blank)
     spacing = options.spacing_mm
     if spacing is None and spacing_ijk is not None:
         spacing = _to_canonical(spacing_ijk, orientation)
@@ -128,31 +175,29 @@ def measured(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np
         return voxels
 
 
-def checked_affine(name: str, affine_lps_ijk: NDArray[np.float64], options: ReadOptions) -> NDArray[np.float64]:
+def checked_affine(affine_lps_ijk: NDArray[np.float64], options: ReadOptions) -> NDArray[np.float64]:
     """The affine, with the caller's spacing where one is given; an error when it is singular or absurd."""
     affine = np.asarray(affine_lps_ijk, dtype=np.float64)
     if not np.abs(affine).max() < MAX_MM:
-        raise VolumeError(f"{name}: the header's position matrix holds NaN, infinity or more than 1 km; fix the header")
+        raise ScanError("the header's position matrix holds NaN, infinity or more than 1 km; fix the header")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if options.spacing_mm is not None:
-        affine = _with_spacing(name, affine, options.spacing_mm)
+        affine = _with_spacing(affine, options.spacing_mm)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
     for axis, size in zip(("column", "row", "slice"), spacing, strict=True):
         if not 1e-3 <= size <= 1e3:
-            raise VolumeError(f"{name}: {axis} spacing is {size:g} mm; fix the header or pass --spacing-mm")
+            raise ScanError(f"{axis} spacing is {size:g} mm; fix the header or pass --spacing-mm")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-2:
-        raise VolumeError(f"{name}: the header's axes lie in one plane (a singular position matrix); fix the header")
+        raise ScanError("the header's axes lie in one plane (a singular position matrix); fix the header")
     return affine
 
 
-def _with_spacing(
-    name: str, affine: NDArray[np.float64], spacing_zyx: tuple[float, float, float]
-) -> NDArray[np.float64]:
+def _with_spacing(affine: NDArray[np.float64], spacing_zyx: tuple[float, float, float]) -> NDArray[np.float64]:
     directions = affine[:3, :3].copy()
     lengths = np.linalg.norm(directions, axis=0)
     known = [axis for axis in range(3) if lengths[axis] > 1e-9]
     if len(known) < 2:
-        raise VolumeError(f"{name}: the header gives no axis directions; fix the header, --spacing-mm cannot mend that")
+        raise ScanError("the header gives no axis directions; fix the header, --spacing-mm cannot mend that")
     for axis in set(range(3)) - set(known):
         directions[:, axis] = np.cross(directions[:, (axis + 1) % 3], directions[:, (axis + 2) % 3])
     directions /= np.linalg.norm(directions, axis=0)
@@ -172,17 +217,15 @@ def _to_canonical(per_stored_axis: Sequence[float], orientation: str) -> tuple[f
     return by_axis[0], by_axis[1], by_axis[2]
 
 
-def _checked_lowest(name: str, voxels: NDArray[np.float32], *, may_be_blank: bool) -> float:
+def _checked_lowest(voxels: NDArray[np.float32], *, may_be_blank: bool) -> float:
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         num_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
-        raise VolumeError(
-            f"{name}: {num_bad} voxels are NaN or infinite; expected numbers, replace them before reading"
-        )
+        raise ScanError(f"{num_bad} voxels are NaN or infinite; expected numbers, replace them before reading")
     if max(-low, high) > _MAX_VALUE:
-        raise VolumeError(f"{name}: values from {low:g} to {high:g}; no scan has such values, check type and scaling")
+        raise ScanError(f"values from {low:g} to {high:g}; no scan has such values, check type and scaling")
     if high - low < _MIN_CONTRAST and not may_be_blank:
-        raise VolumeError(f"{name}: every voxel is {low:g}; expected a scan with contrast, check the export")
+        raise ScanError(f"every voxel is {low:g}; expected a scan with contrast, check the export")
     return low
 
 

@@ -11,16 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slicesight.errors import VolumeError, check_type
-from slicesight.io.arrays import is_npy, read_npy
+from slicesight.io.arrays import is_npy, is_picture, read_images, read_npy
+from slicesight.io.assemble import ReadOptions, Unit
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
 from slicesight.io.dicomweb.address import is_address, read_address
-from slicesight.io.files import files_below, head_of
-from slicesight.io.images import is_picture, read_images
-from slicesight.io.metaimage import is_metaimage, read_metaimage
+from slicesight.io.files import ScanError, about, files_below, head_of, is_zip, unpacked
+from slicesight.io.itk import is_metaimage, is_nrrd, read_metaimage, read_nrrd
 from slicesight.io.nifti import is_nifti, read_nifti
-from slicesight.io.nrrd import is_nrrd, read_nrrd
-from slicesight.io.options import ReadOptions, Unit
-from slicesight.io.zip import is_zip, unpacked
 from slicesight.volumes.volume import Volume
 
 __all__ = ["read_volume"]
@@ -60,7 +57,7 @@ def read_volume(
         from slicesight.io.dicomweb.client import fetched
 
         with fetched(read_address(path)) as folder:
-            return _read_folder(folder, options)
+            return _read_folder(folder, options, name=folder.name)
     place = Path(path)
     try:
         return _read(place, options)
@@ -74,25 +71,24 @@ def read_volume(
 
 def _read(place: Path, options: ReadOptions) -> Volume:
     if place.is_dir():
-        return _read_folder(place, options)
+        return _read_folder(place, options, name=place.name or str(place))
     if place.exists() and not place.is_file():
         raise VolumeError(f"{place}: this is a device or pipe; expected a file or a folder")
     head = head_of(place)
     if is_zip(head):
         with unpacked(place) as folder:
             return _read_folder(folder, options, name=place.name)
-    if is_dicom(head):
-        if is_dicomdir(place, head):
-            return _read_folder(place.parent, options)
-        return read_dicom(place.name, [place], options)
-    if is_picture(head):
-        raise VolumeError(
-            f"{place.name}: a single picture is 2D; expected a 3D scan, point at the folder with all slices"
-        )
-    reader = _reader_for(place, head)
-    if reader is None:
-        raise VolumeError(f"{place.name}: {_described(head)}; {_KNOWN}")
-    return reader(place, options)
+    if is_dicom(head) and is_dicomdir(place, head):
+        return _read_folder(place.parent, options, name=place.parent.name or str(place.parent))
+    with about(place.name):
+        if is_dicom(head):
+            return read_dicom([place], options)
+        if is_picture(head):
+            raise ScanError("a single picture is 2D; expected a 3D scan, point at the folder with all slices")
+        reader = _reader_for(place, head)
+        if reader is None:
+            raise ScanError(f"{_described(head)}; {_KNOWN}")
+        return reader(place, options)
 
 
 def _reader_for(place: Path, head: bytes) -> _Reader | None:
@@ -102,41 +98,39 @@ def _reader_for(place: Path, head: bytes) -> _Reader | None:
         return read_nrrd
     if is_metaimage(head):
         return read_metaimage
-    if is_nifti(place, head):
-        return _read_pair if place.name.endswith((".img", ".img.gz")) and _header_beside(place) else read_nifti
     if _header_beside(place) is not None:
         return _read_pair
-    return None
+    return read_nifti if is_nifti(place, head) else None
 
 
-def _read_folder(folder: Path, options: ReadOptions, *, name: str = "") -> Volume:
+def _read_folder(folder: Path, options: ReadOptions, *, name: str) -> Volume:
     """DICOM if there is any, else one scan file, else the pictures."""
-    name = name or folder.name or str(folder)
     files = files_below(folder)
     heads = [(file, head_of(file)) for file in files]
-    dicom = [file for file, head in heads if is_dicom(head)]
-    if dicom:
-        return read_dicom(name, dicom, options)
-    readable = [(file, reader) for file, head in heads if (reader := _reader_for(file, head)) is not None]
-    scans = [(file, reader) for file, reader in readable if not file.name.endswith((".img", ".img.gz"))]
-    if len(scans) == 1:
-        return scans[0][1](scans[0][0], options)
-    if scans:
-        listed = ", ".join(file.name for file, _ in scans[:5])
-        raise VolumeError(
-            f"{name}: the folder holds {len(scans)} scans ({listed}…); expected one, point at the file you mean"
-        )
-    pictures = [file for file, head in heads if is_picture(head)]
-    if pictures:
-        folders = sorted({file.parent for file in pictures})
-        if len(folders) > 1:
-            listed = ", ".join(str(place.relative_to(folder)) for place in folders[:5])
-            raise VolumeError(
-                f"{name}: pictures in {len(folders)} folders ({listed}…); expected one series, point at one of them"
+    with about(name):
+        if dicom := [file for file, head in heads if is_dicom(head)]:
+            return read_dicom(dicom, options)
+        readable = [(file, reader) for file, head in heads if (reader := _reader_for(file, head)) is not None]
+        scans = [(file, reader) for file, reader in readable if not file.name.endswith((".img", ".img.gz"))]
+        if len(scans) == 1:
+            file, reader = scans[0]
+            with about(file.name):
+                return reader(file, options)
+        if scans:
+            listed = ", ".join(file.name for file, _ in scans[:5])
+            raise ScanError(
+                f"the folder holds {len(scans)} scans ({listed}…); expected one, point at the file you mean"
             )
-        return read_images(folders[0], pictures, options)
-    found = f"{len(files)} files, none of them a scan" if files else "no files"
-    raise VolumeError(f"{name}: {found}; expected DICOM files, PNG or JPEG slices or one scan file in the folder")
+        if pictures := [file for file, head in heads if is_picture(head)]:
+            folders = sorted({file.parent for file in pictures})
+            if len(folders) == 1:
+                return read_images(pictures, options)
+            listed = ", ".join(str(place.relative_to(folder)) for place in folders[:5])
+            raise ScanError(
+                f"pictures in {len(folders)} folders ({listed}…); expected one series, point at one of them"
+            )
+        found = f"{len(files)} files, none of them a scan" if files else "no files"
+        raise ScanError(f"{found}; expected DICOM files, PNG or JPEG slices or one scan file in the folder")
 
 
 def _header_beside(image: Path) -> Path | None:
@@ -154,7 +148,8 @@ def _header_beside(image: Path) -> Path | None:
 def _read_pair(image: Path, options: ReadOptions) -> Volume:
     header = _header_beside(image)
     assert header is not None
-    return read_nifti(header, options)
+    with about(header.name):
+        return read_nifti(header, options)
 
 
 def _described(head: bytes) -> str:
@@ -162,6 +157,6 @@ def _described(head: bytes) -> str:
         return "the file is empty"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "this is a text file"
-    if head[:1] == b"\x80" and head[1] in (2, 3, 4, 5):
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "this is a Python pickle, which is never opened because it can run code"
     return f"no known scan format starts with bytes {head[:4].hex(' ')}"

@@ -6,10 +6,8 @@ mask of any other scan is stored in the scan's orientation with its affine. A DI
 
 from __future__ import annotations
 
-import gzip
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,11 @@ from slicesight import __version__
 from slicesight.errors import InputError, VolumeError
 from slicesight.files import checked_place, replacing
 from slicesight.io.dicom.frames import frames_of
-from slicesight.io.dicom.loading import is_dicom
+from slicesight.io.dicom.source import headers_of
 from slicesight.io.dicom.values import quiet_pydicom
-from slicesight.io.files import files_below, head_of
+from slicesight.io.files import head_of, is_zip
 from slicesight.io.loading import read_volume
-from slicesight.io.writers import write_nifti
-from slicesight.io.zip import is_zip, unpacked
+from slicesight.io.writers import check_nifti_name, save_nifti, write_nifti
 from slicesight.volumes.foreground import foreground_threshold
 from slicesight.volumes.geometry import canonical_view, is_orientation, stored_affine, stored_view
 from slicesight.volumes.volume import Volume
@@ -124,13 +121,6 @@ def share_in_body(labels_ZYX: NDArray[np.integer], volume: Volume) -> float:
     return inside / total if total else 1.0
 
 
-def check_mask_name(path: Path) -> Path:
-    """The path, if a NIfTI can be written there."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: expected a name that ends with .nii or .nii.gz")
-    return checked_place(path)
-
-
 def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str | Path, out: str | Path) -> None:
     """Write a canonical label map as NIfTI in the grid of the scan it was made from.
 
@@ -142,7 +132,7 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
     Raises:
         InputError: a name that is no NIfTI's.
     """
-    place = check_mask_name(Path(out))
+    place = check_nifti_name(Path(out))
     assert labels_ZYX.shape == volume.shape
     original = _nifti_of(Path(source), volume)
     orientation = volume.source.get("stored_orientation")
@@ -170,11 +160,7 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
         assert stored.shape == original.shape[:3]
         for field in GEOMETRY_FIELDS:
             image.header[field] = original.header[field]
-    content = image.to_bytes()
-    if place.suffix == ".gz":
-        content = gzip.compress(content, mtime=0)
-    with replacing(place) as temporary:
-        temporary.write_bytes(content)
+    save_nifti(image, place)
 
 
 def write_dicom_seg(
@@ -199,7 +185,8 @@ def write_dicom_seg(
     classes = np.zeros(frames.shape, np.uint16)
     for number, value in enumerate(values, start=1):
         classes[frames == value] = number
-    with quiet_pydicom(), _images(Path(source), volume) as (images, order):
+    images, order = _images(Path(source), volume)
+    with quiet_pydicom():
         try:
             segmentation = highdicom.seg.Segmentation(
                 source_images=images,
@@ -262,29 +249,12 @@ def _segment(number: int, name: str, algorithm: str) -> Any:
     )
 
 
-@contextmanager
-def _images(source: Path, volume: Volume) -> Iterator[tuple[list[pydicom.Dataset], list[int]]]:
+def _images(source: Path, volume: Volume) -> tuple[list[pydicom.Dataset], list[int]]:
     """The series' headers as a SEG wants them, and the volume's source slices in the order of their frames."""
+    name = source.name
     if volume.source.get("format") != "DICOM" or not volume.sop_instance_uids:
-        raise InputError(f"{source.name}: a DICOM SEG refers to DICOM images; this scan has none, write a NIfTI mask")
-    if source.is_file() and is_zip(head_of(source)):
-        with unpacked(source) as folder:
-            yield _matched(files_below(folder), volume, source.name)
-    else:
-        yield _matched(files_below(source) if source.is_dir() else [source], volume, source.name)
-
-
-def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pydicom.Dataset], list[int]]:
-    wanted = set(volume.sop_instance_uids)
-    found: dict[str, pydicom.Dataset] = {}
-    for file in files:
-        if is_dicom(head_of(file)):
-            read = pydicom.dcmread(file, force=True, stop_before_pixels=True)
-            if read.get("SOPInstanceUID") in wanted:
-                found[str(read.SOPInstanceUID)] = read
-    missing = wanted - set(found)
-    if missing:
-        raise VolumeError(f"{name}: {len(missing)} images of the series are gone since it was read; read it again")
+        raise InputError(f"{name}: a DICOM SEG refers to DICOM images; this scan has none, write a NIfTI mask")
+    found = headers_of(source, volume)
     for header in found.values():
         for keyword in BLANKS:
             if keyword not in header:
@@ -296,7 +266,7 @@ def _matched(files: Sequence[Path], volume: Volume, name: str) -> tuple[list[pyd
             f"{name}: a series of several multi-frame files; a DICOM SEG refers to one, write a NIfTI mask"
         )
     (only,) = found.values()
-    frames = frames_of(name, [only])
+    frames = frames_of([only])
     if len(frames) != volume.num_source_slices:
         raise VolumeError(
             f"{name}: {len(frames)} frames, {volume.num_source_slices} slices read; a DICOM SEG needs all frames, "

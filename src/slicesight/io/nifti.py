@@ -12,10 +12,9 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from slicesight.errors import VolumeError
-from slicesight.io.assemble import MAX_MM, assemble, check_shape, chosen_time_point
-from slicesight.io.options import ReadOptions
-from slicesight.io.voxel_bytes import GZIP_MAGIC, ByteSource, Unpacked, check_claim, read_voxels, skip
+from slicesight.io.assemble import MAX_MM, ReadOptions, assemble, chosen_volume
+from slicesight.io.files import ScanError, about
+from slicesight.io.voxel_bytes import GZIP_MAGIC, ByteSource, byte_source, check_claim, read_voxels, skip
 from slicesight.volumes.geometry import LPS_FROM_RAS, orientation_of
 from slicesight.volumes.volume import Volume
 
@@ -41,30 +40,30 @@ def is_nifti(path: Path, head: bytes) -> bool:
 
 def read_nifti(path: Path, options: ReadOptions) -> Volume:
     """A NIfTI-1 or NIfTI-2 scan."""
-    name = path.name
+    notes: list[str] = []
     with ExitStack() as stack:
-        source, packing = _opened(stack, path, name)
-        header = _header(name, source)
-        shape, notes = _shape(name, header, options)
-        dtype = _dtype(name, header)
+        source, packing = _opened(stack, path)
+        header = _header(source)
+        shape, skipped = chosen_volume(_sizes(header), options, notes)
+        dtype = _dtype(header)
         consumed = int(header["sizeof_hdr"])
-        start = _start(name, header, shape, dtype, options)
         if bytes(header["magic"].tobytes())[:2] == b"ni":
             path = _image_beside(path)
-            source, packing = _opened(stack, path, path.name)
+            stack.enter_context(about(path.name))
+            source, packing = _opened(stack, path)
             consumed = 0
-        num_bytes = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        check_claim(name, path, shape, num_bytes, packing)
-        skip(source, start - consumed, name)
-        stored = read_voxels(source, shape, dtype, name)
-    affine, spacing, orientation = _affine(name, header, notes)
+        volume_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        start = _data_offset(header) + skipped * volume_bytes
+        check_claim(path, shape, start + volume_bytes, packing)
+        skip(source, start - consumed)
+        stored = read_voxels(source, shape, dtype)
+    affine, spacing, orientation = _affine(header, notes)
     is_synthetic = bytes(header["descrip"].tobytes()).rstrip(b"\0").decode("latin-1") == SYNTHETIC_MARKER
     return assemble(
-        name,
         stored,
         affine,
         options,
-        scale=_scale(name, header),
+        scale=_scale(header),
         orientation=orientation,
         spacing_ijk=spacing,
         modality="CT" if is_synthetic else "unknown",
@@ -75,11 +74,11 @@ def read_nifti(path: Path, options: ReadOptions) -> Volume:
     )
 
 
-def _opened(stack: ExitStack, path: Path, name: str) -> tuple[ByteSource, str]:
+def _opened(stack: ExitStack, path: Path) -> tuple[ByteSource, str]:
     stream = stack.enter_context(path.open("rb"))
-    is_gzip = stream.read(2) == GZIP_MAGIC
+    packing = "gzip" if stream.read(2) == GZIP_MAGIC else "plain"
     stream.seek(0)
-    return (Unpacked(stream, name), "gzip") if is_gzip else (stream, "plain")
+    return byte_source(stream, packing), packing
 
 
 def _image_beside(header_path: Path) -> Path:
@@ -88,92 +87,73 @@ def _image_beside(header_path: Path) -> Path:
         image = header_path.with_name(stem + suffix)
         if image.is_file():
             return image
-    raise VolumeError(
-        f"{header_path.name}: the voxels should be in {stem}.img beside it; put both files into one folder"
-    )
+    raise ScanError(f"the voxels should be in {stem}.img beside it; put both files into one folder")
 
 
-def _header(name: str, source: ByteSource) -> Any:
+def _header(source: ByteSource) -> Any:
     block = source.read(348)
     is_second = block[:4] in _SECOND
     if is_second:
         block += source.read(540 - 348)
     expected = 540 if is_second else 348
     if len(block) < expected:
-        raise VolumeError(
-            f"{name}: found {len(block)} bytes, expected a NIfTI header of {expected}; copy the file again"
-        )
+        raise ScanError(f"found {len(block)} bytes, expected a NIfTI header of {expected}; copy the file again")
     if block[:4] not in _FIRST + _SECOND:
-        raise VolumeError(f"{name}: the gzip does not hold a NIfTI header; expected .nii.gz, check what was packed")
+        raise ScanError("the gzip does not hold a NIfTI header; expected .nii.gz, check what was packed")
     kind: Any = nib.Nifti2Header if is_second else nib.Nifti1Header
     header = kind(block, check=False)
     magic = bytes(header["magic"].tobytes())[:3]
     if magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
-        raise VolumeError(
-            f"{name}: header magic is {magic!r} (Analyze 7.5 or damaged), expected 'n+1' or 'ni1'; export it as NIfTI"
+        raise ScanError(
+            f"header magic is {magic!r} (Analyze 7.5 or damaged), expected 'n+1' or 'ni1'; export it as NIfTI"
         )
     return header
 
 
-def _shape(name: str, header: Any, options: ReadOptions) -> tuple[tuple[int, ...], list[str]]:
+def _sizes(header: Any) -> tuple[int, ...]:
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
-        raise VolumeError(f"{name}: the header claims {num_axes} dimensions; expected 3, fix the header")
-    shape = tuple(int(size) for size in header["dim"][1 : num_axes + 1])
-    if min(shape) < 1:
-        raise VolumeError(f"{name}: the header's shape is {shape}; expected sizes of 1 or more, fix the header")
-    notes: list[str] = []
-    if len(shape) > 3 and set(shape[3:]) == {1}:
-        notes.append(f"stored as {len(shape)}D with single extra axes; read as 3D")
-        shape = shape[:3]
-    if len(shape) == 4:
-        _, note = chosen_time_point(name, shape, shape[3], options)
-        notes.append(note)
-        shape = shape[:3]
-    check_shape(name, shape)
-    return shape, notes
+        raise ScanError(f"the header claims {num_axes} dimensions; expected 3, fix the header")
+    sizes = tuple(int(size) for size in header["dim"][1 : num_axes + 1])
+    if min(sizes) < 1:
+        raise ScanError(f"the header's shape is {sizes}; expected sizes of 1 or more, fix the header")
+    return sizes
 
 
-def _dtype(name: str, header: Any) -> np.dtype[Any]:
+def _dtype(header: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
     except (HeaderDataError, KeyError):
-        raise VolumeError(f"{name}: NIfTI datatype {int(header['datatype'])} is unknown; fix the header") from None
+        raise ScanError(f"NIfTI datatype {int(header['datatype'])} is unknown; fix the header") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise VolumeError(
-            f"{name}: voxels are {dtype} (colour or complex); expected integers or floats, convert them first"
-        )
+        raise ScanError(f"voxels are {dtype} (colour or complex); expected integers or floats, convert them first")
     if int(header["bitpix"]) not in (0, dtype.itemsize * 8):
-        raise VolumeError(
-            f"{name}: datatype {dtype} has {dtype.itemsize * 8} bits, not {int(header['bitpix'])}; fix the header"
-        )
+        raise ScanError(f"datatype {dtype} has {dtype.itemsize * 8} bits, not {int(header['bitpix'])}; fix the header")
     return dtype
 
 
-def _start(name: str, header: Any, shape: tuple[int, ...], dtype: np.dtype[Any], options: ReadOptions) -> int:
-    """Byte offset of the wanted volume in the file that holds the voxels."""
+def _data_offset(header: Any) -> int:
+    """Where the voxels begin in the file that holds them."""
     offset = float(header["vox_offset"])
     is_pair = bytes(header["magic"].tobytes())[:2] == b"ni"
     least = 0 if is_pair else int(header["sizeof_hdr"])
     if offset == 0 and not is_pair:
-        offset = least + 4
+        return least + 4
     if not (np.isfinite(offset) and least <= offset <= _MAX_HEADER_BYTES and offset == int(offset)):
-        raise VolumeError(f"{name}: vox_offset is {offset:g}; expected {least + 4} or a little more, fix the header")
-    has_time = int(header["dim"][0]) == 4 and int(header["dim"][4]) > 1
-    skipped = (options.time_point or 0) if has_time else 0
-    return int(offset) + skipped * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        raise ScanError(f"vox_offset is {offset:g}; expected {least + 4} or a little more, fix the header")
+    return int(offset)
 
 
-def _scale(name: str, header: Any) -> tuple[float, float]:
+def _scale(header: Any) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
     if not np.isfinite(intercept):
-        raise VolumeError(f"{name}: scl_inter is {intercept}; expected a number, fix the header")
+        raise ScanError(f"scl_inter is {intercept}; expected a number, fix the header")
     return slope, intercept
 
 
-def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, list[float], str]:
+def _affine(header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, list[float], str]:
     spacing = [abs(float(size)) for size in header["pixdim"][1:4]]
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not (has_sform or has_qform):
@@ -181,8 +161,8 @@ def _affine(name: str, header: Any, notes: list[str]) -> tuple[NDArray[np.float6
             "unknown side: neither sform nor qform is set; axes are taken as right, anterior, superior; no positions"
         )
         return None, spacing, "RAS"
-    sform = _form(name, header, "sform") if has_sform else None
-    qform = _form(name, header, "qform") if has_qform else None
+    sform = _form(header, "sform") if has_sform else None
+    qform = _form(header, "qform") if has_qform else None
     if sform is not None and qform is not None:
         _note_conflict(sform, qform, notes)
     chosen = sform if sform is not None else qform
@@ -205,12 +185,12 @@ def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes
         notes.append("sform and qform give different positions; the sform is used")
 
 
-def _form(name: str, header: Any, word: str) -> NDArray[np.float64]:
+def _form(header: Any, word: str) -> NDArray[np.float64]:
     """The sform or qform in LPS."""
     try:
         matrix = np.asarray(getattr(header, f"get_{word}")(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise VolumeError(f"{name}: the {word} is broken ({error}); fix the header") from None
+        raise ScanError(f"the {word} is broken ({error}); fix the header") from None
     if not np.isfinite(matrix).all():
-        raise VolumeError(f"{name}: the {word} holds NaN or infinity; fix the header")
+        raise ScanError(f"the {word} holds NaN or infinity; fix the header")
     return LPS_FROM_RAS @ matrix

@@ -9,12 +9,12 @@ from __future__ import annotations
 import bz2
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.errors import VolumeError
+from slicesight.io.files import ScanError
 
 try:  # unpacks in 60 % of the time; wheels do not exist for every platform
     from isal import isal_zlib as deflate
@@ -29,23 +29,11 @@ _SUSPICIOUS_RATIO = 100  # scans pack 2 to 20 times, empty label maps of this si
 _DAMAGED: Any = (deflate.error, OSError, ValueError, EOFError)
 
 
-class ByteSource(Protocol):
-    """Sequential reads."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes."""
-        ...
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer as far as there is data."""
-        ...
-
-
 class Unpacked:
     """Sequential reads from a gzip, zlib or bzip2 stream; damage and an early end are errors."""
 
-    def __init__(self, stream: BinaryIO, name: str, packing: str = "gzip") -> None:
-        self._stream, self._name, self._packing = stream, name, packing
+    def __init__(self, stream: BinaryIO, packing: str) -> None:
+        self._stream, self._packing = stream, packing
         self._inflate = self._new()
         self._pending = b""
 
@@ -80,9 +68,7 @@ class Unpacked:
             try:
                 data: bytes = self._inflate.decompress(packed, at_most)
             except _DAMAGED as error:
-                raise VolumeError(
-                    f"{self._name}: the {self._packing} data are damaged ({error}); copy the file again"
-                ) from None
+                raise ScanError(f"the {self._packing} data are damaged ({error}); copy the file again") from None
             if self._packing != "bzip2":
                 self._pending = self._inflate.unconsumed_tail
             if self._inflate.eof and self._packing == "gzip":
@@ -96,9 +82,7 @@ class Unpacked:
             return b""
         packed = self._pending or self._stream.read(_CHUNK)
         if not packed:
-            raise VolumeError(
-                f"{self._name}: the {self._packing} data end too early; the file is truncated, copy it again"
-            )
+            raise ScanError(f"the {self._packing} data end too early; the file is truncated, copy it again")
         return packed
 
     def _start_next_member(self) -> None:
@@ -108,36 +92,40 @@ class Unpacked:
             self._inflate = self._new()
 
 
-def check_claim(name: str, path: Path, shape: Sequence[int], num_bytes: int, packing: str) -> None:
+ByteSource = BinaryIO | Unpacked
+
+
+def byte_source(stream: BinaryIO, packing: str) -> ByteSource:
+    """Sequential reads of what a "plain", "gzip", "zlib" or "bzip2" file holds."""
+    return stream if packing == "plain" else Unpacked(stream, packing)
+
+
+def check_claim(path: Path, shape: Sequence[int], num_bytes: int, packing: str) -> None:
     """Refuse a header that claims more voxels than the file can hold."""
     held = path.stat().st_size
-    claim = f"{name}: the header claims {'×'.join(map(str, shape))} voxels ({num_bytes} bytes)"
+    claim = f"the header claims {'×'.join(map(str, shape))} voxels ({num_bytes} bytes)"
     if num_bytes > held * _MAX_RATIO[packing]:
-        raise VolumeError(f"{claim}, more than its {held} bytes can hold; the file is truncated or its header is wrong")
+        raise ScanError(f"{claim}, more than its {held} bytes can hold; the file is truncated or its header is wrong")
     if num_bytes > _SUSPICIOUS_BYTES and num_bytes > held * _SUSPICIOUS_RATIO:
-        raise VolumeError(
-            f"{claim} packed into {held}, as a zip bomb would; expected at most {_SUSPICIOUS_RATIO} times"
-        )
+        raise ScanError(f"{claim} packed into {held}, as a zip bomb would; expected at most {_SUSPICIOUS_RATIO} times")
 
 
-def skip(source: ByteSource, num_bytes: int, name: str) -> None:
+def skip(source: ByteSource, num_bytes: int) -> None:
     """Read and drop."""
     while num_bytes > 0:
         dropped = len(source.read(min(num_bytes, _CHUNK)))
         if not dropped:
-            raise VolumeError(
-                f"{name}: the file ends before its voxels begin; the file is truncated or its header is wrong"
-            )
+            raise ScanError("the file ends before its voxels begin; the file is truncated or its header is wrong")
         num_bytes -= dropped
 
 
-def read_voxels(source: ByteSource, shape_ijk: Sequence[int], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+def read_voxels(source: ByteSource, shape_ijk: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
     """(I, J, K) voxels stored with I fastest; the claim must have been checked."""
     num_bytes = int(np.prod(shape_ijk, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(num_bytes, np.uint8)
-    filled = source.readinto(buffer.data)
+    filled = source.readinto(buffer.data)  # type: ignore[union-attr]  # an open file has it
     if filled < num_bytes:
-        raise VolumeError(f"{name}: found {filled} bytes of voxels, expected {num_bytes}; the file is truncated")
+        raise ScanError(f"found {filled} bytes of voxels, expected {num_bytes}; the file is truncated")
     if isinstance(source, Unpacked):
         source.finish()
     voxels: NDArray[Any] = buffer.view(dtype).reshape(shape_ijk, order="F")

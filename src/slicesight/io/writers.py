@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from slicesight.errors import VolumeError, check_type
-from slicesight.files import replacing
+from slicesight.errors import InputError, VolumeError, check_type
+from slicesight.files import checked_place, replacing
 from slicesight.io.nifti import SYNTHETIC_MARKER
 from slicesight.volumes.geometry import LPS_FROM_RAS, NATURAL_ORIENTATION, is_orientation, stored_affine, stored_view
 from slicesight.volumes.volume import Volume
@@ -50,13 +50,22 @@ def write_nifti(
     image.set_qform(affine_ras, code=1)
     if volume.is_synthetic:
         image.header["descrip"] = SYNTHETIC_MARKER.encode()
-    place = Path(path)
-    if not place.name.endswith((".nii", ".nii.gz")):
-        raise VolumeError(f"{place}: expected a name that ends with .nii or .nii.gz")
+    save_nifti(image, check_nifti_name(Path(path)))
+
+
+def check_nifti_name(path: Path) -> Path:
+    """The path, if a NIfTI can be written there."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: expected a name that ends with .nii or .nii.gz")
+    return checked_place(path)
+
+
+def save_nifti(image: Any, path: Path) -> None:
+    """Write a nibabel image, packed if its name ends with .gz."""
     content = image.to_bytes()
-    if place.suffix == ".gz":
+    if path.suffix == ".gz":
         content = gzip.compress(content, compresslevel=_GZIP_LEVEL, mtime=0)
-    with replacing(place) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 

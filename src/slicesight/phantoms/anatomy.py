@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from slicesight.volumes.volume import Plane
+
 Phase = Literal["non-contrast", "arterial phase", "portal venous phase", "delayed phase"]
 PHASES: tuple[Phase, ...] = ("non-contrast", "arterial phase", "portal venous phase", "delayed phase")
 
@@ -94,3 +96,25 @@ ABNORMALITIES: tuple[Abnormality, ...] = (
     Abnormality("lipoma", (22, 42), (-115, -95)),
     Abnormality("necrotic tumour", (32, 52), (75, 90), texture_hu=110),
 )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One abnormality: what, where, how large, and the acquisition slices that show it."""
+
+    abnormality: str
+    organ: str
+    part: str
+    diameter_mm: float
+    centre_mm: tuple[float, float, float]
+    source_slices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PhantomTruth:
+    """Everything a question about the phantom can ask."""
+
+    plane: Plane
+    phase: Phase
+    findings: tuple[Finding, ...]
+    organ_slices: dict[str, tuple[int, ...]]

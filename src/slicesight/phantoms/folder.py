@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from slicesight.data.manifest import Case, write_manifest
 from slicesight.errors import InputError
+from slicesight.files import plain_disk_errors
 from slicesight.io.writers import write_dicom, write_nifti
-from slicesight.phantoms.anatomy import LABEL_NAMES
-from slicesight.phantoms.rendering import Phantom, PhantomTruth, make_phantom
+from slicesight.phantoms.anatomy import LABEL_NAMES, PhantomTruth
+from slicesight.phantoms.rendering import Phantom, make_phantom
 from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
 FINDING_LABEL_OFFSET = 100
@@ -38,18 +39,14 @@ def write_phantoms(
     if manifest.exists():
         raise InputError(f"{manifest} exists already; name a new folder, or remove it first.")
     for place in (folder / "volumes", folder / "labels"):
-        try:
+        with plain_disk_errors(place):
             place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{place}: cannot be made ({error.strerror}); name a folder you may write to.") from error
     cases = []
     for index in range(count):
-        if progress is not None:
-            progress(index, count)
         cases.append(write_phantom(folder, seed=seed, index=index, scan_format=scan_format))
+        if progress is not None:
+            progress(index + 1, count)
     write_manifest(cases, manifest)
-    if progress is not None:
-        progress(count, count)
     return manifest
 
 
@@ -59,10 +56,7 @@ def write_phantom(folder: Path, *, seed: int, index: int, scan_format: ScanForma
     name = f"phantom_{index:05d}"
     volume = f"volumes/{name}" + (".nii.gz" if scan_format == "nifti" else "")
     labels = f"labels/{name}.nii.gz"
-    if scan_format == "nifti":
-        write_nifti(phantom.volume, folder / volume)
-    else:
-        write_dicom(phantom.volume, folder / volume)
+    (write_nifti if scan_format == "nifti" else write_dicom)(phantom.volume, folder / volume)
     write_nifti(phantom.volume, folder / labels, labels=label_map(phantom))
     return phantom_case(phantom, seed=seed, index=index, volume=volume, labels=labels)
 
@@ -78,8 +72,8 @@ def truth_case(
 ) -> Case:
     """As `phantom_case`, without painting it. num_slices: of the scan's file."""
     names = {str(label): name for label, name in LABEL_NAMES.items()}
-    for number, finding in enumerate(truth.findings, start=1):
-        names[str(FINDING_LABEL_OFFSET + number)] = f"{finding.abnormality} in the {finding.organ}"
+    for label, finding in enumerate(truth.findings, start=FINDING_LABEL_OFFSET + 1):
+        names[str(label)] = f"{finding.abnormality} in the {finding.organ}"
     return Case(
         id=f"phantom_{seed}_{index:05d}",
         volume=volume,

@@ -1,9 +1,10 @@
-"""Stage 0: teach the two encoders what a phantom shows, before any language (the stand-in for SigLIP and M3D-CLIP).
+"""Stage 0 of the encoders: teach both what a phantom shows, before any language (the stand-in for SigLIP and M3D-CLIP).
 
 Each token answers for its own cell of the picture: which organs, which abnormalities and which named places of an
 abnormality lie in it; the mean token answers for plane and phase. Binary cross-entropy for cells, cross-entropy for
-the whole. The projected tokens must also point along the words for it (words.py), so that the connectors start aligned.
-S slices or volumes, T tokens (row-major cells), C encoder channels, Y cell labels, D language-model width.
+the whole. As SigLIP brings pictures and texts together, a projected token must also point along the language model's
+own embeddings of the words for what lies in its cell, so that the connectors start aligned.
+S slices or volumes, T tokens (row-major cells), C encoder channels, Y cell labels, W words, D language-model width.
 """
 
 from __future__ import annotations
@@ -18,19 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import OneCycleLR
+from transformers import PreTrainedTokenizerBase
 
 from slicesight.models.encoders3d.networks import pool_grid
-from slicesight.phantoms.anatomy import PHASES
-from slicesight.phantoms.grid_set import PhantomSet
-from slicesight.phantoms.texts import KINDS, location_phrase
-from slicesight.phantoms.vocabulary import CELL_LABELS, ORGAN_LABELS, PLACES, WordMatch
+from slicesight.phantoms.anatomy import AORTA, LABEL_NAMES, ORGANS, PHASES
+from slicesight.phantoms.dataset import PhantomSet
+from slicesight.phantoms.texts import KINDS, LOCATIONS, location_phrase
 from slicesight.training.checkpointing import CheckpointPolicy
 from slicesight.training.loop import train_loop
 from slicesight.training.recipe import EncoderRun
 from slicesight.training.run_folder import Log
 from slicesight.volumes.volume import PLANES
 
-NUM_CELL_LABELS = len(CELL_LABELS)
+ORGAN_LABELS = (*(organ.label for organ in ORGANS), AORTA)
+PLACES = tuple(LOCATIONS)
+CELL_LABELS = (*KINDS, *PLACES, *(LABEL_NAMES[label] for label in ORGAN_LABELS))
+WHOLE_LABELS = (*PLANES, *PHASES)
+EMPTY_WORDS = ("of", "the")
 POSITIVE_WEIGHT = 4.0
 KIND_WEIGHT = 4.0
 LESION_SLICE_SHARE = 0.7
@@ -43,7 +48,7 @@ class Probe(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.cells = nn.Linear(width, NUM_CELL_LABELS)
+        self.cells = nn.Linear(width, len(CELL_LABELS))
         self.whole = nn.Linear(width, len(PLANES) + len(PHASES))
         nn.init.constant_(self.cells.bias, -3.0)
 
@@ -67,20 +72,13 @@ class EncoderBatch:
 
 
 def slice_batches(
-    phantoms: PhantomSet,
-    indices: NDArray[np.int64],
-    *,
-    size: int,
-    cells: tuple[int, int],
-    coarse: tuple[int, int],
-    seed: int | np.random.Generator,
+    phantoms: PhantomSet, *, size: int, cells: tuple[int, int], coarse: tuple[int, int], rng: np.random.Generator
 ) -> Iterator[EncoderBatch]:
     """Random single slices for ever, most of them through an abnormality, the more of it the likelier."""
-    rng = np.random.default_rng(seed)
     num_slices = phantoms.voxels.shape[1]
     while True:
         picked = []
-        for case in rng.choice(indices, size):
+        for case in rng.choice(len(phantoms), size):
             pixels = np.count_nonzero(phantoms.findings[case], axis=(1, 2))
             shows_one = pixels.any() and rng.random() < LESION_SLICE_SHARE
             place = rng.choice(num_slices, p=pixels / pixels.sum()) if shows_one else rng.integers(num_slices)
@@ -90,17 +88,15 @@ def slice_batches(
 
 def volume_batches(
     phantoms: PhantomSet,
-    indices: NDArray[np.int64],
     *,
     size: int,
     cells: tuple[int, int, int],
     coarse: tuple[int, int, int],
-    seed: int | np.random.Generator,
+    rng: np.random.Generator,
 ) -> Iterator[EncoderBatch]:
     """Random whole volumes for ever."""
-    rng = np.random.default_rng(seed)
     while True:
-        picked = [(int(case), slice(None)) for case in rng.choice(indices, size, replace=False)]
+        picked = [(int(case), slice(None)) for case in rng.choice(len(phantoms), size, replace=False)]
         yield _batch(phantoms, picked, rng, cells=cells, coarse=coarse, keep_depth=True)
 
 
@@ -173,16 +169,66 @@ def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[T
     loss = by_cell + 0.3 * F.cross_entropy(plane, batch.plane) + 0.3 * F.cross_entropy(phase, batch.phase)
     with torch.no_grad():
         facts = {}
-        start = 0
-        for name, length in (("kind", len(KINDS)), ("place", len(PLACES)), ("organ", len(ORGAN_LABELS))):
-            said, true = cells[..., start : start + length] > 0, batch.cells[..., start : start + length] > 0.5
+        organs = len(KINDS) + len(PLACES)
+        parts = {"kind": slice(len(KINDS)), "place": slice(len(KINDS), organs), "organ": slice(organs, None)}
+        for name, part in parts.items():
+            said, true = cells[..., part] > 0, batch.cells[..., part] > 0.5
             hits = (said & true).sum().item()
             facts[f"{name}_recall"] = round(hits / max(1, true.sum().item()), 3)
             facts[f"{name}_precision"] = round(hits / max(1, said.sum().item()), 3)
-            start += length
         facts["plane"] = round((plane.argmax(-1) == batch.plane).float().mean().item(), 3)
         facts["phase"] = round((phase.argmax(-1) == batch.phase).float().mean().item(), 3)
     return loss, facts
+
+
+class LabelWords:
+    """The tokens of every label's name: `of_label[name]` are positions in `ids` (W,), `in_label` is (labels, W) 0/1."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        skipped = {token for word in EMPTY_WORDS for token in tokenizer.encode(f" {word}", add_special_tokens=False)}
+        tokens = {
+            name: [t for t in tokenizer.encode(f" {name}", add_special_tokens=False) if t not in skipped]
+            for name in (*CELL_LABELS, *WHOLE_LABELS)
+        }
+        unique = sorted({token for row in tokens.values() for token in row})
+        self.ids = torch.tensor(unique)
+        self.of_label = {name: [unique.index(token) for token in row] for name, row in tokens.items()}
+        self.in_label = torch.zeros(len(tokens), len(unique))
+        for row, positions in enumerate(self.of_label.values()):
+            self.in_label[row, positions] = 1.0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def shown(self, cells_STY: Tensor, plane_S: Tensor, phase_S: Tensor) -> Tensor:
+        """Words for what each cell shows, with those of the scan's plane and phase -> (S, T, W) 0/1."""
+        whole = torch.cat([F.one_hot(plane_S, len(PLANES)), F.one_hot(phase_S, len(PHASES))], dim=-1).float()
+        labels = torch.cat([cells_STY, whole[:, None].expand(-1, cells_STY.shape[1], -1)], dim=-1)
+        return (labels @ self.in_label).clamp(max=1.0)
+
+
+class WordMatch(nn.Module):
+    """Sigmoid loss between projected tokens and word embeddings, by direction (as SigLIP: scale and bias learnt)."""
+
+    directions_WD: Tensor  # noqa: N815
+    weight_W: Tensor  # noqa: N815
+
+    def __init__(self, words: LabelWords, embeddings: Tensor) -> None:
+        super().__init__()
+        self.words = words
+        self.register_buffer("directions_WD", F.normalize(embeddings[words.ids].detach().float(), dim=-1))
+        self.log_scale = nn.Parameter(torch.tensor(np.log(10.0), dtype=torch.float32))
+        self.bias = nn.Parameter(torch.full((len(words),), -3.0))
+        kind_words = {position for kind in KINDS for position in words.of_label[kind]}
+        weight = torch.tensor([4.0 if position in kind_words else 1.0 for position in range(len(words))])
+        self.register_buffer("weight_W", weight)
+
+    def forward(self, projected_STD: Tensor, shown_STW: Tensor) -> Tensor:
+        """Weighted binary cross-entropy, summed over words and averaged over cells."""
+        cosine = F.normalize(projected_STD, dim=-1) @ self.directions_WD.T
+        logits = self.log_scale.exp() * cosine + self.bias
+        loss = F.binary_cross_entropy_with_logits(logits, shown_STW, pos_weight=torch.tensor(3.0), reduction="none")
+        return (loss.mean(dim=(0, 1)) * self.weight_W).sum()
 
 
 def _batch(
@@ -219,7 +265,7 @@ def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, 
     findings = _count(phantoms.findings[case, part], cells)
     one_slice = part != slice(None)
     fullest = _fullest_cell(phantoms, case, (phantoms.findings.shape[1], *cells[1:]) if one_slice else cells)
-    columns = np.zeros((len(organs), NUM_CELL_LABELS), dtype=np.float32)
+    columns = np.zeros((len(organs), len(CELL_LABELS)), dtype=np.float32)
     for number, finding in enumerate(phantoms.truths[case].findings, start=1):
         counts = findings[:, number]
         shown = counts >= max(4, 0.3 * fullest[number])
@@ -233,15 +279,13 @@ def cell_labels(phantoms: PhantomSet, case: int, part: slice, cells: tuple[int, 
 @functools.cache
 def _fullest_cell(phantoms: PhantomSet, case: int, cells: tuple[int, int, int]) -> NDArray[np.int64]:
     """For every finding number, the pixels in the cell that holds most of it -> (32,)."""
-    fullest: NDArray[np.int64] = _count(phantoms.findings[case], cells).max(axis=0)
-    return fullest
+    return np.asarray(_count(phantoms.findings[case], cells).max(axis=0))
 
 
 def _count(labels: NDArray[np.uint8], cells: tuple[int, int, int]) -> NDArray[np.int64]:
     """Pixels of every label in every cell -> (T, 32)."""
-    places = _cell_numbers(labels.shape, cells)
-    flat = np.bincount((places + labels).ravel(), minlength=32 * int(np.prod(cells)))
-    return flat.reshape(-1, 32)
+    numbers = _cell_numbers(labels.shape, cells) + labels
+    return np.bincount(numbers.ravel(), minlength=32 * int(np.prod(cells))).reshape(-1, 32)
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,55 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from slicesight.phantoms.anatomy import (
-    ABNORMALITIES,
-    AORTA,
-    BONE,
-    HOSTS,
-    MUSCLE,
-    ORGANS,
-    ORGANS_BY_NAME,
-    PHASES,
-    SPINE,
-    VENA_CAVA,
-    VESSEL_HU,
-    Abnormality,
-    Ellipsoid,
-    Organ,
-    Phase,
-)
-from slicesight.volumes.volume import PLANES, Plane, Volume
+from slicesight.phantoms import anatomy
+from slicesight.phantoms.anatomy import BONE, MUSCLE, ORGANS, PHASES, Ellipsoid, Finding, Organ, PhantomTruth, Phase
+from slicesight.volumes.geometry import slice_centres
+from slicesight.volumes.volume import PLANES, Volume
 
 FIELD_OF_VIEW_MM = ((-236.0, 216.0), (-138.0, 138.0), (-192.0, 192.0))  # z, y, x
 PIXEL_MM = (1.5, 2.4)
 SLICE_MM = {"axial": (5.0, 9.0), "coronal": (4.0, 7.0), "sagittal": (5.0, 8.0)}
 NUM_FINDINGS_PROBABILITY = (0.1, 0.3, 0.3, 0.3)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One abnormality: what, where, how large, and the acquisition slices that show it."""
-
-    abnormality: str
-    organ: str
-    part: str
-    diameter_mm: float
-    centre_mm: tuple[float, float, float]
-    source_slices: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class PhantomTruth:
-    """Everything a question about the phantom can ask."""
-
-    plane: Plane
-    phase: Phase
-    findings: tuple[Finding, ...]
-    organ_slices: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -78,8 +42,7 @@ def make_phantom(seed: int, index: int, *, pixel_mm: tuple[float, float] = PIXEL
         noise: False leaves out the scanner noise, for tests of geometry.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-    axis = int(rng.integers(3))
-    phase = PHASES[rng.integers(len(PHASES))]
+    axis, phase = int(rng.integers(3)), PHASES[rng.integers(len(PHASES))]
     canvas = _Canvas(rng, axis=axis, phase=phase, pixel_mm=pixel_mm)
     canvas.paint_body()
     for organ in ORGANS:
@@ -90,7 +53,7 @@ def make_phantom(seed: int, index: int, *, pixel_mm: tuple[float, float] = PIXEL
         canvas.hu += rng.standard_normal(canvas.hu.shape, dtype=np.float32) * np.float32(rng.uniform(14, 38))
     sigma = [0.7, 0.7, 0.7]
     sigma[axis] = 0.35
-    voxels = ndimage.gaussian_filter(canvas.hu, sigma, output=np.float32, truncate=2.5)
+    voxels = scipy.ndimage.gaussian_filter(canvas.hu, sigma, output=np.float32, truncate=2.5)
     np.clip(np.rint(voxels, out=voxels), -1024, 3071, out=voxels)
     return Phantom(
         volume=canvas.volume(voxels),
@@ -124,16 +87,12 @@ class _Canvas:
         affine = np.eye(4)
         affine[:3, :3] = np.diag(self.spacing)[::-1]  # column 0 steps along z, which is the third LPS coordinate
         affine[:3, 3] = (self.origin + self.patient_offset_mm)[::-1]
-        count = voxels.shape[self.axis]
-        middle = (np.array(voxels.shape) - 1) / 2
-        indices = np.tile(np.append(middle, 1.0), (count, 1))
-        indices[:, self.axis] = np.arange(count)
         return Volume(
             voxels=voxels,
             affine_lps=affine,
             spacing_mm=(float(self.spacing[0]), float(self.spacing[1]), float(self.spacing[2])),
             acquisition_axis=self.axis,
-            slice_positions_mm=(indices @ affine.T)[:, :3],
+            slice_positions_mm=slice_centres(affine, voxels.shape, axis=self.axis, reversed_=False),
             modality="CT",
             unit="HU",
             is_synthetic=True,
@@ -144,10 +103,8 @@ class _Canvas:
         """Acquisition slices in which each organ of the table covers at least 30 voxels."""
         sheets = np.moveaxis(self.organ_labels, self.axis, 0)
         counts = np.stack([np.bincount(sheet.ravel(), minlength=32) for sheet in sheets])
-        named = [(organ.name, organ.label) for organ in ORGANS] + [("aorta", AORTA)]
+        named = [(organ.name, organ.label) for organ in ORGANS] + [("aorta", anatomy.AORTA)]
         return {name: tuple(int(i) for i in np.flatnonzero(counts[:, label] >= 30)) for name, label in named}
-
-    # --- trunk wall and skeleton -------------------------------------------------------------------------------
 
     def paint_body(self) -> None:
         rng = self.rng
@@ -180,7 +137,7 @@ class _Canvas:
         in_body = ((x3 / 23) ** 2 + ((y3 - spine_y[:, None, None]) / 18) ** 2) < 1
         disc = np.mod(z3, 34) < 7
         self.hu[in_body & (z3 > -150)] = 270
-        self.organ_labels[in_body & (z3 > -150)] = SPINE
+        self.organ_labels[in_body & (z3 > -150)] = anatomy.SPINE
         self.hu[in_body & disc & (z3 > -150)] = 90
         edge = in_body & (((x3 / 20) ** 2 + ((y3 - spine_y[:, None, None]) / 15) ** 2) > 1) & ~disc & (z3 > -150)
         self.hu[edge] = 520
@@ -204,8 +161,6 @@ class _Canvas:
         self.hu[where] = hu
         self.organ_labels[where] = BONE
 
-    # --- organs ------------------------------------------------------------------------------------------------
-
     def paint_organ(self, organ: Organ) -> None:
         rng = self.rng
         shift, growth = rng.uniform(-5, 5, 3), rng.uniform(0.94, 1.07)
@@ -227,20 +182,22 @@ class _Canvas:
                 view[medulla] = (32, 70, 150, 140)[self.phase_index]
                 view[distance < 0.1] = (5, 5, 10, 330)[self.phase_index]
             elif "lung" in organ.name:
-                grain = ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.2)
+                grain = scipy.ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.2)
                 view[inside & (grain > 0.38)] = -250 if self.phase_index == 0 else -120
             elif organ.name == "stomach":
                 view[inside & (distance > 0.8)] = 60
                 gas_mm = lobe.centre_mm[1] * self.stretch[1] - rng.uniform(0, 18)
                 view[inside & (distance < 0.7) & (self.y[box[1]] < gas_mm)[None, :, None]] = -880
             elif organ.name == "colon":
-                grain = ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.5)
+                grain = scipy.ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), 1.5)
                 view[inside] += np.where(grain > 0.15, -520, 20)[inside]
                 view[inside & (distance > 0.78)] = 45
             elif organ.name == "gallbladder":
                 view[inside & (distance > 0.8)] = 55
             elif organ.name == "liver":
-                grain = ndimage.gaussian_filter(rng.standard_normal(view.shape, dtype=np.float32), (1.2, 2.2, 2.2))
+                grain = scipy.ndimage.gaussian_filter(
+                    rng.standard_normal(view.shape, dtype=np.float32), (1.2, 2.2, 2.2)
+                )
                 ridge = np.abs(grain) < 0.006 * grain.std() / 0.1
                 view[inside & ridge] = hu + (-18, 10, 45, 15)[self.phase_index]
 
@@ -248,34 +205,32 @@ class _Canvas:
         x3, y3, z3 = self.x[None, None, :], self.y[None, :, None], self.z[:, None, None]
         sx, sy, sz = (float(s) for s in self.stretch)
         courses = (
-            ("aorta", AORTA, 15 + 0.05 * np.clip(z3, 0, 200), 46, 12.5, -125, 165),
-            ("inferior vena cava", VENA_CAVA, -19 + 0 * z3, 40, 12.5, -125, 52),
+            ("aorta", anatomy.AORTA, 15 + 0.05 * np.clip(z3, 0, 200), 46, 12.5, -125, 165),
+            ("inferior vena cava", anatomy.VENA_CAVA, -19 + 0 * z3, 40, 12.5, -125, 52),
         )
         for name, label, centre_x, centre_y, radius_mm, low, high in courses:
             inside = (x3 - centre_x * sx) ** 2 + (y3 - centre_y * sy) ** 2 < radius_mm**2
             inside = inside & (z3 > low * sz) & (z3 < high * sz)
-            self.hu[inside] = VESSEL_HU[name][self.phase_index] * self.rng.uniform(0.94, 1.06)
+            self.hu[inside] = anatomy.VESSEL_HU[name][self.phase_index] * self.rng.uniform(0.94, 1.06)
             self.organ_labels[inside] = label
-
-    # --- abnormalities -----------------------------------------------------------------------------------------
 
     def paint_findings(self) -> tuple[Finding, ...]:
         rng = self.rng
         count = int(rng.choice(4, p=NUM_FINDINGS_PROBABILITY))
-        hosts = [HOSTS[i] for i in rng.permutation(len(HOSTS))]
-        kinds = [ABNORMALITIES[i] for i in rng.permutation(len(ABNORMALITIES))]
+        hosts = [anatomy.HOSTS[i] for i in rng.permutation(len(anatomy.HOSTS))]
+        kinds = [anatomy.ABNORMALITIES[i] for i in rng.permutation(len(anatomy.ABNORMALITIES))]
         findings: list[Finding] = []
         for host in hosts:
             kind = next((k for k in kinds if host in k.hosts), None)
             if len(findings) == count or kind is None:
                 break
-            finding = self._paint_finding(kind, ORGANS_BY_NAME[host], number=len(findings) + 1)
+            finding = self._paint_finding(kind, anatomy.ORGANS_BY_NAME[host], number=len(findings) + 1)
             if finding is not None:
                 findings.append(finding)
                 kinds.remove(kind)
         return tuple(findings)
 
-    def _paint_finding(self, kind: Abnormality, organ: Organ, *, number: int) -> Finding | None:
+    def _paint_finding(self, kind: anatomy.Abnormality, organ: Organ, *, number: int) -> Finding | None:
         rng = self.rng
         assert organ.parts is not None
         part = str(rng.choice(list(organ.parts)))
@@ -300,7 +255,7 @@ class _Canvas:
             view[hosted] = core
             if kind.texture_hu:
                 grain = rng.standard_normal(view.shape, dtype=np.float32)
-                grain = ndimage.gaussian_filter(grain, 3.2 / self.spacing)
+                grain = scipy.ndimage.gaussian_filter(grain, 3.2 / self.spacing)
                 view[hosted] = core + kind.texture_hu * np.sign(grain[hosted])
             if kind.rim_hu:
                 view[hosted & (distance > 0.42)] = rng.uniform(*kind.rim_hu)
@@ -320,8 +275,6 @@ class _Canvas:
     def _to_patient(self, centre_mm: NDArray[np.float64]) -> tuple[float, float, float]:
         x, y, z = (centre_mm * self.stretch + self.patient_offset_mm[::-1]).tolist()
         return x, y, z
-
-    # --- shapes ------------------------------------------------------------------------------------------------
 
     def _distance(self, shape: Ellipsoid, *, wobble: float) -> tuple[tuple[slice, slice, slice], NDArray[np.float32]]:
         """Bounding box and squared normalised distance (1 on the surface) of a slightly lumpy ellipsoid."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation
-from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES
-from slicesight.phantoms.rendering import Finding, PhantomTruth
+from slicesight.data.sources.intake import REPORT_QUESTIONS
+from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES, Finding, PhantomTruth
 from slicesight.volumes.volume import PLANES
 
 TOPICS = ("plane", "phase", "organ", "abnormality", "location")
@@ -39,11 +39,9 @@ def phantom_conversations(truth: PhantomTruth, rng: Generator, *, num_slices: in
         num_slices: source slices of the scan, all of which show its plane.
     """
     writer = _Writer(truth, rng, num_slices)
-    pairs = [writer.report()]
-    facts = [writer.fact(topic) for topic in TOPICS]
-    pairs += [writer.open(*fact) for fact in facts]
-    pairs += [writer.closed(*fact) for fact in facts]
-    return tuple(pairs)
+    report, facts = writer.report(), [writer.fact(topic) for topic in TOPICS]
+    opened = [writer.open(*fact) for fact in facts]
+    return (report, *opened, *(writer.closed(*fact) for fact in facts))
 
 
 def read_findings(report: str) -> set[Triple]:
@@ -58,6 +56,25 @@ def read_findings(report: str) -> set[Triple]:
     return triples
 
 
+_QUESTIONS = {
+    "plane": (
+        "In which plane was this scan acquired?",
+        "Which plane do the slices show?",
+        "What is the imaging plane?",
+    ),
+    "phase": (
+        "Which contrast phase is this?",
+        "What is the contrast phase of this CT?",
+        "Which phase does the scan show?",
+    ),
+    "organ": ("Which organ contains the {}?", "In which organ is the {}?", "Which organ shows the {}?"),
+    "abnormality": (
+        "Which abnormality is in the {}?",
+        "What is seen in the {}?",
+        "What kind of lesion does the {} contain?",
+    ),
+    "location": ("Where is the {}?", "Where is the {} located?", "What is the location of the {}?"),
+}
 _Fact = tuple[str, str, str, tuple[int, ...]]  # topic, subject of the question, answer, slices that show it
 
 
@@ -69,29 +86,20 @@ class _Writer:
     def pick(self, *options: str) -> str:
         return options[self.rng.integers(len(options))]
 
-    # --- the report --------------------------------------------------------------------------------------------
-
     def report(self) -> Conversation:
         truth, pick = self.truth, self.pick
-        phase = truth.phase
         opening = pick(
-            f"{truth.plane.capitalize()} CT of the trunk, {phase}.",
-            f"CT of the trunk in the {truth.plane} plane, {phase}.",
+            f"{truth.plane.capitalize()} CT of the trunk, {truth.phase}.",
+            f"CT of the trunk in the {truth.plane} plane, {truth.phase}.",
         )
-        sentences = [opening]
         order = self.rng.permutation(len(truth.findings))
-        sentences += [self._finding_sentence(truth.findings[i]) for i in order]
+        sentences = [opening, *(self._finding_sentence(truth.findings[i]) for i in order)]
         if not truth.findings:
             sentences.append(pick("No abnormality is seen.", "There is no abnormality in the organs shown."))
         healthy = [host for host in HOSTS if host not in {finding.organ for finding in truth.findings}]
         named = ", the ".join(healthy[:-1]) + " and the " + healthy[-1]
         sentences.append(pick(f"The {named} are normal.", f"The {named} are unremarkable."))
-        question = pick(
-            "Please write a report of this scan.",
-            "Describe the findings.",
-            "What does this scan show?",
-            "Write a caption with the findings of this scan.",
-        )
+        question = pick(*REPORT_QUESTIONS)
         shown = sorted({i for finding in truth.findings for i in finding.source_slices}) or self.all_slices
         return Conversation(
             task="report", topic="report", question=question, answer=" ".join(sentences), source_slices=tuple(shown)
@@ -108,8 +116,6 @@ class _Writer:
             f"The {place} shows {thing}.",
         )
 
-    # --- questions ---------------------------------------------------------------------------------------------
-
     def fact(self, topic: str) -> _Fact:
         """What a question of this topic is about and its answer; open and closed form share it."""
         truth, rng = self.truth, self.rng
@@ -117,41 +123,33 @@ class _Writer:
             return topic, "", truth.plane, self.all_slices
         if topic == "phase":
             return topic, "", truth.phase, truth.organ_slices["aorta"] or self.all_slices
-        if topic == "abnormality":
-            return self._abnormality_fact()
-        present = {finding.abnormality: finding for finding in truth.findings}
-        absent = [kind for kind in KINDS if kind not in present]
-        if not present or rng.random() < 0.04:
-            subject = absent[rng.integers(len(absent))]
-            return topic, subject, NO_ORGAN if topic == "organ" else NO_LOCATION, self.all_slices
+        if not truth.findings or rng.random() < (0.08 if topic == "abnormality" else 0.04):
+            return self._absent_fact(topic)
         finding = truth.findings[rng.integers(len(truth.findings))]
+        if topic == "abnormality":
+            return topic, finding.organ, finding.abnormality, finding.source_slices
         answer = finding.organ if topic == "organ" else location_phrase(finding.organ, finding.part)
         return topic, finding.abnormality, answer, finding.source_slices
 
-    def _abnormality_fact(self) -> _Fact:
-        truth, rng = self.truth, self.rng
-        affected = {finding.organ for finding in truth.findings}
-        healthy = [host for host in HOSTS if host not in affected]
-        if not affected or rng.random() < 0.08:
-            host = healthy[rng.integers(len(healthy))]
-            return "abnormality", host, NO_ABNORMALITY, truth.organ_slices[host] or self.all_slices
-        finding = truth.findings[rng.integers(len(truth.findings))]
-        return "abnormality", finding.organ, finding.abnormality, finding.source_slices
+    def _absent_fact(self, topic: str) -> _Fact:
+        """About an organ without a finding, or a kind of finding that is not there."""
+        held = {name for finding in self.truth.findings for name in (finding.organ, finding.abnormality)}
+        absent = [name for name in (HOSTS if topic == "abnormality" else KINDS) if name not in held]
+        subject = absent[self.rng.integers(len(absent))]
+        if topic == "abnormality":
+            return topic, subject, NO_ABNORMALITY, self.truth.organ_slices[subject] or self.all_slices
+        return topic, subject, NO_ORGAN if topic == "organ" else NO_LOCATION, self.all_slices
 
     def open(self, topic: str, subject: str, answer: str, slices: tuple[int, ...]) -> Conversation:
         question = self._wording(topic, subject)
         if topic == "abnormality" and self.rng.random() < 0.3:
-            question = self.pick(
-                f"Is there an abnormality in the {subject}?",
-                f"Is there a lesion in the {subject}?",
-            )
+            question = self.pick(f"Is there an abnormality in the {subject}?", f"Is there a lesion in the {subject}?")
             answer = "no" if answer == NO_ABNORMALITY else f"yes, {_with_article(answer)}"
         return Conversation(task="open", topic=topic, question=question, answer=answer, source_slices=slices)
 
     def closed(self, topic: str, subject: str, answer: str, slices: tuple[int, ...]) -> Conversation:
-        wrong = self._distractors(topic, subject, answer)
-        choices = [answer, *wrong]
-        choices = [choices[i] for i in self.rng.permutation(len(choices))]
+        listed = [answer, *self._distractors(topic, subject, answer)]
+        choices = [listed[i] for i in self.rng.permutation(len(listed))]
         return Conversation(
             task="closed",
             topic=topic,
@@ -163,34 +161,7 @@ class _Writer:
         )
 
     def _wording(self, topic: str, subject: str) -> str:
-        pick = self.pick
-        if topic == "plane":
-            return pick(
-                "In which plane was this scan acquired?",
-                "Which plane do the slices show?",
-                "What is the imaging plane?",
-            )
-        if topic == "phase":
-            return pick(
-                "Which contrast phase is this?",
-                "What is the contrast phase of this CT?",
-                "Which phase does the scan show?",
-            )
-        if topic == "organ":
-            return pick(
-                f"Which organ contains the {subject}?",
-                f"In which organ is the {subject}?",
-                f"Which organ shows the {subject}?",
-            )
-        if topic == "abnormality":
-            return pick(
-                f"Which abnormality is in the {subject}?",
-                f"What is seen in the {subject}?",
-                f"What kind of lesion does the {subject} contain?",
-            )
-        return pick(
-            f"Where is the {subject}?", f"Where is the {subject} located?", f"What is the location of the {subject}?"
-        )
+        return self.pick(*_QUESTIONS[topic]).format(subject)
 
     def _distractors(self, topic: str, subject: str, answer: str) -> list[str]:
         rng = self.rng
@@ -201,10 +172,9 @@ class _Writer:
         if topic == "abnormality":
             pool = [kind for kind in KINDS if kind != answer]
             return self._with_none(NO_ABNORMALITY, answer, pool, probability=0.4)
-        if topic == "organ":
-            hosts = next(kind.hosts for kind in ABNORMALITIES if kind.name == subject)
-            return self._with_none(NO_ORGAN, answer, [host for host in hosts if host != answer], probability=0.35)
         hosts = next(kind.hosts for kind in ABNORMALITIES if kind.name == subject)
+        if topic == "organ":
+            return self._with_none(NO_ORGAN, answer, [host for host in hosts if host != answer], probability=0.35)
         pool = [place for place, (organ, _) in LOCATIONS.items() if place != answer and organ in hosts]
         wrong = self._with_none(NO_LOCATION, answer, pool, probability=0.35)
         if answer in LOCATIONS and rng.random() < 0.6:  # the other part of the same organ is the hardest distractor

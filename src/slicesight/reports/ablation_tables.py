@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slicesight.evaluation.ablation_tables import SURE, AblationTable, Column, Value, orderings, printed_value
-from slicesight.evaluation.published import METRICS, TITLES
+from slicesight.evaluation.ablation_tables import METRICS, SURE, TITLES, AblationTable, Column, orderings, printed_value
 from slicesight.files import write_text
-from slicesight.reports.case_figure import save_figure
-from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR
+from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +20,8 @@ if TYPE_CHECKING:
 
 def write_table(table: AblationTable, folder: Path) -> None:
     """tableN.md, .csv, .tex and .png."""
-    write_text(folder / f"table{table.number}.md", text=to_markdown(table))
-    write_text(folder / f"table{table.number}.csv", text=to_csv(table))
-    write_text(folder / f"table{table.number}.tex", text=to_latex(table))
+    for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
+        write_text(folder / f"table{table.number}.{ending}", text=text)
     save_figure(draw_table(table), folder / f"table{table.number}.png")
 
 
@@ -37,7 +34,9 @@ def to_markdown(table: AblationTable, *, beside_paper: bool = False) -> str:
         for column in table.columns:
             value = table.values[row, column[0], column[1]]
             printed = f" [{printed_value(table.number, row, column):.2f}]" if beside_paper else ""
-            cells.append(f"{_percent(value)}{_mark(value)}{printed}")
+            ends = f"({100 * value.low:.1f}–{100 * value.high:.1f})"
+            differs = value.p_holm is not None and value.p_holm < SURE
+            cells.append(f"{100 * value.value:.2f} {ends}{'†' if differs else ''}{printed}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -50,23 +49,23 @@ def to_csv(table: AblationTable) -> str:
     writer.writerow(["row", *(f"{name}{end}" for name in names for end in ("", ".low", ".high", ".p_holm"))])
     for row in table.rows:
         values = [table.values[row, task, metric] for task, metric, _ in table.columns]
-        writer.writerow([row, *(part for v in values for part in (v.mean, v.low, v.high, v.p_holm))])
+        writer.writerow([row, *(part for v in values for part in (v.value, v.low, v.high, v.p_holm))])
     return file.getvalue()
 
 
 def to_latex(table: AblationTable) -> str:
     """A booktabs table; the best of each column bold, the interval small below."""
     columns = table.columns
-    lines = [f"% {TITLES[table.number]}", rf"\begin{{tabular}}{{l{'c' * len(columns)}}}", r"\toprule"]
-    lines.append(" & " + " & ".join(_heading(column) for column in columns) + r" \\")
-    lines.append(r"\midrule")
-    best = {column: max(table.values[row, column[0], column[1]].mean for row in table.rows) for column in columns}
+    headings = " & " + " & ".join(_heading(column) for column in columns) + r" \\"
+    begin = rf"\begin{{tabular}}{{l{'c' * len(columns)}}}"
+    lines = [f"% {TITLES[table.number]}", begin, r"\toprule", headings, r"\midrule"]
+    best = {column: max(table.values[row, column[0], column[1]].value for row in table.rows) for column in columns}
     for row in table.rows:
         cells = []
         for column in columns:
             value = table.values[row, column[0], column[1]]
-            number = f"{100 * value.mean:.2f}"
-            number = rf"\textbf{{{number}}}" if value.mean == best[column] else number
+            number = f"{100 * value.value:.2f}"
+            number = rf"\textbf{{{number}}}" if value.value == best[column] else number
             cells.append(rf"{number} {{\tiny ({100 * value.low:.1f}--{100 * value.high:.1f})}}")
         lines.append(f"{row} & " + " & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -74,23 +73,20 @@ def to_latex(table: AblationTable) -> str:
 
 def draw_table(table: AblationTable) -> Figure:
     """A panel per column: our value with its interval per row, the paper's as a ring on its own scale beside it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width = max(4.0, 1.9 * len(table.columns) + 1.5)
     figure = Figure(figsize=(width, 0.42 * len(table.rows) + 1.5), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, max(1, len(table.columns)), sharey=True, squeeze=False)[0]
     places = np.arange(len(table.rows))[::-1]
     for axes, column in zip(panels, table.columns, strict=False):
-        values = [table.values[row, column[0], column[1]] for row in table.rows]
-        for place, value in zip(places, values, strict=True):
+        for place, row in zip(places, table.rows, strict=True):
+            value = table.values[row, column[0], column[1]]
             axes.plot([100 * value.low, 100 * value.high], [place, place], color=PICTURED_COLOUR, linewidth=2)
-            axes.plot([100 * value.mean], [place], "o", color=PICTURED_COLOUR, markersize=5)
+            axes.plot([100 * value.value], [place], "o", color=PICTURED_COLOUR, markersize=5)
         above = axes.twiny()
-        above.plot(
-            [printed_value(table.number, row, column) for row in table.rows], places, "o", mfc="none", color=EVEN_COLOUR
-        )
+        printed = [printed_value(table.number, row, column) for row in table.rows]
+        above.plot(printed, places, "o", mfc="none", color=EVEN_COLOUR)
         above.tick_params(labelsize=7, colors=EVEN_COLOUR, length=2)
         axes.set_xlabel(_heading(column), size=9, color=INK)
         axes.tick_params(labelsize=8, colors=FAINT, length=2)
@@ -131,21 +127,13 @@ def _ordering_lines(table: AblationTable) -> list[str]:
             for verdict in ("holds", "reversed", "not sure", "not tested")
         }
         printed = sorted(table.rows, key=lambda row: -printed_value(table.number, row, column))
-        ours = sorted(table.rows, key=lambda row: -table.values[row, task, metric].mean)
+        ours = sorted(table.rows, key=lambda row: -table.values[row, task, metric].value)
         unsure = len(counted["not sure"]) + len(counted["not tested"])
         lines.append(
             f"| {_heading(column)} | {' > '.join(printed)} | {' > '.join(ours)} | {', '.join(counted['holds']) or '–'} "
             f"| {', '.join(counted['reversed']) or '–'} | {unsure} |"
         )
     return lines
-
-
-def _percent(value: Value) -> str:
-    return f"{100 * value.mean:.2f} ({100 * value.low:.1f}–{100 * value.high:.1f})"
-
-
-def _mark(value: Value) -> str:
-    return "†" if value.p_holm is not None and value.p_holm < SURE else ""
 
 
 def _heading(column: Column) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ class AnswerReport:
     def warnings(self) -> tuple[str, ...]:
         return self.card.warnings_about(self.volume)
 
+    @property
+    def judged(self) -> list[tuple[Answer, KnownTruth | None]]:
+        """Each answer with what is known to be right about its question."""
+        return list(zip(self.answers, self.truths or [None] * len(self.answers), strict=True))
+
     def document(self) -> dict[str, Any]:
         """The JSON form: {"scan", "model", "answers"}."""
         return {
@@ -57,17 +62,9 @@ class AnswerReport:
                 {
                     "question": answer.question,
                     "answer": answer.text,
-                    "scores": list(answer.scores),
+                    "scores": answer.scores,
                     "slices": [
-                        {
-                            "rank": found.rank,
-                            "grid_slice": found.grid_slice,
-                            **({} if found.plane is None else {"plane": found.plane}),
-                            "score": found.score,
-                            "source_slices": list(found.source_slices),
-                            "position_mm": None if found.position_mm is None else list(found.position_mm),
-                            "sop_instance_uids": list(found.sop_instance_uids),
-                        }
+                        {name: value for name, value in asdict(found).items() if name != "plane" or value is not None}
                         for found in answer.slices
                     ],
                 }
@@ -84,31 +81,12 @@ class AnswerReport:
     def write_html(self, path: Path) -> None:
         from slicesight.reports.html import render_page
 
-        page = render_page(
-            self.grid,
-            self.answers,
-            card=self.card,
-            title=self.title,
-            reading=self.reading,
-            notes=self.volume.warnings,
-            warnings=self.warnings,
-            truths=self.truths,
-        )
-        write_text(path, text=page)
+        write_text(path, text=render_page(self))
 
     def write_png(self, path: Path) -> None:
-        from slicesight.reports.figure import draw_report, save_report
+        from slicesight.reports.figure import draw_report, save_figure
 
-        figure = draw_report(
-            self.grid,
-            self.answers,
-            title=f"{self.title} · answered by {self.card.name}",
-            notes=self.volume.warnings,
-            warnings=self.warnings,
-            footer=f"{self.reading} · {RESEARCH_NOTICE}",
-            truths=self.truths,
-        )
-        save_report(figure, path)
+        save_figure(draw_report(self), path)
 
     def write_sr(self, path: Path, *, source: SourceSeries) -> str:
         """Write the DICOM report; returns its SOP instance UID."""
@@ -146,16 +124,9 @@ def write_files(report: AnswerReport, files: Iterable[tuple[str, Path]]) -> None
 
 def print_report(console: Console, report: AnswerReport) -> None:
     """Header and one block per answer."""
-    console.print(
-        scan_header(
-            report.title,
-            report.reading,
-            notes=report.volume.warnings,
-            warnings=report.warnings,
-        )
-    )
-    truths = report.truths or [None] * len(report.answers)
-    for answer, truth in zip(report.answers, truths, strict=True):
+    notes, warnings = report.volume.warnings, report.warnings
+    console.print(scan_header(report.title, report.reading, notes=notes, warnings=warnings))
+    for answer, truth in report.judged:
         console.print()
         console.print(answer_block(answer, truth=truth))
 

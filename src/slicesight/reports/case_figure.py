@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slicesight.data.choices import is_right
 from slicesight.evaluation.predictions import Prediction
-from slicesight.files import replacing
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.figure import (
     EVEN_COLOUR,
     FAINT,
     INK,
+    LINE,
     PICTURED_COLOUR,
     SCORE_COLOUR,
     TRUTH_COLOUR,
     height_over_width,
+    tidy,
 )
 from slicesight.volumes.grid import GridVolume
 
@@ -38,7 +38,6 @@ PANEL_IN, WRAP = 2.1, 62
 
 def draw_case(grid: GridVolume, rows: Sequence[Prediction], *, title: str) -> Figure:
     """One page for one case."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = min(SLICES_ACROSS, len(grid.voxels))
@@ -47,7 +46,6 @@ def draw_case(grid: GridVolume, rows: Sequence[Prediction], *, title: str) -> Fi
     panel_rows = -(-len(rows) // PANELS_ACROSS)
     total_in = 0.5 + slices_in + panel_rows * PANEL_IN + 0.4
     figure = Figure(figsize=(PAGE_IN, total_in), facecolor="white")
-    FigureCanvasAgg(figure)
     figure.text(0.015, 1 - 0.18 / total_in, title, size=13, weight="bold", color=INK, va="top", parse_math=False)
     heavy = _heaviest(rows, len(grid.voxels))
     cell = (1 - 0.03) / across
@@ -60,20 +58,13 @@ def draw_case(grid: GridVolume, rows: Sequence[Prediction], *, title: str) -> Fi
         axes.imshow(voxels_HW, cmap="gray", vmin=0, vmax=1, aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.text(0.03, 0.97, str(place), color="#ffd54a", size=7, va="top", transform=axes.transAxes)
-        for spine in axes.spines.values():
-            spine.set(color=PICTURED_COLOUR if place in heavy else "#c9d0d8", linewidth=2.5 if place in heavy else 0.6)
+        axes.spines[:].set(color=PICTURED_COLOUR if place in heavy else LINE, linewidth=2.5 if place in heavy else 0.6)
     for place, asked in enumerate(rows):
         row, column = divmod(place, PANELS_ACROSS)
         top = 1 - (0.5 + slices_in + row * PANEL_IN + 0.12) / total_in
         _draw_question(figure, asked, left=0.015 + column * 0.328, top=top, total_in=total_in)
     figure.text(0.015, 0.12 / total_in, RESEARCH_NOTICE, size=8, color=FAINT)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG in one step."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _heaviest(rows: Sequence[Prediction], num_slices: int) -> set[int]:
@@ -86,27 +77,23 @@ def _draw_question(figure: Figure, row: Prediction, *, left: float, top: float, 
     said = row.prediction or "(nothing)"
     right = is_right(row.prediction, row)
     asked = row.task if row.task == row.topic else f"{row.task} · {row.topic}"
-    lines = [(textwrap.shorten(f"{asked}: {row.question}", 2 * WRAP - 16), INK, "bold")]
+    mark, colour = ("✓ ", TRUTH_COLOUR) if right else ("✗ ", EVEN_COLOUR)
     if row.task == "report":  # neither right nor wrong
-        lines.append((textwrap.shorten(said, 2 * WRAP - 12), INK, "normal"))
-    else:
-        mark, colour = ("✓", TRUTH_COLOUR) if right else ("✗", EVEN_COLOUR)
-        lines.append((textwrap.shorten(f"{mark} {said}", 2 * WRAP - 12), colour, "normal"))
+        mark, colour = "", INK
+    lines = [(f"{asked}: {row.question}", WRAP - 8, INK, "bold"), (f"{mark}{said}", WRAP, colour, "normal")]
     if not right:
-        lines.append((textwrap.shorten(f"truth: {row.answer}", 2 * WRAP - 12), FAINT, "normal"))
+        lines.append((f"truth: {row.answer}", WRAP, FAINT, "normal"))
     height = 0.0
-    for text, colour, weight in lines:
-        wrapped = textwrap.wrap(text, WRAP if weight == "normal" else WRAP - 8)
+    for text, width, colour, weight in lines:
+        wrapped = textwrap.wrap(textwrap.shorten(text, WRAP + width - (8 if weight == "bold" else 12)), width)
         figure.text(
             left, top - height, "\n".join(wrapped), size=8, color=colour, weight=weight, va="top", parse_math=False
         )
         height += 0.145 * len(wrapped) / total_in
     if row.scores:
         bottom = top - (PANEL_IN - 0.32) / total_in
-        axes = figure.add_axes(
-            (left + 0.012, bottom, 0.3, max(0.4 / total_in, top - height - bottom - 0.06 / total_in))
-        )
-        _draw_scores(axes, row.scores, row.true_slices or ())
+        tall = max(0.4 / total_in, top - height - bottom - 0.06 / total_in)
+        _draw_scores(figure.add_axes((left + 0.012, bottom, 0.3, tall)), row.scores, row.true_slices or ())
 
 
 def _draw_scores(axes: Axes, scores: Sequence[float], true_slices: Sequence[int]) -> None:
@@ -118,6 +105,5 @@ def _draw_scores(axes: Axes, scores: Sequence[float], true_slices: Sequence[int]
         axes.bar(true_slices, [-0.08 * ceiling] * len(true_slices), width=1.0, color=TRUTH_COLOUR)
     axes.set(xlim=(-0.5, num_slices - 0.5), ylim=(-0.1 * ceiling, ceiling), yticks=[])
     axes.set_xticks([0, num_slices // 2, num_slices - 1])
-    axes.tick_params(labelsize=7, colors=FAINT, length=2)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    tidy(axes, size=7)
+    axes.spines["left"].set_visible(False)

@@ -6,8 +6,6 @@ Figures 4 to 7 show them: the slices of the scan, and for every question the sco
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight import __version__
 from slicesight.data.choices import read_choice
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.leaks import describe_leaks
 from slicesight.evaluation.predictions import TASKS, Prediction
+from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
-from slicesight.models.card import RESEARCH_NOTICE
-from slicesight.reports.case_figure import draw_case, save_figure
-from slicesight.reports.evidence import sides
-from slicesight.reports.figure import height_over_width
-from slicesight.reports.score_tables import blocks, percent
+from slicesight.reports.case_figure import draw_case
+from slicesight.reports.figure import height_over_width, save_figure
+from slicesight.reports.html import data_address, grey_image, render_template, score_bars
+from slicesight.reports.score_tables import blocks, or_dash, percent
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -58,16 +54,12 @@ class PicturedCase:
     rows: tuple[Prediction, ...]
     values: tuple[float, ...]
 
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.values))
-
 
 def write_report(
-    path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: Dataset, reader: Predictor, num_cases: int
+    path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: Dataset, predictor: Predictor, num_cases: int
 ) -> None:
     """Write the page, and its case studies as pictures into the folder cases/ beside it."""
-    pictured = pick_cases(scored, source, reader, count=num_cases)
+    pictured = _pick_cases(scored, source, predictor, count=num_cases)
     write_text(path, text=render_report(sheet, scored, pictured))
     if pictured:
         (path.parent / "cases").mkdir(exist_ok=True)
@@ -77,51 +69,41 @@ def write_report(
         save_figure(figure, path.parent / "cases" / f"{name}.png")
 
 
-def pick_cases(scored: Scored, source: Dataset, reader: Predictor, *, count: int) -> list[PicturedCase]:
+def _pick_cases(scored: Scored, source: Dataset, predictor: Predictor, *, count: int) -> list[PicturedCase]:
     """The worst, the middling and the best case (and others between), of those that can still be read."""
-    values = main_values(scored)
+    values = _main_values(scored)
+    cases = {case.id: case for case in source.cases}
     by_volume: dict[str, list[int]] = {}
     for place, row in enumerate(scored.rows):
-        by_volume.setdefault(row.volume or "", []).append(place)
-    cases = {case.id: case for case in source.cases}
-    ranked = sorted(
-        (name for name in by_volume if name in cases), key=lambda name: (np.mean(values[by_volume[name]]), name)
-    )
+        if row.volume in cases:
+            by_volume.setdefault(row.volume, []).append(place)
+    ranked = sorted(by_volume, key=lambda name: (np.mean(values[by_volume[name]]), name))
     count = min(count, len(ranked))
     chosen = [ranked[round(step * (len(ranked) - 1) / max(1, count - 1))] for step in range(count)]
     found = []
     for name in dict.fromkeys(chosen):
         try:
-            grid = source.grid(cases[name], reader.grid_spec)
+            grid = source.grid(cases[name], predictor.grid_spec)
         except InputError:
             continue
-        places = by_volume[name]
-        found.append(
-            PicturedCase(
-                case=cases[name],
-                grid=grid,
-                rows=tuple(scored.rows[place] for place in places),
-                values=tuple(values[places].tolist()),
-            )
-        )
+        rows = tuple(scored.rows[place] for place in by_volume[name])
+        found.append(PicturedCase(case=cases[name], grid=grid, rows=rows, values=tuple(values[by_volume[name]])))
     return found
 
 
-def main_values(scored: Scored) -> NDArray[np.float64]:
+def _main_values(scored: Scored) -> NDArray[np.float64]:
     """The value each row is ranked by: closed questions by accuracy, texts by ROUGE-1."""
     return np.array([scored.values[MAIN_METRIC[row.task]][place] for place, row in enumerate(scored.rows)])
 
 
 def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[PicturedCase]) -> str:
     """The page as HTML text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("slicesight.reports"), autoescape=True, undefined=StrictUndefined)
-    rows = worst_rows(scored)
-    return environment.get_template("evaluation.html.j2").render(
+    values = _main_values(scored)
+    worst = sorted(range(len(values)), key=lambda place: (values[place], place))[:MAX_ROWS]
+    rows = [_answer_row(scored.rows[place], float(values[place])) for place in worst]
+    return render_template(
+        "evaluation.html.j2",
         sheet=sheet,
-        version=__version__,
-        notice=RESEARCH_NOTICE,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
         tables=[table for table in (_block_table(sheet, *block) for block in blocks()) if table],
         topics=_topic_table(sheet),
@@ -133,32 +115,23 @@ def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[P
         row_topics=list(dict.fromkeys(row["topic"] for row in rows)),
         row_tasks=[task for task in TASKS if any(row["task"] == task for row in rows)],
         cases=[_case(one) for one in pictured],
-        missing=_missing(sheet),
+        missing=sorted(sheet["missing"].items()),
     )
 
 
-def worst_rows(scored: Scored) -> list[dict[str, Any]]:
-    """Every answer (the worst MAX_ROWS of them) for the list with filters, worst first."""
-    values = main_values(scored)
-    order = sorted(range(len(values)), key=lambda place: (values[place], place))[:MAX_ROWS]
-    found = []
-    for place in order:
-        row = scored.rows[place]
-        reading = read_choice(row.prediction, row.choices) if row.task == "closed" else None
-        found.append(
-            {
-                "volume": row.volume or "",
-                "task": row.task,
-                "topic": row.topic,
-                "question": row.question,
-                "prediction": row.prediction or "(nothing)",
-                "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
-                "value": "" if row.task == "closed" else f"ROUGE-1 {values[place]:.2f}",
-                "verdict": verdict(row.task, float(values[place])),
-                "outcome": reading.outcome if reading else "",
-            }
-        )
-    return found
+def _answer_row(row: Prediction, value: float) -> dict[str, str]:
+    """An answer with what is true and how it was judged, as the list and the case studies show it."""
+    return {
+        "volume": row.volume or "",
+        "task": row.task,
+        "topic": row.topic,
+        "question": row.question,
+        "prediction": row.prediction or "(nothing)",
+        "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
+        "value": "" if row.task == "closed" else f"ROUGE-1 {value:.2f}",
+        "verdict": verdict(row.task, value),
+        "outcome": read_choice(row.prediction, row.choices).outcome if row.task == "closed" else "",
+    }
 
 
 def verdict(task: str, value: float) -> str:
@@ -169,14 +142,13 @@ def verdict(task: str, value: float) -> str:
 
 
 def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any) -> dict[str, Any] | None:
-    cells = []
-    for task, names in parts:
-        part = sheet[task]
-        if part is None:
-            continue
-        for metric, heading in names:
-            if part[average][metric] is not None:
-                cells.append({"heading": heading, **_cell(part, average, metric)})
+    cells = [
+        {"heading": heading, **_cell(sheet[task], average, metric)}
+        for task, names in parts
+        if sheet[task] is not None
+        for metric, heading in names
+        if sheet[task][average][metric] is not None
+    ]
     return {"title": title, "cells": cells} if cells else None
 
 
@@ -212,19 +184,21 @@ def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
     part, metric = sheet[task], MAIN_METRIC[task]
     if part is None:
         return None
-    bars = [_bar("all", part["micro"][metric], part["ci95"] and part["ci95"]["micro"][metric])]
-    for topic, values in part["by_topic"].items():
-        if len(part["by_topic"]) > 1:
-            bars.append(_bar(topic, values[metric], part["ci95"] and part["ci95"]["by_topic"][topic][metric]))
-    for bar in bars:
-        bar["marks"] = []
-        for name, control in (sheet["controls"] or {}).items():
-            if control is None or control[task] is None:
-                continue
-            place = control[task]["micro"] if bar["name"] == "all" else control[task]["by_topic"].get(bar["name"], {})
-            if place.get(metric) is not None:
-                sees = name in SHOWS_THE_SCAN
-                bar["marks"].append({"name": name, "x": 100 * place[metric], "shows_the_scan": sees})
+    controls = [(name, control[task]) for name, control in (sheet["controls"] or {}).items() if control]
+
+    def values(given: Mapping[str, Any], topic: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = given["micro"] if topic == "all" else given["by_topic"].get(topic, {})
+        return found
+
+    bars = []
+    for topic in ("all", *(part["by_topic"] if len(part["by_topic"]) > 1 else ())):
+        marks = [
+            {"name": name, "x": 100 * theirs[metric], "shows_the_scan": name in SHOWS_THE_SCAN}
+            for name, control in controls
+            if control and (theirs := values(control, topic)).get(metric) is not None
+        ]
+        ends = part["ci95"] and values(part["ci95"], topic)[metric]
+        bars.append({**_bar(topic, values(part, topic)[metric], ends), "marks": marks})
     return {"title": MAIN_NAMES[task], "bars": bars}
 
 
@@ -262,7 +236,6 @@ def _comparison_rows(sheet: Mapping[str, Any]) -> list[dict[str, str]]:
         if entry["p"] is None or entry["metric"] != MAIN_METRIC[entry["task"]]:
             continue
         low, high = entry["ci95"]
-        size = entry["effect_size_d"]
         rows.append(
             {
                 "second": entry["second"],
@@ -270,14 +243,10 @@ def _comparison_rows(sheet: Mapping[str, Any]) -> list[dict[str, str]]:
                 "difference": f"{100 * entry['difference']:+.1f}",
                 "ends": f"{100 * low:+.1f}…{100 * high:+.1f}",
                 "p": f"{entry['p_holm']:.4f}",
-                "size": "–" if size is None else f"{size:.2f}",
+                "size": or_dash(entry["effect_size_d"]),
             }
         )
     return rows
-
-
-def _missing(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return sorted(sheet["missing"].items())
 
 
 def _case(one: PicturedCase) -> dict[str, Any]:
@@ -285,27 +254,19 @@ def _case(one: PicturedCase) -> dict[str, Any]:
     num_slices = len(one.grid.voxels)
     columns = min(num_slices, 8)
     height = round(THUMBNAIL * min(2.0, height_over_width(one.grid)))
-    questions = []
-    for row, value in zip(one.rows, one.values, strict=True):
-        questions.append(
-            {
-                "task": row.task,
-                "topic": row.topic,
-                "question": row.question,
-                "choices": row.choices or (),
-                "prediction": row.prediction or "(nothing)",
-                "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
-                "verdict": verdict(row.task, value),
-                "value": "" if row.task == "closed" else f"ROUGE-1 {value:.2f}",
-                "bars": _score_bars(row),
-                "num_slices": len(row.scores or ()),
-            }
-        )
+    questions = [
+        {
+            **_answer_row(row, value),
+            "choices": row.choices or (),
+            "bars": _score_bars(row),
+            "num_slices": len(row.scores or ()),
+        }
+        for row, value in zip(one.rows, one.values, strict=True)
+    ]
     return {
         "id": one.case.id,
-        "mean": f"{one.mean:.2f}",
+        "mean": f"{np.mean(one.values):.2f}",
         "plane": one.grid.plane,
-        "sides": sides(one.grid.plane),
         "picture": _contact_sheet(one.grid, columns=columns, height=height),
         "num_slices": num_slices,
         "width": columns * THUMBNAIL,
@@ -317,19 +278,9 @@ def _case(one: PicturedCase) -> dict[str, Any]:
 def _score_bars(row: Prediction) -> dict[str, Any] | None:
     if not row.scores:
         return None
-    ceiling = max(*row.scores, 2 / len(row.scores))
+    even_y, bars = score_bars(row.scores, height=40)
     true = set(row.true_slices or ())
-    return {
-        "even": round(40 * (1 - 1 / len(row.scores) / ceiling), 2),
-        "slices": [
-            {
-                "y": round(40 * (1 - score / ceiling), 2),
-                "height": round(40 * score / ceiling, 2),
-                "is_true": place in true,
-            }
-            for place, score in enumerate(row.scores)
-        ],
-    }
+    return {"even": even_y, "slices": [{**bar, "is_true": place in true} for place, bar in enumerate(bars)]}
 
 
 def _contact_sheet(grid: GridVolume, *, columns: int, height: int) -> str:
@@ -339,9 +290,6 @@ def _contact_sheet(grid: GridVolume, *, columns: int, height: int) -> str:
     rows = -(-len(grid.voxels) // columns)
     sheet = Image.new("L", (columns * THUMBNAIL, rows * height))
     for place, voxels_HW in enumerate(grid.voxels):
-        grey = Image.fromarray(np.rint(voxels_HW * 255).astype(np.uint8))
         at = (place % columns * THUMBNAIL, place // columns * height)
-        sheet.paste(grey.resize((THUMBNAIL, height), Image.Resampling.BICUBIC), at)
-    file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        sheet.paste(grey_image(voxels_HW, width=THUMBNAIL, height=height), at)
+    return data_address(sheet)

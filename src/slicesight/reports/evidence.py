@@ -10,28 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 from slicesight.inference.answers import Answer, SliceEvidence
-from slicesight.volumes.grid import GridVolume
-from slicesight.volumes.volume import Plane
+from slicesight.volumes.grid import GridSlice, GridVolume
 
 AXIS_NAMES = ("x", "y", "z")
 WORTH_NAMING = 2.0
 """A slice is named where it weighs this many times an even spread."""
 
 
-class Piece(Protocol):
-    """What a grid slice and a piece of evidence share: where they come from and where they lie."""
-
-    @property
-    def source_slices(self) -> tuple[int, ...]: ...
-
-    @property
-    def position_mm(self) -> tuple[float, float, float] | None: ...
-
-    @property
-    def plane(self) -> Plane | None: ...
+Piece = GridSlice | SliceEvidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +125,11 @@ def place_name(pieces: Sequence[Piece], first: int, last: int | None = None) -> 
     return f"{AXIS_NAMES[axis]} {low - half:.0f}…{high + half:.0f} mm"
 
 
+def named_place(pieces: Sequence[Piece], number: int, *, joint: str = " · ") -> str:
+    """One slice's name and place."""
+    return joint.join(filter(None, (slice_name(pieces, number), place_name(pieces, number))))
+
+
 def stacking_axis(pieces: Sequence[Piece]) -> int | None:
     """The LPS axis (0, 1, 2) along which the slices of a plane differ most; None without geometry."""
     first, last = pieces[0].position_mm, pieces[-1].position_mm
@@ -159,9 +152,9 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def sides(plane: str) -> tuple[str, str, str, str]:
+def sides(plane: str) -> str:
     """The letters at a grid slice's left, right, top and bottom edge (radiological convention)."""
-    return {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}[plane]
+    return {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}[plane]
 
 
 def pick_over_volume(answer: Answer, *, num_slices: int, count: int, num_planes: int = 1) -> list[int]:

@@ -6,28 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from slicesight.models.card import RESEARCH_NOTICE
-from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR, TRUTH_COLOUR
+from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, LINE, PICTURED_COLOUR, TRUTH_COLOUR, tidy
+from slicesight.reports.score_tables import headed_table, or_dash
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ORDER_COLOURS = {"heaviest": PICTURED_COLOUR, "random": "#8a94a0", "lightest": EVEN_COLOUR}
+GREY = "#8a94a0"
+ORDER_COLOURS = {"heaviest": PICTURED_COLOUR, "random": GREY, "lightest": EVEN_COLOUR}
 BRANCH_NAMES = {"whole": "whole scan", "slices": "2D branch only"}
 ROW_IN, PAGE_IN = 3.1, 15.0
 
 
 def draw_faithfulness(models: Sequence[Mapping[str, Any]]) -> Figure:
     """Per model: deletion and insertion curves, area gains with intervals, the paper's claims."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(PAGE_IN, ROW_IN * len(models) + 0.7), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(models), 4, squeeze=False, width_ratios=[1, 1, 0.9, 1.7])
     for row, found in zip(panels, models, strict=True):
         _draw_curve(row[0], found, "deletion")
@@ -42,48 +41,43 @@ def draw_faithfulness(models: Sequence[Mapping[str, Any]]) -> Figure:
 
 def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
     """Gains and claims of one model."""
-    gains = Table(
-        title=f"{found['model']}: area gained by the heaviest slices", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    for heading in ("curve", "against", "gain (95 % CI)", "p, Holm", "d"):
-        gains.add_column(heading)
+    title = f"{found['model']}: area gained by the heaviest slices"
+    gains = headed_table(title, "curve", "against", "gain (95 % CI)", "p, Holm", "d")
     for entry in found["gains"]:
-        low, high = entry["ci95"]
-        size = entry["effect_size_d"]
         gains.add_row(
             f"{entry['curve']}, {entry['branch']}",
             entry["against"],
-            f"{entry['gain']:+.3f} ({low:+.3f}…{high:+.3f})",
+            _with_ends(entry["gain"], entry["ci95"], "+.3f"),
             f"{entry['p_holm']:.4f}",
-            "–" if size is None else f"{size:.2f}",
+            or_dash(entry["effect_size_d"]),
         )
-    claims = Table(title="the paper's claims", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("", "claim", "value", "difference (95 % CI)"):
-        claims.add_column(heading)
-    for name, claim in found["claims"].items():
-        if name == "effective_slices" or claim["value"] is None:
-            continue
-        low, high = claim["difference_ci95"]
-        difference = f"{claim['difference']:+.3f} ({low:+.3f}…{high:+.3f})"
-        claims.add_row("✓" if claim["holds"] else "✗", claim["says"], f"{claim['value']:.3f}", difference)
+    claims = headed_table("the paper's claims", "", "claim", "value", "difference (95 % CI)")
+    for claim in _claims_of(found):
+        if claim["value"] is not None:
+            difference = _with_ends(claim["difference"], claim["difference_ci95"], "+.3f")
+            claims.add_row("✓" if claim["holds"] else "✗", claim["says"], f"{claim['value']:.3f}", difference)
     return [gains, claims]
 
 
 def verdict_line(found: Mapping[str, Any]) -> str:
     """What to say in one sentence."""
     verdict, evidence = found["verdict"], found["evidence"]
-    parts = [
-        "its answers rest on the slices it weighs most"
-        if verdict["answers_rest_on_the_heaviest_slices"]
-        else "its answers do NOT rest on the slices it weighs most"
-    ]
+    rest = "rest" if verdict["answers_rest_on_the_heaviest_slices"] else "do NOT rest"
+    line = f"{found['model']}: its answers {rest} on the slices it weighs most"
     if evidence is not None:
-        low, high = evidence["excess_ci95"]
         reaches = "reaches" if verdict["excess_mass_reaches_the_aim"] else "misses"
-        parts.append(
-            f"excess mass on the truth {evidence['excess']:.2f} ({low:.2f}…{high:.2f}) {reaches} {verdict['aim']}"
-        )
-    return f"{found['model']}: " + "; ".join(parts)
+        excess = _with_ends(evidence["excess"], evidence["excess_ci95"])
+        line += f"; excess mass on the truth {excess} {reaches} {verdict['aim']}"
+    return line
+
+
+def _claims_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [claim for name, claim in found["claims"].items() if name != "effective_slices"]
+
+
+def _with_ends(value: float, ends: Sequence[float], form: str = ".2f") -> str:
+    low, high = ends
+    return f"{value:{form}} ({low:{form}}…{high:{form}})"
 
 
 def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
@@ -96,35 +90,31 @@ def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
             if branch == "whole":
                 low, high = np.array(one["ci95"]).T
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.axhline(0, color="#c9d0d8", linewidth=0.8, zorder=0)
+    axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
     axes.set_xticks(steps, [str(step) for step in found["steps"]])
     axes.set_title(f"{curve} (dotted: 2D branch only)", size=10)
     axes.set_xlabel("slices taken away" if curve == "deletion" else "slices shown", size=9)
     axes.legend(fontsize=7, frameon=False)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_gains(axes: Axes, found: Mapping[str, Any]) -> None:
     entries = list(reversed(found["gains"]))
     for place, entry in enumerate(entries):
-        low, high = entry["ci95"]
-        sure = entry["p_holm"] < 0.05
-        axes.plot([low, high], [place, place], color=PICTURED_COLOUR if sure else "#8a94a0", linewidth=2)
-        axes.plot([entry["gain"]], [place], "o", color=PICTURED_COLOUR if sure else "#8a94a0", markersize=5)
+        colour = PICTURED_COLOUR if entry["p_holm"] < 0.05 else GREY
+        axes.plot(entry["ci95"], [place, place], color=colour, linewidth=2)
+        axes.plot([entry["gain"]], [place], "o", color=colour, markersize=5)
     names = [f"{e['curve']}, {BRANCH_NAMES[e['branch']]}\nvs {e['against']}" for e in entries]
     axes.set_yticks(range(len(entries)), names, size=7)
     axes.axvline(0, color=EVEN_COLOUR, linestyle=(0, (5, 3)), linewidth=1)
     evidence = found["evidence"]
-    note = ""
-    if evidence is not None:
-        low, high = evidence["excess_ci95"]
-        note = f"\nexcess mass {evidence['excess']:.2f} ({low:.2f}…{high:.2f})"
+    note = "" if evidence is None else "\nexcess mass " + _with_ends(evidence["excess"], evidence["excess_ci95"])
     axes.set_title(f"area gained (blue: p < .05, Holm){note}", size=10)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_claims(axes: Axes, found: Mapping[str, Any]) -> None:
-    claims = [claim for name, claim in found["claims"].items() if name != "effective_slices"]
+    claims = _claims_of(found)
     axes.set(xlim=(0, 1), ylim=(len(claims), 0), xticks=[], yticks=[])
     for place, claim in enumerate(claims):
         holds = claim["holds"]
@@ -132,17 +122,8 @@ def _draw_claims(axes: Axes, found: Mapping[str, Any]) -> None:
         axes.text(0.0, place + 0.42, mark, color=colour, size=12, va="center", weight="bold")
         axes.text(0.05, place + 0.3, claim["says"], color=INK, size=8, va="center")
         if claim["value"] is not None:
-            low, high = claim["ci95"]
-            dlow, dhigh = claim["difference_ci95"]
-            said = f"{claim['value']:.2f} ({low:.2f}…{high:.2f}); "
-            said += f"difference {claim['difference']:+.2f} ({dlow:+.2f}…{dhigh:+.2f})"
+            value = _with_ends(claim["value"], claim["ci95"])
+            said = f"{value}; difference {_with_ends(claim['difference'], claim['difference_ci95'], '+.2f')}"
             axes.text(0.05, place + 0.68, said, color=FAINT, size=7.5, va="center")
     axes.set_title("the paper's section 4.6 and appendix B, here", size=10)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=8, colors=FAINT, length=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[:].set_visible(False)

@@ -17,60 +17,47 @@ import numpy as np
 
 from slicesight.files import replacing
 from slicesight.inference.answers import Answer
-from slicesight.reports.evidence import KnownTruth, peak_slice, pick_over_volume, place_name, sides, slice_name
+from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.reports.evidence import KnownTruth, named_place, peak_slice, pick_over_volume, sides
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from slicesight.reports.ask import AnswerReport
+
 NUM_PICTURES = 8
 SCORE_COLOUR, PICTURED_COLOUR, EVEN_COLOUR, TRUTH_COLOUR = "#a9c3e6", "#1f5fae", "#c8372d", "#0d8a6a"
 INK, FAINT, WARNING_INK, WARNING_PAPER = "#1c2430", "#66707e", "#7a2e00", "#fff1e0"
+LINE = "#c9d0d8"
 PAGE_IN, MARGIN_IN, LEFT_IN = 13.0, 0.35, 0.75
 LINE_IN, CAPTION_IN, BARS_IN, GAP_IN, BLOCK_GAP_IN = 0.25, 0.42, 0.95, 0.55, 0.12
 WRAP_CHARACTERS = 150
 
 
-def draw_report(
-    grid: GridVolume,
-    answers: Sequence[Answer],
-    *,
-    title: str,
-    notes: Sequence[str] = (),
-    warnings: Sequence[str] = (),
-    footer: str = "",
-    truths: Sequence[KnownTruth | None] = (),
-) -> Figure:
-    """Draw every answer with its evidence on one tall page.
-
-    Args:
-        notes: what the file left open; warnings: what must stand beside any answer.
-        truths: what is known to be right, one per answer; its slices are marked under the bars.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def draw_report(report: AnswerReport) -> Figure:
+    """Draw every answer with its evidence on one tall page; the slices of a known truth are marked under the bars."""
     from matplotlib.figure import Figure
 
-    known = list(truths) or [None] * len(answers)
-    texts = [_lines(answer, truth) for answer, truth in zip(answers, known, strict=True)]
-    picture_in = _picture_width_in() * min(max(height_over_width(stack) for stack in grid.stacks), 1.5)
+    grid, notes, warnings = report.grid, report.volume.warnings, report.warnings
+    texts = [_lines(answer, truth) for answer, truth in report.judged]
+    width_in = (PAGE_IN - LEFT_IN - MARGIN_IN) / NUM_PICTURES
+    picture_in = width_in * min(max(height_over_width(stack) for stack in grid.stacks), 1.5)
     block_in = [LINE_IN * len(lines) + 0.1 + picture_in + CAPTION_IN + BARS_IN + GAP_IN for lines in texts]
     notes_in = 0.24 * len(notes)
-    header_in = 0.75 + notes_in + 0.42 * len(warnings)
-    figure = Figure(figsize=(PAGE_IN, header_in + sum(block_in) + 0.35), facecolor="white")
-    FigureCanvasAgg(figure)
-    page = _FigureLayout(figure)
-    page.text(title, left=MARGIN_IN, top=0.2, size=13, weight="bold")
+    top = 0.75 + notes_in + 0.42 * len(warnings)
+    page = _FigureLayout(Figure(figsize=(PAGE_IN, top + sum(block_in) + 0.35), facecolor="white"))
+    page.text(f"{report.title} · answered by {report.card.name}", left=MARGIN_IN, top=0.2, size=13, weight="bold")
     for number, note in enumerate(notes):
         page.text(f"note: {note}", left=MARGIN_IN, top=0.55 + 0.24 * number, size=9.5, colour=FAINT)
     for number, warning in enumerate(warnings):
         page.banner(warning, top=0.62 + notes_in + 0.42 * number)
-    top = header_in
-    for answer, truth, lines, height in zip(answers, known, texts, block_in, strict=True):
+    for (answer, truth), lines, height in zip(report.judged, texts, block_in, strict=True):
         _draw_answer(page, grid, answer, truth=truth, lines=lines, top=top, picture_in=picture_in)
         top += height
-    page.text(footer, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
-    return figure
+    page.text(f"{report.reading} · {RESEARCH_NOTICE}", left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
+    return page.figure
 
 
 def pick_pictures(answer: Answer, *, grid: GridVolume) -> list[int]:
@@ -81,7 +68,7 @@ def pick_pictures(answer: Answer, *, grid: GridVolume) -> list[int]:
     )
 
 
-def save_report(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG in one step."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -91,11 +78,23 @@ def height_over_width(grid: GridVolume) -> float:
     """The true proportions of a grid slice: the grid squeezes every crop into one shape, a picture should not."""
     num_slices, height, width = grid.voxels.shape
     corners = np.array([[num_slices // 2, 0, 0], [num_slices // 2, height - 1, 0], [num_slices // 2, 0, width - 1]])
-    places = grid.to_mm(corners)
-    if places is None:
-        places = grid.to_canonical(corners)
+    millimetres = grid.to_mm(corners)
+    places = grid.to_canonical(corners) if millimetres is None else millimetres
     down, across = np.linalg.norm(places[1] - places[0]), np.linalg.norm(places[2] - places[0])
     return float(down * height / max(height - 1, 1) / (across * width / max(width - 1, 1)))
+
+
+def tidy(axes: Axes, *, size: int = 8) -> None:
+    """Faint small ticks, no frame above and to the right."""
+    axes.tick_params(labelsize=size, colors=FAINT, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def mark_sides(axes: Axes, plane: str | None) -> None:
+    """The patient's sides at the edges of a picture, question marks where they are not known."""
+    places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
+    for (x, y), letter in zip(places, sides(plane) if plane else "????", strict=True):
+        axes.text(x, y, letter, transform=axes.transAxes, color="#ffd75f", fontsize=8, ha="center", va="center")
 
 
 class _FigureLayout:
@@ -123,15 +122,10 @@ class _FigureLayout:
         axes = self.axes(left=MARGIN_IN, top=top, width=self.width_in - 2 * MARGIN_IN, height=0.32)
         axes.set_facecolor(WARNING_PAPER)
         axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set_color(WARNING_INK)
+        axes.spines[:].set_color(WARNING_INK)
         axes.text(
             0.01, 0.48, text, color=WARNING_INK, fontsize=10, weight="bold", va="center", transform=axes.transAxes
         )
-
-
-def _picture_width_in() -> float:
-    return (PAGE_IN - LEFT_IN - MARGIN_IN) / NUM_PICTURES
 
 
 def _lines(answer: Answer, truth: KnownTruth | None) -> list[tuple[str, str, str]]:
@@ -174,38 +168,25 @@ def _draw_pictures(
     width = (PAGE_IN - LEFT_IN - MARGIN_IN) / len(pictured)
     for place, index in enumerate(pictured):
         stack, own_index = grid.scored_slice(index)
-        left_side, right_side, _, _ = sides(stack.plane)
         axes = page.axes(left=LEFT_IN + place * width + 0.03, top=top, width=width - 0.06, height=picture_in)
         axes.set_facecolor("black")
-        axes.imshow(
-            stack.voxels[own_index],
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-            aspect=height_over_width(stack),
-            interpolation="bilinear",
-        )
+        proportions = height_over_width(stack)
+        axes.imshow(stack.voxels[own_index], cmap="gray", vmin=0, vmax=1, aspect=proportions, interpolation="bilinear")
         axes.set(xticks=[], yticks=[], anchor="S", adjustable="box")
         is_heaviest = index == heaviest
-        for spine in axes.spines.values():
-            spine.set(color=PICTURED_COLOUR if is_heaviest else "#c9d0d8", linewidth=3.0 if is_heaviest else 0.8)
+        axes.spines[:].set(color=PICTURED_COLOUR if is_heaviest else LINE, linewidth=3.0 if is_heaviest else 0.8)
         if stack.slices[own_index].position_mm is not None:
-            for x, side in ((0.03, left_side), (0.97, right_side)):
-                align = "left" if x < 0.5 else "right"
+            for x, align, side in zip((0.03, 0.97), ("left", "right"), sides(stack.plane), strict=False):
                 mark = axes.text(
                     x, 0.97, side, color="#ffd54a", fontsize=8, ha=align, va="top", transform=axes.transAxes
                 )
                 mark.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
         weight = "bold" if is_heaviest else "normal"
+        caption = named_place(grid.scored_slices, index, joint="\n")
         axes.annotate(
-            _caption(grid, index), (0.5, 0), xycoords="axes fraction", xytext=(0, -7), textcoords="offset points",
+            caption, (0.5, 0), xycoords="axes fraction", xytext=(0, -7), textcoords="offset points",
             fontsize=8, weight=weight, color=INK, ha="center", va="top", linespacing=1.3,
         )  # fmt: skip
-
-
-def _caption(grid: GridVolume, index: int) -> str:
-    pieces = grid.scored_slices
-    return f"{slice_name(pieces, index)}\n{place_name(pieces, index)}".strip()
 
 
 def _draw_bars(
@@ -225,12 +206,8 @@ def _draw_bars(
     width = (PAGE_IN - LEFT_IN - MARGIN_IN) / num_blocks
     for number, stack in enumerate(grid.stacks):
         first, last = number * in_block, (number + 1) * in_block
-        axes = page.axes(
-            left=LEFT_IN + number * width,
-            top=top,
-            width=width - (BLOCK_GAP_IN if last < num_slices else 0),
-            height=BARS_IN,
-        )
+        gap = BLOCK_GAP_IN if last < num_slices else 0
+        axes = page.axes(left=LEFT_IN + number * width, top=top, width=width - gap, height=BARS_IN)
         colours = [PICTURED_COLOUR if index in pictured else SCORE_COLOUR for index in range(first, last)]
         axes.bar(range(in_block), answer.scores[first:last], width=0.82, color=colours)
         axes.axhline(even, color=EVEN_COLOUR, linestyle=(0, (5, 3)), linewidth=1.2)
@@ -245,11 +222,8 @@ def _draw_bars(
         axes.set_ylim(-0.1 * ceiling, ceiling)
         axes.set_yticks([])
         axes.set_xticks([index - first for index in pictured if first <= index < last])
-        axes.tick_params(labelsize=8, colors=FAINT, length=2)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color("#c9d0d8")
+        tidy(axes)
+        axes.spines[["left", "bottom"]].set_color(LINE)
         if grid.planes:
             axes.set_xlabel(stack.plane, fontsize=9, color=INK, labelpad=1)
         if number == 0:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
 from slicesight.inference.answers import Answer
-from slicesight.models.card import RESEARCH_NOTICE, ModelCard
+from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
     KnownTruth,
-    Piece,
     listed,
+    named_place,
     peak_slice,
     place_name,
     sides,
@@ -30,45 +30,28 @@ from slicesight.reports.evidence import (
 from slicesight.reports.figure import height_over_width, pick_pictures
 from slicesight.volumes.grid import GridVolume
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from slicesight.reports.ask import AnswerReport
+
 PICTURE_WIDTH = 240
 BARS_HEIGHT, TRUTH_HEIGHT = 60, 5
 STACK_ENDS = {"axial": ("feet", "head"), "coronal": ("front", "back"), "sagittal": ("right", "left")}
 
 
-def render_page(
-    grid: GridVolume,
-    answers: Sequence[Answer],
-    *,
-    card: ModelCard,
-    title: str,
-    reading: str,
-    notes: Sequence[str] = (),
-    warnings: Sequence[str] = (),
-    truths: Sequence[KnownTruth | None] = (),
-) -> str:
-    """The report as HTML text.
-
-    Args:
-        title: the scan in one line; reading: how it was put on the model's grid, in one line.
-        notes: what the file left open; warnings: what must stand beside any answer.
-        truths: what is known to be right, one per answer.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    known = list(truths) or [None] * len(answers)
+def render_page(report: AnswerReport) -> str:
+    """The report as HTML text."""
+    grid = report.grid
     has_positions = stacking_axis(grid.slices) is not None
     pieces = grid.scored_slices
-    environment = Environment(
-        loader=PackageLoader("slicesight.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
-    )
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        reading=reading,
-        notice=RESEARCH_NOTICE,
-        notes=notes,
-        warnings=warnings,
-        model=card,
-        version=__version__,
+    return render_template(
+        "report.html.j2",
+        title=report.title,
+        reading=report.reading,
+        notes=report.volume.warnings,
+        warnings=report.warnings,
+        model=report.card,
         width=PICTURE_WIDTH,
         stacks=[
             {
@@ -77,18 +60,40 @@ def render_page(
                 "ends": STACK_ENDS[stack.plane] if has_positions else ("first", "last"),
                 "plane": stack.plane if grid.planes else "",
                 "first": number * len(stack.slices),
-                "pictures": [_picture(voxels, height=height) for voxels in stack.voxels],
+                "pictures": [
+                    data_address(grey_image(voxels_HW, width=2 * PICTURE_WIDTH, height=2 * height))
+                    for voxels_HW in stack.voxels
+                ],
             }
             for number, stack in enumerate(grid.stacks)
         ],
-        captions=[_caption(pieces, index) for index in range(len(pieces))],
-        blocks=[_block(grid, answer, truth) for answer, truth in zip(answers, known, strict=True)],
+        captions=[named_place(pieces, index) for index in range(len(pieces))],
+        blocks=[_block(grid, answer, truth) for answer, truth in report.judged],
         receipt=list(_rows(grid.receipt)),
     )
 
 
-def _caption(pieces: Sequence[Piece], index: int) -> str:
-    return " · ".join(filter(None, (slice_name(pieces, index), place_name(pieces, index))))
+def render_template(name: str, **facts: Any) -> str:
+    """A page of `templates/` with the notice and the version that each of them shows."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("slicesight.reports"), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(name).render(notice=RESEARCH_NOTICE, version=__version__, **facts)
+
+
+def grey_image(voxels_HW: NDArray[np.float32], *, width: int, height: int) -> Image:
+    """A grid slice in the size of its picture."""
+    from PIL import Image
+
+    grey = Image.fromarray(np.rint(voxels_HW * 255).astype(np.uint8))
+    return grey.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def data_address(image: Image) -> str:
+    """The image as a JPEG inside the page."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[str, Any]:
@@ -133,32 +138,30 @@ def _ranges(answer: Answer) -> Iterator[dict[str, Any]]:
 
 def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: KnownTruth | None) -> dict[str, Any]:
     """Bars in a box of BARS_HEIGHT, the truth's marks along its bottom."""
-    shows_truth = set(truth.grid_slices) if truth else set()
-    pieces = grid.scored_slices
-    drawable = BARS_HEIGHT - (TRUTH_HEIGHT + 1 if shows_truth else 0)
-    ceiling = max(*answer.scores, 2 / len(answer.scores))
+    shows_truth = truth.grid_slices if truth else ()
+    even_y, bars = score_bars(answer.scores, height=BARS_HEIGHT - (TRUTH_HEIGHT + 1 if shows_truth else 0))
     return {
-        "even_y": round(drawable * (1 - 1 / len(answer.scores) / ceiling), 2),
+        "even_y": even_y,
         "bars": [
             {
-                "y": round(drawable * (1 - score / ceiling), 2),
-                "height": round(drawable * score / ceiling, 2),
+                **bar,
                 "is_pictured": index in pictured,
                 "shows_truth": index in shows_truth,
-                "title": f"{_caption(pieces, index)} · score {score:.3f}",
+                "title": f"{named_place(grid.scored_slices, index)} · score {answer.scores[index]:.3f}",
             }
-            for index, score in enumerate(answer.scores)
+            for index, bar in enumerate(bars)
         ],
     }
 
 
-def _picture(voxels_HW: NDArray[np.float32], *, height: int) -> str:
-    from PIL import Image
-
-    grey = Image.fromarray(np.rint(voxels_HW * 255).astype(np.uint8))
-    file = io.BytesIO()
-    grey.resize((PICTURE_WIDTH * 2, height * 2), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+def score_bars(scores: Sequence[float], *, height: int) -> tuple[float, list[dict[str, float]]]:
+    """Where the line of an even spread lies, and every score's bar, in a box of this height."""
+    ceiling = max(*scores, 2 / len(scores))
+    bars = [
+        {"y": round(height * (1 - score / ceiling), 2), "height": round(height * score / ceiling, 2)}
+        for score in scores
+    ]
+    return round(height * (1 - 1 / len(scores) / ceiling), 2), bars
 
 
 def _rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

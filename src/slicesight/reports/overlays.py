@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.files import checked_place, replacing
+from slicesight.files import checked_place
+from slicesight.reports.figure import mark_sides, save_figure
 from slicesight.volumes.foreground import foreground_threshold
 from slicesight.volumes.receipt import scan_line
 from slicesight.volumes.volume import PLANES, Volume
@@ -26,7 +28,6 @@ FOUND_COLOURS = ("#ff5c33", "#33c3ff", "#ffd633", "#b366ff", "#66ff8c", "#ff66c4
 TRUE_COLOUR = "#5cff5c"
 COLUMNS, ROWS = 4, 2
 TILE_INCHES = 2.6
-SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 
 
 def write_overlay(
@@ -45,23 +46,24 @@ def write_overlay(
     Args:
         names, values: of the labels; each found label has its colour. true_ZYX: the true labels, outlined in green.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     place = checked_place(Path(path))
     axis = volume.acquisition_axis
     bounds = window_bounds(volume, channel_windows(window)[0], threshold=foreground_threshold(volume))
     shown = pick_slices(labels_ZYX, true_ZYX, axis=axis, count=COLUMNS * ROWS)
-    height = TILE_INCHES * min(max(_aspect_of_page(volume, axis), 0.4), 2.0)
+    rows, columns = [other for other in range(3) if other != axis]
+    spacing = volume.spacing_mm or (1.0, 1.0, 1.0)
+    aspect = spacing[rows] / spacing[columns]
+    height = TILE_INCHES * min(max(volume.shape[rows] / volume.shape[columns] * aspect, 0.4), 2.0)
     figure = Figure(figsize=(COLUMNS * TILE_INCHES, ROWS * height + 0.75), dpi=110, facecolor="black")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(ROWS, COLUMNS, wspace=0.03, hspace=0.12, left=0.01, right=0.99, bottom=0.01)
     grid.update(top=1 - 0.75 / figure.get_figheight())
     for number, index in enumerate(shown):
         axes = figure.add_subplot(grid[divmod(number, COLUMNS)])
         axes.imshow(bounds.to_grey(upright(volume.voxels, axis, index)), cmap="gray", vmin=0, vmax=1,
-                    aspect=_aspect(volume, axis), interpolation="bilinear")  # fmt: skip
-        for colour, value in zip(_colours(len(values)), values, strict=True):
+                    aspect=aspect, interpolation="bilinear")  # fmt: skip
+        for colour, value in zip(cycle(FOUND_COLOURS), values, strict=False):
             _outline(axes, upright(labels_ZYX, axis, index) == value, colour)
         if true_ZYX is not None:
             _outline(axes, upright(true_ZYX, axis, index) > 0, TRUE_COLOUR)
@@ -69,28 +71,21 @@ def write_overlay(
         (source,) = volume.geometry.source_slices([index])
         axes.set_title(f"slice {source}", color="#bbbbbb", fontsize=7, pad=2)
         if number == 0:
-            _mark_sides(axes, volume)
-    known = list(zip(_colours(len(names)), names, strict=True))[: len(FOUND_COLOURS)]
+            mark_sides(axes, PLANES[axis] if volume.affine_lps is not None else None)
+    known = list(zip(FOUND_COLOURS, names, strict=False))
     if true_ZYX is not None:
         known.append((TRUE_COLOUR, "the truth"))
     figure.text(0.01, 0.985, title, color="white", fontsize=9, va="top")
     for number, (colour, name) in enumerate(known):
         figure.text(0.01 + 0.14 * number, 1 - 0.42 / figure.get_figheight(), f"— {name}", color=colour, fontsize=8)
-    with replacing(place) as temporary:
-        figure.savefig(temporary, format="png", facecolor="black")
+    save_figure(figure, place)
 
 
 def draw_prediction(path: Path, volume: Volume, labels_ZYX: NDArray[np.integer], segmenter: Segmenter) -> None:
     """The overlay of one predicted scan."""
-    write_overlay(
-        volume,
-        labels_ZYX,
-        path,
-        names=segmenter.names,
-        values=segmenter.values,
-        window=segmenter.preparation.window,
-        title=f"{scan_line(volume)}\nfor research use only; not a medical device",
-    )
+    title = f"{scan_line(volume)}\nfor research use only; not a medical device"
+    names, values, window = segmenter.names, segmenter.values, segmenter.preparation.window
+    write_overlay(volume, labels_ZYX, path, names=names, values=values, window=window, title=title)
 
 
 def draw_scored_scan(
@@ -137,25 +132,3 @@ def upright(values_ZYX: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
 def _outline(axes: Axes, mask: NDArray[np.bool_], colour: str) -> None:
     if mask.any():
         axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
-
-
-def _colours(count: int) -> list[str]:
-    return [FOUND_COLOURS[number % len(FOUND_COLOURS)] for number in range(count)]
-
-
-def _aspect(volume: Volume, axis: int) -> float:
-    """Height of a pixel over its width."""
-    spacing = volume.spacing_mm or (1.0, 1.0, 1.0)
-    rows, columns = [other for other in range(3) if other != axis]
-    return spacing[rows] / spacing[columns]
-
-
-def _aspect_of_page(volume: Volume, axis: int) -> float:
-    rows, columns = [other for other in range(3) if other != axis]
-    return volume.shape[rows] / volume.shape[columns] * _aspect(volume, axis)
-
-
-def _mark_sides(axes: Axes, volume: Volume) -> None:
-    letters = SIDES[PLANES[volume.acquisition_axis]] if volume.affine_lps is not None else "????"
-    for (x, y), letter in zip(((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05)), letters, strict=True):
-        axes.text(x, y, letter, transform=axes.transAxes, color="#ffd75f", fontsize=8, ha="center", va="center")

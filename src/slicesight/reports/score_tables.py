@@ -32,13 +32,10 @@ def tables_of(sheets: Sequence[dict[str, Any]]) -> list[Table]:
     tables = []
     for title, average, parts in blocks():
         columns = [(task, metric, heading) for task, names in parts for metric, heading in names]
-        used = [
-            column for column in columns if any(_value(sheet, average, *column[:2]) is not None for sheet in sheets)
-        ]
+        used = [each for each in columns if any(_value(sheet, average, *each[:2]) is not None for sheet in sheets)]
         if not used:
             continue
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("system")
+        table = headed_table(title, "system", title_style="bold", pad_edge=False)
         for _, _, heading in used:
             table.add_column(heading, justify="right")
         for sheet in sheets:
@@ -49,20 +46,17 @@ def tables_of(sheets: Sequence[dict[str, Any]]) -> list[Table]:
 
 def comparison_table(comparisons: Sequence[dict[str, Any]]) -> Table:
     """The paired tests, a row per metric."""
-    table = Table(
-        title="paired by volume", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for heading in ("systems", "metric", "difference (95 % CI)", "p, Holm", "d"):
-        table.add_column(heading)
+    headings = ("systems", "metric", "difference (95 % CI)", "p, Holm", "d")
+    table = headed_table("paired by volume", *headings, title_style="bold", pad_edge=False)
     for entry in comparisons:
         if entry["p"] is not None:
-            (low, high), size = entry["ci95"], entry["effect_size_d"]
+            low, high = entry["ci95"]
             table.add_row(
                 f"{entry['first']} - {entry['second']}",
                 f"{entry['task']} {entry['metric']}",
                 f"{100 * entry['difference']:+.2f} ({100 * low:+.2f}…{100 * high:+.2f})",
                 f"{entry['p_holm']:.4f}",
-                "–" if size is None else f"{size:.2f}",
+                or_dash(entry["effect_size_d"]),
             )
     return table
 
@@ -83,9 +77,19 @@ def _value(sheet: Mapping[str, Any], average: str, task: str, metric: str) -> fl
     return None if sheet[task] is None else sheet[task][average][metric]
 
 
+def headed_table(title: str, *headings: str, **style: Any) -> Table:
+    """An empty table under a title."""
+    return Table(*headings, title=title, title_justify="left", box=box.SIMPLE_HEAD, **style)
+
+
+def or_dash(number: float | None) -> str:
+    """Two decimals, – for none."""
+    return "–" if number is None else f"{number:.2f}"
+
+
 def percent(number: float | None) -> str:
     """53.63 for 0.5363, – for none."""
-    return "–" if number is None else f"{100 * number:.2f}"
+    return or_dash(None if number is None else 100 * number)
 
 
 def why_not_compared(entry: Mapping[str, Any]) -> str:

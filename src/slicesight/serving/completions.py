@@ -96,11 +96,11 @@ class Completion:
         return self._chunk(last, finish_reason=_finish_reason(piece))
 
     def usage_chunk(self, piece: AnswerPiece) -> str:
-        return _event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(piece)})
+        return write_event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(piece)})
 
     def _chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return _event({**self._head("chat.completion.chunk"), "choices": [choice]})
+        return write_event({**self._head("chat.completion.chunk"), "choices": [choice]})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -116,12 +116,8 @@ class Completion:
 LAST_EVENT = "data: [DONE]\n\n"
 
 
-def error_event(body: Mapping[str, Any]) -> str:
-    """An error after the stream has begun."""
-    return _event(body)
-
-
-def _event(body: Mapping[str, Any]) -> str:
+def write_event(body: Mapping[str, Any]) -> str:
+    """One server-sent event."""
     return f"data: {json.dumps(body, ensure_ascii=False, allow_nan=False)}\n\n"
 
 

@@ -26,6 +26,16 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "stream": False,
 }
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    **dict.fromkeys(("stop", "tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio"), ()),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "prediction", "web_search_options"), ()),
+}
+"""Fields that ask for what this model cannot do, and with which values they ask for nothing."""
 
 
 class FileReference(BaseModel):
@@ -58,7 +68,7 @@ class StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """OpenAI's body of a chat completion."""
 
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_EXAMPLE]})
 
     model: Annotated[str, Field(max_length=500)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
@@ -69,22 +79,6 @@ class ChatRequest(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: int | None = None
-    stop: Any = None
-    tools: Any = None
-    functions: Any = None
-    tool_choice: Any = None
-    function_call: Any = None
-    response_format: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,26 +160,7 @@ def _read_content(message: Message, place: str) -> tuple[str, set[str]]:
 
 
 def _refuse_unsupported(body: ChatRequest) -> None:
-    """Fields that ask for what this model cannot do."""
-    is_plain_text = isinstance(body.response_format, dict) and body.response_format.get("type") == "text"
-    asks_for = {
-        "n": body.n not in (None, 1),
-        "stop": bool(body.stop),
-        "tools": bool(body.tools),
-        "functions": bool(body.functions),
-        "tool_choice": body.tool_choice not in (None, "none", "auto"),
-        "function_call": body.function_call not in (None, "none", "auto"),
-        "response_format": body.response_format is not None and not is_plain_text,
-        "logprobs": bool(body.logprobs),
-        "top_logprobs": bool(body.top_logprobs),
-        "logit_bias": bool(body.logit_bias),
-        "presence_penalty": bool(body.presence_penalty),
-        "frequency_penalty": bool(body.frequency_penalty),
-        "modalities": body.modalities not in (None, ["text"]),
-        "audio": body.audio is not None,
-        "prediction": body.prediction is not None,
-        "web_search_options": body.web_search_options is not None,
-    }
-    for name, is_asked in asks_for.items():
-        if is_asked:
+    given = body.model_extra or {}
+    for name, harmless in _UNSUPPORTED.items():
+        if given.get(name) and given[name] not in harmless:
             raise Refusal(400, f"{name} is not supported here; leave it out.", param=name, code="unsupported_parameter")

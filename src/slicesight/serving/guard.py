@@ -16,10 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slicesight.serving.logs import log, log_failure
-from slicesight.serving.metrics import Metrics
 from slicesight.serving.options import LOOPBACK_NAMES, ServeOptions
 from slicesight.serving.refusals import Refusal, internal_error
+from slicesight.serving.telemetry import Metrics, log, log_failure
 
 MAX_JSON_BYTES = 4 * 2**20
 UPLOAD_PATH = "/v1/volumes"

@@ -16,10 +16,9 @@ import numpy as np
 from slicesight.inference.batching import AskRequest, ContinuousBatching
 from slicesight.inference.encoded_scan import EncodedScan, LeastRecentlyUsed
 from slicesight.inference.predictor import Predictor
-from slicesight.serving.logs import log_failure
-from slicesight.serving.metrics import Metrics
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.scan_store import ScanStore
+from slicesight.serving.telemetry import Metrics, log_failure
 
 
 class ModelThread:

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 
 from slicesight.errors import InputError
+from slicesight.io.assemble import checked_unit
 from slicesight.io.dicomweb.address import read_address
 from slicesight.io.dicomweb.client import fetch
 from slicesight.io.loading import read_volume
-from slicesight.io.options import checked_unit
 from slicesight.io.writers import write_nifti
-from slicesight.serving.stored_scan import IMAGE_FILE, REFUSAL_FILE, write_scan
-from slicesight.serving.stored_source import write_source
+from slicesight.serving.stored_scan import IMAGE_FILE, REFUSAL_FILE, write_scan, write_source
 from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.volume import Volume
 

@@ -70,9 +70,12 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        param = ".".join(place) or None
-        wrong = str(first["msg"]).removeprefix("Value error, ")
+        param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
         if first["type"] == "json_invalid":
             return Refusal(400, "the body is not valid JSON; send one JSON object.", code="json_invalid").response()
-        return Refusal(400, f"{param or 'the body'}: {wrong[:1].lower()}{wrong[1:]}.", param=param).response()
+        if first["type"] == "extra_forbidden":
+            wrong = f"field {param!r:.50} is unknown; /openapi.json lists the fields."
+        else:
+            said = str(first["msg"]).removeprefix("Value error, ")
+            wrong = f"{param or 'the body'}: {said[:1].lower()}{said[1:]}."
+        return Refusal(400, wrong, param=param).response()

@@ -6,32 +6,21 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from slicesight.errors import InputError
-from slicesight.inference.answers import Answer, make_answer
+from slicesight.inference.answers import make_answer
 from slicesight.inference.predictor import Predictor
 from slicesight.io.dicomweb.client import store
 from slicesight.reports.ask import AnswerReport
 from slicesight.serving.isolated_reading import name_form_fields
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
-from slicesight.serving.stored_source import read_stored_source
-from slicesight.volumes.grid import GridVolume
+from slicesight.serving.stored_scan import read_stored_source
 
 ReportFormat = Literal["html", "json", "sr"]
 MEDIA_TYPES: dict[str, str] = {"html": "text/html", "json": "application/json", "sr": "application/dicom"}
 FILE_NAMES: dict[str, str] = {"html": "report.html", "json": "report.json", "sr": "report.dcm"}
-
-
-def answer_record(answer: Answer) -> dict[str, Any]:
-    """What `read_answer` makes an answer of again."""
-    return {"question": answer.question, "text": answer.text, "scores": list(answer.scores)}
-
-
-def read_answer(record: dict[str, Any], *, grid: GridVolume) -> Answer:
-    """The answer, its slices ranked again."""
-    return make_answer(record["question"], record["text"], record["scores"], grid=grid)
 
 
 def collect_answers(
@@ -47,9 +36,8 @@ def collect_answers(
     if not records:
         raise Refusal(409, "no answer about this volume is kept; ask it something first.", param="answers")
     grid = predictor.as_scored(stored.grid)
-    return AnswerReport(
-        volume=stored.volume, grid=grid, card=predictor.card, answers=[read_answer(one, grid=grid) for one in records]
-    )
+    answers = [make_answer(one["question"], one["text"], one["scores"], grid=grid) for one in records]
+    return AnswerReport(volume=stored.volume, grid=grid, card=predictor.card, answers=answers)
 
 
 def write_report_file(report: AnswerReport, kind: ReportFormat, *, folder: Path, volume_folder: Path) -> bytes:

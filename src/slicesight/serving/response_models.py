@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-_VOLUME_ID = "vol_0123456789abcdef0123456789abcdef"
-
 
 class ErrorShape(BaseModel):
     """Why a request was refused."""
@@ -171,42 +169,4 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     429: _refusal("As many questions wait, or volumes are kept, as may; Retry-After says when to come again."),
     502: _refusal("The archive cannot be reached, or refuses."),
     504: _refusal("No whole answer in time."),
-}
-
-_FIELDS: dict[str, Any] = {
-    "window": {"type": "string", "description": "soft_tissue, lung, bone, ..., percentile, m3d or LO,HI"},
-    "plane": {"type": "string", "enum": ["acquired", "axial", "coronal", "sagittal"]},
-    "series": {"type": "string", "description": "UID, where a zip holds several series"},
-    "spacing_mm": {"type": "string", "description": "Z,Y,X where the header is wrong or has none", "example": "5,1,1"},
-    "unit": {"type": "string", "enum": ["HU", "arbitrary"]},
-    "time_point": {"type": "string", "description": "which volume of a 4D file, from 0", "example": "0"},
-}
-UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "NIfTI, NRRD, MetaImage, .npy, DICOM, or a zip of a DICOM series",
-                        },
-                        **_FIELDS,
-                    },
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["source"],
-                    "properties": {"source": {"type": "string"}, **_FIELDS},
-                    "example": {"source": "dicomweb+http://archive:8042/dicom-web/studies/1.2.3/series/1.2.3.4"},
-                }
-            },
-        },
-    }
 }

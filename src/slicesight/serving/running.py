@@ -15,9 +15,9 @@ from slicesight.errors import InputError
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.ask import load_quietly
 from slicesight.serving.app import create_app
-from slicesight.serving.logs import LOGGING
 from slicesight.serving.options import ServeOptions
 from slicesight.serving.site_routes import PAGE_FOLDER
+from slicesight.serving.telemetry import LOGGING
 
 FIRST_REQUEST_S = 20.0
 MAX_CONNECTIONS = 1000

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 from slicesight.errors import InputError
 from slicesight.files import write_text
+from slicesight.inference.answers import Answer
 from slicesight.serving.refusals import Refusal, no_volume
 from slicesight.serving.stored_scan import IMAGE_FILE, SCAN_FILE, StoredScan, read_scan
 
@@ -166,8 +167,9 @@ class ScanStore:
             if self._has_expired(self.volumes / name):
                 _remove(self.volumes / name)
 
-    def add_answer(self, volume_id: str, answer_id: str, record: dict[str, Any]) -> None:
+    def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
+        record = {"question": answer.question, "text": answer.text, "scores": answer.scores}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))

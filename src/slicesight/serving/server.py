@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.serving.isolated_reading import IsolatedReader
-from slicesight.serving.metrics import Metrics
 from slicesight.serving.model_thread import ModelThread
 from slicesight.serving.options import ServeOptions
 from slicesight.serving.scan_store import ScanStore
+from slicesight.serving.telemetry import Metrics
 from slicesight.volumes.volume import Volume
 
 _EXPIRE_EVERY_S = 15.0

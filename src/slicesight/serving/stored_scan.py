@@ -3,6 +3,8 @@
     scan.json     facts of the scan, its grid's slices, the receipt
     grid.f32      the voxels the model sees, (N, H, W) little-endian float32 and nothing else
     image.nii.gz  the scan for a viewer
+    source.json   of DICOM images what a report must repeat of them once they are gone: their names, and what the first
+                  says about patient and study. The one file that names a person: it leaves the server in reports only
 
 The voxels have no header of their own: .npy's is read by Python's parser, which in Python 3.11 fails now and then when
 several threads parse at once ("AST constructor recursion depth mismatch"). The original is not needed again, and so a
@@ -12,16 +14,20 @@ kept scan costs little memory: the volume read back has its shape but no voxels.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 
+from slicesight.errors import InputError
+from slicesight.io.dicom.source import SourceImage, SourceSeries, read_source
+from slicesight.io.files import DAMAGED
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume
 from slicesight.volumes.volume import Volume
 
-SCAN_FILE, GRID_FILE, IMAGE_FILE = "scan.json", "grid.f32", "image.nii.gz"
+SCAN_FILE, GRID_FILE, IMAGE_FILE, SOURCE_FILE = "scan.json", "grid.f32", "image.nii.gz", "source.json"
 VOXEL_TYPE = "<f4"
 REFUSAL_FILE = "refusal.json"
 """Left instead by the process that could not read an upload."""
@@ -84,6 +90,33 @@ def read_scan(folder: Path) -> StoredScan:
         box=tuple((start, stop) for start, stop in stated["box"]),  # type: ignore[arg-type]  # three pairs
     )
     return StoredScan(volume=volume, grid=grid)
+
+
+def write_source(upload: Path, volume: Volume, *, folder: Path) -> None:
+    """Write what a report needs, or why there can be none."""
+    try:
+        source = read_source(upload, volume)
+        found = {"images": [asdict(image) for image in source.images], "header": source.header.to_json_dict()}
+    except InputError as error:
+        found = {"reason": str(error)}
+    except DAMAGED as error:
+        found = {"reason": f"the images' headers are damaged ({type(error).__name__}); export the series again"}
+    (folder / SOURCE_FILE).write_text(json.dumps(found), encoding="utf-8")
+
+
+def read_stored_source(folder: Path) -> SourceSeries:
+    """The images behind a kept scan.
+
+    Raises:
+        InputError: the scan was no DICOM, or its images have no names.
+    """
+    found = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+    if "reason" in found:
+        raise InputError(found["reason"])
+    return SourceSeries(
+        images=tuple(SourceImage(**image) for image in found["images"]),
+        header=pydicom.Dataset.from_json(found["header"]),
+    )
 
 
 def _read_volume(stated: dict[str, Any]) -> Volume:

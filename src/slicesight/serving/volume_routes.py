@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from slicesight.errors import InputError
-from slicesight.io.dicomweb.address import read_address
-from slicesight.io.options import ReadOptions, checked_unit
 from slicesight.serving.completions import grid_slices
 from slicesight.serving.event_stream import unless_gone
 from slicesight.serving.guard import MAX_JSON_BYTES, REPORT_POLICY
@@ -27,13 +21,13 @@ from slicesight.serving.reports import (
     store_report,
     write_report_file,
 )
-from slicesight.serving.response_models import REFUSALS, UPLOAD_BODY, StoredShape, VolumeShape
+from slicesight.serving.response_models import REFUSALS, StoredShape, VolumeShape
+from slicesight.serving.scan_form import UPLOAD_BODY, ScanForm, read_form, read_source_form
 from slicesight.serving.server import Server
 from slicesight.serving.stored_scan import IMAGE_FILE
 from slicesight.serving.uploads import receive_upload
 
 AnswersQuery = Annotated[str | None, Query(max_length=10_000, description="chatcmpl-a,chatcmpl-b; else all.")]
-_FIELDS = ("window", "plane", "series", "spacing_mm", "unit", "time_point")
 
 
 def volume_routes(server: Server) -> APIRouter:
@@ -149,12 +143,11 @@ def describe_volume(server: Server, volume_id: str) -> dict[str, Any]:
 
 
 async def _receive(request: Request, server: Server) -> str:
-    """Take an upload, have it read, keep it -> the volume's id."""
+    """Take an upload or have a series fetched, have it read, keep it -> the volume's id."""
     options = server.options
     content_type = request.headers.get("content-type", "")
-    is_form = content_type.partition(";")[0].strip().lower() == "multipart/form-data"
-    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
-    if not is_form and not is_json:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("multipart/form-data", "application/json"):
         raise Refusal(
             415, "expected multipart/form-data with the scan as part `file`, or application/json with a source."
         )
@@ -162,95 +155,31 @@ async def _receive(request: Request, server: Server) -> str:
     if announced.isdecimal() and int(announced) > options.max_upload_bytes + MAX_JSON_BYTES:
         raise Refusal(413, f"the scan is larger than the {options.max_upload_bytes} bytes this server takes.")
     with server.scan_store.receiving() as folder:
-        if is_json:
-            return await _fetch(request, folder, server)
-        upload = await receive_upload(
-            request.stream(),
-            content_type=content_type,
-            folder=folder,
-            max_bytes=options.max_upload_bytes,
-            min_rate=options.min_upload_rate,
+        upload, address = None, None
+        if kind == "application/json":
+            form, address = read_source_form(await request.body(), archives=options.archives)
+        else:
+            upload = await receive_upload(
+                request.stream(),
+                content_type=content_type,
+                folder=folder,
+                max_bytes=options.max_upload_bytes,
+                min_rate=options.min_upload_rate,
+            )
+            server.metrics.upload_bytes.inc(upload.num_bytes)
+            form = read_form(ScanForm, upload.fields)
+        reading = server.scans.read(
+            folder,
+            options=form.for_reading(),
+            grid=server.predictor.grid_spec_with(window=form.window, plane=form.plane),
+            file=None if upload is None else upload.file,
+            series=address,
         )
-        server.metrics.upload_bytes.inc(upload.num_bytes)
-        form = read_scan_form(upload.fields)
-        grid = server.predictor.grid_spec_with(window=form.window, plane=form.plane)
         with server.metrics.read_seconds.time():
-            reading = server.scans.read(folder, options=form.for_reading, grid=grid, file=upload.file)
             await unless_gone(reading, request.receive)
-        return server.scan_store.add(folder, {"created": int(time.time()), "bytes": upload.num_bytes, "archive": None})
-
-
-async def _fetch(request: Request, folder: Path, server: Server) -> str:
-    """Have a series fetched from an archive and read, keep it -> the volume's id."""
-    given = await _read_json(request)
-    source = given.pop("source", None)
-    if not isinstance(source, str):
-        raise Refusal(400, "source is missing; send the address of a series in an archive.", param="source")
-    form = read_scan_form(given)
-    address = read_address(source)
-    if not server.options.archives:
-        raise Refusal(403, "this server asks no archive; start it with --archive URL.", param="source")
-    try:
-        read_address(source, allowed=server.options.archives)
-    except InputError as error:
-        raise Refusal(403, str(error), param="source") from None
-    grid = server.predictor.grid_spec_with(window=form.window, plane=form.plane)
-    with server.metrics.read_seconds.time():
-        reading = server.scans.read(folder, options=form.for_reading, grid=grid, series=address)
-        await unless_gone(reading, request.receive)
-    num_bytes = (folder / IMAGE_FILE).stat().st_size
-    return server.scan_store.add(folder, {"created": int(time.time()), "bytes": num_bytes, "archive": address.archive})
-
-
-async def _read_json(request: Request) -> dict[str, Any]:
-    try:
-        found = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise Refusal(400, "the body is not valid JSON; send one JSON object.", code="json_invalid") from None
-    if not isinstance(found, dict):
-        raise Refusal(400, f"the body is a JSON {type(found).__name__}; send one JSON object.")
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanForm:
-    """What the client says about a scan."""
-
-    window: str | None
-    plane: str | None
-    for_reading: dict[str, Any]
-
-
-def read_scan_form(fields: dict[str, Any]) -> ScanForm:
-    """The optional fields of an upload, as the options of `slicesight ask`.
-
-    Raises:
-        Refusal: 400 with the field that is wrong.
-    """
-    unknown = sorted(set(fields) - set(_FIELDS))
-    if unknown:
-        raise Refusal(400, f"field {unknown[0][:50]!r} is unknown; the fields are {', '.join(_FIELDS)}.")
-    given = {name: str(value).strip() for name, value in fields.items() if value not in (None, "")}
-    try:
-        spacing = given.get("spacing_mm")
-        spacing_mm = None if spacing is None else [float(part) for part in spacing.strip("[]() ").split(",")]
-        time_point = None if "time_point" not in given else int(given["time_point"])
-    except ValueError:
-        raise Refusal(
-            400, "spacing_mm must be three sizes in mm as Z,Y,X and time_point a whole number.", param="spacing_mm"
-        ) from None
-    try:
-        ReadOptions(
-            spacing_mm=None if spacing_mm is None else tuple(spacing_mm),  # type: ignore[arg-type]  # it counts them
-            time_point=time_point,
-            unit=checked_unit(given.get("unit")),
-        )
-    except InputError as error:
-        raise Refusal(400, f"{error}.") from None
-    for_reading = {
-        "series": given.get("series"),
-        "spacing_mm": spacing_mm,
-        "time_point": time_point,
-        "unit": given.get("unit"),
-    }
-    return ScanForm(window=given.get("window"), plane=given.get("plane"), for_reading=for_reading)
+        facts = {
+            "created": int(time.time()),
+            "bytes": (folder / IMAGE_FILE).stat().st_size if upload is None else upload.num_bytes,
+            "archive": None if address is None else address.archive,
+        }
+        return server.scan_store.add(folder, facts)

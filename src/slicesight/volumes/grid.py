@@ -23,9 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from slicesight.errors import InputError, check_type
 from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
 from slicesight.volumes.geometry import Geometry
-from slicesight.volumes.plane_cuts import cut_plane
 from slicesight.volumes.receipt import grid_receipt
-from slicesight.volumes.resize import resize
+from slicesight.volumes.resize import cut_plane, resize
 from slicesight.volumes.volume import PLANES, Plane, Volume
 from slicesight.volumes.windows import channel_windows, checked_window, window_bounds
 

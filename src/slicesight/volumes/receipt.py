@@ -1,4 +1,4 @@
-"""What was read and what was done to it, in facts a user can check: the receipt kept with every answer.
+"""What was read, what was done to it and what about it should make its reader doubt: the receipt.
 
 JSON-able; no patient name, id or date ever enters it.
 """
@@ -8,9 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight.volumes.foreground import sampled
 from slicesight.volumes.geometry import NATURAL_ORIENTATION
 from slicesight.volumes.volume import Volume
 from slicesight.volumes.windows import Window
+
+_FEW_SLICES = 10
+_ANISOTROPY = 5.0
+_BODY_HU = (-200.0, 300.0)  # fat to contrast-filled vessels: some of it is in every CT
+_BODY_WITHOUT_RESCALE = (824.0, 1324.0)  # the same stored with an offset of 1024
+_RANGE_HU = (-1500.0, 5000.0)
 
 
 def scan_receipt(volume: Volume) -> dict[str, Any]:
@@ -68,3 +78,37 @@ def scan_line(volume: Volume) -> str:
 def _slice_order(zyx: tuple[Any, Any, Any], axis: int) -> tuple[Any, Any, Any]:
     rows, columns = [a for a in range(3) if a != axis]
     return zyx[columns], zyx[rows], zyx[axis]
+
+
+def doubts(
+    voxels: NDArray[np.float32], spacing_mm: tuple[float, float, float] | None, *, unit: str, num_slices: int
+) -> list[str]:
+    """Plain sentences, empty for a scan that looks right."""
+    found = []
+    if num_slices < _FEW_SLICES:
+        found.append(f"very few slices ({num_slices}); the grid is interpolated between them")
+    if spacing_mm is not None and max(spacing_mm) > _ANISOTROPY * min(spacing_mm):
+        found.append(f"anisotropic voxels: {max(spacing_mm):.2f} mm against {min(spacing_mm):.2f} mm")
+    if unit == "HU":
+        found.extend(_doubts_about_hu(sampled(voxels)))
+    return found
+
+
+def _doubts_about_hu(values: NDArray[np.float32]) -> list[str]:
+    low, high = float(values.min()), float(values.max())
+    body = _share(values, _BODY_HU)
+    if low < -800 and body < 0.01:
+        rest = "air may not be at -1000, the rescale seems applied twice or wrongly"
+        return [
+            f"HU implausible: only {body:.1%} of the voxels lie between {_BODY_HU[0]:.0f} and {_BODY_HU[1]:.0f}; {rest}"
+        ]
+    if low >= -200 and _share(values, _BODY_WITHOUT_RESCALE) > max(0.05, _share(values, (100.0, 600.0))):
+        rest = "the rescale intercept seems missing"
+        return [f"HU implausible: no air (lowest value {low:.0f}) and tissue near 1000; {rest}"]
+    if low < _RANGE_HU[0] or high > _RANGE_HU[1]:
+        return [f"HU out of range: values from {low:.0f} to {high:.0f}; air is -1000 and dense bone about 2000"]
+    return []
+
+
+def _share(values: NDArray[np.float32], extent: tuple[float, float]) -> float:
+    return float(np.count_nonzero((values >= extent[0]) & (values <= extent[1]))) / values.size

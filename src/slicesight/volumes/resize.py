@@ -1,4 +1,4 @@
-"""How is a scan brought to the model grid's size without moiré and without a second copy of it?
+"""How is a scan brought to the model grid's size without moiré and without a second copy, and cut in another plane?
 
 Each axis is resized on its own by the triangle filter, widened by the reduction factor (as Pillow and torch's
 `antialias=True` do); an axis that grows is interpolated linearly. Pixel centres sit at half indices.
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slicesight.volumes.volume import PLANES, Plane
 
 Block = NDArray[np.float32]
 _BLOCK_SLICES = 16  # 16 float32 neighbours fill a cache line when the slices run along the fastest axis
@@ -29,10 +31,7 @@ def resize(
     num_slices, height, width = size_NHW
     num_source, rows, columns = source_SRC.shape
     weights_NS = resize_weights(num_source, num_slices, antialias)
-    weights_HR, weights_WC = (
-        resize_weights(rows, height, antialias),
-        resize_weights(columns, width, antialias),
-    )
+    weights_HR, weights_WC = resize_weights(rows, height, antialias), resize_weights(columns, width, antialias)
     if num_slices < num_source:  # the stack shrinks: shrink it first, then resize the few slices left
         stack_NRC = np.zeros((num_slices, rows, columns), np.float32)
         for first in range(0, num_source, _BLOCK_SLICES):
@@ -51,6 +50,28 @@ def resize(
         small_SHW[first : first + len(block_BRC)] = _resize_slices(block_BRC, weights_HR, weights_WC)
     grid_NHW: Block = (weights_NS @ small_SHW.reshape(num_source, -1)).reshape(num_slices, height, width)
     return grid_NHW
+
+
+def cut_plane(voxels_NHW: NDArray[np.float32], plane: Plane) -> NDArray[np.float32]:
+    """Upright pictures (N, H, W) of an axial grid cut in another plane, stacked along that plane's axis.
+
+    The formulas of `models.med2e3.planes.cut_planes`, which cuts the same as a tensor: H or W positions are averaged to
+    N cuts, the N axial slices interpolated to rows.
+    """
+    if plane == "axial":
+        return voxels_NHW
+    num_slices, height, width = voxels_NHW.shape
+    upright_PRC = np.moveaxis(voxels_NHW[::-1], PLANES.index(plane), 0)
+    positions, rows, columns = upright_PRC.shape
+    cuts_NRC = np.stack(
+        [
+            upright_PRC[j * positions // num_slices : -(-(j + 1) * positions // num_slices)].mean(axis=0)
+            for j in range(num_slices)
+        ]
+    )
+    weights_HR = resize_weights(rows, height, antialias=False)
+    weights_WC = resize_weights(columns, width, antialias=False)
+    return np.ascontiguousarray(weights_HR @ cuts_NRC @ weights_WC.T)
 
 
 @lru_cache(maxsize=256)

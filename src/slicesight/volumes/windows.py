@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.errors import InputError, VolumeError, check_type
-from slicesight.volumes.plausibility import sampled
+from slicesight.volumes.foreground import sampled
 from slicesight.volumes.volume import Volume
 
 CT_WINDOWS_HU: dict[str, tuple[float, float]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slicesight.data.sources.m3d_cap import findings_of
+from slicesight.data.sources.m3d import findings_of
 from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
 

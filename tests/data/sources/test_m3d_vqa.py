@@ -119,7 +119,7 @@ def test_a_table_alone_finds_its_volumes_beside_or_where_it_is_told(write_m3d_vq
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (folder.parent / "M3D_Cap_npy" / "ct_case").rename(elsewhere / "ct_case")
-    with pytest.raises(InputError, match=r"line 2: .*not found; name the folder of M3D_Cap_npy with --volumes"):
+    with pytest.raises(InputError, match=r"line 2: .*not found; name its folder with --volumes"):
         read(folder, "m3d-vqa", on_bad_case="stop")
     cases, _ = read(folder, "m3d-vqa", on_bad_case="stop", volumes=elsewhere)
     assert Path(cases[0].volume) == elsewhere / f"{AXIAL}.npy"

@@ -5,8 +5,8 @@ it tells the intake. To add a layout, write its module and one line here, or an 
 """
 
 LAYOUTS: dict[str, str] = {
-    "m3d-cap": "slicesight.data.sources.m3d_cap:read_m3d_cap",
-    "m3d-vqa": "slicesight.data.sources.m3d_vqa:read_m3d_vqa",
+    "m3d-cap": "slicesight.data.sources.m3d:read_m3d_cap",
+    "m3d-vqa": "slicesight.data.sources.m3d:read_m3d_vqa",
     "med2e3-json": "slicesight.data.sources.med2e3_json:read_med2e3_json",
     "ct-rate": "slicesight.data.sources.ct_rate:read_ct_rate",
     "folder": "slicesight.data.sources.folder:read_folder",

@@ -19,10 +19,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slicesight.data.manifest import Case, Conversation, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest
+from slicesight.data.manifest import Case, Split
+from slicesight.data.sources.intake import (
+    Intake,
+    SourceLocation,
+    SourceRequest,
+    is_missing,
+    report_conversation,
+    yes_no_conversation,
+)
 from slicesight.data.sources.tables import csv_columns, csv_rows, read_text
-from slicesight.data.sources.wording import is_missing, report_conversation, yes_no_conversation
 from slicesight.errors import InputError
 
 SOURCE = "ct-rate"
@@ -59,7 +65,7 @@ _HEADER_BYTES = 348
 
 @dataclass
 class _Tables:
-    """What the tables say, by volume name; `named` is where a volume was first named for a text."""
+    """What the tables say, by volume name without its ending; `named` is where a volume was first named for a text."""
 
     named: dict[str, SourceLocation] = field(default_factory=dict)
     reports: dict[str, str] = field(default_factory=dict)
@@ -69,23 +75,23 @@ class _Tables:
 
 def read_ct_rate(request: SourceRequest, intake: Intake) -> list[Case]:
     """One case per volume that a report or label table names and that is there."""
-    base = request.source if request.source.is_dir() else request.source.parent
+    base = request.base
     tables = _read_tables(base, intake)
     if not tables.named:
         raise InputError(f"{base}: no table with VolumeName and Findings_EN or labels; point at the folder of CT-RATE")
     volumes = _volumes_below(request.volumes or base)
-    not_chests = _not_chests(base)
+    lists = sorted(base.rglob("no_chest*.txt"))
+    not_chests = {_stem(Path(name).name): path.name for path in lists for name in read_text(path).split()}
     intake.notes += NOTES
     cases = []
     for name in tables.named:
-        if _stem(name) in not_chests:
-            intake.leave_out("not a chest", f"listed in {not_chests[_stem(name)]}", case_id=_stem(name))
+        if name in not_chests:
+            intake.leave_out("not a chest", f"listed in {not_chests[name]}", case_id=name)
         elif case := _case(name, tables, volumes.get(name), intake):
             cases.append(case)
     for name in sorted(set(volumes) - set(tables.named)):
-        intake.leave_out(
-            "no text", "no table names this volume", SourceLocation(volumes[name].name), case_id=_stem(name)
-        )
+        where = SourceLocation(volumes[name].name)
+        intake.leave_out("no text", "no table names this volume", where, case_id=name)
     return cases
 
 
@@ -101,12 +107,13 @@ def _read_tables(base: Path, intake: Intake) -> _Tables:
             if row is None:
                 intake.refuse("bad row", "more or fewer cells than the header; quote the text", where)
                 continue
-            name = _stem(row["VolumeName"]) + ".nii.gz"
+            name = _stem(row["VolumeName"])
             if "Findings_EN" in columns:
                 if name in tables.reports:
-                    intake.refuse("bad row", f"{name} has a report already; keep one", where, case_id=_stem(name))
+                    intake.refuse("bad row", f"{name}.nii.gz has a report already; keep one", where, case_id=name)
                     continue
-                tables.reports[name] = _report(row)
+                texts = (" ".join(row.get(column, "").split()) for column in ("Findings_EN", "Impressions_EN"))
+                tables.reports[name] = " ".join(text for text in texts if text.lower() not in _NO_TEXT)
             if findings:
                 tables.labels[name] = dict(_labels(row, findings, where, intake))
             if "Findings_EN" in columns or findings:
@@ -116,24 +123,18 @@ def _read_tables(base: Path, intake: Intake) -> _Tables:
     return tables
 
 
-def _report(row: dict[str, str]) -> str:
-    """Findings and impression, one after the other; "Not given." is nothing."""
-    texts = (" ".join(row.get(column, "").split()) for column in ("Findings_EN", "Impressions_EN"))
-    return " ".join(text for text in texts if text.lower() not in _NO_TEXT)
-
-
 def _labels(
     row: dict[str, str], findings: list[str], where: SourceLocation, intake: Intake
 ) -> Iterator[tuple[str, bool]]:
     name = _stem(row["VolumeName"])
     for finding in findings:
-        word = row[finding].strip()
-        if word in ("0", "1", "0.0", "1.0"):
-            yield finding.lower(), word.startswith("1")
-        elif is_missing(word):
+        cell = row[finding].strip()
+        if cell in ("0", "1", "0.0", "1.0"):
+            yield finding.lower(), cell.startswith("1")
+        elif is_missing(cell):
             intake.leave_out("no label", f"{finding}: the cell is empty", where, case_id=name)
         else:
-            intake.refuse("bad row", f"{finding} is {word!r}, expected 0 or 1", where, case_id=name)
+            intake.refuse("bad row", f"{finding} is {cell!r}, expected 0 or 1", where, case_id=name)
 
 
 def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
@@ -143,39 +144,25 @@ def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
 
 
 def _case(name: str, tables: _Tables, path: Path | None, intake: Intake) -> Case | None:
-    where = tables.named[name]
-    case_id = _stem(name)
-    parts = _NAME.match(case_id)
+    where, parts = tables.named[name], _NAME.match(name)
+    report, labels = tables.reports.get(name), tables.labels.get(name, {})
+    asked = [report_conversation(name, report)] if report else []
+    asked += [yes_no_conversation(name, finding, is_present=present) for finding, present in labels.items()]
     if parts is None:
-        reason = f"VolumeName is {name!r}, expected train_<patient>_<scan>_<n> or valid_...; correct it"
-        intake.refuse("bad row", reason, where, case_id=case_id)
-        return None
-    conversations = list(_conversations(case_id, tables))
-    if not conversations:
-        intake.leave_out("no text", "neither findings, impression nor labels", where, case_id=case_id)
-        return None
-    if path is None:
-        reason = f"{name}: not found; name the folder of train_fixed and valid_fixed with --volumes"
-        intake.refuse("missing volume", reason, where, case_id=case_id)
-        return None
-    if doubt := _first_release(path, tables.spacings_mm.get(name)):
-        intake.refuse("raw volume", doubt, SourceLocation(path.name), case_id=case_id)
-        return None
-    return Case(
-        id=case_id,
-        volume=str(path),
-        split=_SPLITS[parts.group(1)],
-        patient=f"{parts.group(1)}_{parts.group(2)}",
-        source=SOURCE,
-        conversations=tuple(conversations),
-    )
-
-
-def _conversations(case_id: str, tables: _Tables) -> Iterator[Conversation]:
-    if report := tables.reports.get(f"{case_id}.nii.gz"):
-        yield report_conversation(case_id, report)
-    for finding, is_present in tables.labels.get(f"{case_id}.nii.gz", {}).items():
-        yield yes_no_conversation(case_id, finding, is_present=is_present)
+        reason = f"VolumeName is '{name}.nii.gz', expected train_<patient>_<scan>_<n> or valid_...; correct it"
+        intake.refuse("bad row", reason, where, case_id=name)
+    elif not asked:
+        intake.leave_out("no text", "neither findings, impression nor labels", where, case_id=name)
+    elif path is None:
+        reason = f"{name}.nii.gz: not found; name the folder of train_fixed and valid_fixed with --volumes"
+        intake.refuse("missing volume", reason, where, case_id=name)
+    elif doubt := _first_release(path, tables.spacings_mm.get(name)):
+        intake.refuse("raw volume", doubt, SourceLocation(path.name), case_id=name)
+    else:
+        split, patient = _SPLITS[parts.group(1)], f"{parts.group(1)}_{parts.group(2)}"
+        volume, conversations = str(path), tuple(asked)
+        return Case(id=name, volume=volume, split=split, patient=patient, source=SOURCE, conversations=conversations)
+    return None
 
 
 def _first_release(path: Path, spacing_mm: tuple[float, float, float] | None) -> str:
@@ -202,33 +189,18 @@ def _header_spacing(path: Path) -> list[float] | None:
             header = stream.read(_HEADER_BYTES)
     except (OSError, EOFError, zlib.error):
         return None
-    if len(header) < _HEADER_BYTES:
-        return None
     order = "<" if header[:4] == b"\x5c\x01\0\0" else ">"
-    return [abs(size) for size in struct.unpack_from(f"{order}3f", header, 80)]
+    is_whole = len(header) == _HEADER_BYTES
+    return [abs(size) for size in struct.unpack_from(f"{order}3f", header, 80)] if is_whole else None
 
 
 def _volumes_below(folder: Path) -> dict[str, Path]:
-    """Volume name -> file; where both releases are there, the fixed one."""
-    found: dict[str, Path] = {}
-    for place, below, files in os.walk(folder):
-        below.sort()
-        for file in sorted(files):
-            if file.endswith((".nii.gz", ".nii")):
-                name = _stem(file) + ".nii.gz"
-                if name not in found or (_is_fixed(Path(place)) and not _is_fixed(found[name].parent)):
-                    found[name] = Path(place, file)
-    return found
-
-
-def _is_fixed(folder: Path) -> bool:
-    return any(part.endswith("_fixed") for part in folder.parts)
-
-
-def _not_chests(base: Path) -> dict[str, str]:
-    """Volumes that CT-RATE's own no_chest*.txt name, and the list that names them."""
-    lists = sorted(base.rglob("no_chest*.txt"))
-    return {_stem(Path(word).name): path.name for path in lists for word in read_text(path).split()}
+    """Volume name -> file, the first in the order of paths; where both releases are there, the fixed one."""
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    scans = [file for file in files if file.name.endswith((".nii.gz", ".nii"))]
+    is_raw = {scan: not any(part.endswith("_fixed") for part in scan.parent.parts) for scan in scans}
+    best_last = sorted(scans, key=lambda scan: (is_raw[scan], scan.parts), reverse=True)
+    return {_stem(scan.name): scan for scan in best_last}
 
 
 def _stem(name: str) -> str:

@@ -22,30 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from slicesight.data.manifest import Case, Conversation, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError
+from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, report_conversation
 from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
-from slicesight.data.sources.wording import report_conversation
 from slicesight.errors import InputError
-from slicesight.io.arrays import is_npy
+from slicesight.io.arrays import is_npy, is_picture
 from slicesight.io.dicom.loading import is_dicom
-from slicesight.io.files import head_of
-from slicesight.io.images import is_picture
-from slicesight.io.metaimage import is_metaimage
+from slicesight.io.files import head_of, is_zip
+from slicesight.io.itk import is_metaimage, is_nrrd
 from slicesight.io.nifti import is_nifti
-from slicesight.io.nrrd import is_nrrd
-from slicesight.io.zip import is_zip
 
 SOURCE = "folder"
 REPORT_NAMES = ("report.txt", "report.json")
 QUESTION_LISTS = ("questions.csv", "questions.jsonl")
-_SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+_SPLITS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
+_SPLITS |= {"training": "train", "valid": "val", "validation": "val"}
 _SCAN_ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip", ".dcm")
 
 
@@ -68,27 +58,22 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     texts = _texts_by_scan(base, folders)
     scans = sorted(texts, key=lambda scan: scan.relative_to(base).parts)
     if not scans:
-        raise InputError(
-            f"{base}: no scan in it; expected NIfTI, NRRD, MetaImage, .npy or folders of DICOM or PNG slices"
-        )
+        expected = "expected NIfTI, NRRD, MetaImage, .npy or folders of DICOM or PNG slices"
+        raise InputError(f"{base}: no scan in it; {expected}")
     splits, patients = _splits_and_patients(base, scans)
     cases = []
     for scan in scans:
         name = scan.relative_to(base).as_posix()
-        case = _case(name, scan, texts[scan], questions.pop(name, []), splits[scan], patients[scan], intake)
-        if case is not None:
+        if case := _case(name, scan, texts[scan], questions.pop(name, []), splits[scan], patients[scan], intake):
             cases.append(case)
     for name, unclaimed in questions.items():
         for side_text in unclaimed:
             reason = f"names {name!r}, which is no scan of {base.name}; write its path from there"
             intake.refuse("missing volume", reason, side_text.place, case_id=name)
     used = {text for found in texts.values() for text in found}
-    for folder in folders.values():
-        for text in folder.texts:
-            if text not in used:
-                intake.leave_out(
-                    "text alone", "no scan belongs to this text", SourceLocation(text.relative_to(base).as_posix())
-                )
+    for text in (text for folder in folders.values() for text in folder.texts if text not in used):
+        where = SourceLocation(text.relative_to(base).as_posix())
+        intake.leave_out("text alone", "no scan belongs to this text", where)
     return cases
 
 
@@ -96,33 +81,26 @@ def _walk(base: Path, out: Path) -> dict[Path, _Folder]:
     folders: dict[Path, _Folder] = {}
     for place, below, names in os.walk(base):
         here = Path(place)
-        below[:] = sorted(
-            name for name in below if not name.startswith(".") and (here / name).resolve() != out.resolve()
-        )
-        found = folders[here] = _Folder()
-        num_pictures = 0
-        for name in sorted(names):
-            path = here / name
-            if name.startswith(".") or not path.is_file():
+        below[:] = sorted(n for n in below if not n.startswith(".") and (here / n).resolve() != out.resolve())
+        found, num_pictures = _Folder(), 0
+        folders[here] = found
+        for path in (here / name for name in sorted(names)):
+            if path.name.startswith(".") or not path.is_file():
                 continue
-            if name.lower().endswith((".txt", ".json", ".csv", ".jsonl")):
-                found.texts += [path] if name.lower().endswith((".txt", ".json")) else []
+            if path.name.lower().endswith((".txt", ".json", ".csv", ".jsonl")):
+                found.texts += [path] if path.name.lower().endswith((".txt", ".json")) else []
                 continue
             head = head_of(path)
             found.is_slices |= is_dicom(head)
             num_pictures += is_picture(head)
-            if _is_scan_file(path, head):
+            if not path.name.endswith((".img", ".img.gz")) and any(
+                (is_npy(head), is_nrrd(head), is_metaimage(head), is_zip(head), is_nifti(path, head))
+            ):
                 found.scans.append(path)
         found.is_slices |= num_pictures > 1 and not found.scans
         if found.is_slices:
             found.scans = [here]
     return folders
-
-
-def _is_scan_file(path: Path, head: bytes) -> bool:
-    if path.name.endswith((".img", ".img.gz")):
-        return False
-    return is_npy(head) or is_nrrd(head) or is_metaimage(head) or is_zip(head) or is_nifti(path, head)
 
 
 def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[Path]]:
@@ -144,10 +122,8 @@ def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[
 
 
 def _scan_stem(scan: Path) -> str:
-    for ending in _SCAN_ENDINGS:
-        if scan.name.lower().endswith(ending):
-            return scan.name[: -len(ending)]
-    return scan.name
+    ending = next((ending for ending in _SCAN_ENDINGS if scan.name.lower().endswith(ending)), "")
+    return scan.name[: len(scan.name) - len(ending)]
 
 
 def _splits_and_patients(base: Path, scans: list[Path]) -> tuple[dict[Path, Split | None], dict[Path, str]]:
@@ -181,32 +157,24 @@ def _case(
         except InputError as error:
             intake.refuse("unreadable text", str(error), SourceLocation(text.name), case_id=name)
             return None
+    records = [side_text.record for side_text in side_texts]
     try:
-        report = _only([side_text.report for side_text in side_texts if side_text.report], "reports")
-        case_split = _only([side_text.split for side_text in side_texts if side_text.split] or [split], "splits")
-        case_patient = _only(
-            [side_text.patient for side_text in side_texts if side_text.patient] or [patient], "patients"
-        )
+        report = _only([record.report.strip() for record in records if record.report.strip()], "reports")
+        split = _only([record.split for record in records if record.split] or [split], "splits")
+        patient = _only([record.patient for record in records if record.patient] or [patient], "patients")
         conversations: list[Conversation] = [report_conversation(name, report)] if report else []
         for side_text in side_texts:
             conversations += side_text.conversations(name, first=len(conversations))
     except UnusableError as reason:
-        intake.refuse(
-            "bad text", f"{reason}; correct it", SourceLocation(texts[0].name if texts else name), case_id=name
-        )
+        where = SourceLocation(texts[0].name if texts else name)
+        intake.refuse("bad text", f"{reason}; correct it", where, case_id=name)
         return None
     if not conversations:
         wanted = f"no text beside this scan; write its report into {_scan_stem(scan)}.txt or report.txt there"
         intake.leave_out("no text", wanted, SourceLocation(name), case_id=name)
         return None
-    return Case(
-        id=name,
-        volume=str(scan),
-        split=case_split,
-        patient=case_patient,
-        source=SOURCE,
-        conversations=tuple(conversations),
-    )
+    volume, asked = str(scan), tuple(conversations)
+    return Case(id=name, volume=volume, split=split, patient=patient, source=SOURCE, conversations=asked)
 
 
 def _only(values: list[Any], what: str) -> Any:

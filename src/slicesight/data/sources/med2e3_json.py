@@ -9,17 +9,25 @@ question_type: 0 report, 1-5 M3D's topics, 6-10 the same topics asked closed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from slicesight.data.choices import LIST_MARK
-from slicesight.data.manifest import LETTERS, Case, Conversation, Split
-from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError
-from slicesight.data.sources.places import Places, m3d_name, m3d_patient
+from slicesight.data.manifest import LETTERS, Case, Conversation
+from slicesight.data.sources.intake import (
+    M3D_TOPICS,
+    Intake,
+    SourceLocation,
+    SourceRequest,
+    UnusableError,
+    closed_conversation,
+    is_missing,
+    letter_of,
+    split_of,
+)
+from slicesight.data.sources.places import ListedScans
 from slicesight.data.sources.tables import json_items
-from slicesight.data.sources.wording import M3D_TOPICS, closed_conversation, is_missing, letter_of, split_of
 from slicesight.errors import InputError
 
 SOURCE = "med2e3-json"
@@ -29,115 +37,75 @@ _TOKEN = re.compile(r"\s*<image(?:3d)?>\s*")
 _REPORT_WORDS = re.compile(r"\b(?:caption|report|findings|observations|diagnos\w+)\b", flags=re.IGNORECASE)
 
 
-@dataclass
-class _ListedScan:
-    id: str
-    path: Path
-    split: Split | None
-    patient: str | None
-    conversations: list[Conversation] = field(default_factory=list)
-
-
 def read_med2e3_json(request: SourceRequest, intake: Intake) -> list[Case]:
     """One case per volume and split, with every turn of every conversation about it."""
-    base = request.source if request.source.is_dir() else request.source.parent
-    files = sorted(base.glob("*.json")) if request.source.is_dir() else [request.source]
+    files = sorted(request.base.glob("*.json")) if request.source.is_dir() else [request.source]
     if not files:
         raise InputError(f"{request.source}: no .json file in it; point at the folder with the conversations")
-    places = Places([*([request.volumes] if request.volumes else []), base, base.parent])
-    reader = _ItemReader(places, intake)
+    scans = ListedScans(SOURCE, request, intake)
+    num_named: Counter[str] = Counter()
     for file in files:
-        reader.answers = _answers_to(file, base)
+        answers = _answers_to(file, request.base)
         for line, item in json_items(file):
             if isinstance(item, dict) and "conversations" not in item and "answer" in item:
                 continue
-            reader.read(item, file=file, line=line)
-    return reader.cases()
+            where = SourceLocation(file.name, line)
+            if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
+                intake.refuse("bad item", 'expected {"id", "conversations", "vision3d"}; correct the item', where)
+                continue
+            name = str(item.get("id", f"{file.stem}:{line}"))
+            reference = _reference(item, name, where, intake)
+            if reference is None:
+                continue
+            try:
+                conversations = _conversations(item, name, answers.get(name), num_named)
+            except UnusableError as error:
+                intake.refuse("bad item", f"{error}; correct the item", where, case_id=name)
+                continue
+            scans.add(reference, split_of(file.stem), conversations, where, called=name)
+    return scans.cases
 
 
 def _answers_to(file: Path, base: Path) -> dict[str, dict[str, Any]]:
     """Answers by id from "<name>_answers.json", else from every "*answers*.json" beside the questions."""
     own = file.with_name(f"{file.stem}_answers.json")
-    found: dict[str, dict[str, Any]] = {}
-    for place in [own] if own.is_file() else sorted(base.glob("*answers*.json")):
-        for _, item in json_items(place):
-            if isinstance(item, dict) and "conversations" not in item and "answer" in item:
-                found[str(item.get("id"))] = item
-    return found
+    items = (
+        item
+        for place in ([own] if own.is_file() else sorted(base.glob("*answers*.json")))
+        for _, item in json_items(place)
+    )
+    return {
+        str(item.get("id")): item
+        for item in items
+        if isinstance(item, dict) and "conversations" not in item and "answer" in item
+    }
 
 
-class _ItemReader:
-    def __init__(self, places: Places, intake: Intake) -> None:
-        self.places, self.intake = places, intake
-        self.answers: dict[str, dict[str, Any]] = {}
-        self.scans: dict[tuple[Path, Split | None], _ListedScan] = {}
-        self.names: set[str] = set()
-        self.num_named: dict[str, int] = {}
+def _reference(item: dict[str, Any], name: str, where: SourceLocation, intake: Intake) -> str | None:
+    """The one 3D scan that an item names; None for none or several, which is listed."""
+    named: list[str] = []
+    for key in _SCAN_KEYS:
+        value = item.get(key) or []
+        listed = [value] if isinstance(value, str) else value
+        named += [str(entry) for entry in listed if not str(entry).lower().endswith(_PICTURES)]
+    named = list(dict.fromkeys(named))
+    if not named:
+        intake.leave_out("no scan", "the item names no 3D scan, only text or 2D pictures", where, case_id=name)
+    elif len(named) > 1:
+        reason = f"the item asks about {len(named)} scans at once; a case holds one"
+        intake.leave_out("several scans", reason, where, case_id=name)
+    return named[0] if len(named) == 1 else None
 
-    def read(self, item: object, *, file: Path, line: int) -> None:
-        where = SourceLocation(file.name, line)
-        if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
-            self.intake.refuse("bad item", 'expected {"id", "conversations", "vision3d"}; correct the item', where)
-            return
-        name = str(item.get("id", f"{file.stem}:{line}"))
-        reference = self._reference(item, name, where)
-        if reference is None:
-            return
-        try:
-            conversations = list(self._conversations(item, name))
-        except UnusableError as error:
-            self.intake.refuse("bad item", f"{error}; correct the item", where, case_id=name)
-            return
-        path = self.places.find(reference)
-        if path is None:
-            reason = f"{reference}: not found; name its folder with --volumes"
-            self.intake.refuse("missing volume", reason, where, case_id=name)
-            return
-        split = split_of(file.stem)
-        if (path, split) not in self.scans:
-            name = m3d_name(reference)
-            case_id = f"{name}@{split}" if name in self.names else name
-            self.names.add(name)
-            self.scans[path, split] = _ListedScan(id=case_id, path=path, split=split, patient=m3d_patient(name))
-        self.scans[path, split].conversations += conversations
 
-    def _reference(self, item: dict[str, Any], name: str, where: SourceLocation) -> str | None:
-        named: list[str] = []
-        for key in _SCAN_KEYS:
-            value = item.get(key) or []
-            listed = [value] if isinstance(value, str) else value
-            named += [str(entry) for entry in listed if not str(entry).lower().endswith(_PICTURES)]
-        named = list(dict.fromkeys(named))
-        if not named:
-            self.intake.leave_out("no scan", "the item names no 3D scan, only text or 2D pictures", where, case_id=name)
-            return None
-        if len(named) > 1:
-            reason = f"the item asks about {len(named)} scans at once; a case holds one"
-            self.intake.leave_out("several scans", reason, where, case_id=name)
-            return None
-        return named[0]
-
-    def _conversations(self, item: dict[str, Any], name: str) -> Iterator[Conversation]:
-        turns = _turns(item["conversations"], self.answers.get(name))
-        repeated = self.num_named.get(name, 0)
-        self.num_named[name] = repeated + 1
-        stem = name if not repeated else f"{name}~{repeated}"
-        for number, (question, answer, letter) in enumerate(turns):
-            turn_id = stem if len(turns) == 1 else f"{stem}/{number}"
-            yield _conversation(turn_id, question, answer, letter, item.get("question_type"))
-
-    def cases(self) -> list[Case]:
-        return [
-            Case(
-                id=scan.id,
-                volume=str(scan.path),
-                split=scan.split,
-                patient=scan.patient,
-                source=SOURCE,
-                conversations=tuple(scan.conversations),
-            )
-            for scan in self.scans.values()
-        ]
+def _conversations(
+    item: dict[str, Any], name: str, answer: dict[str, Any] | None, num_named: Counter[str]
+) -> list[Conversation]:
+    """The item's turns; an id that comes again gets "~1" behind it, the next "~2"."""
+    turns = _turns(item["conversations"], answer)
+    stem = f"{name}~{num_named[name]}" if num_named[name] else name
+    num_named[name] += 1
+    ids = [stem] if len(turns) == 1 else [f"{stem}/{number}" for number in range(len(turns))]
+    return [_conversation(turn_id, *turn, item.get("question_type")) for turn_id, turn in zip(ids, turns, strict=True)]
 
 
 def _turns(messages: list[Any], answer: dict[str, Any] | None) -> list[tuple[str, str, str]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from slicesight.io.files import head_of
-from slicesight.io.images import is_picture
+from slicesight.data.manifest import Case, Conversation, Split
+from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest
 
 M3D_PARTS = ("ct_case", "ct_quizze")
 M3D_FOLDERS = ("M3D_Cap_npy", "M3D_Cap")
@@ -31,8 +31,9 @@ def folded(name: str) -> str:
 class Places:
     """Looks a scan up below several folders; each folder is listed once."""
 
-    def __init__(self, roots: Iterable[Path]) -> None:
-        self.roots = list(dict.fromkeys(roots))
+    def __init__(self, request: SourceRequest, *more: Path) -> None:
+        roots = [request.volumes] if request.volumes else []
+        self.roots = list(dict.fromkeys([*roots, request.base, *more]))
         self._listed: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, reference: str) -> Path | None:
@@ -41,13 +42,9 @@ class Places:
         An exact name wins; else the one name with the same letters and digits, a .npy before a folder.
         """
         candidates = list(self._candidates(reference))
-        for candidate in candidates:
-            if candidate.exists():
-                return candidate
-        for candidate in candidates:
-            if found := self._alike(candidate):
-                return found
-        return None
+        exact = (candidate for candidate in candidates if candidate.exists())
+        alike = (found for candidate in candidates if (found := self._alike(candidate)))
+        return next(exact, None) or next(alike, None)
 
     def text_beside(self, scan: str) -> Path | None:
         """The one .txt in the folder in which a scan's reference lies."""
@@ -68,8 +65,7 @@ class Places:
 
     def _alike(self, candidate: Path) -> Path | None:
         found = self._listing(candidate.parent).get(folded(scan_stem(candidate.name)), [])
-        arrays = [path for path in found if path.suffix == ".npy"]
-        chosen = arrays or found
+        chosen = [path for path in found if path.suffix == ".npy"] or found
         return chosen[0] if len(chosen) == 1 else None
 
     def _listing(self, folder: Path) -> dict[str, list[Path]]:
@@ -82,6 +78,54 @@ class Places:
         return self._listed[folder]
 
 
+class ListedScans:
+    """The scans that the lines of a list name, each with what the lines ask: one case per scan and split."""
+
+    def __init__(self, source: str, request: SourceRequest, intake: Intake) -> None:
+        self.source, self.intake = source, intake
+        self.places = Places(request, request.base.parent)
+        self._ids: set[str] = set()
+        self._paths: dict[str, Path | None] = {}
+        self._cases: dict[tuple[Path, Split | None], Case] = {}
+        self._asked: dict[tuple[Path, Split | None], list[Conversation]] = {}
+
+    def add(
+        self,
+        reference: str,
+        split: Split | None,
+        conversations: Sequence[Conversation],
+        where: SourceLocation,
+        *,
+        called: str | None = None,
+    ) -> bool:
+        """Add a line's questions about the scan it names; False where no folder holds that, which is refused.
+
+        called: what the refusal calls the case, if not the scan's own name.
+        """
+        name = m3d_name(reference)
+        if reference not in self._paths:
+            self._paths[reference] = self.places.find(reference)
+        path = self._paths[reference]
+        if path is None:
+            reason = f"{reference}: not found; name its folder with --volumes"
+            self.intake.refuse("missing volume", reason, where, case_id=called or name)
+            return False
+        if (path, split) not in self._cases:
+            case_id, patient = f"{name}@{split}" if name in self._ids else name, m3d_patient(name)
+            self._ids.add(case_id)
+            self._cases[path, split] = Case(
+                id=case_id, volume=str(path), split=split, patient=patient, source=self.source, conversations=()
+            )
+            self._asked[path, split] = []
+        self._asked[path, split] += conversations
+        return True
+
+    @property
+    def cases(self) -> list[Case]:
+        """In the order in which the lists first name them."""
+        return [case.model_copy(update={"conversations": tuple(self._asked[key])}) for key, case in self._cases.items()]
+
+
 def scan_stem(name: str) -> str:
     """A scan's name without .npy; any other dot ("Axial_1.5mm") belongs to the name."""
     return name.removesuffix(".npy")
@@ -91,11 +135,6 @@ def only_text(folder: Path) -> Path | None:
     """The folder's one .txt; None for none or several."""
     texts = [path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".txt" and path.is_file()]
     return texts[0] if len(texts) == 1 else None
-
-
-def holds_pictures(folder: Path) -> bool:
-    """Whether PNG or JPEG files lie right in the folder."""
-    return any(path.is_file() and is_picture(head_of(path)) for path in sorted(folder.iterdir()))
 
 
 def m3d_name(reference: str) -> str:

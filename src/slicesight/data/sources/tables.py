@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,11 +17,7 @@ _DECODER = json.JSONDecoder()
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, with or without byte order mark.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
+    """A UTF-8 text, with or without byte order mark (InputError: it cannot be read, or is not UTF-8)."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -53,9 +49,8 @@ def csv_rows(path: Path, *, needed: Sequence[str] = ()) -> Iterator[tuple[int, d
             missing = [name for name in needed if name not in columns]
             if missing:
                 found = ", ".join(columns) or "nothing"
-                raise InputError(
-                    f"{path.name} line 1: no column {missing[0]!r} among {found}; expected {', '.join(needed)}"
-                )
+                expected = f"expected {', '.join(needed)}"
+                raise InputError(f"{path.name} line 1: no column {missing[0]!r} among {found}; {expected}")
             first_line = rows.line_num + 1
             for cells in rows:
                 if cells:
@@ -64,103 +59,89 @@ def csv_rows(path: Path, *, needed: Sequence[str] = ()) -> Iterator[tuple[int, d
         except csv.Error as error:
             raise InputError(f"{path.name} line {rows.line_num}: {error}; save the table as CSV again") from None
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path.name} after line {rows.line_num}: a byte is not UTF-8 ({error.reason}); save it as UTF-8"
-            ) from None
+            found = f"{path.name} after line {rows.line_num}: a byte is not UTF-8 ({error.reason})"
+            raise InputError(f"{found}; save it as UTF-8") from None
 
 
 def json_items(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, item) of a JSON list, or of JSON Lines.
-
-    Raises:
-        InputError: not JSON, or neither of the two.
-    """
-    text = read_text(path)
-    start = _after_space(text, 0)
-    if text[start : start + 1] == "[":
-        yield from _items(path.name, text, start)
-    elif text[start : start + 1] == "{" and path.suffix == ".jsonl":
-        line = _line(text, start)
-        while start < len(text):
-            value, end = _value(path.name, text, start)
-            yield line, value
-            line += text.count("\n", start, end := _after_space(text, end))
-            start = end
+    """(line, item) of a JSON list, or of JSON Lines (InputError: not JSON, or neither of the two)."""
+    text = _Json(path)
+    if text.take("["):
+        yield from text.items()
+    elif path.suffix == ".jsonl" and text.rest.startswith("{"):
+        while text.rest:
+            yield text.line, text.value()
     else:
-        raise InputError(f"{path.name}: expected a JSON list of items, found {text[start : start + 20]!r}")
+        raise InputError(f"{path.name}: expected a JSON list of items, found {text.rest!r}")
 
 
 def json_lists(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """(key, line, item) of a JSON object of lists.
-
-    Raises:
-        InputError: not JSON, or of another shape.
-    """
-    text = read_text(path)
-    place = _after_space(text, 0)
-    if text[place : place + 1] != "{":
-        raise InputError(f'{path.name}: expected {{"train": [...], ...}}, found {text[place : place + 20]!r}')
-    place = _after_space(text, place + 1)
-    while text[place : place + 1] == '"':
-        key, place = _value(path.name, text, place)
-        place = _after_space(text, place)
-        if text[place : place + 1] != ":":
-            raise InputError(f"{path.name} line {_line(text, place)}: expected ':' after {key!r}; the JSON is damaged")
-        place = _after_space(text, place + 1)
-        if text[place : place + 1] != "[":
-            raise InputError(f"{path.name} line {_line(text, place)}: {key!r} should hold a list of images and texts")
-        items = _items(path.name, text, place)
-        while True:
-            try:
-                line, item = next(items)
-            except StopIteration as finished:
-                place = _after_space(text, finished.value)
-                break
+    """(key, line, item) of a JSON object of lists (InputError: not JSON, or of another shape)."""
+    text = _Json(path)
+    if not text.take("{"):
+        raise InputError(f'{path.name}: expected {{"train": [...], ...}}, found {text.rest!r}')
+    is_done = text.take("}")
+    while not is_done:
+        key = text.value()
+        if not text.take(":"):
+            raise text.refusal(f"expected ':' after {key!r}; the JSON is damaged")
+        if not text.take("["):
+            raise text.refusal(f"{key!r} should hold a list of images and texts")
+        for line, item in text.items():
             yield key, line, item
-        if text[place : place + 1] != ",":
-            break
-        place = _after_space(text, place + 1)
-    if text[place : place + 1] != "}":
-        raise InputError(f"{path.name} line {_line(text, place)}: the JSON object does not end here as it should")
+        is_done = text.take("}")
+        if not is_done and not text.take(","):
+            raise text.refusal("the JSON object does not end here as it should")
 
 
-def _items(name: str, text: str, start: int) -> Generator[tuple[int, Any], None, int]:
-    """The items of the list that opens at `start`; returns the place after it."""
-    place = _after_space(text, start + 1)
-    line, counted = _line(text, place), place
-    if text[place : place + 1] == "]":
-        return place + 1
-    while True:
-        value, end = _value(name, text, place)
-        yield line, value
-        place = _after_space(text, end)
-        mark = text[place : place + 1]
-        if mark == "]":
-            return place + 1
-        if mark != ",":
-            raise InputError(f"{name} line {_line(text, place)}: expected ',' or ']'; the JSON is cut off or damaged")
-        place = _after_space(text, place + 1)
-        line += text.count("\n", counted, place)
-        counted = place
+class _Json:
+    """A JSON text and the place up to which it has been read."""
 
+    def __init__(self, path: Path) -> None:
+        self.name, self.text, self.place = path.name, read_text(path), 0
+        self._line, self._counted = 1, 0
+        self.take("")
 
-def _value(name: str, text: str, place: int) -> tuple[Any, int]:
-    try:
-        return _DECODER.raw_decode(text, place)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{name} line {error.lineno}: {error.msg}; the JSON is damaged") from None
-    except RecursionError:
-        raise InputError(f"{name} line {_line(text, place)}: nested too deep; the JSON is damaged") from None
+    @property
+    def line(self) -> int:
+        self._line += self.text.count("\n", self._counted, self.place)
+        self._counted = self.place
+        return self._line
 
+    @property
+    def rest(self) -> str:
+        """The next 20 characters."""
+        return self.text[self.place : self.place + 20]
 
-def _after_space(text: str, place: int) -> int:
-    found = _SPACE.match(text, place)
-    assert found is not None
-    return found.end()
+    def take(self, mark: str) -> bool:
+        """Step over the mark, if it comes next, and the space behind it."""
+        is_next = self.text.startswith(mark, self.place)
+        if is_next:
+            space = _SPACE.match(self.text, self.place + len(mark))
+            self.place = space.end() if space else self.place
+        return is_next
 
+    def value(self) -> Any:
+        try:
+            value, self.place = _DECODER.raw_decode(self.text, self.place)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{self.name} line {error.lineno}: {error.msg}; the JSON is damaged") from None
+        except RecursionError:
+            raise self.refusal("nested too deep; the JSON is damaged") from None
+        self.take("")
+        return value
 
-def _line(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """(line, item) of the list that has been opened."""
+        is_done = self.take("]")
+        while not is_done:
+            yield self.line, self.value()
+            is_done = self.take("]")
+            if not is_done and not self.take(","):
+                raise self.refusal("expected ',' or ']'; the JSON is cut off or damaged")
+
+    def refusal(self, reason: str) -> InputError:
+        return InputError(f"{self.name} line {self.line}: {reason}")
 
 
 def _opened_csv(path: Path) -> IO[str]:

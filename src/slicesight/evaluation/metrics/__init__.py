@@ -67,5 +67,5 @@ def load_text_metric(name: str, options: MetricOptions) -> TextMetric:
     Raises:
         MissingPartError: its model or data is not on this machine.
     """
-    found: TextMetric = find_plugin(name, TEXT_METRICS, ENTRY_POINTS)(options)
-    return found
+    metric: TextMetric = find_plugin(name, TEXT_METRICS, ENTRY_POINTS)(options)
+    return metric

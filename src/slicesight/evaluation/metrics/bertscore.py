@@ -52,24 +52,43 @@ class BertScorer:
         self.model, self.tokenizer, self.name, self.layer, self.max_tokens = model, tokenizer, name, layer, max_tokens
         self.unaveraged = {tokenizer.cls_token_id, tokenizer.sep_token_id}
 
-    @classmethod
-    def load(cls, name: str, *, layer: int | None = None) -> BertScorer:
+    @staticmethod
+    @lru_cache(maxsize=2)
+    def load(name: str, *, layer: int | None = None) -> BertScorer:
         """The scorer of a model by name or folder, loaded once.
 
         Raises:
             MissingPartError: the model is not on this machine, or its layers cannot be cut.
         """
-        return _load(name, layer)
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise MissingPartError(f"BERTScore's model {name}: no config.json in that folder; name a model folder")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModel.from_pretrained(name, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0][:160]
+            raise MissingPartError(
+                f"BERTScore's model {name} cannot be loaded ({reason}); name a folder with --bertscore, or load it "
+                "once where there is a network"
+            ) from error
+        wanted = USUAL_LAYERS.get(name.removeprefix("FacebookAI/")) if layer is None else layer
+        kept = _cut(model, wanted, name=name)
+        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        positions = getattr(model.config, "max_position_embeddings", LONGEST + 2)
+        room = positions - 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert") else positions
+        return BertScorer(
+            model=model, tokenizer=tokenizer, name=name, layer=kept, max_tokens=min(tokenizer.model_max_length, room)
+        )
 
     @property
     def about(self) -> dict[str, Any]:
         """What must stand beside a BERTScore: model, layer, versions, and what it may be compared with."""
         is_published = (Path(self.name).name, self.layer) == PUBLISHED
-        note = (
-            "as published"
-            if is_published
-            else "not comparable with published BERTScore, which is roberta-large, layer 17"
-        )
+        note = "not comparable with published BERTScore, which is roberta-large, layer 17"
+        note = "as published" if is_published else note
         facts = {"model": self.name, "layer": self.layer, "comparable_with_published": is_published, "note": note}
         return facts | {name: version(name) for name in ("torch", "transformers", "tokenizers")}
 
@@ -93,15 +112,12 @@ class BertScorer:
         found = {}
         for batch in _batches(sorted(texts, key=lambda text: (len(ids[text]), text)), ids):
             longest = max(len(ids[text]) for text in batch)
-            input_ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id or 0)
-            mask = torch.zeros(len(batch), longest, dtype=torch.long)
-            for row, text in enumerate(batch):
-                input_ids[row, : len(ids[text])] = torch.tensor(ids[text])
-                mask[row, : len(ids[text])] = 1
+            filler = self.tokenizer.pad_token_id or 0
+            input_ids = torch.tensor([[*ids[text], *[filler] * (longest - len(ids[text]))] for text in batch])
+            mask = torch.arange(longest) < torch.tensor([[len(ids[text])] for text in batch])
             device = self.model.device
-            is_padded = bool((mask == 0).any())
             with torch.inference_mode():
-                out = self.model(input_ids.to(device), attention_mask=mask.to(device) if is_padded else None)
+                out = self.model(input_ids.to(device), attention_mask=None if mask.all() else mask.long().to(device))
             unit = functional.normalize(out[0].float(), dim=-1).cpu()
             for row, text in enumerate(batch):
                 averaged = torch.tensor([token not in self.unaveraged for token in ids[text]], dtype=torch.float32)
@@ -131,38 +147,12 @@ def _batches(texts: Sequence[str], ids: dict[str, list[int]]) -> Iterator[list[s
             yield batch
             batch = []
         batch.append(text)
-    if batch:
-        yield batch
+    yield batch
 
 
 def _spells_spaces(tokenizer: Any) -> bool:
     """RoBERTa's and GPT-2's byte-level vocabularies, where the first word too must begin with a space."""
     return type(tokenizer).__name__.removesuffix("Fast") in ("RobertaTokenizer", "GPT2Tokenizer")
-
-
-@lru_cache(maxsize=2)
-def _load(name: str, layer: int | None) -> BertScorer:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise MissingPartError(f"BERTScore's model {name}: no config.json in that folder; name a model folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise MissingPartError(
-            f"BERTScore's model {name} cannot be loaded ({str(error).strip().splitlines()[0][:160]}); name a folder "
-            "with --bertscore, or load it once where there is a network"
-        ) from error
-    wanted = USUAL_LAYERS.get(name.removeprefix("FacebookAI/")) if layer is None else layer
-    kept = _cut(model, wanted, name=name)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    positions = getattr(model.config, "max_position_embeddings", LONGEST + 2)
-    room = positions - 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert") else positions
-    return BertScorer(
-        model=model, tokenizer=tokenizer, name=name, layer=kept, max_tokens=min(tokenizer.model_max_length, room)
-    )
 
 
 def _cut(model: Any, layer: int | None, *, name: str) -> int:

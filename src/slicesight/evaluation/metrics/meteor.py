@@ -30,8 +30,7 @@ _PLAIN = re.compile(rf"{_WORD}(?: {_WORD})*")
 
 def load_meteor(options: MetricOptions) -> TextMetric:
     """METEOR, where nltk's data is here."""
-    meteor = Meteor.load()
-    return per_pair(meteor.score, definition=DEFINITION, **meteor.about)
+    return per_pair(Meteor.load().score, definition=DEFINITION, **Meteor.load().about)
 
 
 class Meteor:
@@ -49,14 +48,34 @@ class Meteor:
         self.words = lru_cache(maxsize=2**14)(lambda text: tuple(word.lower() for word in tokenize(text)))
         self.about: dict[str, Any] = {}
 
-    @classmethod
-    def load(cls) -> Meteor:
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def load() -> Meteor:
         """The metric on nltk's tokenizer, stemmer and WordNet, the same one every time.
 
         Raises:
             MissingPartError: nltk or its data is not installed.
         """
-        return _load()
+        try:
+            import nltk
+            from nltk.corpus import wordnet
+            from nltk.stem.porter import PorterStemmer
+        except ImportError as error:
+            raise MissingPartError(f"{error.name} is not installed. {HOW_TO_GET}") from error
+
+        def synonyms(word: str) -> frozenset[str]:
+            names = (lemma.name() for synset in wordnet.synsets(word) for lemma in synset.lemmas())
+            return frozenset({word, *(name for name in names if "_" not in name)})
+
+        split = WordSplitter(sentences=nltk.sent_tokenize, words=partial(nltk.word_tokenize, preserve_line=True))
+        metric = Meteor(tokenize=split, stem=PorterStemmer().stem, synonyms=synonyms)
+        try:
+            nltk.word_tokenize("One word. Another.")
+            synonyms("scan")
+            metric.about = {"nltk": nltk.__version__, "wordnet": wordnet.get_version()}
+        except (LookupError, OSError) as error:
+            raise MissingPartError(f"nltk's data is not here. {HOW_TO_GET}") from error
+        return metric
 
     def score(self, said: str, true: str) -> float:
         """METEOR of one pair in [0, 1]."""
@@ -127,29 +146,3 @@ def _match(
     left_said = [pair for index, pair in enumerate(said) if index not in used_said]
     left_true = [pair for index, pair in enumerate(true) if index not in used_true]
     return matches, left_said, left_true
-
-
-@lru_cache(maxsize=1)
-def _load() -> Meteor:
-    try:
-        import nltk
-        from nltk.corpus import wordnet
-        from nltk.stem.porter import PorterStemmer
-    except ImportError as error:
-        raise MissingPartError(f"{error.name} is not installed. {HOW_TO_GET}") from error
-    stemmer = PorterStemmer()
-
-    def synonyms(word: str) -> frozenset[str]:
-        names = (lemma.name() for synset in wordnet.synsets(word) for lemma in synset.lemmas())
-        return frozenset({word, *(name for name in names if "_" not in name)})
-
-    split = WordSplitter(sentences=nltk.sent_tokenize, words=partial(nltk.word_tokenize, preserve_line=True))
-    metric = Meteor(tokenize=split, stem=stemmer.stem, synonyms=synonyms)
-    try:
-        nltk.word_tokenize("One word. Another.")
-        synonyms("scan")
-        version = wordnet.get_version()
-    except (LookupError, OSError) as error:
-        raise MissingPartError(f"nltk's data is not here. {HOW_TO_GET}") from error
-    metric.about = {"nltk": nltk.__version__, "wordnet": version}
-    return metric

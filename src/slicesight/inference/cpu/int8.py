@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import weakref
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,10 @@ def quantize_model(model: Med2E3ForConditionalGeneration, *, quantize: str = "in
     if quantize != "int8":
         raise ModelError(f"quantize is {quantize!r}; expected int8, or nothing.")
     if torch.device(device).type != "cpu" or not has_operator():
-        raise ModelError(f"int8 needs an x86 processor with VNNI, which {device} here is not; leave quantize out.")
+        raise ModelError(
+            f"int8 needs an x86 processor whose 8-bit products are exact (VNNI, and oneDNN free to use it), "
+            f"which {device} here is not; leave quantize out."
+        )
     head = model.get_output_embeddings()
     for name in QUANTIZED_PARTS:
         part = getattr(model, name)
@@ -139,6 +143,25 @@ def quantize_model(model: Med2E3ForConditionalGeneration, *, quantize: str = "in
 
 
 def has_operator() -> bool:
-    """Whether this build of PyTorch has the 8-bit product and this processor the instructions that make it exact."""
+    """Whether this build of PyTorch has the 8-bit product and the kernel it chooses here is exact.
+
+    The flags are not enough: oneDNN may be held to an older instruction set (ONEDNN_MAX_CPU_ISA, a virtual machine),
+    whose products add two pairs of codes in 16 bits and cut off what is larger.
+    """
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and torch.backends.mkldnn.is_available() and read_processor().has_int8  # type: ignore[no-untyped-call]
+    return is_x86 and torch.backends.mkldnn.is_available() and read_processor().has_int8 and _is_exact()  # type: ignore[no-untyped-call]
+
+
+@cache
+def _is_exact(inputs: int = 64, outputs: int = 16) -> bool:
+    """Whether rows of the largest codes, alone and in company, give the whole number that they must."""
+    packed = torch.ops.onednn.qlinear_prepack(torch.full((outputs, inputs), LEVELS, dtype=torch.int8), None)
+    scales_O, zeros_O = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int32)
+    for rows in (1, 32):
+        codes_MK = torch.full((rows, inputs), 255, dtype=torch.uint8)
+        product_MO = torch.ops.onednn.qlinear_pointwise(
+            *(codes_MK, 1.0, ZERO, packed, scales_O, zeros_O, None, 1.0, 0, torch.float32, "none", [], "")
+        )
+        if not bool((product_MO == inputs * (255 - ZERO) * LEVELS).all()):
+            return False
+    return True

@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from slicesight.errors import VolumeError
 from slicesight.io.dicom.values import first_item, number_of, numbers_of, text_of, value_of, whole_number
+from slicesight.io.files import ScanError
 
 _MAX_FRAMES = 100_000
 
@@ -40,40 +40,38 @@ class Frame:
     @property
     def is_one_of_many(self) -> bool:
         """Its file holds several frames."""
-        return whole_number("", self.header, "NumberOfFrames", default=1) > 1
+        return whole_number(self.header, "NumberOfFrames", default=1) > 1
 
     @property
     def order_in_time(self) -> tuple[int, int, str]:
         """What tells apart frames at one position: instance number, frame number, UID."""
-        return whole_number("", self.header, "InstanceNumber", default=0), self.number, self.sop_instance_uid
+        return whole_number(self.header, "InstanceNumber", default=0), self.number, self.sop_instance_uid
 
 
-def frames_of(name: str, headers: list[pydicom.Dataset]) -> list[Frame]:
+def frames_of(headers: list[pydicom.Dataset]) -> list[Frame]:
     """Every frame of the series' headers, in file order."""
     frames: list[Frame] = []
     for header in headers:
-        shape = _shape(name, header)
-        count = whole_number(name, header, "NumberOfFrames", default=1)
-        per_frame = value_of(name, header, "PerFrameFunctionalGroupsSequence")
+        shape = _shape(header)
+        count = whole_number(header, "NumberOfFrames", default=1)
+        per_frame = value_of(header, "PerFrameFunctionalGroupsSequence")
         if per_frame is None:
             if count > 1:
-                raise VolumeError(
-                    f"{name}: {count} frames in one file without a position each; expected an enhanced object "
+                raise ScanError(
+                    f"{count} frames in one file without a position each; expected an enhanced object "
                     "or one file per slice, export it so"
                 )
-            frames.append(_frame(name, header, 0, shape, [header]))
+            frames.append(_frame(header, 0, shape, [header]))
             continue
         if not 1 <= count <= _MAX_FRAMES or len(per_frame) != count:
-            raise VolumeError(
-                f"{name}: {count} frames, but positions for {len(per_frame)}; the file is damaged, export it again"
-            )
-        shared = first_item(name, header, "SharedFunctionalGroupsSequence")
+            raise ScanError(f"{count} frames, but positions for {len(per_frame)}; the file is damaged, export it again")
+        shared = first_item(header, "SharedFunctionalGroupsSequence")
         for number, groups in enumerate(per_frame):
-            frames.append(_frame(name, header, number, shape, _group_items(name, groups, shared)))
+            frames.append(_frame(header, number, shape, _group_items(groups, shared)))
     return frames
 
 
-def _group_items(name: str, groups: Any, shared: Any) -> list[Any]:
+def _group_items(groups: Any, shared: Any) -> list[Any]:
     """The items that may hold a frame's position, orientation, spacing and rescale, its own before the shared ones."""
     items = []
     for keyword in (
@@ -83,68 +81,64 @@ def _group_items(name: str, groups: Any, shared: Any) -> list[Any]:
         "PixelValueTransformationSequence",
     ):
         for owner in (groups, shared):
-            item = first_item(name, owner, keyword) if owner is not None else None
+            item = first_item(owner, keyword) if owner is not None else None
             if item is not None:
                 items.append(item)
     return items
 
 
-def _frame(name: str, header: Any, number: int, shape: tuple[int, int], items: list[Any]) -> Frame:
-    position = _first(name, items, "ImagePositionPatient", 3)
-    cosines = _first(name, items, "ImageOrientationPatient", 6)
-    spacing = _first(name, items, "PixelSpacing", 2)
+def _frame(header: Any, number: int, shape: tuple[int, int], items: list[Any]) -> Frame:
+    position = _first(items, "ImagePositionPatient", 3)
+    cosines = _first(items, "ImageOrientationPatient", 6)
+    spacing = _first(items, "PixelSpacing", 2)
     if position is None or cosines is None:
         missing = "ImagePositionPatient" if position is None else "ImageOrientationPatient"
-        raise VolumeError(f"{name}: a slice has no {missing}; expected one for every slice, export the original series")
+        raise ScanError(f"a slice has no {missing}; expected one for every slice, export the original series")
     if spacing is None:
-        raise VolumeError(
-            f"{name}: a slice has no PixelSpacing; expected row and column distance in mm, export it again"
-        )
+        raise ScanError("a slice has no PixelSpacing; expected row and column distance in mm, export it again")
     if min(spacing) <= 0:
-        raise VolumeError(f"{name}: PixelSpacing is {spacing.tolist()} mm; fix the header or pass --spacing-mm")
+        raise ScanError(f"PixelSpacing is {spacing.tolist()} mm; fix the header or pass --spacing-mm")
     slope = intercept = None
     for item in items:
-        slope = number_of(name, item, "RescaleSlope", default=None) if slope is None else slope
-        intercept = number_of(name, item, "RescaleIntercept", default=None) if intercept is None else intercept
+        slope = number_of(item, "RescaleSlope", default=None) if slope is None else slope
+        intercept = number_of(item, "RescaleIntercept", default=None) if intercept is None else intercept
     if slope == 0:
-        raise VolumeError(f"{name}: RescaleSlope is 0, which makes every voxel equal; fix the header")
+        raise ScanError("RescaleSlope is 0, which makes every voxel equal; fix the header")
     has_rescale = slope is not None or intercept is not None
     return Frame(
         header=header,
         number=number,
         shape=shape,
         position=position,
-        directions=_directions(name, cosines),
+        directions=_directions(cosines),
         spacing=(float(spacing[0]), float(spacing[1])),
         slope=(1.0 if slope is None else slope) if has_rescale else None,
         intercept=0.0 if intercept is None else intercept,
     )
 
 
-def _shape(name: str, header: Any) -> tuple[int, int]:
-    rows = whole_number(name, header, "Rows", default=0)
-    columns = whole_number(name, header, "Columns", default=0)
-    samples = whole_number(name, header, "SamplesPerPixel", default=1)
+def _shape(header: Any) -> tuple[int, int]:
+    rows = whole_number(header, "Rows", default=0)
+    columns = whole_number(header, "Columns", default=0)
+    samples = whole_number(header, "SamplesPerPixel", default=1)
     if rows < 2 or columns < 2:
-        raise VolumeError(f"{name}: a slice is {columns}×{rows} pixels; expected at least 2×2, the header is damaged")
+        raise ScanError(f"a slice is {columns}×{rows} pixels; expected at least 2×2, the header is damaged")
     if samples != 1:
-        raise VolumeError(f"{name}: pixels have {samples} colours; expected grey values, choose the original series")
+        raise ScanError(f"pixels have {samples} colours; expected grey values, choose the original series")
     return rows, columns
 
 
-def _directions(name: str, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+def _directions(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
     pair = cosines.reshape(2, 3)
     lengths = np.linalg.norm(pair, axis=1)
     if np.abs(lengths - 1).max() > 0.05 or abs(float(pair[0] @ pair[1])) > 0.05:
-        raise VolumeError(
-            f"{name}: ImageOrientationPatient {cosines.tolist()} is not two unit vectors at right angles; fix it"
-        )
+        raise ScanError(f"ImageOrientationPatient {cosines.tolist()} is not two unit vectors at right angles; fix it")
     return np.asarray(pair / lengths[:, None])
 
 
-def _first(name: str, items: list[Any], keyword: str, count: int) -> NDArray[np.float64] | None:
+def _first(items: list[Any], keyword: str, count: int) -> NDArray[np.float64] | None:
     for item in items:
-        numbers = numbers_of(name, item, keyword, count)
+        numbers = numbers_of(item, keyword, count)
         if numbers is not None:
             return numbers
     return None

@@ -13,14 +13,13 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from slicesight.errors import VolumeError
-from slicesight.io.assemble import assemble
+from slicesight.io.assemble import ReadOptions, assemble
 from slicesight.io.dicom.frames import Frame, frames_of
 from slicesight.io.dicom.pixels import decoded_stack
 from slicesight.io.dicom.series import choose_series, grouped
 from slicesight.io.dicom.stack import sorted_stack
-from slicesight.io.dicom.values import DAMAGED, quiet_pydicom, text_of
-from slicesight.io.options import ReadOptions
+from slicesight.io.dicom.values import quiet_pydicom, text_of
+from slicesight.io.files import ScanError, about, damage_as
 from slicesight.volumes.volume import Volume
 
 SYNTHETIC_MARKER = "slicesight phantom"
@@ -41,21 +40,16 @@ def is_dicomdir(file: Path, head: bytes) -> bool:
     return file.name.upper() == "DICOMDIR" or _DICOMDIR_CLASS in head
 
 
-def read_dicom(name: str, files: Sequence[Path], options: ReadOptions) -> Volume:
+@quiet_pydicom()
+def read_dicom(files: Sequence[Path], options: ReadOptions) -> Volume:
     """The one series that is meant among the files, as a volume."""
-    with quiet_pydicom():
-        return _read_series(name, [_header(file) for file in files], options)
-
-
-def _read_series(name: str, headers: list[pydicom.Dataset], options: ReadOptions) -> Volume:
-    series = choose_series(name, grouped(headers), options.series_uid)
+    series = choose_series(grouped([_header(file) for file in files]), options.series_uid)
     notes = list(series.notes)
-    frames = sorted_stack(name, frames_of(name, series.headers), options, notes)
-    pixels = decoded_stack(name, frames, notes)
-    affine, positions = _geometry(name, frames, notes)
+    frames = sorted_stack(frames_of(series.headers), options, notes)
+    pixels = decoded_stack(frames, notes)
+    affine, positions = _geometry(frames, notes)
     uids = tuple(frame.sop_instance_uid for frame in frames)
     return assemble(
-        name,
         pixels.values.transpose(2, 1, 0),
         affine,
         options,
@@ -78,7 +72,7 @@ def _read_series(name: str, headers: list[pydicom.Dataset], options: ReadOptions
     )
 
 
-def _geometry(name: str, frames: list[Frame], notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _geometry(frames: list[Frame], notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Affine from stored (i, j, k, 1) and (S, 3) slice centres; a tilted stack gives a sheared affine."""
     first = frames[0]
     origins = np.stack([frame.position for frame in frames])
@@ -91,9 +85,7 @@ def _geometry(name: str, frames: list[Frame], notes: list[str]) -> tuple[NDArray
     step = affine[:3, 2] / np.linalg.norm(affine[:3, 2])
     tilt = float(np.degrees(np.arccos(np.clip(step @ normal, -1.0, 1.0))))
     if tilt > 60:
-        raise VolumeError(
-            f"{name}: slices run {tilt:.0f} degrees off their normal; expected a stack, check the positions"
-        )
+        raise ScanError(f"slices run {tilt:.0f} degrees off their normal; expected a stack, check the positions")
     if tilt > 0.5:
         notes.append(f"gantry tilt of {tilt:.1f} degrees; slices are kept as acquired, positions follow each header")
     rows, columns = first.shape
@@ -102,16 +94,8 @@ def _geometry(name: str, frames: list[Frame], notes: list[str]) -> tuple[NDArray
 
 
 def _header(file: Path) -> pydicom.Dataset:
-    try:
+    with about(file.name), damage_as("the DICOM header is damaged", "copy the file again"):
         header = pydicom.dcmread(file, force=True, defer_size=_DEFERRED_BYTES)
         if "SOPClassUID" not in header and "Modality" not in header:
-            raise VolumeError(
-                f"{file.name}: the DICOM header names no object class; the file is damaged, copy it again"
-            )
+            raise ScanError("the DICOM header names no object class; the file is damaged, copy it again")
         return header
-    except (VolumeError, PermissionError):
-        raise
-    except DAMAGED as error:
-        raise VolumeError(
-            f"{file.name}: the DICOM header is damaged ({type(error).__name__}); copy the file again"
-        ) from None

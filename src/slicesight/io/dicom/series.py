@@ -10,8 +10,8 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
-from slicesight.errors import VolumeError
 from slicesight.io.dicom.values import text_of, whole_number
+from slicesight.io.files import ScanError, about
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NOT_SCANS = ("SEG", "RTDOSE", "PR", "KO", "SR", "REG", "RTSTRUCT", "RTPLAN")
@@ -66,10 +66,8 @@ def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
         if "Rows" in header and "Columns" in header:
             by_uid[text_of(header, "SeriesInstanceUID")].append(header)
         elif _is_image_class(header):
-            name = Path(str(header.filename)).name
-            raise VolumeError(
-                f"{name}: an image without Rows or Columns; the file is damaged, copy it again or remove it"
-            )
+            with about(Path(str(header.filename)).name):
+                raise ScanError("an image without Rows or Columns; the file is damaged, copy it again or remove it")
     series = []
     for uid, members in by_uid.items():
         images = [header for header in members if not _is_side_picture(header)]
@@ -80,25 +78,21 @@ def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
     return sorted(series, key=lambda s: (_is_side_picture(s.headers[0]), -s.num_images, s.uid))
 
 
-def choose_series(name: str, series: list[Series], series_uid: str | None) -> Series:
+def choose_series(series: list[Series], series_uid: str | None) -> Series:
     """The series asked for, or the only one; localizers, secondary captures and single images are not a choice."""
     if not series:
-        raise VolumeError(
-            f"{name}: the DICOM files hold no images; expected slices of a CT, MR or PET scan, check the export"
-        )
+        raise ScanError("the DICOM files hold no images; expected slices of a CT, MR or PET scan, check the export")
     if series_uid is not None:
         for candidate in series:
             if candidate.uid == series_uid:
                 return candidate
-        raise VolumeError(f"{name}: series {series_uid} is not there; choose one of: {_listed(series)}")
+        raise ScanError(f"series {series_uid} is not there; choose one of: {_listed(series)}")
     stacks = [candidate for candidate in series if not _is_side_picture(candidate.headers[0])]
     if not stacks:
-        raise VolumeError(
-            f"{name}: found only localizers or secondary captures; expected a stack of slices, export the scan"
-        )
+        raise ScanError("found only localizers or secondary captures; expected a stack of slices, export the scan")
     volumes = [candidate for candidate in stacks if candidate.num_images > 1] or stacks
     if len(volumes) > 1:
-        raise VolumeError(f"{name}: found {len(volumes)} series; choose one with --series UID: {_listed(volumes)}")
+        raise ScanError(f"found {len(volumes)} series; choose one with --series UID: {_listed(volumes)}")
     if len(series) > 1:
         left_out = f"left out {len(series) - 1} other series (localizers, secondary captures or single images)"
         volumes[0].notes.append(left_out)
@@ -111,7 +105,7 @@ def _listed(series: list[Series]) -> str:
 
 
 def _num_frames(header: pydicom.Dataset) -> int:
-    return max(1, whole_number("", header, "NumberOfFrames", default=1))
+    return max(1, whole_number(header, "NumberOfFrames", default=1))
 
 
 def _is_image_class(header: pydicom.Dataset) -> bool:

@@ -15,12 +15,10 @@ import pydicom
 
 from slicesight.errors import InputError, VolumeError
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir
-from slicesight.io.dicom.values import DAMAGED, quiet_pydicom, text_of
-from slicesight.io.files import files_below, head_of
-from slicesight.io.zip import is_zip, unpacked
+from slicesight.io.dicom.values import quiet_pydicom, text_of
+from slicesight.io.files import DAMAGED, files_below, head_of, is_zip, unpacked
 from slicesight.volumes.volume import Volume
 
-_NAMES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _SAME = ("StudyInstanceUID", "PatientID")  # a report is about one study of one patient
 _GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)  # where patient and study are described
 
@@ -59,76 +57,78 @@ def read_source(path: str | Path, volume: Volume) -> SourceSeries:
     """
     place = Path(path)
     if not volume.sop_instance_uids:
-        found = str(volume.source.get("format", "no file"))
-        if found == "DICOM":
+        kind = str(volume.source.get("format", "no file"))
+        if kind == "DICOM":
             raise InputError(
                 f"{place.name}: images without a SOPInstanceUID; a DICOM report has to name every image, export the "
                 "series again with its UIDs kept or replaced"
             )
         raise InputError(
-            f"{place.name}: this scan is {found}; a DICOM report refers to DICOM images, ask the DICOM series itself "
+            f"{place.name}: this scan is {kind}; a DICOM report refers to DICOM images, ask the DICOM series itself "
             "or write --json or --html"
         )
-    wanted = set(volume.sop_instance_uids)
-    with quiet_pydicom(), _dicom_files(place) as files:
-        found_at = {uid: (file, names) for file, names in _named(files) if (uid := names["SOPInstanceUID"]) in wanted}
-        if missing := len(wanted - set(found_at)):
+    found = headers_of(place, volume)
+    for keyword in _SAME:
+        if len(values := {text_of(header, keyword) for header in found.values()}) > 1:
             raise VolumeError(
-                f"{place.name}: {missing} images of the series are gone since it was read; read the scan again"
+                f"{place.name}: images of {len(values)} different {keyword} in one series; a report is about one, "
+                "separate the files"
             )
-        for keyword in _SAME:
-            if len(values := {found_at[uid][1][keyword] for uid in wanted}) > 1:
-                raise VolumeError(
-                    f"{place.name}: images of {len(values)} different {keyword} in one series; a report is about one, "
-                    "separate the files"
-                )
-        header = _subject(found_at[volume.sop_instance_uids[0]][0])
-    frames: Sequence[int | None] = volume.frame_numbers or (None,) * len(volume.sop_instance_uids)
-    images = []
-    for uid, frame in zip(volume.sop_instance_uids, frames, strict=True):
-        names = found_at[uid][1]
-        for keyword in _NAMES:
-            if not names[keyword]:
+    for header in found.values():
+        for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):
+            if not text_of(header, keyword):
                 raise VolumeError(
                     f"{place.name}: an image without {keyword}; a DICOM report has to name it, export the series again"
                 )
-        images.append(
-            SourceImage(
-                sop_class_uid=names["SOPClassUID"],
-                sop_instance_uid=uid,
-                study_uid=names["StudyInstanceUID"],
-                series_uid=names["SeriesInstanceUID"],
-                frame=frame,
-            )
+    frames: Sequence[int | None] = volume.frame_numbers or (None,) * len(volume.sop_instance_uids)
+    images = tuple(
+        SourceImage(
+            sop_class_uid=text_of(found[uid], "SOPClassUID"),
+            sop_instance_uid=uid,
+            study_uid=text_of(found[uid], "StudyInstanceUID"),
+            series_uid=text_of(found[uid], "SeriesInstanceUID"),
+            frame=frame,
         )
-    return SourceSeries(images=tuple(images), header=header)
+        for uid, frame in zip(volume.sop_instance_uids, frames, strict=True)
+    )
+    return SourceSeries(images=images, header=_subject(found[volume.sop_instance_uids[0]]))
+
+
+@quiet_pydicom()
+def headers_of(place: Path, volume: Volume) -> dict[str, pydicom.Dataset]:
+    """The headers, without pixels, of the images that `volume` was read from, by SOP instance UID."""
+    wanted = set(volume.sop_instance_uids)
+    found: dict[str, pydicom.Dataset] = {}
+    with _dicom_files(place) as files:
+        for file in files:
+            if not is_dicom(head_of(file)):
+                continue
+            try:
+                header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+            except DAMAGED:  # it was not part of the volume, which could be read
+                continue
+            if (uid := text_of(header, "SOPInstanceUID")) in wanted:
+                found[uid] = header
+    if missing := len(wanted - set(found)):
+        raise VolumeError(
+            f"{place.name}: {missing} images of the series are gone since it was read; read the scan again"
+        )
+    return found
 
 
 @contextmanager
 def _dicom_files(place: Path) -> Iterator[list[Path]]:
-    if place.is_file() and is_zip(head_of(place)):
+    if place.is_dir():
+        yield files_below(place)
+    elif is_zip(head := head_of(place)):
         with unpacked(place) as folder:
             yield files_below(folder)
-    elif place.is_dir():
-        yield files_below(place)
     else:
-        yield files_below(place.parent) if is_dicomdir(place, head_of(place)) else [place]
+        yield files_below(place.parent) if is_dicomdir(place, head) else [place]
 
 
-def _named(files: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
-    for file in files:
-        if not is_dicom(head_of(file)):
-            continue
-        try:
-            header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=[*_NAMES, "PatientID"])
-        except DAMAGED:  # it was not part of the volume, which could be read
-            continue
-        yield file, {keyword: text_of(header, keyword) for keyword in (*_NAMES, "PatientID")}
-
-
-def _subject(file: Path) -> pydicom.Dataset:
+def _subject(whole: pydicom.Dataset) -> pydicom.Dataset:
     """The image's attributes of the groups that describe patient and study, without private ones."""
-    whole = pydicom.dcmread(file, force=True, stop_before_pixels=True)
     header = pydicom.Dataset()
     for tag in whole.keys():  # noqa: SIM118 iterating a Dataset itself decodes every value
         if tag.group in _GROUPS and not tag.is_private:

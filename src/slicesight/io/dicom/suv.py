@@ -16,22 +16,22 @@ _DAY_S = 86_400.0
 _PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)
 
 
-def suv_factor(name: str, header: Any) -> tuple[float | None, str]:
+def suv_factor(header: Any) -> tuple[float | None, str]:
     """The factor from measured values to SUV, or None and the reason."""
     units = text_of(header, "Units").upper()
     if units == "GML":
         return 1.0, ""
     if units == "CNTS":
-        factor = _float(getattr(value_of(name, header, _PHILIPS_SUV_FACTOR), "value", None))
+        factor = _float(getattr(value_of(header, _PHILIPS_SUV_FACTOR), "value", None))
         return (factor, "") if factor else (None, "counts without a scale factor")
     if units != "BQML":
         return None, f"its units are {units or 'not stated'}, expected BQML"
-    weight_kg = number_of(name, header, "PatientWeight", default=None)
-    tracer = first_item(name, header, "RadiopharmaceuticalInformationSequence")
+    weight_kg = number_of(header, "PatientWeight", default=None)
+    tracer = first_item(header, "RadiopharmaceuticalInformationSequence")
     if not weight_kg or tracer is None:
         return None, "the header has no patient weight" if not weight_kg else "the header has no radiopharmaceutical"
-    dose = number_of(name, tracer, "RadionuclideTotalDose", default=None)
-    half_life_s = number_of(name, tracer, "RadionuclideHalfLife", default=None)
+    dose = number_of(tracer, "RadionuclideTotalDose", default=None)
+    half_life_s = number_of(tracer, "RadionuclideHalfLife", default=None)
     if not dose or dose <= 0 or not half_life_s or half_life_s <= 0:
         return None, "the header has no injected dose or half-life"
     correction = text_of(header, "DecayCorrection").upper()
@@ -41,7 +41,7 @@ def suv_factor(name: str, header: Any) -> tuple[float | None, str]:
         return None, f"its decay correction is {correction or 'not stated'}, expected START or ADMIN"
     injected_s = _seconds(text_of(tracer, "RadiopharmaceuticalStartTime"))
     started_s = _seconds(text_of(header, "SeriesTime") or text_of(header, "AcquisitionTime"))
-    if value_of(name, tracer, "RadiopharmaceuticalStartDateTime") is not None:
+    if value_of(tracer, "RadiopharmaceuticalStartDateTime") is not None:
         injected_s = _seconds(text_of(tracer, "RadiopharmaceuticalStartDateTime")[8:]) or injected_s
     if injected_s is None or started_s is None:
         return None, "the header has no injection or series time"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from slicesight.volumes.plausibility import sampled
+from slicesight.volumes.foreground import sampled
 from slicesight.volumes.volume import Volume
 
 UNKNOWN = "unknown"

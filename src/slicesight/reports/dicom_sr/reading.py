@@ -11,8 +11,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from slicesight.errors import InputError
-from slicesight.io.dicom.values import DAMAGED, quiet_pydicom
-from slicesight.reports.dicom_sr.content import (
+from slicesight.io.dicom.values import quiet_pydicom
+from slicesight.io.files import DAMAGED
+from slicesight.reports.dicom_sr.document import (
     ANSWER,
     ENTRY,
     EVEN_SHARE,
@@ -23,6 +24,7 @@ from slicesight.reports.dicom_sr.content import (
     SCORE,
     TITLE,
     WARNING,
+    one_line_of,
 )
 
 
@@ -84,9 +86,9 @@ def read_report(path: str | Path) -> Report:
             return Report(
                 sop_instance_uid=str(document.SOPInstanceUID),
                 study_uid=str(document.StudyInstanceUID),
-                model=_words(items, "111001"),
-                version=_words(items, "111003"),
-                notice=_words(items, NOTICE.value),
+                model=_text(items, "111001"),
+                version=_text(items, "111003"),
+                notice=_text(items, NOTICE.value),
                 warnings=tuple(_plain(item) for item in items if _name(item) == WARNING.value),
                 answers=tuple(_answer(item) for item in items if _name(item) == ENTRY.value),
                 evidence=tuple(
@@ -98,11 +100,11 @@ def read_report(path: str | Path) -> Report:
                 is_verified=document.VerificationFlag == "VERIFIED",
                 is_complete=document.CompletionFlag == "COMPLETE",
             )
-        except InputError:
-            raise
         except FileNotFoundError:
             raise InputError(f"{place}: no such file; check the path") from None
         except (*DAMAGED, InvalidDicomError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(
                 f"{place.name}: cannot be read as a DICOM report ({one_line_of(error)}); write it again"
             ) from None
@@ -112,8 +114,8 @@ def _answer(entry: Dataset) -> ReportedAnswer:
     items = list(entry.ContentSequence)
     shares = [_value(item) for item in items if _name(item) == EVEN_SHARE.value]
     return ReportedAnswer(
-        question=_words(items, QUESTION.value),
-        text=_words(items, ANSWER.value),
+        question=_text(items, QUESTION.value),
+        text=_text(items, ANSWER.value),
         even_share=shares[0] if shares else None,
         slices=tuple(_reported_slice(item) for item in items if _name(item) == SCORE.value),
     )
@@ -131,7 +133,7 @@ def _reported_slice(item: Dataset) -> ReportedSlice:
             images += [
                 (str(reference.ReferencedSOPInstanceUID), frame if frame is None else int(frame)) for frame in each
             ]
-    return ReportedSlice(grid_slice=number, score=_value(item), place=_words(parts, PLACE.value), images=tuple(images))
+    return ReportedSlice(grid_slice=number, score=_value(item), place=_text(parts, PLACE.value), images=tuple(images))
 
 
 def _name(item: Dataset) -> str:
@@ -142,15 +144,10 @@ def _plain(item: Dataset) -> str:
     return str(item.TextValue).replace("\r\n", "\n")
 
 
-def _words(items: Sequence[Dataset], code: str) -> str:
+def _text(items: Sequence[Dataset], code: str) -> str:
     return next((_plain(item) for item in items if _name(item) == code), "")
 
 
 def _value(item: Dataset) -> float:
     measured = item.MeasuredValueSequence[0]
     return float(measured.get("FloatingPointValue", measured.NumericValue))
-
-
-def one_line_of(error: Exception) -> str:
-    """What a library said, short enough for a message."""
-    return " ".join(str(error).split())[:120] or type(error).__name__

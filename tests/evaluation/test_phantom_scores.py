@@ -2,12 +2,7 @@
 
 import pytest
 import torch
-
-from slicesight.data.choices import with_letter
-from slicesight.data.manifest import Conversation
-from slicesight.inference.answers import NO_WORDS, printable
-from slicesight.phantoms.rendering import Finding, PhantomTruth
-from slicesight.phantoms.scores import (
+from phantom_scores import (
     AskedQuestion,
     ask_phantoms,
     evidence,
@@ -16,6 +11,11 @@ from slicesight.phantoms.scores import (
     score,
     triple_scores,
 )
+
+from slicesight.data.choices import with_letter
+from slicesight.data.manifest import Conversation
+from slicesight.inference.answers import NO_WORDS, printable
+from slicesight.phantoms.anatomy import Finding, PhantomTruth
 
 CLOSED = Conversation(
     task="closed",

@@ -17,8 +17,9 @@ from slicesight.data.manifest import Conversation
 from slicesight.evaluation.controls import commonest, count_answers
 from slicesight.evaluation.sheet import score_evidence
 from slicesight.evaluation.statistics import mean_interval
-from slicesight.phantoms.rendering import PhantomTruth, make_phantom
-from slicesight.phantoms.texts import Triple, conversation_rng, phantom_conversations, read_findings
+from slicesight.phantoms.anatomy import PhantomTruth
+from slicesight.phantoms.rendering import make_phantom
+from slicesight.phantoms.texts import conversation_rng, phantom_conversations, read_findings
 
 if TYPE_CHECKING:
     from slicesight.inference.predictor import Predictor
@@ -38,7 +39,6 @@ class AskedQuestion:
 
     @property
     def is_right(self) -> bool:
-        """By the one rule, `data.choices.is_right`."""
         return is_right(self.prediction, self.conversation)
 
 
@@ -63,8 +63,7 @@ def ask_phantoms(
         conversations = phantom_conversations(
             phantom.truth, conversation_rng(seed, case), num_slices=phantom.volume.num_source_slices
         )
-        grid = predictor.grid(phantom.volume)
-        shown = grid
+        shown = grid = predictor.grid(phantom.volume)
         if control == "other":
             shown = predictor.grid(make_phantom(seed, (case + 1) % count).volume)
         elif control == "blank":
@@ -103,16 +102,16 @@ def majority_answers(
 
 def score(asked: Sequence[AskedQuestion]) -> dict[str, Any]:
     """Every number of the model card, unrounded: closed accuracy, open exactness, report triples, evidence."""
-    closed = [row for row in asked if row.conversation.task == "closed"]
-    opened = [row for row in asked if row.conversation.task == "open"]
-    reports = [row for row in asked if row.conversation.task == "report"]
-    topics = sorted({row.conversation.topic for row in closed})
+    of_task = {task: [row for row in asked if row.conversation.task == task] for task in ("closed", "open", "report")}
+    topics = sorted({row.conversation.topic for row in of_task["closed"]})
+    shares: dict[str, Any] = {}
+    for task in ("closed", "open"):
+        shares[task] = _share(of_task[task])
+        by_topic = {topic: [row for row in of_task[task] if row.conversation.topic == topic] for topic in topics}
+        shares[f"{task}_by_topic"] = {topic: _share(rows) for topic, rows in by_topic.items()}
     return {
-        "closed": _share(closed),
-        "closed_by_topic": {topic: _share([r for r in closed if r.conversation.topic == topic]) for topic in topics},
-        "open": _share(opened),
-        "open_by_topic": {topic: _share([r for r in opened if r.conversation.topic == topic]) for topic in topics},
-        "triples": triple_scores([(r.conversation.answer, r.prediction) for r in reports]),
+        **shares,
+        "triples": triple_scores((row.conversation.answer, row.prediction) for row in of_task["report"]),
         "evidence": evidence([r for r in asked if r.conversation.topic in LESION_TOPICS]),
         "num_phantoms": len({row.case for row in asked}),
     }
@@ -129,8 +128,7 @@ def triple_scores(reports: Iterable[tuple[str, str]]) -> dict[str, float]:
     """Precision, recall and F1 of the findings named in (true report, predicted report) pairs, counted over all."""
     hits = said = true = 0
     for answer, prediction in reports:
-        expected: set[Triple] = read_findings(answer)
-        found = read_findings(prediction)
+        expected, found = read_findings(answer), read_findings(prediction)
         hits, said, true = hits + len(expected & found), said + len(found), true + len(expected)
     precision, recall = hits / max(1, said), hits / max(1, true)
     return {"precision": precision, "recall": recall, "f1": 2 * hits / max(1, said + true)}

@@ -1,14 +1,40 @@
-"""What does the server count and time? (`/metrics`, Prometheus; never a name, a question or an id)"""
+"""What does the server count, time and log? Nothing a client wrote or a scan holds: no path, name or question.
+
+An error's own words may hold all three, so of our own mistakes only the kind and the places in the code are written.
+"""
 
 from __future__ import annotations
 
+import logging
+import traceback
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+log = logging.getLogger("slicesight.serving")
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stderr"}},
+    "loggers": {
+        "slicesight.serving": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+}
+"""For logging.config.dictConfig: everything on stderr."""
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+def log_failure(what: str, error: BaseException) -> None:
+    """A mistake of our own: its kind and where in the code it happened."""
+    places = (f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__))
+    log.error("%s failed with %s\n%s", what, type(error).__name__, "\n".join(places))
+
+
 class Metrics:
-    """The figures of one server."""
+    """The figures of one server, for Prometheus."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from slicesight.data.sources.intake import REPORT_QUESTIONS, report_conversation, split_of
 from slicesight.data.sources.places import folded
 from slicesight.data.sources.tables import csv_rows, json_items
-from slicesight.data.sources.wording import REPORT_QUESTIONS, report_conversation, split_of
 
 
 @pytest.mark.parametrize(

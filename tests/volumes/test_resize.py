@@ -11,7 +11,7 @@ import torch
 from slicesight.models.med2e3.planes import cut_planes
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.volumes.grid import GridSpec, to_grid
-from slicesight.volumes.plane_cuts import cut_plane
+from slicesight.volumes.resize import cut_plane
 from slicesight.volumes.volume import PLANES
 
 SPEC = GridSpec(num_slices=16, height=48, width=48, plane="axial")

@@ -2,7 +2,7 @@
 
 import torch
 
-from slicesight.phantoms.vocabulary import CELL_LABELS, WHOLE_LABELS, LabelWords, WordMatch
+from slicesight.phantoms.pretrain_encoders import CELL_LABELS, WHOLE_LABELS, LabelWords, WordMatch
 from slicesight.training.start import train_tokenizer
 
 TEXTS = [f"There is a {name} here. {name} Answer: {name}" for name in (*CELL_LABELS, *WHOLE_LABELS)] * 5

@@ -1,0 +1,125 @@
+"""How does a question get from its request to the model thread, and its answer back, whole or as a stream?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from slicesight.errors import InputError
+from slicesight.inference.answers import AnswerPiece
+from slicesight.inference.batching import AskRequest
+from slicesight.serving.completions import LAST_EVENT, Completion, write_event
+from slicesight.serving.event_stream import unless_gone
+from slicesight.serving.guard import ClientGone
+from slicesight.serving.refusals import Refusal, internal_error
+from slicesight.serving.server import Server
+from slicesight.serving.telemetry import log_failure
+
+
+class Answering:
+    """One question's way to its response.
+
+    Args:
+        settings: of the `AskRequest`.
+    """
+
+    def __init__(self, server: Server, volume_id: str, completion: Completion, **settings: Any) -> None:
+        self.server, self.volume_id, self.completion = server, volume_id, completion
+        self._loop = asyncio.get_running_loop()
+        self._found: asyncio.Queue[AnswerPiece | Exception] = asyncio.Queue()
+        self._began = time.monotonic()
+        self._request = AskRequest(on_piece=self._pass_on, on_error=self._pass_on, **settings)
+
+    def submit(self) -> None:
+        """Get in line.
+
+        Raises:
+            Refusal: 429 the line is full.
+        """
+        self.server.thread.submit(self._request)
+
+    def cancel(self) -> None:
+        """Nobody waits any more; nothing happens where the answer is whole already."""
+        self.server.thread.cancel(self._request)
+
+    async def response(self, request: Request) -> Response:
+        """The whole answer in one body."""
+        self.submit()
+        try:
+            return JSONResponse(self.completion.whole(await unless_gone(self._whole(), request.receive)))
+        except ClientGone:
+            self._count("called off")
+            raise
+        except Exception as error:
+            raise self._refused(error) from None
+        finally:
+            self.cancel()
+
+    async def events(self, *, with_usage: bool) -> AsyncGenerator[str]:
+        """The answer's pieces as server-sent events."""
+        is_ended = False
+        try:
+            yield self.completion.first_chunk()
+            async for piece in self._pieces():
+                is_ended = piece.answer is not None
+                yield self.completion.chunk(piece)
+                if is_ended and with_usage:
+                    yield self.completion.usage_chunk(piece)
+        except Exception as error:  # the stream has begun: whatever it is, it can only be said in it
+            is_ended = True
+            yield write_event(self._refused(error).body())
+        finally:
+            if not is_ended:
+                self._count("called off")
+        yield LAST_EVENT
+
+    async def _whole(self) -> AnswerPiece:
+        return [piece async for piece in self._pieces()][-1]
+
+    async def _pieces(self) -> AsyncGenerator[AnswerPiece]:
+        """Text as it is generated; with the last the whole answer, which is kept for reports."""
+        metrics, timeout_s = self.server.metrics, self.server.options.answer_timeout_s
+        is_first, is_whole = True, False
+        while not is_whole:
+            try:
+                async with asyncio.timeout(max(0, self._began + timeout_s - time.monotonic())):
+                    found = await self._found.get()
+            except TimeoutError:
+                message = f"no whole answer within {timeout_s:.0f} s; ask less at a time."
+                raise Refusal(504, message, code="timeout") from None
+            if isinstance(found, Exception):
+                raise found
+            if is_first:
+                metrics.first_words_seconds.observe(time.monotonic() - self._began)
+                is_first = False
+            if found.answer is not None:
+                is_whole = True
+                metrics.answer_seconds.observe(time.monotonic() - self._began)
+                metrics.tokens.inc(found.num_answer_tokens)
+                self._count("answered")
+                store = self.server.scan_store
+                await asyncio.to_thread(store.add_answer, self.volume_id, self.completion.id, found.answer)
+            yield found
+
+    def _pass_on(self, found: AnswerPiece | Exception) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
+            self._loop.call_soon_threadsafe(self._found.put_nowait, found)
+
+    def _refused(self, error: Exception) -> Refusal:
+        """What the client is told; of our own mistakes only that there was one."""
+        if isinstance(error, InputError):
+            error = Refusal(400, str(error), param="messages")
+        elif not isinstance(error, Refusal):
+            log_failure("a question", error)
+            error = internal_error()
+        self._count({504: "timed out", 500: "failed"}.get(error.status_code, "refused"))
+        return error
+
+    def _count(self, end: str) -> None:
+        self.server.metrics.questions.labels(end).inc()
