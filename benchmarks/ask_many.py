@@ -35,8 +35,7 @@ from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_
 from slicesight.inference.predictor import Predictor
 from slicesight.inference.scheduler import Scheduler
 from slicesight.models.card import ModelCard
-from slicesight.models.med2e3.configuration import Med2E3Config
-from slicesight.models.med2e3.presets import make_preset
+from slicesight.models.med2e3.configuration import Med2E3Config, make_preset
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.planning.memory import GIB, cache_bytes_per_token

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from official_layout import official_parts, write_settings
 from slicesight.models.importers.conversion import build_on_meta
+from slicesight.models.med2e3.configuration import PHI3_MINI_128K, make_preset
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.models.med2e3.presets import PHI3_MINI_128K, make_preset
 
 ALLOWED = 1.15
 GIB = 2**30

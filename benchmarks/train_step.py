@@ -23,9 +23,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slicesight.data.dataset import Dataset
-from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.configuration import Med2E3Config, make_preset
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.phantoms.folder import phantom_case
 from slicesight.phantoms.rendering import make_phantom

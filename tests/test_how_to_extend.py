@@ -101,7 +101,7 @@ def test_a_backbone_from_another_package_is_built_by_its_name(package):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("slicesight.models.med2e3.aggregations") is None,
+    importlib.util.find_spec("slicesight.models.med2e3.slice_scorer") is None,
     reason="ways to weigh slices cannot be added from outside yet",
 )
 def test_a_way_to_weigh_slices_from_another_package_is_a_models_option(package):

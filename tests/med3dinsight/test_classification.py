@@ -10,7 +10,7 @@ from slicesight.inference.scan_prediction import classify_volume
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbones import build_backbone, save_backbone
 from slicesight.models.med3dinsight import Classifier, InsightConfig
-from slicesight.models.med3dinsight.classifier import mirrored
+from slicesight.models.med3dinsight.modeling import mirrored
 from slicesight.settings import build_settings
 from slicesight.training.classification import ClassifyRecipe, solve_probe
 

@@ -84,7 +84,7 @@ def test_an_aggregation_of_another_package_decides_which_slice_is_seen(outsider)
 
 
 def test_an_aggregation_is_one_function_and_one_line(monkeypatch):
-    monkeypatch.setitem(AGGREGATIONS, "plain", "slicesight.models.med2e3.aggregations:score_alike")
+    monkeypatch.setitem(AGGREGATIONS, "plain", "slicesight.models.med2e3.slice_scorer:score_alike")
     model = Med2E3ForConditionalGeneration(Med2E3Config(aggregation="plain", **PARTS)).eval()
     scores = model.score_slices(model.encode_volumes(torch.rand(1, 1, 4, 16, 16)), input_ids=torch.tensor([[5]]))
     assert scores.tolist() == [[[0.25] * 4]]

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from slicesight.errors import ModelError
-from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.configuration import Med2E3Config, make_preset
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.models.med2e3.presets import make_preset
 from slicesight.planning import timing
 from slicesight.planning.accounting import AllocationCounter
 from slicesight.planning.plan import (

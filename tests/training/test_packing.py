@@ -10,8 +10,8 @@ import torch
 
 from slicesight.errors import InputError
 from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.matching import count_shared_visual_tokens
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
 from slicesight.training import packing
 from slicesight.training.packing import Cost, measure_cost, plan_rows
 from slicesight.training.recipe import read_recipe

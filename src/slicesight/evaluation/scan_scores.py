@@ -20,7 +20,7 @@ from slicesight.files import write_text
 from slicesight.inference.scan_prediction import segment_volume
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels, write_mask
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight import Segmenter
 from slicesight.models.med3dinsight.preparation import fitted_cube
 from slicesight.training.classification import ClassifyRecipe, train_classifier

@@ -1,6 +1,6 @@
 """How do questions become the embeddings that the language model is shown, each scored and tokenised once?
 
-head | z_3D | z_2D | question, cue. What no question changes is at the beginning (`models/med2e3/shared_tokens.py`). A
+head | z_3D | z_2D | question, cue. What no question changes is at the beginning (`models/med2e3/matching.py`). A
 conversation goes on with the same prefix: its volume stands in the first turn, and z_2D there follows the latest
 question. B questions, T tokens of a prompt, P of them shared, N slices, D width.
 """
@@ -17,8 +17,8 @@ from transformers import BatchFeature, PreTrainedConfig
 from slicesight.errors import InputError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor, VolumeFeatures
 from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.matching import count_shared_visual_tokens
 from slicesight.models.med2e3.processing import EncodedPrompt
-from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
 
 History = Sequence[tuple[str, str]]
 EMBEDDED_AT_ONCE = 8192

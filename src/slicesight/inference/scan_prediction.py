@@ -21,7 +21,7 @@ from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import write_dicom_seg, write_mask
 from slicesight.io.writers import check_nifti_name
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.folder import read_model_folder
 from slicesight.models.med3dinsight import Classifier, Segmenter
 from slicesight.models.med3dinsight.preparation import fitted_cube, prepare_scan

@@ -16,11 +16,7 @@ SHAPES = {
 
 
 def check_tensor(value: Any, name: str, *, ndim: int | tuple[int, ...]) -> Tensor:
-    """The value, if it is a tensor with so many axes.
-
-    Raises:
-        ModelError: it is anything else.
-    """
+    """The value, if it is a tensor with so many axes; ModelError: it is anything else."""
     wanted = (ndim,) if isinstance(ndim, int) else ndim
     axes = f"{' or '.join(map(str, wanted))} axes" + (f" {SHAPES[wanted[0]]}" if wanted[0] in SHAPES else "")
     if not isinstance(value, Tensor):

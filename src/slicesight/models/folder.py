@@ -32,11 +32,7 @@ def write_model_folder(folder: str | Path, *, kind: str, facts: dict[str, Any], 
 
 
 def finished_run(folder: Path, *, digest: str) -> bool:
-    """Whether the folder holds this very run, finished.
-
-    Raises:
-        InputError: it holds another one.
-    """
+    """Whether the folder holds this very run, finished; InputError: it holds another one."""
     if not (folder / CONFIG_FILE).exists():
         return False
     config, _ = read_model_folder(folder)

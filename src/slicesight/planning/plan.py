@@ -20,8 +20,8 @@ from transformers import initialization as init
 
 from slicesight.errors import ModelError
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, VolumeFeatures
+from slicesight.models.med2e3.configuration import make_preset
 from slicesight.models.med2e3.matching import count_visual_tokens, place_visual_tokens
-from slicesight.models.med2e3.presets import make_preset
 from slicesight.models.med2e3.slice_scorer import Question
 from slicesight.planning.accounting import AllocationCounter, WorkStage
 from slicesight.planning.memory import GIB as GIB
@@ -109,11 +109,11 @@ def plan(config: Med2E3Config, *, dtype: str = "bfloat16", num_questions: int = 
         return Plan(
             parameters=count_parameters(model),
             dtype=dtype,
-            weight_bytes=sum(tensor_bytes(p) for p in {id(p): p for p in model.parameters()}.values()),
+            weight_bytes=sum(p.nbytes for p in {id(p): p for p in model.parameters()}.values()),
             num_visual_tokens=model.num_visual_tokens,
             length=length,
             num_questions=num_questions,
-            cache_bytes=sum(tensor_bytes(leaf) for leaf in cache_tensors(made["cache"])),
+            cache_bytes=sum(layer.keys.nbytes + layer.values.nbytes for layer in made["cache"].layers),
             stages=stages,
         )
 
@@ -192,7 +192,7 @@ def plan_training(
         volumes, input_ids, question = fake_inputs(config, num_questions=num_questions, length=length)
         num_supervised = length - model.num_visual_tokens  # at most: training asks for logits where there are labels
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        gradients = sum(tensor_bytes(p) for p in model.parameters() if p.requires_grad)
+        gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
         def step() -> None:
             features = model.encode_volumes(volumes)
@@ -203,7 +203,7 @@ def plan_training(
 
         counter = AllocationCounter([*model.parameters(), *model.buffers(), volumes, input_ids])
         watched = counter.watch(stage, step, twice=checkpointing)
-        weights = sum(tensor_bytes(p) for p in model.parameters())
+        weights = sum(p.nbytes for p in model.parameters())
         return TrainingStage(
             name=stage,
             trained=trained,
@@ -259,16 +259,6 @@ def count_parameters(model: Med2E3ForConditionalGeneration) -> dict[str, int]:
     if "scorer" in counts:
         counts["scorer"] -= counts.get("text_encoder", 0)
     return counts
-
-
-def cache_tensors(cache: Any) -> list[Tensor]:
-    """Keys and values of every layer."""
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if isinstance(tensor, Tensor)]
-
-
-def tensor_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's numbers."""
-    return tensor.numel() * tensor.element_size()
 
 
 def describe_plan(found: Plan, *, free_bytes: int, device: str, seconds: Mapping[str, float] | None = None) -> str:

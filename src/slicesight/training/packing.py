@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from slicesight.errors import ModelError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.loss import IGNORED
+from slicesight.models.med2e3.matching import count_shared_visual_tokens
 from slicesight.models.med2e3.packed import PADDING, pack
-from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
 
 HEAD_LENGTH, REST_LENGTHS = 3, (2, 3)
 NUM_LENGTHS = 12

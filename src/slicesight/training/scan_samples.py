@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slicesight.errors import InputError
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight.preparation import grey
 from slicesight.training.fitting import Samples
 from slicesight.training.scan_list import ScanCase, ScanDataset

@@ -19,7 +19,7 @@ from slicesight.errors import InputError, ManifestError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import whole_labels
 from slicesight.models.encoders3d.backbones import start_backbone
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight import InsightConfig, Segmenter
 from slicesight.models.med3dinsight.trained_on import summarise_scans
 from slicesight.settings import read_settings

@@ -27,7 +27,7 @@ from slicesight.errors import InputError
 from slicesight.models.encoders3d.networks import M3DViT
 from slicesight.models.importers.m3d import M3DClip
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
-from slicesight.models.med2e3.presets import make_preset
+from slicesight.models.med2e3.configuration import make_preset
 from slicesight.models.shipped import find_folder, shipped_models
 from slicesight.training.recipe import Parts, Recipe
 from slicesight.volumes.grid import GridSpec

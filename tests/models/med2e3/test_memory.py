@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slicesight.models.med2e3.presets import make_preset
+from slicesight.models.med2e3.configuration import make_preset
 from slicesight.planning import memory
 from slicesight.planning.memory import block_bytes, cache_bytes_per_token, container_free_bytes, questions_at_once
 from slicesight.planning.plan import plan

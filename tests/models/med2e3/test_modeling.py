@@ -199,8 +199,8 @@ def test_volumes_of_another_size_are_refused_with_both_sizes(model, processor):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"image_size": [7, 32, 32]}, "7 slices .* do not divide into patches of 2"),
-        ({"image_size": [10, 32, 32]}, "does not divide by pool_size"),
+        ({"image_size": [7, 32, 32]}, "7 slices .* do not divide by 2 .patch_size"),
+        ({"image_size": [10, 32, 32]}, "do not divide by 2 .pool_size"),
         ({"image_size": [8, 48, 48]}, "2D encoder .* 48 x 48"),
         ({"slice_pool": 3}, "slice_pool 3 does not divide the 2D token grid 4 x 4"),
         ({"fusion": "4d"}, "fusion is '4d'; expected one of 3d, 2d, 3d\\+2d"),

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from slicesight.errors import ModelError
+from slicesight.models.med2e3.matching import count_shared_visual_tokens
 from slicesight.models.med2e3.packed import build_mask, gather_rows, own_prompt_mask
-from slicesight.models.med2e3.shared_tokens import count_shared_visual_tokens
 from slicesight.training.packing import Cost, plan_rows, prove_packing
 
 QUESTIONS = ["What is shown in this image?", "Is the liver enlarged?", "Is there a lesion in the spleen?"]

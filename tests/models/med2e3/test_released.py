@@ -14,8 +14,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from official_layout import official_parts, write_settings
 from slicesight.errors import ModelError
+from slicesight.models.importers.conversion import open_weights, write_shards
 from slicesight.models.importers.med2e3 import convert_released
-from slicesight.models.importers.shards import open_weights, write_shards
 
 BERT = {
     "model_type": "bert",

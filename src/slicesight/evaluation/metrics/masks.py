@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 
 
 @dataclass(frozen=True, kw_only=True)

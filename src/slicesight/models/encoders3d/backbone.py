@@ -9,6 +9,7 @@ B volumes of I channels, M = d * h * w memory tokens of C channels, F channels a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,13 +19,14 @@ from transformers import PreTrainedModel
 from slicesight.data.plugins import known_names
 from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
+from slicesight.models.encoders3d.configuration import divide_grid
 from slicesight.settings import nearest
 
 BACKBONES = {
-    "swin_unetr": "slicesight.models.encoders3d.monai_backbones:SwinUNETRBackbone",
-    "unetr": "slicesight.models.encoders3d.monai_backbones:UNETRBackbone",
-    "segresnet": "slicesight.models.encoders3d.monai_backbones:SegResNetBackbone",
-    "dynunet": "slicesight.models.encoders3d.monai_backbones:DynUNetBackbone",
+    "swin_unetr": "slicesight.models.encoders3d.monai:SwinUNETRBackbone",
+    "unetr": "slicesight.models.encoders3d.monai:UNETRBackbone",
+    "segresnet": "slicesight.models.encoders3d.monai:SegResNetBackbone",
+    "dynunet": "slicesight.models.encoders3d.monai:DynUNetBackbone",
     "m3d_vit": "slicesight.models.encoders3d.own_backbones:M3DViTBackbone",
     "cnn3d": "slicesight.models.encoders3d.own_backbones:CNN3DBackbone",
 }
@@ -53,6 +55,13 @@ class BackboneSpec:
         if len(self.image_size) != 3 or min(self.image_size) < 1:
             raise ModelError(f"backbone image_size is {list(self.image_size)}; expected three positive sizes, N, H, W")
         object.__setattr__(self, "image_size", tuple(int(size) for size in self.image_size))
+
+    def check_settings(self, allowed: Sequence[str]) -> None:
+        """Raises ModelError for a setting of another name than these."""
+        for key in self.settings:
+            if key not in allowed:
+                hint = nearest(str(key), allowed, noun="settings")
+                raise ModelError(f"backbone {self.name}: unknown setting {key!r}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and YAML."""
@@ -83,15 +92,10 @@ class Backbone(nn.Module):
 
     def __init__(self, spec: BackboneSpec, *, stride: tuple[int, int, int], memory_width: int, dense_width: int):
         super().__init__()
-        for size, step, axis in zip(spec.image_size, stride, ("slices", "rows", "columns"), strict=True):
-            if size % step:
-                raise ModelError(
-                    f"{spec.name}: {size} {axis} of image_size {list(spec.image_size)} do not divide by {step}, the "
-                    "network's whole stride; change image_size or the settings"
-                )
-        self.spec = spec
-        self.memory_width, self.dense_width = memory_width, dense_width
-        self.memory_grid = tuple(size // step for size, step in zip(spec.image_size, stride, strict=True))
+        self.spec, self.memory_width, self.dense_width = spec, memory_width, dense_width
+        self.memory_grid = divide_grid(
+            spec.image_size, stride, where=spec.name, of="image_size", by="the network's whole stride"
+        )
 
     def encode(self, volumes_BINHW: Tensor) -> Features:
         """Memory and skips of volumes of exactly the spec's size."""

@@ -19,11 +19,7 @@ KIND = "backbone"
 def build_backbone(
     name: str, *, image_size: tuple[int, ...] = (64, 64, 64), in_channels: int = 1, **settings: Any
 ) -> Backbone:
-    """A backbone with random weights.
-
-    Raises:
-        ModelError: an unknown name or setting, or sizes that do not fit the network.
-    """
+    """A backbone with random weights; ModelError: an unknown name or setting, or sizes that do not fit the network."""
     return backbone_from(BackboneSpec(name=name, image_size=image_size, in_channels=in_channels, settings=settings))
 
 

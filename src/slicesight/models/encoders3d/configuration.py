@@ -6,11 +6,26 @@ of P tokens each. Importing this registers the configurations with the Auto clas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from slicesight.errors import ModelError
+
+
+def divide_grid(
+    sizes: Sequence[int], steps: Sequence[int], *, of: str, by: str, where: str = "vision3d_config"
+) -> tuple[int, int, int]:
+    """Cells along (depth, rows, columns): every size over its step; ModelError where one leaves a rest."""
+    for size, step, axis in zip(sizes, steps, ("slices", "rows", "columns"), strict=True):
+        if size % step:
+            raise ModelError(
+                f"{where}: {size} {axis} of {of} {tuple(sizes)} do not divide by {step} "
+                f"({by} {tuple(steps)}); change one of them."
+            )
+    depth, rows, columns = (size // step for size, step in zip(sizes, steps, strict=True))
+    return depth, rows, columns
 
 
 class Vision3DConfig(PreTrainedConfig):
@@ -33,14 +48,9 @@ class Vision3DConfig(PreTrainedConfig):
     @property
     def pooled_grid(self) -> tuple[int, int, int]:
         """Cells along (depth, rows, columns) after pooling: K is the first, P the product of the other two."""
-        for cells, pool, axis in zip(self.token_grid, self.pool_size, ("depth", "row", "column"), strict=True):
-            if cells % pool:
-                raise ModelError(
-                    f"vision3d_config: the token grid {self.token_grid} of image_size {tuple(self.image_size)} does "
-                    f"not divide by pool_size {tuple(self.pool_size)} along the {axis} axis; change one of them."
-                )
-        depth, rows, columns = (c // p for c, p in zip(self.token_grid, self.pool_size, strict=True))
-        return depth, rows, columns
+        return divide_grid(
+            self.token_grid, self.pool_size, of=f"the tokens of image_size {tuple(self.image_size)}", by="pool_size"
+        )
 
 
 class M3DViTConfig(Vision3DConfig):
@@ -62,14 +72,7 @@ class M3DViTConfig(Vision3DConfig):
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
-        for size, patch, axis in zip(self.image_size, self.patch_size, ("slices", "rows", "columns"), strict=True):
-            if size % patch:
-                raise ModelError(
-                    f"vision3d_config: {size} {axis} of image_size {tuple(self.image_size)} do not divide into patches "
-                    f"of {patch} (patch_size {tuple(self.patch_size)}); change one of them."
-                )
-        depth, rows, columns = (s // p for s, p in zip(self.image_size, self.patch_size, strict=True))
-        return depth, rows, columns
+        return divide_grid(self.image_size, self.patch_size, of="image_size", by="patch_size")
 
 
 class CNN3DConfig(Vision3DConfig):
@@ -139,15 +142,8 @@ class SwinUNETRConfig(Vision3DConfig):
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
-        step = self.patch_size * 2**self.output_stage
-        for size, axis in zip(self.image_size, ("slices", "rows", "columns"), strict=True):
-            if size % step:
-                raise ModelError(
-                    f"vision3d_config: {size} {axis} of image_size {tuple(self.image_size)} do not divide by {step}, "
-                    f"the stride of output_stage {self.output_stage}; change image_size or output_stage."
-                )
-        depth, rows, columns = (size // step for size in self.image_size)
-        return depth, rows, columns
+        stride = (self.patch_size * 2**self.output_stage,) * 3
+        return divide_grid(self.image_size, stride, of="image_size", by="the stride of output_stage")
 
 
 VISION3D_CONFIGS = (M3DViTConfig, CNN3DConfig, MonaiViTConfig, SwinUNETRConfig)

@@ -23,7 +23,7 @@ from slicesight.models.encoders3d.configuration import (
     SwinUNETRConfig,
     Vision3DConfig,
 )
-from slicesight.models.encoders3d.monai_encoders import MonaiViT, SwinUNETREncoder
+from slicesight.models.encoders3d.monai import MonaiViT, SwinUNETREncoder
 
 
 class Vision3D(nn.Module):

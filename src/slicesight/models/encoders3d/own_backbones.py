@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.backbone import Backbone, BackboneSpec, Features
 from slicesight.models.encoders3d.configuration import CNN3DConfig, M3DViTConfig, Vision3DConfig
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.encoders3d.networks import CNN3D, DownStep, M3DViT
-from slicesight.settings import nearest
 
 FEATURE_SIZE = 16
 FIXED_FIELDS = ("image_size", "in_channels", "model_type")
@@ -58,16 +57,15 @@ class M3DViTBackbone(Backbone):
 
     def decode(self, features: Features) -> Tensor:
         grown = [grow(skip) for grow, skip in zip(self.skip_growers, features.skips[:-1], strict=True)]
-        dense: Tensor = self.decoder(features.memory, [*grown, features.skips[-1]])
-        return dense
+        return cast(Tensor, self.decoder(features.memory, [*grown, features.skips[-1]]))
 
     def vision3d(self) -> PreTrainedModel:
         return self.encoder
 
     def _to_grid(self, tokens_BTC: Tensor) -> Tensor:
         """The patches' tokens as (B, C, d, h, w), without the class token."""
-        cells: Tensor = tokens_BTC[:, -self.num_memory_tokens :].transpose(1, 2).unflatten(2, self.memory_grid)
-        return cells
+        cells_BCM = tokens_BTC[:, -self.num_memory_tokens :].transpose(1, 2)
+        return cast(Tensor, cells_BCM.unflatten(2, self.memory_grid))
 
 
 class CNN3DBackbone(Backbone):
@@ -94,8 +92,7 @@ class CNN3DBackbone(Backbone):
         return Features(features, tuple(stages[::-1]))
 
     def decode(self, features: Features) -> Tensor:
-        dense: Tensor = self.decoder(features.memory, features.skips)
-        return dense
+        return cast(Tensor, self.decoder(features.memory, features.skips))
 
     def vision3d(self) -> PreTrainedModel:
         return self.encoder
@@ -150,10 +147,7 @@ def _own_settings(spec: BackboneSpec, defaults: Vision3DConfig) -> tuple[dict[st
     """The settings for the configuration, checked by name, and the decoder's width."""
     allowed = [name for name in type(defaults).__annotations__ if name not in FIXED_FIELDS]
     allowed += [name for name in ("hidden_size", "pool_size", "initializer_range") if name not in allowed]
-    for key in spec.settings:
-        if key not in (*allowed, "feature_size"):
-            hint = nearest(str(key), (*allowed, "feature_size"), noun="settings")
-            raise ModelError(f"backbone {spec.name}: unknown setting {key!r}; {hint}")
+    spec.check_settings((*allowed, "feature_size"))
     settings = dict(spec.settings)
     return settings, int(settings.pop("feature_size", FEATURE_SIZE))
 

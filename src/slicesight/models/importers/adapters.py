@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from slicesight.errors import ModelError
-from slicesight.models.importers.shards import open_weights
+from slicesight.models.importers.conversion import find_file, open_weights
 
 OFFICIAL_PREFIXES = {  # where each part sits in the model the adapters were trained on
     "llm": "llm.",
@@ -43,21 +43,13 @@ class AdapterWeights:
         self.merged.add(full)
         return (tensor.float() + self.scales[full] * (b.float() @ a.float())).to(tensor.dtype)
 
-    def count_merged(self) -> int:
-        """How many weights were changed."""
-        return len(self.merged)
-
     def unused(self) -> list[str]:
         """Adapters for which there was no weight, and tensors that are no adapters."""
         return sorted((set(self.pairs) - self.merged) | set(self.others))
 
 
 def read_adapter(source: Path) -> AdapterWeights:
-    """The LoRA adapter beside the parts, or an empty one.
-
-    Raises:
-        ModelError: the adapter is of a kind that is more than W + scale * B A.
-    """
+    """The LoRA adapter beside the parts, or an empty one; ModelError for one that is more than W + scale * B A."""
     settings_path = source / "adapter_config.json"
     if not settings_path.is_file():
         return AdapterWeights()
@@ -65,10 +57,8 @@ def read_adapter(source: Path) -> AdapterWeights:
     for key, plain in (("peft_type", "LORA"), ("use_dora", False), ("fan_in_fan_out", False), ("bias", "none")):
         if settings.get(key, plain) != plain:
             raise ModelError(f"{settings_path}: {key} is {settings[key]!r}; only plain LoRA ({plain!r}) can be merged.")
-    for file_name in ("adapter_model.safetensors", "adapter_model.bin"):
-        if (path := source / file_name).is_file():
-            break
-    else:
+    path = find_file(source, ("adapter_model.safetensors", "adapter_model.bin"))
+    if path is None:
         raise ModelError(f"{source}: adapter_config.json is there but adapter_model.safetensors (or .bin) is not.")
     adapter = AdapterWeights()
     for name, tensor in open_weights(path).items():
@@ -89,7 +79,4 @@ def read_adapter(source: Path) -> AdapterWeights:
 
 def match_pattern(pattern: dict[str, float] | None, module: str, default: float) -> float:
     """A setting of one module where the adapter has its own for it."""
-    for suffix, value in (pattern or {}).items():
-        if module.endswith(suffix):
-            return value
-    return default
+    return next((value for suffix, value in (pattern or {}).items() if module.endswith(suffix)), default)

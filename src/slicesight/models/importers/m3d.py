@@ -8,7 +8,6 @@ V volumes of N slices H x W, B texts of Q tokens, C the vectors' width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,26 +19,28 @@ from transformers.configuration_utils import SubConfigSpec
 
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.networks import M3DViT
-from slicesight.models.importers.conversion import (
-    BERT_HEAD_WIDTH,
-    ConversionReport,
-    build_on_meta,
-    copy_weights,
-    find_file,
-    finish_folder,
-    load_tokenizer,
-    plan_names,
-    read_bert_shape,
-    read_shapes,
-    rename_m3d_vit,
-)
-from slicesight.models.importers.med2e3 import convert_released, keep_model_settings
+from slicesight.models.importers import conversion
+from slicesight.models.importers.conversion import Conversion, ConversionReport, NewName, Progress, Shapes, find_file
+from slicesight.models.importers.med2e3 import convert_released, keep_model_settings, m3d_grid
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.processing import Med2E3Processor
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+CLIP_PREFIXES = {
+    "language_encoder.": "text_encoder.",
+    "mm_vision_proj.": "volume_projection.",
+    "mm_language_proj.": "text_projection.",
+    "logit_scale": "logit_scale",
+}
+LAMED_SETTINGS = {
+    "vision_select_feature": "patch",
+    "vision_select_layer": -1,
+    "proj_layer_type": "mlp",
+    "proj_pooling_type": "spatial",
+}
+"""The only form of M3D-LaMed that was released."""
 LAMED_VISION, LAMED_PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector.projector."
 
 
@@ -100,7 +101,7 @@ def convert_folder(
     out: str | Path,
     *,
     question_tokenizer: str | Path | None = None,
-    on_progress: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = lambda _: None,
 ) -> ConversionReport:
     """Convert an official folder of any kind this package reads: Med-2E3, M3D-CLIP, M3D-LaMed.
 
@@ -117,54 +118,31 @@ def convert_folder(
 
 
 def convert_m3d_clip(
-    source: str | Path, out: str | Path, *, on_progress: Callable[[str], None] = lambda _: None
+    source: str | Path, out: str | Path, *, on_progress: Progress = lambda _: None
 ) -> ConversionReport:
     """Convert GoodBaiBai88/M3D-CLIP into a folder `AutoModel` reads as `M3DClip`."""
     source, out = Path(source), Path(out)
     official = json.loads((source / "config.json").read_text())
     files = find_weight_files(source)
-    shapes = {part: read_shapes(path) for part, path in files.items()}
-    together = {name: shape for part in shapes.values() for name, shape in part.items()}
-    vit = {
-        "image_size": list(official["img_size"]),
-        "patch_size": list(official["patch_size"]),
-        "hidden_size": official["hidden_size"],
-        "intermediate_size": official["mlp_dim"],
-        "num_hidden_layers": official["num_layers"],
-        "num_attention_heads": official["num_heads"],
-        "in_channels": official.get("in_channels", 1),
-        "final_norm": True,
-    }
     config = M3DClipConfig(
-        vision3d_config={"model_type": "m3d_vit", **vit}, text_encoder_config=read_bert_shape(together)
+        vision3d_config=conversion.read_vit_settings(official, final_norm=True),
+        text_encoder_config=conversion.read_bert_shape(conversion.read_shapes(*files.values())),
     )
-    prefixes = {
-        "language_encoder.": "text_encoder.",
-        "mm_vision_proj.": "volume_projection.",
-        "mm_language_proj.": "text_projection.",
-        "logit_scale": "logit_scale",
-    }
-
-    def rename(_: str, name: str) -> tuple[str | None, str]:
-        if name.startswith("vision_encoder."):
-            own, reason = rename_m3d_vit(name.removeprefix("vision_encoder."), final_norm=True)
-            return (None if own is None else f"volume_encoder.{own}"), reason
-        for old, new in prefixes.items():
-            if name.startswith(old):
-                return new + name.removeprefix(old), ""
-        return None, "no part of M3D-CLIP this package knows"
-
-    report = ConversionReport()
-    plan = plan_names(shapes, rename, build_on_meta(M3DClip, config), report)
-    config.dtype = copy_weights(files, plan, out, on_progress=on_progress)
     has_tokenizer = find_file(source, ("vocab.txt", "tokenizer.json")) is not None
-    tokenizer = load_tokenizer(source, "the tokenizer of M3D-CLIP") if has_tokenizer else None
-    return finish_folder(out, M3DClip, config, report, tokenizer)
+    tokenizer = conversion.load_tokenizer(source, "the tokenizer of M3D-CLIP") if has_tokenizer else None
+    return Conversion(
+        files=files, model_class=M3DClip, config=config, rename=rename_m3d_clip, processor=tokenizer
+    ).write(out, on_progress)
 
 
-def convert_lamed(
-    source: str | Path, out: str | Path, *, on_progress: Callable[[str], None] = lambda _: None
-) -> ConversionReport:
+def rename_m3d_clip(_: str, name: str) -> NewName:
+    """A tensor of M3D-CLIP in `M3DClip`."""
+    if name.startswith("vision_encoder."):
+        return conversion.rename_m3d_vit(name, old="vision_encoder.", new="volume_encoder.", final_norm=True)
+    return conversion.rename_by_prefix(name, CLIP_PREFIXES, otherwise="no part of M3D-CLIP this package knows")
+
+
+def convert_lamed(source: str | Path, out: str | Path, *, on_progress: Progress = lambda _: None) -> ConversionReport:
     """Convert M3D-LaMed's language-and-vision path into the 3D-only configuration.
 
     Raises:
@@ -172,40 +150,28 @@ def convert_lamed(
     """
     source, out = Path(source), Path(out)
     official = json.loads((source / "config.json").read_text())
-    expected = {
-        "vision_select_feature": "patch",
-        "vision_select_layer": -1,
-        "proj_layer_type": "mlp",
-        "proj_pooling_type": "spatial",
-    }
-    for key, value in expected.items():
+    for key, value in LAMED_SETTINGS.items():
         if official.get(key, value) != value:
             raise ModelError(f"{source}/config.json: {key} is {official[key]!r}; only {value!r} can be converted.")
     files = find_weight_files(source)
-    shapes = {part: read_shapes(path) for part, path in files.items()}
-    together = {name: shape for part in shapes.values() for name, shape in part.items()}
-    config = translate_lamed(official, together, source)
-    tokenizer = load_tokenizer(source, "the tokenizer of M3D-LaMed")
-    num_slices, height, width = config.image_size
-    processor = Med2E3Processor.for_model(
-        config,
-        tokenizer,
-        template="lamed",
-        grid={"num_slices": num_slices, "height": height, "width": width, "window": "m3d"},
-    )
+    config = translate_lamed(official, conversion.read_shapes(*files.values()), source)
+    tokenizer = conversion.load_tokenizer(source, "the tokenizer of M3D-LaMed")
+    processor = Med2E3Processor.for_model(config, tokenizer, template="lamed", grid=m3d_grid(config))
     if not processor.opening_ids:
         raise ModelError(
             f"{source}: the tokenizer opens no text with a token of its own, which M3D-LaMed keeps before the volume; "
             "take the tokenizer that was released with the weights."
         )
-    report = ConversionReport()
-    model = build_on_meta(Med2E3ForConditionalGeneration, config)
-    plan = plan_names(shapes, lambda _, name: rename_lamed(name), model, report)
-    config.dtype = copy_weights(files, plan, out, on_progress=on_progress)
-    return finish_folder(out, Med2E3ForConditionalGeneration, config, report, processor)
+    return Conversion(
+        files=files,
+        model_class=Med2E3ForConditionalGeneration,
+        config=config,
+        rename=rename_lamed,
+        processor=processor,
+    ).write(out, on_progress)
 
 
-def translate_lamed(official: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: Path) -> Med2E3Config:
+def translate_lamed(official: dict[str, Any], shapes: Shapes, source: Path) -> Med2E3Config:
     """M3D-LaMed as a Med2E3Config: 3D only, the ViT's output after its norm; the ViT's sizes from its tensors."""
     try:
         hidden = shapes[LAMED_VISION + "cls_token"][-1]
@@ -217,16 +183,8 @@ def translate_lamed(official: dict[str, Any], shapes: dict[str, tuple[int, ...]]
     }
     pool = int(official.get("proj_pooling_size", 2))
     image_size = list(official["image_size"])
-    text = {k: v for k, v in keep_model_settings(official).items() if not k.startswith(("vision_", "mm_", "proj_"))}
-    for name in (
-        "image_size",
-        "patch_size",
-        "image_channel",
-        "segmentation_module",
-        "seg_token_id",
-        "tune_mm_mlp_adapter",
-    ):
-        text.pop(name, None)
+    own = ("vision_", "mm_", "proj_", "image_size", "patch_size", "image_channel", "seg", "tune_mm_mlp_adapter")
+    text = {key: value for key, value in keep_model_settings(official).items() if not key.startswith(own)}
     return Med2E3Config(
         fusion="3d",
         image_size=image_size,
@@ -240,30 +198,27 @@ def translate_lamed(official: dict[str, Any], shapes: dict[str, tuple[int, ...]]
             "hidden_size": hidden,
             "intermediate_size": inner,
             "num_hidden_layers": len(blocks),
-            "num_attention_heads": max(1, hidden // BERT_HEAD_WIDTH),
+            "num_attention_heads": max(1, hidden // conversion.BERT_HEAD_WIDTH),
             "final_norm": True,
         },
     )
 
 
-def rename_lamed(name: str) -> tuple[str | None, str]:
+def rename_lamed(_: str, name: str) -> NewName:
     """A tensor of M3D-LaMed in the 3D-only configuration."""
     if name.startswith(LAMED_VISION):
-        own, reason = rename_m3d_vit(name.removeprefix(LAMED_VISION), final_norm=True)
-        return (None if own is None else f"vision3d.encoder.{own}"), reason
-    if name.startswith(LAMED_PROJECTOR):
-        return f"projector_3d.{name.removeprefix(LAMED_PROJECTOR)}", ""
-    if name.startswith(("model.seg_module.", "model.seg_projector.")):
-        return None, "segmentation head of M3D-LaMed, out of scope here"
-    return f"language_model.{name}", ""
+        return conversion.rename_m3d_vit(name, old=LAMED_VISION, new="vision3d.encoder.", final_norm=True)
+    prefixes = {
+        LAMED_PROJECTOR: "projector_3d.",
+        "model.seg_module.": None,
+        "model.seg_projector.": None,
+        "": "language_model.",
+    }
+    return conversion.rename_by_prefix(name, prefixes, otherwise="segmentation head of M3D-LaMed, out of scope here")
 
 
 def find_weight_files(source: Path) -> dict[str, Path]:
-    """The weight file, or every shard of the index, by name.
-
-    Raises:
-        ModelError: there is none, or a shard is missing.
-    """
+    """The weight file, or every shard of the index, by name; ModelError: there is none, or a shard is missing."""
     if index := find_file(source, INDEX_FILES):
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         for name in names:

@@ -17,18 +17,43 @@ from slicesight.errors import ModelError
 
 FUSIONS = ("3d", "2d", "3d+2d")
 AGGREGATIONS = {
-    "random": "slicesight.models.med2e3.aggregations:score_at_random",
-    "max": "slicesight.models.med2e3.aggregations:take_maximum",
-    "mean": "slicesight.models.med2e3.aggregations:score_alike",
-    "text_guided": "slicesight.models.med2e3.aggregations:score_by_question",
+    "random": "slicesight.models.med2e3.slice_scorer:score_at_random",
+    "max": "slicesight.models.med2e3.slice_scorer:take_maximum",
+    "mean": "slicesight.models.med2e3.slice_scorer:score_alike",
+    "text_guided": "slicesight.models.med2e3.slice_scorer:score_by_question",
 }
-"""Name -> module:function, as aggregations.py says. Another package adds its own by an entry point of this group."""
+"""Name -> module:function, as slice_scorer.py says. Another package adds its own by an entry point of this group."""
 AGGREGATION_ENTRY_POINTS = "slicesight.aggregations"
 SCORING_INPUTS = ("text", "3d", "2d")
 QUESTION_SOURCES = ("lm_embeddings", "text_encoder")
 SCORE_NORMS = ("none", "l2")
 PLANES = ("axial", "coronal", "sagittal")
 VISION2D_FEATURES = ("last_hidden_state", "before_final_norm")
+
+PHI3_MINI_128K: dict[str, Any] = {
+    "model_type": "phi3",
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 32000,
+    "pad_token_id": 32000,
+    # The published factors come with the published weights; these stand for their number and change no shape.
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "short_factor": [1.0] * 48,
+        "long_factor": [1.0] * 48,
+    },
+}
+PRESETS: dict[str, dict[str, Any]] = {"med2e3-phi3": {"text_config": PHI3_MINI_128K}}
 
 
 class Med2E3Config(PreTrainedConfig):
@@ -103,9 +128,8 @@ class Med2E3Config(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.scoring_inputs is None:
             self.scoring_inputs = [name for name in SCORING_INPUTS if name == "text" or name in self.fusion.split("+")]
-        self.scoring_inputs = [name for name in SCORING_INPUTS if name in self.scoring_inputs] + [
-            name for name in self.scoring_inputs if name not in SCORING_INPUTS
-        ]
+        order = {name: number for number, name in enumerate(SCORING_INPUTS)}
+        self.scoring_inputs = sorted(self.scoring_inputs, key=lambda name: order.get(name, len(order)))
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         check_options(self)
 
@@ -170,6 +194,13 @@ def check_options(config: Med2E3Config) -> None:
         )
     if config.question_source == "text_encoder" and config.text_encoder_config is None:
         raise ModelError("question_source is text_encoder but text_encoder_config is missing; add it (a BERT, say).")
+
+
+def make_preset(name: str, **overrides: Any) -> Med2E3Config:
+    """A named full-size configuration to plan, build and train from, with any of its options changed."""
+    if name not in PRESETS:
+        raise ModelError(f"no configuration is called {name!r}; known names: {', '.join(sorted(PRESETS))}.")
+    return Med2E3Config(**{**PRESETS[name], **overrides})
 
 
 AutoConfig.register(Med2E3Config.model_type, Med2E3Config)

@@ -1,6 +1,8 @@
 """Do the parts, the volumes and the prompts belong together, and which volume does each prompt ask about?
 
 B prompts, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per slice.
+A prompt is head | z_3D | z_2D | question, cue: the head is the template's, z_3D the volume's; z_2D is weighted for the
+question, so it and everything behind it differ. Where z_2D does not depend on the question, it is shared too.
 """
 
 from __future__ import annotations
@@ -15,15 +17,12 @@ from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
 from slicesight.models.encoders3d.configuration import VISION3D_CONFIGS, Vision3DConfig
 from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.slice_scorer import VolumeFeatures
 from slicesight.models.med2e3.vision2d import measure_slice_tokens
 
 
 def check_parts(config: Med2E3Config) -> None:
-    """Each part is of a kind that can take its place.
-
-    Raises:
-        ModelError: a part that is no language model, or no 3D encoder.
-    """
+    """Raises ModelError for a text part that is no language model, or a 3D part that is no 3D encoder."""
     kind = config.text_config.model_type
     if type(config.text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
@@ -35,11 +34,7 @@ def check_parts(config: Med2E3Config) -> None:
 
 
 def count_visual_tokens(config: Med2E3Config) -> int:
-    """S, the placeholders one volume takes in a prompt: K * P for a 3D branch plus L for a 2D branch.
-
-    Raises:
-        ModelError: the parts do not fit one another or the volume.
-    """
+    """S, the placeholders of one volume: K * P for a 3D branch plus L for a 2D branch; ModelError for a misfit."""
     check_parts(config)
     num_tokens = 0
     if config.needs_3d:
@@ -80,10 +75,10 @@ def check_volumes(given: Any, config: Med2E3Config) -> Tensor:
     return volumes
 
 
-def resolve_volume_index(
-    volume_index: Tensor | None, *, num_volumes: int, num_prompts: int, device: torch.device
-) -> Tensor:
-    """volume_index as (B, M); left out it is one volume for all prompts, or one each."""
+def resolve_volume_index(volume_index: Tensor | None, features: VolumeFeatures, *, num_prompts: int) -> Tensor:
+    """volume_index (B, M), checked against the encoded volumes; left out it is one for all prompts, or one each."""
+    tokens = features.tokens_3d_VKPD if features.tokens_3d_VKPD is not None else features.slices_VNLD
+    num_volumes, device = len(tokens), tokens.device
     if volume_index is None:
         if num_volumes not in (1, num_prompts):
             raise ModelError(
@@ -106,3 +101,15 @@ def resolve_volume_index(
         if bool((given[:, 1:] & ~given[:, :-1]).any()):
             raise ModelError("volume_index has -1 before a volume; put each prompt's volumes first.")
     return volume_index
+
+
+def count_shared_visual_tokens(config: Med2E3Config, *, training: bool = False) -> int:
+    """A volume's visual tokens that no question changes: z_3D, and z_2D where no question weighs its slices.
+
+    training: dropout on the scores then weighs every question's slices anew.
+    """
+    reads_question = config.aggregation == "random" or (config.uses_scores and "text" in config.scoring_inputs)
+    num_tokens = count_visual_tokens(config)
+    if config.needs_2d and (reads_question or (training and config.score_dropout)):
+        num_tokens -= measure_slice_tokens(config)[0]
+    return num_tokens

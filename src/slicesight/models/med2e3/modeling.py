@@ -3,15 +3,13 @@
 B prompts of T tokens, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per
 slice, S = K * P + L visual tokens per volume, D language-model width. A volume is encoded once, however many prompts
 ask about it: volume_index (B, M) points into the V volumes, -1 (only after the given ones) is none.
-
-Past 400 lines because it is one class, with the hooks that the library looks for on it and `forward` in reading order.
 """
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,21 +32,11 @@ from slicesight.models.med2e3.matching import (
 )
 from slicesight.models.med2e3.packed import pack
 from slicesight.models.med2e3.planes import PlaneEmbedding, cut_planes
-from slicesight.models.med2e3.projector import Projector
 from slicesight.models.med2e3.slice_scorer import Question, SliceScorer, VolumeFeatures, is_frozen
 from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
 
 VOLUME_INPUTS = ("volumes", "volume_features", "volume_index", "question_mask", "question_ids", "question_ids_mask")
-PART_NAMES = (
-    "vision3d",
-    "projector_3d",
-    "vision2d",
-    "projector_2d",
-    "plane_embedding",
-    "text_encoder",
-    "scorer",
-    "language_model",
-)
+PART_NAMES = ("vision3d", "projector_3d", "vision2d", "projector_2d", "plane_embedding", "scorer", "language_model")
 
 
 @dataclass
@@ -56,6 +44,13 @@ class Med2E3Output(CausalLMOutputWithPast):
     """slice_scores: (B, M, N) float32, each volume's sum to one; None where no 2D slices are aggregated."""
 
     slice_scores: Tensor | None = None
+
+
+class Projector(nn.Sequential):
+    """The MLP of each branch (eq. 2, 3), applied to every token on its own: (..., input_size) -> (..., output_size)."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(nn.Linear(input_size, output_size), nn.GELU(), nn.Linear(output_size, output_size))
 
 
 class Med2E3PreTrainedModel(PreTrainedModel):
@@ -98,9 +93,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         self.scorer = SliceScorer(config) if config.needs_2d else None
         self.post_init()
         present = {type(module).__name__ for module in self.modules()}
-        self._no_split_modules = (
-            set(self._no_split_modules or ()) & present
-        )  # the parts' classes also name layers that only their other models have
+        # the parts' classes also name layers that only their other models have
+        self._no_split_modules = set(self._no_split_modules or ()) & present
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -117,28 +111,23 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The parts a stage may freeze or train, by name; those the configuration leaves out are absent."""
-        text_encoder = None if self.scorer is None else self.scorer.text_encoder
-        parts = {name: getattr(self, name) for name in PART_NAMES if name != "text_encoder"}
-        return {name: part for name, part in {**parts, "text_encoder": text_encoder}.items() if part is not None}
+        parts = {name: getattr(self, name) for name in PART_NAMES}
+        parts["text_encoder"] = None if self.scorer is None else self.scorer.text_encoder
+        return {name: part for name, part in parts.items() if part is not None}
 
     def get_input_embeddings(self) -> Any:
-        """The language model's token embeddings."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's token embeddings."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> Any:
-        """The language model's head."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the language model's head."""
         self.language_model.set_output_embeddings(new_embeddings)
 
     def get_decoder(self) -> Any:
-        """The language model without its head."""
         return self.language_model.get_decoder()
 
     def train(self, mode: bool = True) -> Med2E3ForConditionalGeneration:
@@ -190,8 +179,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         if volume_features is None and any(given is not None for given in (volumes, features_3d, features_2d)):
             volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
         if inputs_embeds is None:
-            check_tensor(input_ids, "input_ids", ndim=2)
-            assert input_ids is not None
+            input_ids = check_tensor(input_ids, "input_ids", ndim=2)
             if volume_features is not None:
                 inputs_embeds, slice_scores = self.embed_prompts(
                     input_ids,
@@ -203,8 +191,9 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 )
             else:
                 inputs_embeds = self.embed_tokens(input_ids)
-                if past_key_values is None or past_key_values.get_seq_length() == 0:
-                    self.refuse_unfilled(input_ids)
+                is_first = past_key_values is None or past_key_values.get_seq_length() == 0
+                if is_first and not torch.compiler.is_compiling() and bool(self.is_placeholder(input_ids).any()):
+                    raise ModelError("the prompt has a place for a volume but no volumes were given; pass volumes=.")
         if packed_places is not None and packed_parts is not None:
             if not self.takes_position_ids:
                 raise ModelError(
@@ -242,31 +231,46 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         )
 
     def embed_prompts(
-        self,
-        input_ids: Tensor,
-        *,
-        volume_features: VolumeFeatures,
-        volume_index: Tensor | None = None,
-        question_mask: Tensor | None = None,
-        question_ids: Tensor | None = None,
-        question_ids_mask: Tensor | None = None,
-        **_: Any,
+        self, input_ids: Tensor, *, volume_features: VolumeFeatures, **inputs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """What the language model is shown: text and visual tokens in place (B, T, D), and the slice scores (B, M, N).
 
         Takes the processor's whole output: what is not needed here is ignored.
         """
-        inputs_embeds = self.embed_tokens(input_ids)
-        volume_index = self.find_volumes(volume_index, volume_features, len(input_ids))
+        index_BM, question = self.read_prompts(input_ids, volume_features, **inputs)
+        visual_BMSD, slice_scores = self.compose_visual_tokens(volume_features, index_BM, question)
+        assert question.embeds is not None
+        return self.merge(input_ids, question.embeds, visual_BMSD, index_BM), slice_scores
+
+    def score_slices(self, volume_features: VolumeFeatures, *, input_ids: Tensor, **inputs: Any) -> Tensor | None:
+        """Slice scores (B, M, N) without running the language model; None where no 2D slices are aggregated.
+
+        Takes the processor's whole output: what scoring does not need is ignored.
+        """
+        if self.scorer is None:
+            return None
+        return self.scorer.score(volume_features, *self.read_prompts(input_ids, volume_features, **inputs))
+
+    def read_prompts(
+        self,
+        input_ids: Tensor,
+        features: VolumeFeatures,
+        *,
+        volume_index: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_ids_mask: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Question]:
+        """Which volumes each prompt asks about (B, M), and the question as the scores may need it."""
         question = Question(
             input_ids=input_ids,
             mask=question_mask,
-            embeds=inputs_embeds,
+            embeds=self.embed_tokens(input_ids),
             encoder_ids=question_ids,
             encoder_mask=question_ids_mask,
         )
-        visual_BMSD, slice_scores = self.compose_visual_tokens(volume_features, volume_index, question)
-        return self.merge(input_ids, inputs_embeds, visual_BMSD, volume_index), slice_scores
+        return resolve_volume_index(volume_index, features, num_prompts=len(input_ids)), question
 
     def encode_volumes(
         self, volumes: Tensor | None, *, features_3d: Tensor | None = None, features_2d: Tensor | None = None
@@ -284,8 +288,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         if self.vision2d is not None:
             assert self.projector_2d is not None
             features_VNLC = self.encode_2d(volumes) if features_2d is None else features_2d
-            tokens_SLD = self.projector_2d(features_VNLC.flatten(0, 1))
-            tokens_2d_VNLD = tokens_SLD.unflatten(0, features_VNLC.shape[:2])
+            tokens_2d_VNLD = self.projector_2d(features_VNLC.flatten(0, 1)).unflatten(0, features_VNLC.shape[:2])
             if self.plane_embedding is not None:
                 tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)
@@ -295,8 +298,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         assert self.vision3d is not None
         volumes = check_volumes(volumes, self.config)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision3d)):
-            features_VKPC: Tensor = self.vision3d(volumes)
-        return features_VKPC
+            return cast(Tensor, self.vision3d(volumes))
 
     def encode_2d(self, volumes: Tensor | None) -> Tensor:
         """The 2D encoder's features (V, N, L, C) before projection, plane after plane where there are several."""
@@ -305,9 +307,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         planes = self.config.planes
         slices_VNHW = volumes.squeeze(1) if planes is None else cut_planes(volumes, planes)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.vision2d)):
-            features_SLC: Tensor = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
-        features_VNLC: Tensor = features_SLC.unflatten(0, slices_VNHW.shape[:2])
-        return features_VNLC
+            features_SLC = self.vision2d(slices_VNHW.flatten(0, 1).unsqueeze(1))
+        return cast(Tensor, features_SLC.unflatten(0, slices_VNHW.shape[:2]))
 
     def compose_visual_tokens(
         self, features: VolumeFeatures, volume_index: Tensor, question: Question
@@ -317,47 +318,12 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         tokens_3d_VKPD = features.tokens_3d_VKPD if "3d" in self.config.fusion.split("+") else None
         return slice_scoring.join_branches(tokens_3d_VKPD, slices_BMLD, volume_index), scores_BMN
 
-    def score_slices(
-        self,
-        volume_features: VolumeFeatures,
-        *,
-        input_ids: Tensor,
-        question_mask: Tensor | None = None,
-        volume_index: Tensor | None = None,
-        question_ids: Tensor | None = None,
-        question_ids_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor | None:
-        """Slice scores (B, M, N) without running the language model; None where no 2D slices are aggregated.
-
-        Takes the processor's whole output: what scoring does not need is ignored.
-        """
-        if self.scorer is None:
-            return None
-        question = Question(
-            input_ids=input_ids,
-            mask=question_mask,
-            embeds=self.embed_tokens(input_ids),
-            encoder_ids=question_ids,
-            encoder_mask=question_ids_mask,
-        )
-        return self.scorer.score(
-            volume_features, self.find_volumes(volume_index, volume_features, len(input_ids)), question
-        )
-
-    def find_volumes(self, volume_index: Tensor | None, features: VolumeFeatures, num_prompts: int) -> Tensor:
-        """volume_index (B, M), checked against the encoded volumes; a default for None."""
-        tokens = features.tokens_3d_VKPD if features.tokens_3d_VKPD is not None else features.tokens_2d_VNLD
-        assert tokens is not None
-        return resolve_volume_index(
-            volume_index, num_volumes=tokens.shape[0], num_prompts=num_prompts, device=tokens.device
-        )
-
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Token embeddings; placeholders, whose id may lie outside the vocabulary, are embedded as token 0 for now."""
-        is_placeholder = input_ids == self.config.placeholder_token_id
-        embeds_BTD: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_placeholder, 0))
-        return embeds_BTD
+        return cast(Tensor, self.get_input_embeddings()(input_ids.masked_fill(self.is_placeholder(input_ids), 0)))
+
+    def is_placeholder(self, input_ids: Tensor) -> Tensor:
+        return input_ids == self.config.placeholder_token_id
 
     def merge(self, input_ids: Tensor, inputs_embeds: Tensor, visual_BMSD: Tensor, volume_index: Tensor) -> Tensor:
         """Put each prompt's visual tokens where its placeholders stand, in order.
@@ -365,7 +331,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         Raises:
             ModelError: a prompt's placeholders are not S per volume; going on would mix text and visual embeddings.
         """
-        is_placeholder = input_ids == self.config.placeholder_token_id
+        is_placeholder = self.is_placeholder(input_ids)
         if not torch.compiler.is_compiling():
             found = is_placeholder.sum(-1)
             expected = (volume_index >= 0).sum(-1) * visual_BMSD.shape[2]
@@ -376,11 +342,6 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                     f"({visual_BMSD.shape[2]} per volume); make the prompt with this model's own processor."
                 )
         return place_visual_tokens(inputs_embeds, is_placeholder, visual_BMSD.flatten(1, 2))
-
-    def refuse_unfilled(self, input_ids: Tensor) -> None:
-        """A prompt with placeholders needs volumes."""
-        if not torch.compiler.is_compiling() and bool((input_ids == self.config.placeholder_token_id).any()):
-            raise ModelError("the prompt has a place for a volume but no volumes were given; pass volumes=.")
 
     @property
     def takes_position_ids(self) -> bool:
@@ -404,7 +365,9 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             volume_features = self.encode_volumes(volumes)
         if volume_features is not None:
             prompts = inputs if inputs is not None else kwargs["input_ids"]
-            kwargs["volume_index"] = self.find_volumes(kwargs.get("volume_index"), volume_features, len(prompts))
+            kwargs["volume_index"] = resolve_volume_index(
+                kwargs.get("volume_index"), volume_features, num_prompts=len(prompts)
+            )
         placeholder = self.config.placeholder_token_id
         if placeholder < self.config.text_config.get_text_config().vocab_size:
             settings = kwargs.get("generation_config") or self.generation_config

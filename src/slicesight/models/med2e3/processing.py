@@ -65,10 +65,8 @@ class Med2E3Processor(ProcessorMixin):
             raise ModelError(
                 f"template is {template!r}; expected one of {', '.join(TEMPLATES)} or a dict of its fields."
             )
-        self.num_visual_tokens = num_visual_tokens
-        self.grid = grid
+        self.num_visual_tokens, self.grid, self.max_length = num_visual_tokens, grid, max_length
         self.template = template
-        self.max_length = max_length
         self.prompt = TEMPLATES[template] if isinstance(template, str) else PromptTemplate(**template)
         self.question_tokenizer = question_tokenizer
         placeholder = self.prompt.stand_in or VOLUME_TOKEN
@@ -129,11 +127,9 @@ class Med2E3Processor(ProcessorMixin):
         data = self.pad_prompts(encoded, padding_side or ("left" if answer_list is None else "right"))
         if answer_list is None:
             del data["labels"]
-        data["volume_index"] = index_BM
         if volumes_V1NHW is not None:
             data["volumes"] = volumes_V1NHW
-        data |= self.encode_questions(questions)
-        return BatchFeature(data)
+        return BatchFeature({**data, "volume_index": index_BM, **self.encode_questions(questions)})
 
     def encode_questions(self, questions: Sequence[str]) -> dict[str, Tensor]:
         """The bare questions for a text encoder, question_ids and question_ids_mask (B, Q); nothing without one."""
@@ -190,11 +186,7 @@ class Med2E3Processor(ProcessorMixin):
         num_volumes: int = 1,
         supervise: str = "last",
     ) -> EncodedPrompt:
-        """Tokenise one prompt piece by piece.
-
-        Raises:
-            InputError: its "<image3d>" do not match its volumes, or it is longer than max_length.
-        """
+        """Tokenise one prompt; InputError where its "<image3d>" are not its volumes, or it exceeds max_length."""
         check_choice(supervise, "supervise", ("last", "all"))
         parts = self.list_parts(question, answer, history, num_volumes)
         text = "".join(part for part, _ in parts)
@@ -210,15 +202,12 @@ class Med2E3Processor(ProcessorMixin):
             parts = [(part.replace(VOLUME_TOKEN, written), role) for part, role in parts]
             pieces = ["".join(part for part, _ in parts)]
         roles = [role for part, role in parts for _ in part]
-        input_ids, question_mask = list(self.opening_ids), [False] * len(self.opening_ids)
-        labels = [IGNORED] * len(self.opening_ids)
+        rows: list[tuple[int, bool, int]] = [(token, False, IGNORED) for token in self.opening_ids]
         learnt = {"last_answer", "answer"} if supervise == "all" else {"last_answer"}
         offset = 0
         for number, piece in enumerate(pieces):
             if number:
-                input_ids += [self.placeholder_token_id] * self.num_visual_tokens
-                question_mask += [False] * self.num_visual_tokens
-                labels += [IGNORED] * self.num_visual_tokens
+                rows += [(self.placeholder_token_id, False, IGNORED)] * self.num_visual_tokens
                 offset += len(VOLUME_TOKEN)
             if not piece:
                 continue
@@ -227,16 +216,18 @@ class Med2E3Processor(ProcessorMixin):
             for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
                 start, end = max(start - len(extra), 0), max(end - len(extra), 1)
                 covered = set(roles[offset + start : offset + max(end, start + 1)])
-                input_ids.append(token)
-                question_mask.append("question" in covered)
-                labels.append(token if covered & learnt else IGNORED)
+                rows.append((token, "question" in covered, token if covered & learnt else IGNORED))
             offset += len(piece)
-        if self.max_length is not None and len(input_ids) > self.max_length:
+        if self.max_length is not None and len(rows) > self.max_length:
             raise InputError(
-                f"a prompt of {len(input_ids)} tokens (visual ones included) exceeds max_length {self.max_length}; "
+                f"a prompt of {len(rows)} tokens (visual ones included) exceeds max_length {self.max_length}; "
                 f"shorten it or raise max_length: {strip_volume_token(question)[:60]!r}"
             )
-        return EncodedPrompt(input_ids=input_ids, question_mask=question_mask, labels=labels)
+        return EncodedPrompt(
+            input_ids=[token for token, _, _ in rows],
+            question_mask=[is_question for _, is_question, _ in rows],
+            labels=[label for _, _, label in rows],
+        )
 
     def pad_prompts(self, encoded: Sequence[EncodedPrompt], side: str) -> dict[str, Tensor]:
         """Pad to the longest prompt on the given side -> input_ids, attention_mask, question_mask, labels (B, T)."""
@@ -266,11 +257,10 @@ class Med2E3Processor(ProcessorMixin):
     ) -> Tensor:
         """volume_index as (B, M) int64, ragged rows filled with -1."""
         if volume_index is None:
-            num_volumes = 1 if volumes_V1NHW is None else len(volumes_V1NHW)
-            if volumes_V1NHW is not None and num_volumes not in (1, num_questions):
+            num_volumes = num_questions if volumes_V1NHW is None else len(volumes_V1NHW)
+            if num_volumes not in (1, num_questions):
                 raise InputError(f"{num_questions} questions and {num_volumes} volumes; pass volume_index.")
-            alone = num_volumes == 1 and volumes_V1NHW is not None
-            return torch.zeros(num_questions, 1, dtype=torch.long) if alone else torch.arange(num_questions)[:, None]
+            return torch.arange(num_questions)[:, None].clamp(max=num_volumes - 1)
         rows = [list(np.atleast_1d(np.asarray(row, dtype=np.int64))) for row in volume_index]
         if len(rows) != num_questions:
             raise InputError(f"volume_index has {len(rows)} rows for {num_questions} questions; give one per question.")
@@ -289,7 +279,6 @@ class Med2E3Processor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What the model takes from the processor."""
         return ["input_ids", "attention_mask", "question_mask", "volume_index", "volumes"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -299,14 +288,12 @@ class Med2E3Processor(ProcessorMixin):
         return {**settings, "template": template, "processor_class": type(self).__name__}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Write the settings and both tokenizers."""
         if self.question_tokenizer is not None:
             self.question_tokenizer.save_pretrained(Path(save_directory) / QUESTION_TOKENIZER_FOLDER)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Med2E3Processor:
-        """Read the settings and both tokenizers."""
         processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
         if folder.is_dir():

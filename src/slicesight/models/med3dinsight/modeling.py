@@ -1,16 +1,21 @@
-"""What have the networks of Med3DInsight in common? A backbone, a config.json of one family, and Hugging Face's ways.
+"""What does each network of Med3DInsight make of a scan, and what have they in common?
 
-`Segmenter.from_pretrained(folder)` reads what an insight verb or `save_pretrained` wrote;
-`InsightModel.from_pretrained`, and so `AutoModel`, reads a folder of any kind. Weights must fit to the last name:
-nothing is initialised in silence.
+A backbone with a head: a segmenter's 1x1x1 convolution to the class of every voxel, a classifier's Linear layer on its
+averaged memory, or what pretraining.py adds. `Segmenter.from_pretrained(folder)` reads what an insight verb or
+`save_pretrained` wrote; `InsightModel.from_pretrained`, and so `AutoModel`, reads a folder of any kind. Weights must
+fit to the last name: nothing is initialised in silence.
+B crops of N x H x W voxels, K structures beside the background (class 0), C memory channels, Y classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -80,11 +85,7 @@ class InsightModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The network of a folder, in evaluation mode.
-
-        Raises:
-            ModelError: another kind than this class, a damaged folder, or weights that do not fit its config.json.
-        """
+        """The network of a folder, in evaluation mode; ModelError for another kind, a damaged folder or a misfit."""
         folder = pretrained_model_name_or_path
         kinds = {model.kind: model for model in InsightModel.__subclasses__()}
         if Path(folder).is_dir():
@@ -111,6 +112,71 @@ class InsightModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part is initialised where it is made."""
+
+
+class Segmenter(InsightModel):
+    """Outlines K structures. names, values: of each, and what a mask says for it."""
+
+    kind = "segmenter"
+    fields = ("labels", "preparation", "overlap", "trained_on")
+
+    def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
+        super().__init__(config, backbone)
+        if not config.labels:
+            raise ModelError("labels is empty; expected the name and the mask's value of at least one structure")
+        self.names: tuple[str, ...] = tuple(name for name, _ in config.labels)
+        self.values: tuple[int, ...] = tuple(value for _, value in config.labels)
+        self.head = self.backbone.make_head(len(self.values) + 1)
+        self.post_init()
+
+    def forward(self, volumes_B1NHW: Tensor) -> Tensor:
+        """Logits (B, 1 + K, N, H, W)."""
+        return cast(Tensor, self.head(self.backbone(volumes_B1NHW)))
+
+
+class Classifier(InsightModel):
+    """A backbone's encoder, its memory averaged, and a Linear layer.
+
+    The decoder stays in the folder, so that the whole backbone can travel on.
+    """
+
+    kind = "classifier"
+    fields = ("classes", "preparation", "pool", "flip_axes", "trained_on")
+
+    def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
+        super().__init__(config, backbone)
+        self.classes, self.flip_axes = tuple(config.classes or ()), tuple(config.flip_axes)
+        if len(self.classes) < 2:
+            raise ModelError(f"classes is {list(self.classes)}; expected two or more names")
+        self.dropout = nn.Dropout(config.dropout)
+        width = self.backbone.memory_width * (2 if config.pool == "mean+max" else 1)
+        self.head = nn.Linear(width, len(self.classes))
+        self.post_init()
+
+    def forward(self, volumes_B1NHW: Tensor) -> Tensor:
+        """Logits (B, Y)."""
+        return cast(Tensor, self.head(self.dropout(self.features(volumes_B1NHW))))
+
+    def features(self, volumes_B1NHW: Tensor) -> Tensor:
+        """One vector (B, C) or (B, 2C) per cube."""
+        memory = self.backbone.encode(volumes_B1NHW).memory
+        means = memory.mean(dim=(2, 3, 4))
+        return means if self.config.pool == "mean" else torch.cat([means, memory.amax(dim=(2, 3, 4))], dim=1)
+
+    @torch.inference_mode()
+    def probabilities(self, volumes_B1NHW: Tensor) -> Tensor:
+        """Class probabilities (B, Y), averaged over the mirrored cubes."""
+        self.eval()
+        votes = [functional.softmax(self(cube), dim=1) for cube in mirrored(volumes_B1NHW, self.flip_axes)]
+        return torch.stack(votes).mean(dim=0)
+
+
+def mirrored(volumes_B1NHW: Tensor, axes: Sequence[int]) -> list[Tensor]:
+    """The cubes mirrored along every combination of the axes 0, 1, 2; first as they are."""
+    results = [volumes_B1NHW]
+    for axis in axes:
+        results += [cube.flip(axis + 2) for cube in results]
+    return results
 
 
 AutoConfig.register(InsightConfig.model_type, InsightConfig)

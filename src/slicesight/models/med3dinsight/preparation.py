@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slicesight.errors import InputError, VolumeError
-from slicesight.models.encoders3d.monai_encoders import import_monai
+from slicesight.models.encoders3d.monai import import_monai
 from slicesight.volumes.foreground import Box, foreground_box, foreground_threshold, whole_box
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume

@@ -1,36 +1,114 @@
-"""How do MONAI's networks become backbones? Their own modules, called in their own order, without the last layer.
+"""Which of MONAI's networks read volumes? Encoders as they are, and backbones: the networks without their last layer.
 
+Encoders give features (V, depth, rows, columns, C). A backbone calls its network's own modules in their own order:
 `decode(encode(x))` followed by the network's own last layer equals the network (tested against MONAI's forward).
 MONAI is an optional dependency (`pip install "slicesight[monai]"`), imported when one of these is built.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import math
+from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.backbone import Backbone, BackboneSpec, Features
-from slicesight.models.encoders3d.configuration import SwinUNETRConfig
-from slicesight.models.encoders3d.monai_encoders import SwinUNETREncoder, import_monai
-from slicesight.settings import nearest
+from slicesight.models.encoders3d.configuration import MonaiViTConfig, SwinUNETRConfig, Vision3DConfig
 
-OWN_ARGUMENTS = (
-    "in_channels",
-    "out_channels",
-    "img_size",
-    "spatial_dims",
-    "deep_supervision",
-    "deep_supr_num",
-    "use_conv_final",
-    "save_attn",
-)
+OWN_ARGUMENTS = {
+    *("in_channels", "out_channels", "img_size", "spatial_dims"),
+    *("deep_supervision", "deep_supr_num", "use_conv_final", "save_attn"),
+}
 """Arguments of MONAI's classes that the backbone itself decides."""
 SWIN_VARIANTS = {"use_v2": False, "normalize": True, "downsample": "merging"}
 """Settings that change what the Swin transformer computes, at the values that Med-2E3's Swin encoder has."""
+
+
+def import_monai(name: str) -> ModuleType:
+    """A module of MONAI, or the one line that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModelError(f'this 3D encoder needs MONAI ({error}); run: pip install "slicesight[monai]".') from error
+
+
+class MonaiEncoder(PreTrainedModel):
+    """What both have in common: MONAI initialises its own weights."""
+
+    config: Vision3DConfig
+    base_model_prefix = "vision3d"
+    main_input_name = "volumes"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """MONAI's modules are initialised where they are made; only a module without that is done here."""
+        if isinstance(module, (nn.Linear, nn.Conv3d, nn.LayerNorm)) and any(p.is_meta for p in module.parameters()):
+            super()._init_weights(module)
+
+
+class MonaiViT(MonaiEncoder):
+    """MONAI's ViT."""
+
+    config: MonaiViTConfig
+    config_class = MonaiViTConfig
+
+    def __init__(self, config: MonaiViTConfig) -> None:
+        super().__init__(config)
+        self.vit = import_monai("monai.networks.nets.vit").ViT(
+            in_channels=config.in_channels,
+            img_size=tuple(config.image_size),
+            patch_size=tuple(config.patch_size),
+            hidden_size=config.hidden_size,
+            mlp_dim=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            proj_type=config.patch_projection,
+            classification=config.use_cls_token,
+            qkv_bias=config.qkv_bias,
+        )
+        self.vit.classification_head = nn.Identity()
+        del self.vit.classification_head
+        self.post_init()
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
+        normed, blocks = self.vit(volumes)
+        tokens = normed if self.config.final_norm else blocks[-1]
+        if self.config.use_cls_token:
+            tokens = tokens[:, 1:]
+        features: Tensor = tokens.unflatten(1, self.config.token_grid)
+        return features
+
+
+class SwinUNETREncoder(MonaiEncoder):
+    """The Swin transformer of SwinUNETR, without its decoder."""
+
+    config: SwinUNETRConfig
+    config_class = SwinUNETRConfig
+
+    def __init__(self, config: SwinUNETRConfig, swin: nn.Module | None = None) -> None:
+        """swin: the transformer of a SwinUNETR that is there already, whose weights are then shared."""
+        super().__init__(config)
+        self.swin = swin or import_monai("monai.networks.nets.swin_unetr").SwinTransformer(
+            in_chans=config.in_channels,
+            embed_dim=config.feature_size,
+            window_size=(config.window_size,) * 3,
+            patch_size=(config.patch_size,) * 3,
+            depths=tuple(config.depths),
+            num_heads=tuple(config.num_heads),
+        )
+        self.post_init()
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
+        features: Tensor = self.swin(volumes)[self.config.output_stage].permute(0, 2, 3, 4, 1)
+        return features
 
 
 class SwinUNETRBackbone(Backbone):
@@ -127,20 +205,12 @@ class DynUNetBackbone(Backbone):
 
     def __init__(self, spec: BackboneSpec) -> None:
         strides = [_three(step) for step in spec.settings.get("strides", (1, 2, 2, 2, 2))]
-        defaults = {
-            "kernel_size": [3] * len(strides),
-            "strides": strides,
-            "upsample_kernel_size": strides[1:],
-        }
+        defaults = {"kernel_size": [3] * len(strides), "strides": strides, "upsample_kernel_size": strides[1:]}
         net = _make(spec, "monai.networks.nets.dynunet", "DynUNet", defaults, spatial_dims=3)
         if strides[0] != (1, 1, 1):
             raise ModelError(f"dynunet: strides start with {strides[0]}; expected 1, for dense features at every voxel")
-        whole = [1, 1, 1]
-        for step in strides:
-            whole = [a * b for a, b in zip(whole, step, strict=True)]
-        super().__init__(
-            spec, stride=(whole[0], whole[1], whole[2]), memory_width=net.filters[-1], dense_width=net.filters[0]
-        )
+        depth, rows, columns = (math.prod(steps) for steps in zip(*strides, strict=True))
+        super().__init__(spec, stride=(depth, rows, columns), memory_width=net.filters[-1], dense_width=net.filters[0])
         del net.skip_layers  # the same modules once more, nested
         net.output_block = nn.Identity()
         self.net = net
@@ -163,11 +233,7 @@ class DynUNetBackbone(Backbone):
 def _make(spec: BackboneSpec, module: str, name: str, defaults: dict[str, Any], **fixed: Any) -> Any:
     """MONAI's network with one output channel, or one line about a setting that does not fit."""
     kind = getattr(import_monai(module), name)
-    allowed = [key for key in inspect.signature(kind).parameters if key not in OWN_ARGUMENTS]
-    for key in spec.settings:
-        if key not in allowed:
-            hint = nearest(str(key), allowed, noun="settings")
-            raise ModelError(f"backbone {spec.name}: unknown setting {key!r}; {hint}")
+    spec.check_settings([key for key in inspect.signature(kind).parameters if key not in OWN_ARGUMENTS])
     settings = {**defaults, **spec.settings, **fixed}
     try:
         return kind(in_channels=spec.in_channels, out_channels=1, **settings)
