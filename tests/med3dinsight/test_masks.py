@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from slicesight.errors import InputError
+from slicesight.errors import InputError, VolumeError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels, write_dicom_seg, write_mask
 from slicesight.io.writers import write_dicom
@@ -118,13 +118,11 @@ def test_other_formats_get_a_nifti_mask_in_their_own_grid(tmp_path, suffix):
     assert np.array_equal(read_labels(tmp_path / "mask.nii.gz", volume), marked(volume))
 
 
-def test_a_name_that_is_no_niftis_and_a_scan_without_geometry_are_refused(tmp_path):
+def test_a_name_that_is_no_niftis_is_refused(tmp_path):
     np.save(tmp_path / "scan.npy", np.random.default_rng(1).normal(60, 9, SHAPE).astype(np.float32))
     volume = read_volume(tmp_path / "scan.npy")
     with pytest.raises(InputError, match=r"ends with \.nii"):
         write_mask(marked(volume), volume, source=tmp_path / "scan.npy", out=tmp_path / "mask.png")
-    with pytest.raises(InputError, match="no geometry"):
-        write_mask(marked(volume), volume, source=tmp_path / "scan.npy", out=tmp_path / "mask.nii.gz")
     assert [file.name for file in tmp_path.iterdir()] == ["scan.npy"]
 
 
@@ -253,3 +251,75 @@ def test_a_seg_of_a_nifti_is_refused(tmp_path, phantom_file):
             algorithm="x",
         )
     assert not list(tmp_path.iterdir())
+
+
+# --- masks and scans of which one does not say where it lies ---------------------------------------------------------
+
+
+def body_and_mask(folder, *, mask_affine, scan_affine):
+    """A scan with a body in air, a label in one corner of it; both stored alike, with these affines."""
+    scan, mask = np.full(SHAPE, -1000, np.int16), np.zeros(SHAPE, np.uint8)
+    scan[1:, 1:, 1:] = 40
+    mask[1, 2, 3:5] = 1
+    for name, stored, affine in (("scan", scan, scan_affine), ("mask", mask, mask_affine)):
+        nib.save(nib.Nifti1Image(stored, affine), folder / f"{name}.nii.gz")
+    return read_volume(folder / "scan.nii.gz"), mask
+
+
+@pytest.mark.parametrize("which", ["mask", "scan"])
+def test_where_one_side_has_no_geometry_the_stored_axes_count_and_it_is_said(tmp_path, caplog, which):
+    affine = odd_affine((1, 0, 2), (-1, 1, -1))
+    affines = {"mask_affine": affine, "scan_affine": affine, f"{which}_affine": None}
+    volume, mask = body_and_mask(tmp_path, **affines)
+    labels = read_labels(tmp_path / "mask.nii.gz", volume)
+    assert np.array_equal(stored_view(labels, volume.source["stored_orientation"]), mask)
+    assert f"mask.nii.gz: the {which} states no place in the patient" in caplog.text
+
+
+def test_a_mask_with_the_scans_geometry_is_taken_without_a_word(tmp_path, caplog):
+    affine = odd_affine((1, 0, 2), (-1, 1, -1))
+    volume, mask = body_and_mask(tmp_path, mask_affine=affine, scan_affine=affine)
+    labels = read_labels(tmp_path / "mask.nii.gz", volume)
+    assert np.array_equal(stored_view(labels, volume.source["stored_orientation"]), mask)
+    assert not caplog.records
+
+
+def test_an_array_without_geometry_is_the_mask_of_a_nifti_without_one_by_its_stored_axes(tmp_path, caplog):
+    volume, mask = body_and_mask(tmp_path, mask_affine=None, scan_affine=None)
+    np.save(tmp_path / "mask.npy", mask.transpose(2, 1, 0))
+    labels = read_labels(tmp_path / "mask.npy", volume)
+    assert np.array_equal(labels, read_labels(tmp_path / "mask.nii.gz", volume))
+    assert len(caplog.records) == 1, "two files of one format without geometry agree"
+
+
+def test_a_mask_that_lies_in_air_is_said_to_with_the_share_inside(tmp_path, caplog):
+    scan, mask = np.full((20, 20, 20), -1000, np.int16), np.zeros((20, 20, 20), np.uint8)
+    scan[4:10, 4:10, 4:10], scan[6:8, 6:8, 6:8] = 40, -900  # a body with a lung
+    mask[6:8, 6:8, 6:8] = 1
+    for name, stored in (("scan", scan), ("mask", mask), ("shifted", np.roll(mask, 3, axis=0))):
+        nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    read_labels(tmp_path / "mask.nii.gz", volume)
+    assert not caplog.records, "a lung is air, and inside the body"
+    read_labels(tmp_path / "shifted.nii.gz", volume)
+    assert "shifted.nii.gz: only 50 % of the labelled voxels lie in the body" in caplog.text
+
+
+def test_a_mask_of_fractions_is_refused_by_that_name(tmp_path):
+    volume, mask = body_and_mask(tmp_path, mask_affine=np.eye(4), scan_affine=np.eye(4))
+    nib.save(nib.Nifti1Image(mask * np.float32(0.5), np.eye(4)), tmp_path / "soft.nii.gz")
+    with pytest.raises(VolumeError, match=r"soft.nii.gz: the mask holds fractions or negative values \(0.5 among them"):
+        read_labels(tmp_path / "soft.nii.gz", volume)
+
+
+@pytest.mark.parametrize("spacing", [None, (3.0, 2.0, 1.0)])
+def test_a_scan_without_positions_gets_a_mask_in_its_stored_axes_that_reads_back(tmp_path, caplog, spacing):
+    np.save(tmp_path / "scan.npy", np.random.default_rng(1).normal(60, 9, SHAPE).astype(np.float32))
+    volume = read_volume(tmp_path / "scan.npy", spacing_mm=spacing)
+    write_mask(marked(volume), volume, source=tmp_path / "scan.npy", out=tmp_path / "mask.nii.gz")
+    assert "mask.nii.gz: the scan states no place in the patient" in caplog.text
+    found = nib.load(tmp_path / "mask.nii.gz")
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (0, 0)
+    assert found.header.get_zooms() == ((1, 1, 1) if spacing is None else spacing[::-1])
+    assert found.shape == SHAPE[::-1]
+    assert np.array_equal(read_labels(tmp_path / "mask.nii.gz", volume), marked(volume))

@@ -1,6 +1,7 @@
 """The commands segment, classify and predict, as a user types them."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -154,3 +155,82 @@ def test_a_real_series_gets_a_seg_that_lies_on_it(run, grey_segmenter, shared_fo
         )
         assert pixels.shape[0] == volume.num_source_slices
         assert (pixels == 1).all()
+
+
+# --- a scan of another kind than the model learnt from ---------------------------------------------------------------
+
+
+@pytest.fixture
+def learnt_from(grey_segmenter, tmp_path):
+    """The grey segmenter's folder with these facts about its training scans."""
+    import shutil
+
+    def make(**facts):
+        folder = tmp_path / "model"
+        shutil.copytree(grey_segmenter, folder, dirs_exist_ok=True)
+        config = json.loads((folder / "config.json").read_text())
+        about = {"num_scans": 3, "modalities": ["MR"], "units": ["arbitrary"], "values": [0, 900]}
+        config["trained_on"] = {**about, "spacing_mm": [[1, 1, 1], [3, 2, 2]], **facts}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def ct(tmp_path):
+    """A scan in HU."""
+    voxels = np.random.default_rng(1).normal(-300, 400, (24, 20, 16)).clip(-1000, 1500).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 2.0, 1.0])), tmp_path / "ct.nii.gz")
+    return tmp_path / "ct.nii.gz"
+
+
+def test_a_ct_is_refused_by_a_model_that_learnt_from_mr_unless_one_goes_on(run, learnt_from, ct, tmp_path, caplog):
+    line = f"slicesight insight predict {ct} --model {learnt_from()} --out {tmp_path}/mask.nii.gz --unit HU --json -"
+    code, _, err = run(line)
+    assert code == 2
+    assert "ct.nii.gz: this scan is CT, the model learnt from MR; take a model of this kind of scan" in err
+    assert not (tmp_path / "mask.nii.gz").exists()
+    code, out, _ = run(f"{line} --any-kind")
+    assert code == 0
+    assert json.loads(out)["warnings"][0] == "this scan is CT, the model learnt from MR"
+    assert "this scan is CT, the model learnt from MR" in caplog.text
+    assert (tmp_path / "mask.nii.gz").exists()
+
+
+def test_a_unit_that_the_model_never_saw_is_refused_where_no_modality_is_known(run, learnt_from, ct, tmp_path):
+    model = learnt_from(modalities=["unknown"])
+    code, _, err = run(f"slicesight insight predict {ct} --model {model} --out {tmp_path}/mask.nii.gz --unit HU")
+    assert code == 2
+    assert "values are in HU units, the model learnt from arbitrary units" in err
+
+
+def test_a_scan_of_the_models_kind_is_segmented_without_a_word(run, learnt_from, ct, tmp_path, caplog):
+    model = learnt_from(modalities=["CT"], units=["HU"], values=[-1000, 1200])
+    code, out, _ = run(f"slicesight insight predict {ct} --model {model} --out {tmp_path}/m.nii.gz --unit HU --json -")
+    assert code == 0
+    assert json.loads(out)["warnings"] == []
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("facts", "warning"),
+    [
+        ({"spacing_mm": [[5, 5, 5], [5, 5, 5]]}, "its voxels are 2×1.5×1.5 mm .* in training were 5×5×5 to 5×5×5 mm"),
+        ({"values": [-1000, 40000]}, "its values run from .* those in training from -1000 to 4e\\+04"),
+        ({"values": [0, 900]}, "its values run from "),
+    ],
+)
+def test_voxel_sizes_and_values_unlike_those_of_training_are_named(
+    run, learnt_from, ct, tmp_path, caplog, facts, warning
+):
+    model = learnt_from(**{"modalities": ["CT"], "units": ["HU"], "values": [-1000, 1200], **facts})
+    code, _, _ = run(f"slicesight insight predict {ct} --model {model} --out {tmp_path}/m.nii.gz --unit HU")
+    assert code == 0
+    assert re.search(warning, caplog.text)
+
+
+def test_a_folder_of_an_earlier_version_says_that_nothing_was_checked(run, grey_segmenter, ct, tmp_path, caplog):
+    code, _, _ = run(f"slicesight insight predict {ct} --model {grey_segmenter} --out {tmp_path}/m.nii.gz")
+    assert code == 0
+    assert "does not say what scans it learnt from" in caplog.text

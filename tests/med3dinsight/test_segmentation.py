@@ -271,3 +271,52 @@ def test_a_recipe_of_another_verb_is_refused(tmp_path):
     path.write_text("verb: insight classify\nname: x\n")
     with pytest.raises(InputError, match="no recipe for 'slicesight insight segment'"):
         read_segment_recipe(path)
+
+
+def test_the_folder_says_what_scans_it_learnt_from(trained):
+    _, folder = trained
+    about = json.loads((folder / "config.json").read_text())["trained_on"]
+    assert about["num_scans"] == 6
+    assert about["units"] == ["arbitrary"]
+    assert about["spacing_mm"] == [[2.0, 1.0, 1.5]] * 2
+    low, high = about["values"]
+    assert 50 < low < 90
+    assert 200 < high < 260
+
+
+def test_masks_of_fractions_are_refused_by_that_name_before_anything_is_trained(balls, segment_settings, tmp_path):
+    image = nib.load(balls.parent / "scan0_mask.nii.gz")
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) * 0.5, image.affine), tmp_path / "soft.nii.gz")
+    lines = [json.loads(line) for line in balls.read_text().splitlines()]
+    for line in lines:
+        line |= {"image": str(balls.parent / line["image"]), "mask": str(tmp_path / "soft.nii.gz")}
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = make_recipe(tmp_path / "list.jsonl", tmp_path / "run", segment_settings)
+    with pytest.raises(InputError, match=r"soft.nii.gz: the mask holds fractions"):
+        run_segmentation(recipe)
+
+
+@pytest.mark.parametrize("shape", [(23, 30, 19), (7, 9, 5), (64, 8, 8)])
+def test_labels_brought_back_in_blocks_are_those_of_all_slices_at_once(shape):
+    from torch.nn import functional
+
+    from slicesight.inference.scan_prediction import fullest_values
+
+    logits = torch.randn(4, 11, 8, 9, generator=torch.Generator().manual_seed(0))
+    values = (5, 2, 9)
+    fine = functional.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
+    whole = np.array([0, *values])[fine.argmax(dim=0).numpy()]
+    blocks = [fullest_values(logits, values, first, shape, min(4, shape[0] - first)) for first in range(0, shape[0], 4)]
+    assert np.array_equal(np.concatenate(blocks), whole)
+
+
+def test_predicting_says_how_far_it_is(trained, balls):
+    _, folder = trained
+    steps = []
+    volume = read_volume(balls.parent / "scan7.nii.gz")
+    segmenter = Segmenter.from_pretrained(folder)
+    segment_volume(segmenter, volume, name="scan7", progress=lambda *said: steps.append(said))
+    for doing in ("segmenting", "bringing labels to the scan's voxels"):
+        done, total = zip(*(said[1:] for said in steps if said[0] == doing), strict=True)
+        assert done[-1] == total[-1]
+        assert list(done) == sorted(set(done))

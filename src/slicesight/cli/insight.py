@@ -22,6 +22,7 @@ from slicesight.cli.options import (
     stderr,
     three_numbers,
 )
+from slicesight.cli.training import stoppable
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A YAML file whose verb is this command.", show_default=False)
@@ -92,7 +93,7 @@ def pretrain(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resu
     from slicesight.training.pretraining_recipe import read_pretrain_recipe
 
     plan = read_pretrain_recipe(recipe, tuple(changes or ()))
-    with phases() as progress:
+    with stoppable(Path(plan.output_dir)), phases() as progress:
         folder = run_pretraining(plan, resume=resume, progress=progress)
     say(f"wrote {folder}; fine-tune it: slicesight insight segment RECIPE --set init={folder}")
 
@@ -107,7 +108,7 @@ def segment(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resum
     from slicesight.training.segmentation import read_segment_recipe
 
     plan = read_segment_recipe(recipe, tuple(changes or ()))
-    with phases() as progress:
+    with stoppable(Path(plan.output_dir)), phases() as progress:
         draw = partial(draw_scored_scan, Path(plan.output_dir), plan.name)
         scores = run_segmentation(plan, resume=resume, progress=progress, draw=draw)
     for row in summarise(scores):
@@ -126,7 +127,7 @@ def classify(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resu
     from slicesight.training.classification import read_classify_recipe
 
     plan = read_classify_recipe(recipe, tuple(changes or ()))
-    with phases() as progress:
+    with stoppable(Path(plan.output_dir)), phases() as progress:
         scores = run_classification(plan, resume=resume, progress=progress)
     for split, row in scores.items():
         auc = "AUC none (one class only)" if row["auc"] is None else f"AUC {row['auc']:.3f}"
@@ -148,10 +149,15 @@ def predict(
     time_point: TimePointOption = None,
     unit: UnitOption = None,
     fill: FillOption = None,
+    any_kind: Annotated[
+        bool, typer.Option("--any-kind", help="Go on where the model learnt from scans of another modality or unit.")
+    ] = False,
     archive_token: ArchiveTokenOption = None,
 ) -> None:
     """Outline structures in one scan, or name its class. For research use only; not a medical device."""
     from json import dumps
+
+    from transformers.utils import logging
 
     from slicesight.files import write_text
     from slicesight.inference.scan_prediction import PredictRequest, predict_scan
@@ -159,7 +165,8 @@ def predict(
     from slicesight.io.dicomweb.client import local_copy
     from slicesight.reports.overlays import draw_prediction
 
-    with local_copy(scan, token_file=archive_token) as place:
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with local_copy(scan, token_file=archive_token) as place, phases() as progress:
         found = predict_scan(
             PredictRequest(
                 scan=place,
@@ -172,8 +179,10 @@ def predict(
                 time_point=time_point,
                 unit=checked_unit(unit),
                 fill=fill,
+                any_kind=any_kind,
             ),
             draw=draw_prediction,
+            progress=progress,
         )
     document = {"schema": 1, **found}
     if json is not None and str(json) != "-":

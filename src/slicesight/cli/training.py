@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import ChangesOption, stderr
+from slicesight.cli.options import ChangesOption, say, stderr
 from slicesight.errors import InputError
 
 
@@ -38,6 +40,21 @@ def train(
 
     console = stderr()
     console.quiet = not find_process_group().is_main  # torchrun starts this command several times
-    with progress_bar(console, "training") as progress:
+    with stoppable(Path(plan_of_run.output_dir)), progress_bar(console, "training") as progress:
         folder = run_recipe(plan_of_run, console=console, resume=resume, overwrite=overwrite, progress=progress)
     console.print(f"wrote {folder}; ask it: slicesight ask SCAN --model {folder}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stoppable(folder: Path) -> Iterator[None]:
+    """On Ctrl-C one line says how the run in this folder goes on; the libraries' own bars stay away."""
+    from transformers.utils import logging
+
+    from slicesight.training.run_folder import how_to_go_on
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(how_to_go_on(folder))
+        raise typer.Exit(130) from None

@@ -52,7 +52,7 @@ def run_segmentation(
         found = segment_volume(segmenter, volume, name=case.image.name)
         own = case_scores(case, found, true, segmenter, spacing_mm=volume.spacing_mm)
         scores += own
-        if recipe.save_masks and volume.affine_lps is not None:
+        if recipe.save_masks:
             (folder / "masks").mkdir(exist_ok=True)
             write_mask(found, volume, source=case.image, out=folder / "masks" / f"{case.name}.nii.gz")
         if draw is not None and number <= recipe.num_overlays:

@@ -6,6 +6,7 @@ mask of any other scan is stored in the scan's orientation with its affine. A DI
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import head_of, is_zip
 from slicesight.io.loading import read_volume
 from slicesight.io.writers import check_nifti_name, save_nifti, write_nifti
-from slicesight.volumes.geometry import stored_view
+from slicesight.volumes.foreground import foreground_threshold
+from slicesight.volumes.geometry import canonical_view, is_orientation, stored_affine, stored_view
 from slicesight.volumes.volume import Volume
 
 GEOMETRY_FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
@@ -33,20 +35,38 @@ BLANKS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "Accessi
           "StudyTime")  # fmt: skip
 """What a SEG copies from its images; an image that lacks one is taken to leave it blank, as DICOM allows."""
 SAME_PLACE_MM = 0.5
+LEAST_SHARE_IN_BODY = 0.8
 MANUFACTURER = "slicesight"
 PRIVATE_CODES = "99SLICESIGHT"
+log = logging.getLogger(__name__)
 
 
 def read_labels(path: Path, volume: Volume) -> NDArray[np.int32]:
     """The canonical label map of a mask file.
 
+    Where mask or scan states no place in the patient, the mask's stored axes are taken as the scan's, which a warning
+    says; another warns of labels outside the body.
+
     Raises:
         VolumeError: not whole numbers, or another shape or place than the scan's.
     """
     mask = read_volume(path, unit="arbitrary", may_be_blank=True)
-    if mask.shape != volume.shape:
+    voxels, words = mask.voxels, [str(each.source.get("stored_orientation", "")) for each in (mask, volume)]
+    has_place = [each.affine_lps is not None for each in (mask, volume)]
+    if all(map(is_orientation, words)) and (
+        has_place[0] != has_place[1] or (not any(has_place) and len(set(words)) > 1)
+    ):
+        voxels = canonical_view(stored_view(voxels, words[0]), words[1])
+        which = "scan" if has_place[0] else "mask"
+        log.warning(
+            "%s: the %s states no place in the patient; the mask's stored axes are taken as the scan's, look at both",
+            path.name,
+            which,
+        )
+    if voxels.shape != volume.shape:
         raise VolumeError(
-            f"{path.name}: the mask is {mask.shape}, the scan {volume.shape} (z, y, x); expected one grid, resample it"
+            f"{path.name}: the mask is {voxels.shape}, the scan {volume.shape} (z, y, x); expected one grid, "
+            "resample it"
         )
     if mask.affine_lps is not None and volume.affine_lps is not None:
         corners = np.array([[0, 0, 0, 1], [*(size - 1 for size in volume.shape), 1]], dtype=float)
@@ -55,10 +75,50 @@ def read_labels(path: Path, volume: Volume) -> NDArray[np.int32]:
             raise VolumeError(
                 f"{path.name}: the mask lies up to {apart:.1f} mm off the scan; expected the same place, fix its header"
             )
-    labels = mask.voxels.astype(np.int32)
-    if not np.array_equal(labels, mask.voxels) or labels.min() < 0:
-        raise VolumeError(f"{path.name}: the mask holds fractions or negative values; expected labels 0, 1, 2, …")
+    labels = whole_labels(voxels, path.name)
+    share = share_in_body(labels, volume)
+    if share < LEAST_SHARE_IN_BODY:
+        log.warning(
+            "%s: only %.0f %% of the labelled voxels lie in the body, the others in air; check that mask and scan "
+            "belong together",
+            path.name,
+            100 * share,
+        )
     return labels
+
+
+def whole_labels(voxels: NDArray[np.float32], name: str) -> NDArray[np.int32]:
+    """A mask's values as whole numbers.
+
+    Raises:
+        VolumeError: fractions or negative values.
+    """
+    labels = voxels.astype(np.int32)
+    if not np.array_equal(labels, voxels) or labels.min() < 0:
+        odd = voxels[(labels != voxels) | (voxels < 0)][0]
+        raise VolumeError(
+            f"{name}: the mask holds fractions or negative values ({odd:g} among them); expected labels 0, 1, 2, …, "
+            "round them or choose a threshold"
+        )
+    return labels
+
+
+def share_in_body(labels_ZYX: NDArray[np.integer], volume: Volume) -> float:
+    """Which share of the labelled voxels has body on both sides, along rows and columns of its axial slice.
+
+    Lungs and bowel gas count as inside; 1 where nothing is labelled.
+    """
+    threshold, inside, total = foreground_threshold(volume), 0, 0
+    for labels_YX, voxels_YX in zip(labels_ZYX, volume.voxels, strict=True):
+        labelled = labels_YX > 0
+        if labelled.any():
+            body = voxels_YX > threshold
+            for axis in (0, 1):
+                before = np.logical_or.accumulate(body, axis=axis)
+                behind = np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
+                labelled = labelled & before & behind
+            inside, total = inside + int(labelled.sum()), total + int((labels_YX > 0).sum())
+    return inside / total if total else 1.0
 
 
 def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str | Path, out: str | Path) -> None:
@@ -67,23 +127,39 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
     Args:
         volume: the scan as read from `source`.
 
+    A scan without geometry gives a mask in its stored axes, with an identity affine and both codes 0, and a warning.
+
     Raises:
-        InputError: a name that is no NIfTI's, or a scan without geometry.
+        InputError: a name that is no NIfTI's.
     """
     place = check_nifti_name(Path(out))
     assert labels_ZYX.shape == volume.shape
     original = _nifti_of(Path(source), volume)
     orientation = volume.source.get("stored_orientation")
-    if original is None:
+    if original is None and volume.affine_lps is not None:
         write_nifti(volume, place, labels=labels_ZYX, orientation=orientation)
         return
+    if original is None or volume.affine_lps is None:
+        log.warning(
+            "%s: the scan states no place in the patient; the mask has its stored axes and no place either", place.name
+        )
     stored: NDArray[Any] = np.asfortranarray(stored_view(labels_ZYX, str(orientation)).astype(_label_type(labels_ZYX)))
-    assert stored.shape == original.shape[:3]
-    is_second = int(original.header["sizeof_hdr"]) == 540
+    is_second = original is not None and int(original.header["sizeof_hdr"]) == 540
     kind: Any = nib.Nifti2Image if is_second else nib.Nifti1Image
     image = kind(stored, None)
-    for field in GEOMETRY_FIELDS:
-        image.header[field] = original.header[field]
+    if original is None:
+        for row, field in zip(np.eye(3, 4), ("srow_x", "srow_y", "srow_z"), strict=True):
+            image.header[field] = row  # an identity whose code, 0, says that it means nothing
+        if volume.spacing_mm is not None:
+            towards = np.zeros((4, 4))
+            towards[[2, 1, 0, 3], [0, 1, 2, 3]] = *volume.spacing_mm, 1
+            image.header.set_zooms(
+                np.linalg.norm(stored_affine(towards, stored.shape, str(orientation))[:3, :3], axis=0)
+            )
+    else:
+        assert stored.shape == original.shape[:3]
+        for field in GEOMETRY_FIELDS:
+            image.header[field] = original.header[field]
     save_nifti(image, place)
 
 

@@ -238,7 +238,7 @@ class ScanStore:
     def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
         record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
-        record |= {"num_tokens": answer.num_tokens, "is_truncated": answer.is_truncated}
+        record["cut_at"] = answer.cut_at
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))

@@ -22,6 +22,7 @@ from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import start_backbone
 from slicesight.models.med3dinsight import Classifier, InsightConfig
 from slicesight.models.med3dinsight.preparation import fitted_cube
+from slicesight.models.med3dinsight.trained_on import summarise_scans
 from slicesight.settings import read_settings
 from slicesight.training.fine_tuning import FineTuneRecipe, train_once
 from slicesight.training.fitting import Progress, held_out_cases
@@ -131,6 +132,7 @@ def _fit_classifier(
     config = InsightConfig(
         classes=list(classes),
         preparation=recipe.preparation.to_dict(),
+        trained_on=summarise_scans([prepared.facts(case) for case in chosen]),
         dropout=recipe.dropout,
         pool=recipe.pool,
         flip_axes=recipe.augmentation.flip_axes if recipe.flip_votes else (),

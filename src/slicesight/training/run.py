@@ -29,7 +29,7 @@ from slicesight.training.distributed import ProcessGroup, find_process_group, jo
 from slicesight.training.provenance import describe_run, draw_losses, write_recipe
 from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, Stage
 from slicesight.training.run_folder import LOG_FILE, LOSS_PICTURE, Log, Progress, RunFolder, disk_errors
-from slicesight.training.stage import add_adapters, merge_adapters, train_stage
+from slicesight.training.stage import add_adapters, check_parts, check_stages, merge_adapters, train_stage
 from slicesight.training.start import build_start, check_init
 from slicesight.training.trainer import check_loggers
 
@@ -74,7 +74,7 @@ def run_recipe(
                 return folder / "model"
 
             def log(facts: dict[str, Any]) -> None:
-                say("  ".join(f"{key} {value}" for key, value in run.write_line(facts).items()))
+                say("  ".join(f"{key} {shown(key, value)}" for key, value in run.write_line(facts).items()))
 
             training = set_up(recipe, run, group, log)
             if recipe.pretrains:
@@ -101,6 +101,7 @@ def set_up(recipe: Recipe, run: RunFolder, group: ProcessGroup, log: Log) -> Tra
         if group.is_main:
             group.wait()
         model, processor = build_start(recipe, data)
+        check_stages(model, data, recipe, run, group)
     except InputError:
         run.withdraw()
         raise
@@ -187,6 +188,11 @@ class Training:
         os.replace(partial, folder)
 
 
+def shown(key: str, value: Any) -> str:
+    """A number of the log as it is printed: losses with four digits."""
+    return f"{value:#.4g}" if key.endswith("loss") and isinstance(value, float) else str(value)
+
+
 def open_source(recipe: Recipe, *, once: Log) -> Dataset:
     """The recipe's data; phantoms that are not there yet are made."""
     data = recipe.data
@@ -239,10 +245,7 @@ def set_trainable(
 
     Raises InputError for a name that is no part of this model.
     """
-    known = model.parts
-    for part in parts:
-        if part not in known:
-            raise InputError(f"trainable: {part!r} is no part of this model; its parts are {', '.join(known)}")
-    for name, module in known.items():  # the text encoder, which the scorer holds, comes last
+    check_parts(model, parts)
+    for name, module in model.parts.items():  # the text encoder, which the scorer holds, comes last
         module.requires_grad_(name in parts)
         module.to(torch.float32 if name in parts else frozen_dtype)

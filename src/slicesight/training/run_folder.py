@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from slicesight.errors import InputError
 from slicesight.training.checkpoints import Checkpoint, CheckpointFolder, DamagedCheckpointError
+from slicesight.training.recipe import STAGE0_SECTIONS
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -129,7 +130,7 @@ class RunFolder:
     def _find_start(self, say: Callable[[str], None]) -> Checkpoint:
         complete = self.checkpoints.list_complete()
         for checkpoint in reversed(complete):
-            refuse_other_recipe(checkpoint.facts.get("recipe", {}), self.recipe, self.folder)
+            refuse_other_recipe(checkpoint, self.recipe, self.folder)
             try:
                 if not (self.folder / LOG_FILE).is_file():
                     raise DamagedCheckpointError(f"{self.folder / LOG_FILE} is missing")
@@ -177,14 +178,30 @@ def can_resume(folder: Path) -> bool:
     return (folder / "model").is_dir() or bool(CheckpointFolder(folder / "checkpoints").list_complete())
 
 
-def refuse_other_recipe(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """A run goes on with the recipe it began with; raises InputError where a value that matters differs."""
-    before, after = flatten(was), flatten(now)
+def how_to_go_on(folder: Path) -> str:
+    """What to do about a run in this folder that was stopped just now."""
+    if (folder / "model").is_dir():
+        return f"stopped; {folder} holds a trained model"
+    if complete := CheckpointFolder(folder / "checkpoints").list_complete():
+        return f"stopped; the last checkpoint is at {complete[-1].place}: give the same command with --resume to go on"
+    return f"stopped before the first checkpoint of {folder}; give the same command to start anew"
+
+
+def refuse_other_recipe(checkpoint: Checkpoint, now: dict[str, Any], folder: Path) -> None:
+    """A run goes on with the recipe it began with, but for stages that had not begun at the checkpoint.
+
+    Raises InputError where another value that matters differs.
+    """
+    before, after = flatten(checkpoint.facts.get("recipe", {})), flatten(now)
+    begun = checkpoint.place.section - len(STAGE0_SECTIONS)
     for key in sorted(before.keys() | after.keys()):
-        if key.split(".")[0] not in FREE_TO_CHANGE and before.get(key) != after.get(key):
+        first, second, *_ = [*key.split("."), ""]
+        has_not_begun = first == "stages" and second.isdecimal() and int(second) > begun
+        if first not in FREE_TO_CHANGE and not has_not_begun and before.get(key) != after.get(key):
             raise InputError(
                 f"{folder}: this run began with {key} {before.get(key)!r}, the recipe now says {after.get(key)!r}; "
-                f"resume with the recipe it began with, or give another folder with --set output_dir=DIR"
+                f"resume with the recipe it began with (stages that have not begun may change), "
+                f"or give another folder with --set output_dir=DIR"
             )
 
 

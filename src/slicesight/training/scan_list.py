@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slicesight.errors import ManifestError
-from slicesight.files import replacing
+from slicesight.files import replacing, write_text
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels
 from slicesight.models.med3dinsight.preparation import Preparation, prepare_mask, prepare_scan
+from slicesight.models.med3dinsight.trained_on import scan_facts
 from slicesight.training.fitting import Progress
 
 Split = Literal["train", "val", "test"]
@@ -170,7 +171,16 @@ class ScanDataset:
             labels = read_labels(case.mask, volume)
             classes = prepare_mask(labels, box=scan.box, size=scan.voxels.shape, values=self.values)
             save_array(mask_file, classes)
+        write_text(voxels_file.with_suffix(".json"), text=json.dumps(scan_facts(volume)) + "\n")
         save_array(voxels_file, np.rint(scan.voxels * 255).astype(np.uint8))
+
+    def facts(self, case: ScanCase) -> dict[str, Any]:
+        """What the model folder has to know of a scan it learnt from; kept beside the prepared scan."""
+        file = self._files(case)[0].with_suffix(".json")
+        if not file.exists():
+            write_text(file, text=json.dumps(scan_facts(read_volume(case.image))) + "\n")
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
 
     def load(self, case: ScanCase) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Grey values 0 to 255 and class numbers, mapped from disk."""

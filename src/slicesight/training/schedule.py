@@ -49,17 +49,7 @@ class Schedule:
     ) -> None:
         assert stage.tokens_per_step is None or measure is not None
         self.data, self.stage, self.seed, self.num_parts = data, stage, seed, num_parts
-        subset = None if stage.subset is None else draw_subset(data, stage.subset, seed=seed)
-        self.asked: dict[int, tuple[int, ...]] = {}
-        for case in range(len(data)):
-            places = [place for place, task in enumerate(tasks_of(data, case)) if task in stage.tasks]
-            chosen = tuple(place for place in places if subset is None or place in subset.get(case, ()))
-            if chosen:
-                self.asked[case] = chosen
-        if not self.asked:
-            raise InputError(
-                f"stage {stage.name}: none of the {len(data)} cases has a question of {', '.join(stage.tasks)}"
-            )
+        self.asked = questions_of(data, stage, seed=seed)
         self.cases = np.array(list(self.asked))
         self.num_visits = None if stage.epochs is None else max(1, round(stage.epochs * len(self.cases)))
         self.pass_order = functools.lru_cache(maxsize=16)(self._pass_order)
@@ -153,6 +143,26 @@ class Schedule:
             asked.append(place)
             lengths.append(length)
         yield replace(visit, asked=tuple(asked)), lengths
+
+
+def questions_of(data: Dataset, stage: Stage, *, seed: int) -> dict[int, tuple[int, ...]]:
+    """The places of every case's questions that the stage asks, for the cases that have any.
+
+    Raises InputError where none has, or the subset wants more than there are.
+    """
+    subset = None if stage.subset is None else draw_subset(data, stage.subset, seed=seed)
+    asked: dict[int, tuple[int, ...]] = {}
+    for case in range(len(data)):
+        places = [place for place, task in enumerate(tasks_of(data, case)) if task in stage.tasks]
+        chosen = tuple(place for place in places if subset is None or place in subset.get(case, ()))
+        if chosen:
+            asked[case] = chosen
+    if not asked:
+        raise InputError(
+            f"stage {stage.name}: none of the {len(data)} cases has a question of {', '.join(stage.tasks)}; "
+            "change its tasks, or the data"
+        )
+    return asked
 
 
 def split_step(step: Sequence[Visit], num_parts: int) -> list[list[Visit]]:

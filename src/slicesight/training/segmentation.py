@@ -17,9 +17,11 @@ import torch
 
 from slicesight.errors import InputError, ManifestError
 from slicesight.io.loading import read_volume
+from slicesight.io.masks import whole_labels
 from slicesight.models.encoders3d.backbones import start_backbone
 from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight import InsightConfig, Segmenter
+from slicesight.models.med3dinsight.trained_on import summarise_scans
 from slicesight.settings import read_settings
 from slicesight.training.fine_tuning import FineTuneRecipe, train_once
 from slicesight.training.fitting import Progress, held_out_cases
@@ -85,6 +87,7 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
         size = backbone.spec.image_size
         scans = recipe.open_scans(size, segmenter.values)
         scans.prepare_all([*chosen, *held_out], progress)
+        segmenter.config.trained_on = summarise_scans([scans.facts(case) for case in chosen])
         crops = functools.partial(CropSamples, scans, size=size, seed=recipe.seed)
         fixed = crops(held_out, augmentation=SpatialAugmentation(), length=VALIDATION_CROPS * len(held_out))
         loss = import_monai("monai.losses").DiceCELoss(
@@ -107,9 +110,8 @@ def _labels_found(cases: Sequence[ScanCase], progress: Progress | None) -> dict[
     values: set[int] = set()
     for number, case in enumerate(cases, start=1):
         assert case.mask is not None
-        values |= {
-            int(value) for value in np.unique(read_volume(case.mask, unit="arbitrary", may_be_blank=True).voxels)
-        }
+        mask = read_volume(case.mask, unit="arbitrary", may_be_blank=True)
+        values |= set(np.unique(whole_labels(mask.voxels, case.mask.name)).tolist())
         if progress is not None:
             progress("looking for labels", number, len(cases))
     values -= {0}

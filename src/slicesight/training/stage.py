@@ -7,6 +7,7 @@ W + alpha / rank * B A takes the place of W.
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,17 +21,21 @@ from slicesight.errors import InputError
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.training.checkpointing import CheckpointPolicy
+from slicesight.training.checkpoints import KEEP
 from slicesight.training.collate import Collator, PromptWriter, StepParts, measure_visits
-from slicesight.training.distributed import process_group_arguments
+from slicesight.training.distributed import ProcessGroup, process_group_arguments
 from slicesight.training.feature_cache import ARGUMENTS, TrainingFeatureCache, fill_caches, open_caches
 from slicesight.training.loop import Validator
 from slicesight.training.packing import PackingCollator, prove_packing
-from slicesight.training.recipe import Lora, Recipe, Stage, Validation
-from slicesight.training.run_folder import Log, Progress
-from slicesight.training.schedule import Schedule, Visit
+from slicesight.training.recipe import STAGE0_SECTIONS, Lora, Recipe, Stage, Validation
+from slicesight.training.run_folder import Log, Progress, RunFolder
+from slicesight.training.schedule import Schedule, Visit, questions_of
 from slicesight.training.trainer import StageCallback, StageTrainer, make_tensorboard
 
 ADAPTED = {"language_model": "language_model", "vision2d": "vision2d.encoder", "vision3d": "vision3d.encoder"}
+
+ADAM_BYTES = 8
+"""Of the optimizer's two moments, per weight that learns."""
 
 
 def train_stage(
@@ -190,21 +195,80 @@ def add_adapters(model: Med2E3ForConditionalGeneration, lora: Lora | None) -> li
 
     Raises InputError for a part that takes none, or layers that are not there.
     """
-    adapters = []
-    for part in lora.parts if lora else ():
-        assert lora is not None
+    if lora is None:
+        return []
+    settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "bias": "none"}
+    return [
+        LoraModel(model.get_submodule(ADAPTED[part]), LoraConfig(target_modules=targets, **settings), "default")
+        for part, targets in adapter_targets(model, lora).items()
+    ]
+
+
+def adapter_targets(model: Med2E3ForConditionalGeneration, lora: Lora) -> dict[str, list[str]]:
+    """The names of the layers of each part that adapters stand beside.
+
+    Raises InputError for a part that takes none, and for a name under lora.targets that no layer has.
+    """
+    found: dict[str, list[str]] = {}
+    known: set[str] = set()
+    for part in lora.parts:
         if part not in ADAPTED or part not in model.parts:
             raise InputError(f"lora: {part!r} takes no adapters here; expected one of {', '.join(ADAPTED)}")
         module = model.get_submodule(ADAPTED[part])
-        targets = find_targets(module, lora.targets)
-        if not targets:
+        found[part] = find_targets(module, lora.targets)
+        known |= {name.split(".")[-1] for name in find_targets(module, None)}
+        if not found[part]:
             asked = "no linear layer" if lora.targets is None else f"no linear layer called {', '.join(lora.targets)}"
             raise InputError(f"lora: {part} has {asked}; change lora.targets or lora.parts")
-        config = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
+    for ending in lora.targets or ():
+        if not any(f".{name}".endswith(f".{ending}") for names in found.values() for name in names):
+            raise InputError(
+                f"lora: no linear layer of {', '.join(found)} is called {ending}; "
+                f"expected some of {', '.join(sorted(known))} under lora.targets"
+            )
+    return found
+
+
+def check_parts(model: Med2E3ForConditionalGeneration, parts: Sequence[str]) -> None:
+    """Raises InputError for a name that is no part of this model."""
+    for part in parts:
+        if part not in model.parts:
+            raise InputError(f"trainable: {part!r} is no part of this model; its parts are {', '.join(model.parts)}")
+
+
+def check_stages(
+    model: Med2E3ForConditionalGeneration, data: Dataset, recipe: Recipe, run: RunFolder, group: ProcessGroup
+) -> None:
+    """Find before the first step of the run what a stage still to come would be refused for.
+
+    Raises InputError for parts or layers that the model has not, questions that the data have not, too little disk.
+    """
+    needed = 0
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    for number, stage in enumerate(recipe.stages):
+        if run.is_behind(len(STAGE0_SECTIONS) + number):
+            continue
+        try:
+            check_parts(model, stage.trainable)
+            if stage.lora:
+                adapter_targets(model, stage.lora)
+        except InputError as error:
+            raise InputError(f"stage {stage.name}: {error}") from None
+        questions_of(data, stage, seed=recipe.seed + number)
+        learning = sum(weight.numel() for part in stage.trainable for weight in model.parts[part].parameters())
+        needed = max(needed, 4 * num_weights + ADAM_BYTES * learning)
+    if recipe.save_every is None:
+        needed = 0
+    kept = KEEP + 1 + bool(recipe.validation and recipe.validation.keep_best)
+    there = sum(file.stat().st_size for file in run.checkpoints.path.rglob("*") if file.is_file())
+    total = max(0, kept * needed - there) + 2 * num_weights
+    free = shutil.disk_usage(run.folder).free
+    if group.is_main and total > free:
+        raise InputError(
+            f"{run.folder}: {free / 1e9:.2f} GB are free, and this run writes about {total / 1e9:.2f} GB "
+            f"({kept} checkpoints of up to {needed / 1e9:.2f} GB, and the model); make room, give another folder with "
+            "--set output_dir=DIR, or set save_every: null"
         )
-        adapters.append(LoraModel(module, config, "default"))
-    return adapters
 
 
 def merge_adapters(adapters: list[LoraModel]) -> None:
@@ -221,5 +285,5 @@ def find_targets(module: Any, endings: tuple[str, ...] | None) -> list[str]:
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
         and layer is not head
-        and (endings is None or any(name == ending or name.endswith(f".{ending}") for ending in endings))
+        and (endings is None or any(f".{name}".endswith(f".{ending}") for ending in endings))
     ]

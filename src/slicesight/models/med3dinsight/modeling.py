@@ -31,6 +31,7 @@ class InsightConfig(PreTrainedConfig):
     """What rebuilds a segmenter, a classifier or a pre-training model, by `kind`.
 
     backbone: the fields of a `BackboneSpec`. preparation: those of a `Preparation`, for the first two.
+    trained_on: of the first two, the kind of scans they learnt from (trained_on.py).
     Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows.
     Classifier: classes; pool, "mean" or "mean+max"; dropout; flip_axes, whose mirrored cubes have a vote each.
     Pre-training model: pretraining, the recipe's settings, the frozen vectors' sizes, and whether they share a space.
@@ -41,6 +42,7 @@ class InsightConfig(PreTrainedConfig):
     kind: str | None = None
     backbone: dict[str, Any] | None = None
     preparation: dict[str, Any] | None = None
+    trained_on: dict[str, Any] | None = None
     labels: Any = None
     overlap: float = 0.5
     classes: list[str] | None = None
@@ -116,7 +118,7 @@ class Segmenter(InsightModel):
     """Outlines K structures. names, values: of each, and what a mask says for it."""
 
     kind = "segmenter"
-    fields = ("labels", "preparation", "overlap")
+    fields = ("labels", "preparation", "overlap", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)
@@ -139,7 +141,7 @@ class Classifier(InsightModel):
     """
 
     kind = "classifier"
-    fields = ("classes", "preparation", "pool", "flip_axes")
+    fields = ("classes", "preparation", "pool", "flip_axes", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)
