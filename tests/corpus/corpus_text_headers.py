@@ -127,8 +127,8 @@ def _nrrd() -> list[Odd]:
         nrrd("byte-skip-minus-1", "byte skip -1: the voxels end the file", PLAIN, b"some header" + BYTES, byte_skip="-1", oracle="sitk", pending="refused by name"),
         nrrd("old-magic", "NRRD0001 with spacings", Read(ARRAY, spacing_mm=(3, 1.5, 2)), magic="NRRD0001", **spaced, spacings="2 1.5 3"),
         nrrd("vector", "three values at each voxel, the axis first", Refused("vector|colour|component|channel|dim"), color.tobytes(order="F"), type="uchar", dimension="4", sizes="3 12 10 8", kinds="vector domain domain domain", space_directions=f"none {LPS_VECTORS}"),
-        nrrd("4d-list", "a Slicer sequence: the list axis first, 1 chosen", Read(series[..., 1], RAS), np.moveaxis(series, 3, 0).tobytes(order="F"), dimension="4", sizes="2 12 10 8", kinds="list domain domain domain", space_directions=f"none {LPS_VECTORS}", options={"time_point": 1}, pending="4D NRRD"),
-        nrrd("4d-time-last", "time as the last axis, 1 chosen", Read(series[..., 1], RAS), series.tobytes(order="F"), dimension="4", sizes="12 10 8 2", kinds="domain domain domain time", space_directions=f"{LPS_VECTORS} none", options={"time_point": 1}, pending="4D NRRD"),
+        nrrd("4d-list", "a Slicer sequence: the list axis first, 1 chosen", Read(series[..., 1], RAS), np.moveaxis(series, 3, 0).tobytes(order="F"), dimension="4", sizes="2 12 10 8", kinds="list domain domain domain", space_directions=f"none {LPS_VECTORS}", options={"time_point": 1}),
+        nrrd("4d-time-last", "time as the last axis, 1 chosen", Read(series[..., 1], RAS), series.tobytes(order="F"), dimension="4", sizes="12 10 8 2", kinds="domain domain domain time", space_directions=f"{LPS_VECTORS} none", options={"time_point": 1}),
         nrrd("block", "type block", Refused("type|block"), type="block", more=""),
         nrrd("zero-direction", "a direction of zeros", Refused("direction|spacing|affine"), space_directions="(0,0,0) (0,-1.5,0) (0,0,3)"),
         nrrd("nan-direction", "a direction of NaN", Refused("direction|spacing|affine|nan|NaN"), space_directions="(nan,0,0) (0,-1.5,0) (0,0,3)"),
@@ -145,8 +145,8 @@ def _nrrd() -> list[Odd]:
         files("nrrd-detached-gz", "and packed", NRRD_RULES, PLAIN, "scan.nhdr", {"scan.nhdr": nrrd_header(data_file="scan.raw.gz", encoding="gzip"), "scan.raw.gz": gzip.compress(BYTES)}, oracle="sitk"),
         files("nrrd-detached-missing", "and not there", NRRD_RULES, Refused("scan.raw"), "scan.nhdr", {"scan.nhdr": nrrd_header(data_file="scan.raw")}),
         files("nrrd-detached-outside", "in a folder above", "safety: a header names no file elsewhere", Refused("folder|beside|outside|path"), "in/scan.nhdr", {"in/scan.nhdr": nrrd_header(data_file="../scan.raw"), "scan.raw": BYTES}),
-        files("nrrd-list", "data file: LIST", NRRD_RULES, PLAIN, "scan.nhdr", {"scan.nhdr": nrrd_header(data_file="LIST").rstrip() + b"\n" + names.encode(), **slices}, pending="lists of files"),
-        files("nrrd-pattern", "data file: slice%d.raw 0 7 1", NRRD_RULES, PLAIN, "scan.nhdr", {"scan.nhdr": nrrd_header(data_file="slice%d.raw 0 7 1"), **slices}, pending="patterns of files"),
+        files("nrrd-list", "data file: LIST", NRRD_RULES, PLAIN, "scan.nhdr", {"scan.nhdr": nrrd_header(data_file="LIST").rstrip() + b"\n" + names.encode(), **slices}),
+        files("nrrd-pattern", "data file: slice%d.raw 0 7 1", NRRD_RULES, PLAIN, "scan.nhdr", {"scan.nhdr": nrrd_header(data_file="slice%d.raw 0 7 1"), **slices}),
     ]  # fmt: skip
     return cases
 
@@ -249,14 +249,14 @@ def _metaimage() -> list[Odd]:
         meta("dims-huge", "sizes beyond the file", Refused("limit|byte|voxels"), DimSize="100000 100000 8"),
         meta("dims-missing", "no DimSize", Refused("DimSize"), DimSize=None),
         meta("type-unknown", "MET_HALF", Refused("type|Type"), ElementType="MET_HALF"),
-        meta("local-small", "Local, in small letters", META_PLAIN, ElementDataFile="Local", pending="Local"),
+        meta("local-small", "Local, in small letters", META_PLAIN, ElementDataFile="Local"),
         mhd("detached", "the voxels in a file of their own", META_PLAIN, raw, ElementDataFile="scan.raw", oracle="sitk"),
         mhd("detached-packed", "and packed", META_PLAIN, {"scan.zraw": packed}, ElementDataFile="scan.zraw", CompressedData="True", oracle="sitk"),
         mhd("detached-missing", "and not there", Refused("scan.raw"), {}, ElementDataFile="scan.raw"),
         mhd("detached-skip", "HeaderSize 7 bytes in the voxels' file", META_PLAIN, {"scan.raw": b"1234567" + BYTES}, ElementDataFile="scan.raw", HeaderSize="7", oracle="sitk"),
         mhd("detached-outside", "in a folder above", Refused("folder|beside|outside|path"), raw, ElementDataFile="../scan.raw", opened="in/scan.mhd", source="safety: a header names no file elsewhere"),
-        mhd("list", "ElementDataFile = LIST", META_PLAIN, slices, names, ElementDataFile="LIST", oracle="sitk", pending="lists of files"),
-        mhd("pattern", "ElementDataFile = slice%d.raw 0 7 1", META_PLAIN, slices, ElementDataFile="slice%d.raw 0 7 1", oracle="sitk", pending="patterns of files"),
+        mhd("list", "ElementDataFile = LIST", META_PLAIN, slices, names, ElementDataFile="LIST", oracle="sitk"),
+        mhd("pattern", "ElementDataFile = slice%d.raw 0 7 1", META_PLAIN, slices, ElementDataFile="slice%d.raw 0 7 1", oracle="sitk"),
     ]  # fmt: skip
     return cases
 

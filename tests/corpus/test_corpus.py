@@ -203,7 +203,6 @@ def test_no_case_is_wrong_without_a_word_and_none_ends_in_a_traceback(ways: Ways
     assert ways.seconds.total() < MOST_SECONDS
 
 
-@pytest.mark.xfail(strict=True, reason="lists of files, text encodings and DICOM without a meta header are refused")
 def test_what_simpleitk_reads_rightly_is_read_rightly(ways: Ways, capsys) -> None:
     theirs, ours = [], []
     for case in CASES:
