@@ -25,8 +25,7 @@ from slicesight.data.choices import is_right
 from slicesight.data.dataset import open_dataset
 from slicesight.evaluation.ablation import FULL, CachedGrids, Cell, run_cell
 from slicesight.evaluation.predictions import read_jsonl
-from slicesight.evaluation.score_claims import effective_slices
-from slicesight.evaluation.statistics import DRAWS, bounds, compare, holm
+from slicesight.evaluation.statistics import DRAWS, bounds, compare, effective_number, holm
 from slicesight.reports.ask import load_quietly
 from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
@@ -96,7 +95,7 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
         if row.task == "closed":
             values[MEASURES[0]].setdefault(row.volume, []).append(is_right(row.prediction, row))
         if row.scores:
-            values[MEASURES[2]].setdefault(row.volume, []).append(effective_slices(np.array(row.scores)))
+            values[MEASURES[2]].setdefault(row.volume, []).append(effective_number(np.array(row.scores)))
         share = len(row.true_slices or ()) / len(row.scores) if row.scores else 1.0
         if 0 < share < 0.5:
             mass = sum(row.scores[place] for place in row.true_slices)

@@ -19,7 +19,7 @@ def listening(reader, options):
 
     app = create_app(reader, options)
     with listen(options) as socket:
-        server = uvicorn.Server(uvicorn_config(app))
+        server = uvicorn.Server(uvicorn_config(app, options))
         server.install_signal_handlers = lambda: None
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[socket])))
         thread.start()

@@ -52,8 +52,7 @@ OTHERS_WORDS = {
     "HTTPS_PROXY": "the system's variable for a proxy",
     "REQUESTS_CA_BUNDLE": "the variable of the library requests",
     "max_order": "an argument of the library evaluate",
-    "proxy_buffering": "a setting of nginx",
-    "client_max_body_size": "a setting of nginx",
+    "FORWARDED_ALLOW_IPS": "the variable of the library uvicorn",
 }
 """Single names that are not ours, each with whose it is."""
 USERS_PATHS = {

@@ -123,7 +123,8 @@ def test_its_evaluation_goes_on_where_it_stopped(desk, run):
     found = read_lines(desk / "prepared_evaluation" / "predictions.jsonl")
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
-        assert {**one, "scores": None, "prediction": None} == {**other, "scores": None, "prediction": None}
+        drawn = {"scores": None, "prediction": None, "choice": None}
+        assert {**one, **drawn} == {**other, **drawn}
         assert np.allclose(one["scores"], other["scores"], atol=0.02)  # bfloat16, as processors round it
     identity = json.loads((desk / "prepared_evaluation" / "run.json").read_text())
     wanted_identity = read("prepared_evaluation/run.json")

@@ -1,4 +1,4 @@
-"""Ask questions of a 3D medical scan and see which slices each answer rests on.
+"""Ask questions of a 3D medical scan and see which slices weigh most in each answer.
 
     >>> import slicesight
     >>> predictor = slicesight.load()

@@ -49,9 +49,9 @@ def checked_place(path: Path) -> Path:
 
 
 def write_text(path: Path, *, text: str) -> None:
-    """Write UTF-8 text in one step."""
+    """Write UTF-8 text in one step; what no encoding holds, such as the bytes of a broken file name, is escaped."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

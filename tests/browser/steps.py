@@ -37,3 +37,18 @@ def click_bar(page: Any, article: Any, index: int, count: int) -> None:
     bars.scroll_into_view_if_needed()
     box = bars.bounding_box()
     page.mouse.click(box["x"] + box["width"] * (index + 0.5) / count, box["y"] + box["height"] / 2)
+
+
+def picture(page: Any, plane: str = "axial") -> Any:
+    """The picture of a plane."""
+    return page.locator(f".pane[data-plane={plane}]")
+
+
+def drag(page: Any, pane: Any, start: tuple[float, float], end: tuple[float, float], *, button: str = "left") -> None:
+    """Drag on a picture between two places, in parts of its width and height."""
+    box = pane.bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down(button=button)
+    page.mouse.move(*places[1], steps=5)
+    page.mouse.up(button=button)

@@ -71,7 +71,7 @@ def test_ask_prints_question_and_evidence_and_exits_0(ask, phantom_file):
     assert code == 0
     assert out.startswith("CT ")
     assert "read as 8×32×32, axial" in out
-    assert out.index("Which phase is this?") < out.index("rests on") < out.index("Where is the cyst?")
+    assert out.index("Which phase is this?") < out.index("weighs most") < out.index("Where is the cyst?")
     assert "slices " in out
     assert "z " in out
 
@@ -80,13 +80,14 @@ def test_json_on_stdout_is_nothing_but_the_documented_shape(ask, phantom_file):
     code, out, _ = ask(phantom_file, "Which phase is this?", "Where is the cyst?", "--json", "-")
     assert code == 0
     document = json.loads(out)
-    assert set(document) == {"scan", "model", "answers"}
+    assert set(document) == {"schema", "scan", "model", "answers"}
     assert document["scan"]["modality"] == "CT"
     assert document["model"]["name"] == "tiny-random"
     assert document["model"]["warnings"] == []
     assert [answer["question"] for answer in document["answers"]] == ["Which phase is this?", "Where is the cyst?"]
     for answer in document["answers"]:
-        assert set(answer) == {"question", "answer", "scores", "slices"}
+        said = {"question", "answer", "finish_reason", "cut_at", "choice", "within_choices"}
+        assert set(answer) == {*said, "evidence", "scores", "slices"}
         assert answer["answer"]
         assert len(answer["scores"]) == 8
         assert abs(sum(answer["scores"]) - 1) < 1e-5
@@ -98,10 +99,19 @@ def test_json_on_stdout_is_nothing_but_the_documented_shape(ask, phantom_file):
             assert len(found["position_mm"]) == 3
 
 
+def test_an_answer_outside_its_choices_is_said_with_the_choice_the_model_is_held_to(ask, phantom_file):
+    closed = "Which phase is this? Choices: A. arterial phase B. venous phase"
+    code, out, _ = ask(phantom_file, closed, "--choices", "both")
+    assert code == 0
+    assert "This names none of its choices, or several; held to them, the model says: " in out
+    _, free, _ = ask(phantom_file, closed)
+    assert "held to them" not in free
+
+
 def test_json_of_a_separate_process_is_pure_too(tiny_model_folder, phantom_file):
     command = [sys.executable, "-m", "slicesight.cli", "ask", phantom_file, "--model", tiny_model_folder, "--json", "-"]
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
-    assert set(json.loads(finished.stdout)) == {"scan", "model", "answers"}
+    assert set(json.loads(finished.stdout)) == {"schema", "scan", "model", "answers"}
 
 
 def test_positions_are_null_for_an_array_without_geometry(ask, tmp_path):
@@ -130,7 +140,7 @@ def test_every_report_file_is_written_and_named(ask, phantom_file, tmp_path):
         "wrote a.html",
         "wrote a.png",
     ]
-    assert set(json.loads((tmp_path / "a.json").read_text())) == {"scan", "model", "answers"}
+    assert set(json.loads((tmp_path / "a.json").read_text())) == {"schema", "scan", "model", "answers"}
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json", "a.png"]

@@ -143,7 +143,7 @@ def test_prints_are_kept_and_only_changed_files_are_read_again(files, tmp_path, 
     from slicesight.data import duplicates
 
     real = duplicates.print_of
-    monkeypatch.setattr(duplicates, "print_of", lambda path, depth: read.append(path) or real(path, depth))
+    monkeypatch.setattr(duplicates, "print_of", lambda path, *how: read.append(path) or real(path, *how))
     assert look(files) == first
     assert (read, refused) == ([], [])
     assert (tmp_path / "prints.jsonl").read_bytes() == kept

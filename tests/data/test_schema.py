@@ -70,7 +70,10 @@ def test_a_text_may_hold_any_line_separator_of_unicode(tmp_path) -> None:
 
 def test_a_case_id_that_comes_twice_is_refused_with_both_lines(tmp_path) -> None:
     cases = [Case(id=name, volume="v", conversations=()) for name in ("a", "b", "a")]
-    write_manifest(cases, tmp_path / "manifest.jsonl")
+    with pytest.raises(ManifestError, match="two cases have the id 'a'"):
+        write_manifest(cases, tmp_path / "manifest.jsonl")
+    assert not list(tmp_path.iterdir()), "nothing is written that could not be read"
+    (tmp_path / "manifest.jsonl").write_text("".join(f"{case.model_dump_json(exclude_none=True)}\n" for case in cases))
     with pytest.raises(ManifestError, match="line 3: id 'a' is on line 1"):
         read_manifest(tmp_path / "manifest.jsonl")
 

@@ -16,7 +16,8 @@ from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
 from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
 from slicesight.evaluation.likelihood import BRANCHES, as_generated, log_likelihoods, open_scan, score_questions
-from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, effective_slices, weigh_claims
+from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, weigh_claims
+from slicesight.evaluation.statistics import effective_number
 
 N = 8
 
@@ -184,8 +185,8 @@ def test_distance_and_density_at_their_ends():
     one, even = np.eye(N)[0], np.full(N, 1 / N)
     assert distance(one, np.eye(N)[1]) == 1
     assert distance(even, even) == 0
-    assert effective_slices(one) == pytest.approx(1)
-    assert effective_slices(even) == pytest.approx(N)
+    assert effective_number(one) == pytest.approx(1)
+    assert effective_number(even) == pytest.approx(N)
 
 
 def test_one_command_writes_numbers_and_one_figure(scans, tiny_model_folder, tmp_path, capsys):

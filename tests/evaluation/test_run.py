@@ -72,6 +72,9 @@ def test_every_question_is_answered_once_with_its_scores(source, tiny_reader, tm
     grid = source.grid(source.cases[0], tiny_reader.grid_spec)
     said = tiny_reader.ask(grid, [pair.prompt for pair in source.cases[0].conversations], max_new_tokens=NUM_WORDS)
     assert [row.prediction for row in rows[:3]] == [one.text for one in said]
+    for row in rows:
+        held = None if row.choices is None else [f"{'ABCDEFGH'[n]}. {text}" for n, text in enumerate(row.choices)]
+        assert (row.choice is None) if held is None else (row.choice in held)
     np.testing.assert_allclose([row.scores for row in rows[:3]], [one.scores for one in said], atol=1e-5)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from slicesight import cli
 from slicesight.evaluation.external import read_predictions
+from slicesight.evaluation.predictions import Prediction, PredictionFile
 from slicesight.evaluation.sheet import compare_systems, make_sheet, score_evidence, score_file
 from slicesight.reports.score_tables import percent
 
@@ -140,3 +141,48 @@ def test_evidence_is_one_on_the_truth_and_zero_for_an_even_spread():
 
 def test_percent_prints_as_the_papers_do():
     assert (percent(0.536349), percent(None), percent(0.0)) == ("53.63", "–", "0.00")
+
+
+def _closed(number: int, **said: str) -> Prediction:
+    return Prediction(
+        id=str(number),
+        task="closed",
+        topic="phase",
+        question="Which phase?",
+        answer="venous",
+        answer_choice="B",
+        choices=("arterial", "venous"),
+        volume=f"scan{number // 2}",
+        **said,
+    )
+
+
+def _sheet_of(*rows: Prediction) -> dict:
+    return make_sheet(score_file(PredictionFile(rows=rows, format="jsonl")), system="a")
+
+
+def test_answers_held_to_the_choices_are_scored_beside_the_free_ones_which_keep_their_numbers():
+    said = ("perhaps", "B. venous", "A. arterial", "who knows")
+    held = ("B. venous", "B. venous", "A. arterial", "A. arterial")
+    free = [_closed(number, prediction=text) for number, text in enumerate(said)]
+    both = [row.model_copy(update={"choice": text}) for row, text in zip(free, held, strict=True)]
+    before, after = _sheet_of(*free), _sheet_of(*both)
+    assert after["closed"]["micro"]["accuracy_constrained"] == 0.5
+    assert after["closed"]["micro"]["accuracy"] == before["closed"]["micro"]["accuracy"] == 0.25
+    assert before["closed"]["micro"]["accuracy_constrained"] is None
+    assert "accuracy_constrained" in before["missing"]
+    assert "accuracy_constrained" not in after["missing"]
+    half = _sheet_of(*both[:2], *free[2:])
+    assert half["closed"]["micro"]["accuracy_constrained"] is None  # of half the questions it would be another number
+
+
+def test_the_paired_tests_are_the_same_family_with_and_without_choices():
+    free = [_closed(number, prediction="B. venous" if number % 3 else "?") for number in range(8)]
+    other = [row.model_copy(update={"prediction": "A. arterial"}) for row in free]
+
+    def compared(*, choice: str | None) -> list[dict]:
+        files = ([row.model_copy(update={"choice": choice}) for row in rows] for rows in (free, other))
+        runs = [[score_file(PredictionFile(rows=tuple(rows), format="jsonl"))] for rows in files]
+        return compare_systems(dict(zip("ab", runs, strict=True)))
+
+    assert compared(choice="B. venous") == compared(choice=None)

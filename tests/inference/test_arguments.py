@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 import slicesight
@@ -15,7 +14,7 @@ QUESTION = "Which phase is this?"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scan": np.zeros((8, 32, 32))}, "the scan is a ndarray; expected a path"),
+        ({"scan": {}}, "the scan is a dict; expected one path"),
         ({"questions": [3]}, "question 1 is a int; expected text"),
         ({"history": "Which phase?"}, "history is 'Which phase"),
         ({"history": ["Which phase?"]}, "expected (question, answer) pairs of text"),

@@ -36,6 +36,12 @@ def test_int8_is_a_word_of_the_command_line(phantom_file, tiny_model_folder, mon
     assert "Which phase?" in capsys.readouterr().out
 
 
-def test_a_cache_that_is_no_folder_is_refused_at_once(phantom_file, tmp_path):
-    with pytest.raises(InputError, match="is no folder; create it first"):
-        AskOptions(scan=phantom_file, questions=None, cache=tmp_path / "nowhere")
+def test_a_cache_that_is_a_file_is_refused_at_once(phantom_file):
+    with pytest.raises(InputError, match="is a file; name a folder"):
+        AskOptions(scan=phantom_file, questions=None, cache=phantom_file)
+
+
+def test_where_the_truth_is_known_the_choice_is_asked_for_beside_the_free_answer(phantom_file):
+    assert AskOptions(scan=phantom_file).choices_mode == "free"
+    assert AskOptions(scan=phantom_file, truth=phantom_file).choices_mode == "both"
+    assert AskOptions(scan=phantom_file, truth=phantom_file, choices="free").choices_mode == "free"

@@ -12,6 +12,10 @@ from slicesight.inference.batching import AskRequest, ContinuousBatching
 QUESTIONS = ["Which phase is this?", "Is there a lesion?", "Which plane do the slices show?", "What else?"]
 
 
+class PanicException(BaseException):  # as Rust's panics are called in Python
+    """What a tokenizer's native code raises."""
+
+
 class Asker:
     """Somebody who waits, and what was said."""
 
@@ -142,6 +146,67 @@ def test_what_is_wrong_with_one_question_is_that_ones_alone(tiny_reader, encoded
     assert "gone" in str(bad.failures[0])
     assert "shorten" in str(too_long.failures[0])
     assert good.last.answer.text
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_row_whose_token_cannot_be_drawn_fails_alone(tiny_reader, encoded, monkeypatch, batch_size):
+    from slicesight.inference.sampling import Sampler
+
+    choose = Sampler.choose
+
+    def broken(self, logits_RW, generators):
+        if self.temperature == 0.125:
+            logits_RW = logits_RW * float("nan")
+        return choose(self, logits_RW, generators)
+
+    monkeypatch.setattr(Sampler, "choose", broken)
+    warm = {"do_sample": True, "seed": 1}
+    askers = [Asker(encoded, text, options={**warm, "temperature": 1.0}) for text in QUESTIONS]
+    bad = [
+        Asker(encoded, QUESTIONS[0], options={**warm, "temperature": 0.125}),
+        Asker(encoded, QUESTIONS[0], options={"do_sample": False, "temperature": 0.125}),
+    ]
+    answer_all(ContinuousBatching(tiny_reader, batch_size=batch_size), [askers[0], *bad, *askers[1:]])
+    assert all("no numbers" in str(one.failures) for one in bad)
+    assert [asker.failures for asker in askers] == [[]] * 4
+    assert all(asker.last.answer.text for asker in askers)
+
+
+def test_a_row_whose_text_cannot_be_decoded_fails_alone(tiny_reader, encoded, monkeypatch):
+    good, bad = Asker(encoded, QUESTIONS[1]), Asker(encoded, QUESTIONS[0])
+    monkeypatch.setattr(
+        "slicesight.inference.batching.AnswerDecoder.next_piece",
+        lambda self, _: (_ for _ in ()).throw(PanicException()) if self.question == QUESTIONS[0] else "",
+    )
+    answer_all(ContinuousBatching(tiny_reader), [bad, good])
+    assert "PanicException" in str(bad.failures[0])
+    assert len(bad.failures) == 1
+    assert good.last.answer.text
+
+
+def test_a_tokenizer_that_panics_fails_its_question_alone(tiny_reader, encoded, monkeypatch):
+    encode = type(tiny_reader.processor).encode_prompt
+
+    def panics(self, question, **settings):
+        if question == QUESTIONS[0]:
+            raise PanicException("index out of bounds")
+        return encode(self, question, **settings)
+
+    monkeypatch.setattr(type(tiny_reader.processor), "encode_prompt", panics)
+    good, bad = Asker(encoded, QUESTIONS[1]), Asker(encoded, QUESTIONS[0])
+    answer_all(ContinuousBatching(tiny_reader), [bad, good])
+    assert "PanicException" in str(bad.failures[0])
+    assert good.last.answer.text
+
+
+def test_the_programs_end_is_nobodys_error(tiny_reader, encoded):
+    def stop():
+        raise KeyboardInterrupt
+
+    asker = Asker(encoded, QUESTIONS[0])
+    asker.request.scan = stop
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(ContinuousBatching(tiny_reader), [asker])
 
 
 def test_a_question_that_memory_cannot_hold_is_refused_and_the_next_answered(tiny_reader, encoded, monkeypatch):

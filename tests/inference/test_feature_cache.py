@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import slicesight
 from slicesight.errors import InputError
@@ -109,20 +109,34 @@ def test_the_folder_stays_within_its_bound(make_predictor, make_grid, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_damaged_file_is_one_plain_line(make_predictor, make_grid, tmp_path):
+@pytest.mark.parametrize("damage", ["cut short", "other tensors", "no bytes"])
+def test_a_damaged_file_is_encoded_anew_and_said(make_predictor, make_grid, tmp_path, caplog, damage):
     predictor = make_predictor()
     predictor.cache = FeatureCache(folder=tmp_path)
-    predictor.encode(make_grid(predictor))
+    whole = predictor.encode(make_grid(predictor)).features
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(InputError, match="a damaged file of encoded scans") as caught:
-        predictor.encode(make_grid(predictor))
+    if damage == "other tensors":
+        save_file({"weights": torch.zeros(3)}, file)
+    else:
+        file.write_bytes(file.read_bytes()[: 40 if damage == "cut short" else 0])
+    again = predictor.encode(make_grid(predictor)).features
+    assert torch.equal(again.tokens_2d_VNLD, whole.tokens_2d_VNLD)
+    assert [str(file) in line and "encoded anew" in line for line in caplog.messages] == [True]
+    assert set(load_file(file)) == {"tokens_2d_VNLD", "tokens_3d_VKPD"}
+
+
+def test_a_new_folder_is_made(make_predictor, make_grid, tmp_path):
+    predictor = make_predictor()
+    predictor.cache = FeatureCache(folder=tmp_path / "a" / "b")
+    predictor.encode(make_grid(predictor))
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 1
+
+
+def test_a_place_where_no_folder_can_be_is_one_plain_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="no folder can be made there") as caught:
+        FeatureCache(folder=tmp_path / "file" / "below")
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_folder_is_one_plain_line(tiny_model_folder, tmp_path):
-    with pytest.raises(InputError, match="no such folder to keep encoded scans in"):
-        slicesight.load(tiny_model_folder, cache_folder=tmp_path / "nowhere")
 
 
 def test_load_takes_bounds_and_folder(tiny_model_folder, tmp_path):

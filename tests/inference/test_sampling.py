@@ -130,3 +130,13 @@ def test_a_wrong_setting_is_one_plain_line(options, message, predictor, encoded)
     with pytest.raises(InputError, match=message) as caught:
         predictor.ask(encoded, QUESTIONS[0], **{"do_sample": True, **options})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-9, 9e-5])
+def test_a_temperature_next_to_nothing_is_greedy(temperature):
+    sampler = Sampler(
+        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, seed=1, suppressed=(), ends=frozenset()
+    )
+    logits_RW = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 1e4
+    tokens = sampler.choose(logits_RW, [sampler.generator(row) for row in range(3)])
+    assert tokens == logits_RW.argmax(dim=-1).tolist()

@@ -23,6 +23,7 @@ from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports.ask import AnswerReport
 from slicesight.reports.dicom_sr.document import write_report
 from slicesight.reports.dicom_sr.reading import read_report
+from slicesight.reports.evidence import EVIDENCE_CAVEAT, describe, summarise
 from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.volume import Volume
 
@@ -138,6 +139,17 @@ def test_it_says_that_it_is_research_and_that_nobody_verified_it(series, tmp_pat
     assert document.PreliminaryFlag == "PRELIMINARY"
     assert document.AuthorObserverSequence[0].ObserverType == "DEV"
     assert "research" in document.SeriesDescription
+
+
+def test_it_says_which_slices_weigh_most_what_that_does_not_mean_and_that_an_answer_was_cut(series, tmp_path):
+    consultation, source = consult(series, count=2)
+    first, second = consultation.answers
+    replace(consultation, answers=[replace(first, cut_at=160), second]).write_sr(tmp_path / "sr.dcm", source=source)
+    found = read_report(tmp_path / "sr.dcm").answers
+    assert [one.summary for one in found] == [describe(summarise(one)) for one in (first, second)]
+    assert [one.doubts for one in found] == [("The answer was cut at 160 tokens; its end is missing.",), ()]
+    texts = [str(entry.get("TextValue")) for entry in pydicom.dcmread(tmp_path / "sr.dcm").ContentSequence]
+    assert texts.count(EVIDENCE_CAVEAT) == 1
 
 
 def test_a_model_without_a_version_is_not_given_one(series, tmp_path):

@@ -9,6 +9,9 @@ import pytest
 
 from slicesight.inference.answers import Answer, rank_slices
 from slicesight.reports.evidence import (
+    NO_WEIGHTS,
+    cut_note,
+    describe,
     peak_slice,
     pick_over_volume,
     place_name,
@@ -109,3 +112,57 @@ def test_patients_right_is_at_the_left_edge_of_axial_and_coronal_pictures():
     assert sides("axial")[:2] == "RL"
     assert sides("coronal") == "RLSI"
     assert sides("sagittal")[:2] == "AP"
+
+
+def test_scores_that_differ_sixfold_are_not_said_to_weigh_alike(grid):
+    scores = np.full(16, 0.06)
+    scores[0], scores[7] = 0.02, 0.12  # six times, and less than twice an even share
+    answer = answer_with(scores, grid)
+    said = describe(summarise(answer))
+    assert summarise(answer).ranges == ()
+    heaviest, lightest = max(answer.scores), min(answer.scores)
+    assert heaviest / lightest == pytest.approx(6)
+    assert f"Weighs most: {slice_name(grid.slices, 7)} ({heaviest:.2f}), less than twice an even share (0.06)" in said
+    assert f"the other 15 slices share {1 - heaviest:.2f}" in said
+    assert said.startswith("Spread out over about 15 of 16 slices.")
+    assert "alike" not in said
+
+
+def test_the_share_of_what_is_not_named_stands_beside_what_is(grid):
+    scores = np.full(16, 0.02)
+    scores[[4, 5]] = 0.5, 0.22
+    answer = answer_with(scores, grid)
+    said = describe(summarise(answer))
+    assert "Weighs most: slices" in said
+    assert "(0.72); the other 14 slices share 0.28." in said
+    assert said.endswith("In effect about 6 of 16 slices.")
+
+
+def test_a_few_heavy_slices_among_many_are_called_spread_out(grid):
+    scores = np.full(16, 0.058)
+    scores[3] = 0.135
+    said = describe(summarise(answer_with(scores, grid)))
+    assert said.startswith("Spread out over about 15 of 16 slices. Weighs most: slice")
+    assert "share 0.87" in said
+
+
+def test_the_effective_number_is_the_exponent_of_the_entropy(grid):
+    scores = np.zeros(16)
+    scores[[2, 3, 9]] = 0.5, 0.25, 0.25
+    found = summarise(answer_with(scores, grid))
+    assert found.effective_slices == pytest.approx(2**1.5)
+    assert summarise(answer_with(np.ones(16), grid)).effective_slices == pytest.approx(16)
+    assert not found.is_spread
+
+
+def test_only_slices_that_weigh_alike_are_said_to(grid):
+    assert describe(summarise(answer_with(np.ones(16), grid))) == "All 16 slices weigh about alike (0.06 each)."
+    assert describe(summarise(Answer(question="q", text="a", scores=(), slices=()))) == NO_WEIGHTS
+
+
+def test_a_cut_answer_says_after_how_many_tokens(grid):
+    answer = answer_with(np.ones(16), grid)
+    assert (cut_note(answer), answer.finish_reason) == ("", "stop")
+    cut = replace(answer, cut_at=160)
+    assert cut_note(cut) == "The answer was cut at 160 tokens; its end is missing."
+    assert cut.finish_reason == "length"

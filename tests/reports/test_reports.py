@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ from rich.console import Console
 
 from slicesight.inference.answers import Answer, rank_slices
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
-from slicesight.reports.ask import AnswerReport
-from slicesight.reports.evidence import KnownTruth
+from slicesight.reports.ask import AnswerReport, print_report
+from slicesight.reports.evidence import EVIDENCE_CAVEAT, KnownTruth, describe, summarise
 from slicesight.reports.figure import height_over_width
 from slicesight.reports.terminal import answer_block, bar
 from slicesight.volumes.grid import GridSpec, to_grid
@@ -181,7 +182,7 @@ def test_terminal_report_fits_eighty_columns(consultation):
     console.print(answer_block(consultation.answers[0]))
     lines = console.export_text().splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert sum("rests on" in line for line in lines) == 1
+    assert sum("weighs most" in line for line in lines) == 1
     assert any("the other 14" in line and "even: 0.06 each" in line for line in lines)
 
 
@@ -200,3 +201,79 @@ def test_a_model_without_slice_scores_still_gets_its_reports(consultation, tmp_p
     console.print(answer_block(bare.answers[0]))
     assert "does not weigh slices" in console.export_text()
     assert "does not weigh slices" in (tmp_path / "a.html").read_text()
+
+
+CUT = "The answer was cut at 160 tokens; its end is missing."
+
+
+def _printed(report: AnswerReport) -> str:
+    console = Console(width=2000, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_report(console, report)
+    return console.export_text()
+
+
+def _drawn(report: AnswerReport) -> str:
+    from slicesight.reports.figure import draw_report
+
+    figure = draw_report(report)
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    return "\n".join(text.get_text() for text in texts)
+
+
+def _paged(report: AnswerReport) -> str:
+    from slicesight.reports.html import render_page
+
+    return _Elements(render_page(report)).words
+
+
+def _stored(report: AnswerReport) -> str:
+    return json.dumps(json.loads(report.json_text()), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _stored])
+def test_every_report_says_that_an_answer_was_cut_and_only_then(consultation, render):
+    whole = render(consultation)
+    cut = render(
+        replace(
+            consultation,
+            answers=[replace(consultation.answers[0], cut_at=160), consultation.answers[1]],
+        )
+    )
+    if render is _stored:
+        assert [one["finish_reason"] for one in json.loads(cut)["answers"]] == ["length", "stop"]
+        assert [one["cut_at"] for one in json.loads(cut)["answers"]] == [160, None]
+        assert '"length"' not in whole
+    else:
+        assert cut.count(CUT) == 1
+        assert CUT not in whole
+
+
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _stored])
+def test_every_report_says_what_a_score_does_not_say_and_carries_the_notices(consultation, render):
+    words = render(consultation)
+    assert EVIDENCE_CAVEAT in words
+    assert RESEARCH_NOTICE in words
+    for warning in consultation.warnings:
+        assert warning in words
+    if render is not _printed:  # where the ranges stand in a table with bars
+        assert describe(summarise(consultation.answers[0])) in words
+
+
+@pytest.mark.parametrize("render", [_printed, _drawn, _paged, _stored])
+def test_every_report_says_that_an_answer_is_none_of_the_choices(consultation, render):
+    question = "Which phase is this? Choices: A. arterial phase B. venous phase"
+    outside = replace(consultation.answers[0], question=question, text="Perhaps.", choice="B. venous phase")
+    inside = replace(outside, text="A. arterial phase", choice=None)
+    words = [render(replace(consultation, answers=[one], truths=[])) for one in (outside, inside)]
+    note = "names none of the question's choices, or several. Held to them, the model says B. venous phase"
+    if render is _stored:
+        assert [json.loads(one)["answers"][0]["within_choices"] for one in words] == [False, True]
+        assert json.loads(words[0])["answers"][0]["choice"] == "B. venous phase"
+    else:
+        assert [note in one for one in words] == [True, False]
+
+
+def test_lines_of_a_wide_console_are_not_filled_with_spaces(consultation):
+    bare = replace(consultation.answers[0], scores=(), slices=())
+    printed = _printed(replace(consultation, answers=[*consultation.answers, bare], truths=[]))
+    assert max(map(len, printed.splitlines())) < 250

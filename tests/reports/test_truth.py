@@ -21,6 +21,8 @@ REPORT = Conversation(
     question="Report.",
     answer="There is a large cyst in the upper pole of the left kidney.",
 )
+EMPTY = REPORT.model_copy(update={"answer": "Axial CT of the trunk, delayed phase. No abnormality is seen."})
+FOREIGN = REPORT.model_copy(update={"answer": "Pleural thickening on both sides."})
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,11 @@ REPORT = Conversation(
         (REPORT, "The upper pole of the left kidney contains a small cyst.", True),
         (REPORT, "The lower pole of the left kidney contains a small cyst.", False),
         (REPORT, "No abnormality is seen.", False),
+        (EMPTY, "There is no abnormality in the organs shown.", True),
+        (EMPTY, "A large cyst is in the upper pole of the left kidney.", False),
+        (EMPTY, "The weather is fine.", False),
+        (FOREIGN, "Something else of which nothing is understood.", False),
+        (FOREIGN, "pleural thickening on both sides", True),
     ],
 )
 def test_an_answer_is_right_by_its_letter_its_words_or_its_findings(pair, said, is_right):

@@ -117,10 +117,15 @@ def test_harmless_fields_are_left_alone(client, volume):
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "system", "content": "be brief"}]}, "messages.0.role"),
+        ({"messages": [{"role": "system", "content": "be brief"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "be brief"}]}, "messages.0.role"),
         ({"messages": [{"role": "assistant", "content": "yes"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "no volume"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "data:;base64,AA=="}}]}]},
+            "messages.0.content.0.file.file_data",
+        ),
         ({"model": "gpt-9"}, "model"),
     ],
 )
@@ -131,6 +136,35 @@ def test_what_is_not_supported_is_refused_by_name(client, volume, changes, param
     assert error["param"] == param
     assert error["type"] in ("invalid_request_error", "not_found_error")
     assert "\n" not in error["message"]
+
+
+def test_a_picture_or_a_file_inside_a_message_is_told_where_scans_go(say):
+    for part in (
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "file", "file": {"filename": "s.nii.gz", "file_data": "data:application/gzip;base64,AAAA"}},
+    ):
+        message = say([{"role": "user", "content": [part]}]).json()["error"]["message"]
+        assert "POST /v1/volumes" in message
+        assert "id" in message
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_message_is_taken_and_the_answer_says_that_it_was_left_out(say, volume, role):
+    plain = say([named(volume, "Which phase is this?")]).json()
+    told = say([{"role": role, "content": "be brief"}, named(volume, "Which phase is this?")]).json()
+    assert told["choices"] == plain["choices"]
+    assert "system message was left out" in told["notices"][-1]
+    assert told["notices"][:-1] == plain["notices"]
+
+
+def test_half_a_character_is_named(client, volume):
+    import json
+
+    body = json.dumps(question(volume["id"], "half \ud83d of it"))
+    found = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert found.status_code == 400
+    assert "\\ud83d" in found.json()["error"]["message"]
+    assert found.json()["error"]["param"].startswith("messages.0.content")
 
 
 def test_two_volumes_and_an_unanswered_end_are_refused(say, volume):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -37,6 +38,10 @@ def until(condition, seconds=10):
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()
+
+
+def connect(address):
+    return socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10)
 
 
 def test_however_many_ask_a_scan_is_encoded_once(make_client, lend):
@@ -142,51 +147,65 @@ def test_an_upload_that_stalls_is_cut(listen_with):
         assert until(lambda: not list(server.scan_store.incoming.iterdir()))
 
 
-def test_an_upload_that_trickles_is_cut(tmp_path, monkeypatch):
-    from slicesight.serving import uploads
-    from slicesight.serving.refusals import Refusal
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/v1/volumes", "multipart/form-data; boundary=x"), ("/v1/chat/completions", "application/json")]
+)
+def test_a_body_that_trickles_is_cut(listen_with, monkeypatch, path, kind):
+    from slicesight.serving import guard
 
-    monkeypatch.setattr(uploads, "_GRACE_S", 0.05)
-
-    async def trickle():
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.nii"\r\n\r\n'
+    monkeypatch.setattr(guard, "GRACE_S", 0.1)
+    with listen_with() as (address, server), connect(address) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 100000\r\n\r\n"
+        connection.sendall(head.encode())
         for _ in range(100):
-            await asyncio.sleep(0.01)
-            yield b"0"
-
-    with pytest.raises(Refusal) as refused:
-        asyncio.run(
-            uploads.receive_upload(
-                trickle(),
-                content_type="multipart/form-data; boundary=x",
-                folder=tmp_path,
-                max_bytes=10**6,
-                min_rate=10**5,
-            )
-        )
-    assert refused.value.status_code == 408
+            connection.sendall(b"-")
+            if select.select([connection], [], [], 0.05)[0]:
+                break
+        assert b" 408 " in connection.recv(10_000).splitlines()[0]
+        assert until(lambda: not list(server.scan_store.incoming.iterdir()))
 
 
-def test_a_connection_that_says_nothing_is_closed(listen_with, monkeypatch):
+@pytest.mark.parametrize("first", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"], ids=["first", "second"])
+def test_a_request_whose_header_never_ends_is_closed(listen_with, monkeypatch, first):
     from slicesight.serving import running
 
-    monkeypatch.setattr(running, "FIRST_REQUEST_S", 0.2)
-    with (
-        listen_with() as (address, _),
-        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10) as connection,
-    ):
+    monkeypatch.setattr(running, "HEADER_S", 0.3)
+    with listen_with() as (address, _), connect(address) as connection:
+        connection.sendall(first)
+        answer = b""
+        while first and not answer.endswith(b"}"):
+            answer += connection.recv(10_000)
         connection.sendall(b"GET / HT")
         assert connection.recv(100) == b""
 
 
-def test_a_broken_model_is_a_500_and_the_next_question_is_answered(client, volume, monkeypatch, caplog):
+def test_one_address_with_all_its_connections_locks_nobody_out(listen_with):
+    with listen_with(max_client_connections=20) as (address, _):
+        port = int(address.rpartition(":")[2])
+        half = [connect(address) for _ in range(30)]
+        for connection in half:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: 127")
+        refused = httpx.get(f"{address}/healthz")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert refused.headers["Retry-After"] == "5"
+        with socket.create_connection(("127.0.0.1", port), timeout=10, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b" 200 " in other.recv(10_000).splitlines()[0]
+        for connection in half:
+            connection.close()
+        assert until(lambda: httpx.get(f"{address}/healthz").status_code == 200)
+
+
+def test_a_broken_model_is_started_again_and_the_next_question_is_answered(client, volume, monkeypatch, caplog):
     from slicesight.inference.scheduler import Scheduler
 
     with monkeypatch.context() as broken:
         broken.setattr(Scheduler, "_pass_token", lambda *_: (_ for _ in ()).throw(RuntimeError("about Mrs Miller")))
         failed = client.post("/v1/chat/completions", json=question(volume["id"]))
-    assert failed.status_code == 500
-    assert failed.json()["error"]["type"] == "server_error"
+    assert (failed.status_code, failed.headers["Retry-After"]) == (503, "1")
+    assert failed.json()["error"]["code"] == "restarting"
+    assert metric(client, "model_restarts_total") == 1
     assert "Miller" not in failed.text
     assert "Miller" not in caplog.text
     assert client.post("/v1/chat/completions", json=question(volume["id"])).status_code == 200
@@ -202,3 +221,94 @@ def test_encoded_scans_beyond_the_memory_given_are_forgotten_and_encoded_again(m
         words.setdefault(volume_id, set()).add(answer["choices"][0]["message"]["content"])
     assert metric(client, "encodes_total") == 3
     assert len(words[first]) == 1
+
+
+def test_a_model_that_fails_again_and_again_is_called_ill(make_client, lend, monkeypatch):
+    from slicesight.inference.scheduler import Scheduler
+
+    client = make_client()
+    volume_id = lend(client.app.state.server)
+    panic = type("PanicException", (BaseException,), {})
+    with monkeypatch.context() as broken:
+        broken.setattr(Scheduler, "_pass_token", lambda *_: (_ for _ in ()).throw(panic("native code")))
+        for _ in range(3):
+            assert client.post("/v1/chat/completions", json=question(volume_id)).status_code == 503
+    assert client.get("/healthz").status_code == 503
+    assert client.post("/v1/chat/completions", json=question(volume_id)).status_code == 200
+    assert until(lambda: client.get("/healthz").status_code == 200)
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-9, 0.01])
+def test_nobodys_temperature_harms_another(make_client, lend, temperature):
+    client = make_client()
+    volume_id = lend(client.app.state.server)
+    ask = lambda settings: client.post("/v1/chat/completions", json=question(volume_id, **settings))  # noqa: E731
+    with ThreadPoolExecutor(9) as pool:
+        found = list(pool.map(ask, [{"temperature": 1}, {"temperature": temperature}, *[{}] * 7]))
+    assert {answer.status_code for answer in found} == {200}
+
+
+def test_a_row_without_numbers_fails_alone(make_client, lend, monkeypatch):
+    from slicesight.inference.sampling import Sampler
+
+    choose = Sampler.choose
+
+    def broken(self, logits_RW, generators):
+        return choose(self, logits_RW * float("nan") if self.temperature == 0.5 else logits_RW, generators)
+
+    monkeypatch.setattr(Sampler, "choose", broken)
+    client = make_client()
+    volume_id = lend(client.app.state.server)
+    ask = lambda settings: client.post("/v1/chat/completions", json=question(volume_id, **settings)).status_code  # noqa: E731
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, [{"temperature": 0.5}, *[{"temperature": 1}] * 2, *[{}] * 3])) == [500, *[200] * 5]
+    assert metric(client, "model_restarts_total") == 0
+
+
+def test_a_tokenizer_that_panics_is_that_questions_alone(make_client, lend, monkeypatch):
+    client = make_client()
+    server = client.app.state.server
+    volume_id = lend(server)
+    panic = type("PanicException", (BaseException,), {})
+
+    def broken(*_, **__):
+        raise panic("index out of bounds")
+
+    with monkeypatch.context() as broken_tokenizer:
+        broken_tokenizer.setattr(server.own_processor, "encode_prompt", broken)
+        for is_streamed in (False, True):
+            failed = client.post("/v1/chat/completions", json=question(volume_id, stream=is_streamed))
+            assert failed.status_code == 500
+    assert client.post("/v1/chat/completions", json=question(volume_id)).status_code == 200
+
+
+def test_a_conversation_longer_than_any_the_model_reads_is_refused_without_being_tokenised(
+    make_client, lend, monkeypatch
+):
+    client = make_client()
+    server = client.app.state.server
+    volume_id = lend(server)
+    monkeypatch.setattr(server.own_processor, "encode_prompt", lambda *_, **__: pytest.fail("it was tokenised"))
+    turns = [{"role": role, "content": "word " * 18_000} for _ in range(20) for role in ("user", "assistant")]
+    body = question(volume_id)
+    began = time.monotonic()
+    refused = client.post("/v1/chat/completions", json={**body, "messages": [*turns, *body["messages"]]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_long")
+    assert time.monotonic() - began < 2
+
+
+def test_prompts_are_tokenised_beside_the_model(make_client, lend, monkeypatch):
+    client = make_client()
+    server = client.app.state.server
+    volume_id = lend(server)
+    threads = set()
+    encode = server.own_processor.encode_prompt
+
+    def watched(*arguments, **settings):
+        threads.add(threading.current_thread().name)
+        return encode(*arguments, **settings)
+
+    monkeypatch.setattr(server.own_processor, "encode_prompt", watched)
+    monkeypatch.setattr(server.predictor.processor, "encode_prompt", lambda *_, **__: pytest.fail("on its thread"))
+    assert client.post("/v1/chat/completions", json=question(volume_id)).status_code == 200
+    assert {name.partition("_")[0] for name in threads} == {"tokenizer"}

@@ -21,6 +21,7 @@ def test_every_address_is_described_with_its_refusals(client):
         "/v1/models/{model_id}",
         "/v1/settings",
         "/healthz",
+        "/readyz",
         "/metrics",
     }
     for path, methods in described["paths"].items():

@@ -2,6 +2,7 @@
 
 import { useEffect, useRef } from "preact/hooks";
 import { Composer, Conversation } from "./parts/conversation";
+import { DeleteButton } from "./parts/delete_button";
 import { ExportMenu } from "./parts/export_menu";
 import { HelpDialog } from "./parts/help_dialog";
 import { Notices } from "./parts/notices";
@@ -9,8 +10,11 @@ import { Toast } from "./parts/toast";
 import { TokenDialog } from "./parts/token_dialog";
 import { Sending, Welcome } from "./parts/welcome";
 import { scanLine } from "./receipt";
-import { closeScan, news, settings, stage, stop } from "./session";
+import { news, settings, stage, stop } from "./session";
+import { type Layout, layout } from "./viewer/view";
 import { Viewer } from "./viewer/viewer";
+
+const LAYOUT_KEYS: Record<string, Layout> = { 1: "all", 2: "axial", 3: "coronal", 4: "sagittal", 5: "render" };
 
 export function App() {
   const help = useRef<HTMLDialogElement>(null);
@@ -28,6 +32,7 @@ export function App() {
       if (event.key === "Escape") stop();
       if (isTyping || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
       if (event.key === "?") help.current?.showModal();
+      else if (LAYOUT_KEYS[event.key] !== undefined) layout.value = LAYOUT_KEYS[event.key] as Layout;
       else if (event.key === "/") document.getElementById("question")?.focus();
       else return;
       event.preventDefault();
@@ -49,13 +54,7 @@ export function App() {
             {now.name === "open" && (
               <>
                 <ExportMenu volume={now.volume} isFromArchive={now.isFromArchive} />
-                <button
-                  type="button"
-                  onClick={() => void closeScan()}
-                  title="Delete this scan from the server and start anew"
-                >
-                  Delete<span class="wide"> scan</span>
-                </button>
+                <DeleteButton />
               </>
             )}
             <button
@@ -75,7 +74,7 @@ export function App() {
       {now.name === "sending" && <Sending stage={now} />}
       {now.name === "open" && (
         <main class="workplace">
-          <Viewer volume={now.volume} />
+          <Viewer volume={now.volume} title={now.title} />
           <section class="talk" aria-label="Questions and answers">
             <Conversation volume={now.volume} title={now.title} />
             <Composer />

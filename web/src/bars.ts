@@ -48,6 +48,23 @@ export function restOf(evidence: Evidence): { count: number; share: number } {
   return { count: evidence.scores.length - named, share: Math.max(0, all - share) };
 }
 
+/** On how many slices the weight is spread, as if those shared it evenly: exp of the entropy, 1 to N. */
+export function effectiveSlices({ scores, effective_slices }: Evidence): number {
+  if (effective_slices !== undefined && effective_slices !== null) return effective_slices;
+  const all = scores.reduce((sum, score) => sum + score, 0) || 1;
+  return Math.exp(-scores.reduce((sum, score) => sum + (score > 0 ? (score / all) * Math.log(score / all) : 0), 0));
+}
+
+/** In one line: what weighs most, or that nothing does. Spread is what more than half of the slices share. */
+export function headline(evidence: Evidence): string {
+  const count = evidence.scores.length;
+  if (Math.max(...evidence.scores) <= 1.1 * Math.min(...evidence.scores))
+    return `All ${count} slices weigh about alike`;
+  const spread = effectiveSlices(evidence);
+  if (spread > count / 2) return `Spread out over about ${Math.round(spread)} of ${count} slices`;
+  return `Weighs most, in effect about ${Math.round(spread)} of ${count} slices`;
+}
+
 /** Which bar lies under a pointer, `along` 0 to 1 of the box's width. */
 export function barAt(stack: Stack, along: number): number {
   const count = stack.slices.length;

@@ -10,6 +10,9 @@ export interface Settings {
   archives: string[];
   windows: string[];
   needs_token: boolean;
+  default_answer_tokens?: number | null;
+  /** Tokens; where the server does not say, the page asks for more until nothing more comes. */
+  max_answer_tokens?: number | null;
 }
 
 export interface GreyWindow {
@@ -38,6 +41,7 @@ export interface Receipt {
   is_synthetic: boolean;
   source: Record<string, unknown>;
   warnings: string[];
+  stored_orientation?: string;
   window: GreyWindow;
   crop_zyx: [[number, number], [number, number], [number, number]];
   grid: { plane: Plane; planes?: Plane[]; num_slices: number; height: number; width: number };
@@ -51,6 +55,8 @@ export interface Volume {
   receipt: Receipt;
   grid_slices: GridSlice[];
   notices: string[];
+  /** DICOM's InstanceNumber of each source slice, in the order of `source_slices`. */
+  instance_numbers?: number[] | null;
 }
 
 export interface SliceRange {
@@ -65,6 +71,16 @@ export interface Evidence {
   scores: number[];
   even_share: number;
   ranges: SliceRange[];
+  /** On how many slices the weight is spread, where the server counts them. */
+  effective_slices?: number | null;
+  /** The server's own words beside the bars. */
+  evidence_caveat?: string | null;
+}
+
+/** How sure the model is, where it says so. */
+export interface Certainty {
+  confidence: number | null;
+  abstained: boolean;
 }
 
 export type ContentPart = { type: "text"; text: string } | { type: "file"; file: { file_id: string } };
@@ -76,6 +92,9 @@ export interface Message {
 
 export interface Chunk {
   id?: string;
-  choices?: { delta?: { content?: string | null } & Partial<Evidence>; finish_reason?: string | null }[];
+  choices?: {
+    delta?: { content?: string | null; confidence?: number | null; abstained?: boolean | null } & Partial<Evidence>;
+    finish_reason?: string | null;
+  }[];
   error?: { message: string };
 }

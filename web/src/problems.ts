@@ -30,8 +30,8 @@ function errorIn(body: string): { message?: string; code?: string } {
   }
 }
 
-/** One or two plain sentences: what happened, what to do. */
-export function inWords(error: unknown): string {
+/** One or two plain sentences: what happened, what to do. `name`: of the file or scan it is about. */
+export function inWords(error: unknown, name = ""): string {
   if (!(error instanceof Problem)) return `Something in this page failed: ${String(error)}`;
   switch (error.status) {
     case 0:
@@ -40,21 +40,34 @@ export function inWords(error: unknown): string {
     case 504:
       return `This took longer than the server allows, so it gave up. Try again, or ask for something shorter. (${error.message})`;
     case 413:
-      return `This scan is too large for this server. ${sentence(error.message)}`;
+      return `This scan is too large for this server. ${sentence(error.message, name)}`;
+    case 401:
+      return `${sentence(error.message)} Whoever runs the server has it.`;
     case 429:
-      return "The server is busy with other questions. Try again in a moment.";
+    case 503:
+      return `${sentence(error.message, name)} Try again in a moment.`;
     case 404:
       if (error.code === "no_model") return sentence(error.message);
-      return "The scan is no longer on the server: it was deleted, or its time ran out. Open it again.";
+      return `${name || "The scan"} is no longer on the server: it was restarted, or the scan's time ran out. Open it again.`;
     default:
-      return sentence(error.message);
+      return sentence(error.message, name);
   }
 }
 
-function sentence(text: string): string {
-  const trimmed = text.trim().replace(/^scan(\.zip)?: /, ""); // what the server calls every upload
-  const ended = /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
-  return ended.charAt(0).toUpperCase() + ended.slice(1);
+/** The scan is gone from the server, and opening it again is the way on. */
+export const isGone = (error: unknown) => error instanceof Problem && error.status === 404 && error.code !== "no_model";
+
+/** Worth asking again by itself after a while. */
+export const isBusy = (error: unknown): error is Problem =>
+  error instanceof Problem && (error.status === 429 || (error.status === 503 && error.retryAfter !== null));
+
+/** What the server calls an upload (`scan`, `scan.zip`) becomes the name the user knows. */
+export function sentence(text: string, name = ""): string {
+  const trimmed = text.trim();
+  const own = trimmed.replace(/^scan(\.zip)?(?=[:/ ])/, name || "scan").replace(/^scan(\.zip)?: /, "");
+  const named = name !== "" && !own.includes(name) ? `${name}: ${own}` : own;
+  const ended = /[.!?]$/.test(named) ? named : `${named}.`;
+  return named.startsWith(name) && name !== "" ? ended : ended.charAt(0).toUpperCase() + ended.slice(1);
 }
 
 export interface Series {

@@ -1,26 +1,35 @@
 /** How does the page talk to its server? Every request of the page is in this file, and all go to the page's own origin. */
 
 import { signal } from "@preact/signals";
-import type { Chunk, Evidence, Message, Settings, Volume } from "./contract";
+import type { Certainty, Chunk, Evidence, Message, Settings, Volume } from "./contract";
 import { NO_CONNECTION, Problem, problemFrom } from "./problems";
 import { pieces, readEvents } from "./stream";
 
 /** Asked for by the server and not known yet; the dialog answers it. The token lives in memory only. */
-export const tokenQuestion = signal<{ wasWrong: boolean; answer: (token: string) => void } | null>(null);
+export const tokenQuestion = signal<{
+  wasWrong: boolean;
+  answer: (token: string) => void;
+  /** Closed without one: whatever waits for it fails, in words. */
+  refuse: () => void;
+} | null>(null);
 let token = "";
 
 const headers = (): Record<string, string> => (token === "" ? {} : { Authorization: `Bearer ${token}` });
 
 let asking: Promise<void> | null = null;
 function askForToken(): Promise<void> {
-  asking ??= new Promise<void>((resolve) => {
-    const answer = (given: string) => {
+  asking ??= new Promise<void>((resolve, reject) => {
+    const end = (given: string, go: () => void) => {
       token = given;
       tokenQuestion.value = null;
       asking = null;
-      resolve();
+      go();
     };
-    tokenQuestion.value = { wasWrong: token !== "", answer };
+    tokenQuestion.value = {
+      wasWrong: token !== "",
+      answer: (given) => end(given, resolve),
+      refuse: () => end("", () => reject(new Problem(401, "this server answers only with its token"))),
+    };
   });
   return asking;
 }
@@ -102,9 +111,11 @@ export async function openFromArchive(
 
 const placeOf = (id: string) => `v1/volumes/${encodeURIComponent(id)}`;
 
-/** The scan as NIfTI, for the viewer. */
-export async function readImage(id: string): Promise<ArrayBuffer> {
-  return (await request(`${placeOf(id)}/image`)).arrayBuffer();
+/** The scan as packed NIfTI, for the viewer. */
+export async function readImage(id: string, stop: AbortSignal): Promise<ReadableStream<Uint8Array>> {
+  const { body } = await request(`${placeOf(id)}/image`, { signal: stop });
+  if (body === null) throw NO_CONNECTION;
+  return body;
 }
 
 /** Delete a scan; `isLeaving` lets the request outlive the page. */
@@ -124,20 +135,24 @@ export async function storeReport(id: string, answerIds: string[]): Promise<void
   await request(`${placeOf(id)}/report/store?${query}`, { method: "POST" });
 }
 
-export interface Said {
+export interface Said extends Certainty {
   id: string;
   evidence: Evidence | null;
+  /** The answer has as many tokens as it may, and did not end of itself. */
+  isCut: boolean;
 }
 
-/** Ask, hear the words as they come, and return what stands beside them. */
+/** Ask, hear the words as they come, and return what stands beside them. `maxTokens` null: the server's usual number. */
 export async function ask(
   model: string,
   messages: Message[],
+  maxTokens: number | null,
   onWords: (words: string) => void,
   stop: AbortSignal,
 ): Promise<Said> {
+  const length = maxTokens === null ? {} : { max_tokens: maxTokens };
   const response = await request("v1/chat/completions", {
-    ...asJson({ model, messages, stream: true }),
+    ...asJson({ model, messages, stream: true, ...length }),
     signal: stop,
   });
   if (response.body === null) throw NO_CONNECTION;
@@ -150,7 +165,7 @@ export async function readAnswer(
   onWords: (words: string) => void,
   isStopped: () => boolean = () => false,
 ): Promise<Said> {
-  const said: Said = { id: "", evidence: null };
+  const said: Said = { id: "", evidence: null, isCut: false, confidence: null, abstained: false };
   let isFinished = false;
   try {
     for await (const event of events) {
@@ -161,7 +176,10 @@ export async function readAnswer(
       const choice = chunk.choices?.[0];
       if (choice?.delta?.content) onWords(choice.delta.content);
       if (choice?.delta?.scores?.length) said.evidence = evidenceIn(choice.delta);
+      if (choice?.delta?.abstained) said.abstained = true;
+      said.confidence = choice?.delta?.confidence ?? said.confidence;
       isFinished ||= Boolean(choice?.finish_reason);
+      said.isCut ||= choice?.finish_reason === "length";
     }
   } catch (error) {
     if (error instanceof Problem || isStopped()) throw error;
@@ -173,5 +191,11 @@ export async function readAnswer(
 
 function evidenceIn(delta: Partial<Evidence>): Evidence {
   const scores = delta.scores ?? [];
-  return { scores, even_share: delta.even_share ?? 1 / scores.length, ranges: delta.ranges ?? [] };
+  return {
+    scores,
+    even_share: delta.even_share ?? 1 / scores.length,
+    ranges: delta.ranges ?? [],
+    effective_slices: delta.effective_slices ?? null,
+    evidence_caveat: delta.evidence_caveat ?? null,
+  };
 }

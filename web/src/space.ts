@@ -110,5 +110,31 @@ export function placeName(stack: Stack, index: number): string {
   return withMinus(`${AXIS_NAMES[axis]} ${position[axis].toFixed(0).replace(/^-0$/, "0")} mm`);
 }
 
+/** A slice of the scan on the picture: its number in the file, or its index where the plane cuts all of the file's. */
+export interface SliceNumber {
+  /** 0-based, as programs count. */
+  number: number;
+  last: number;
+  isOfFile: boolean;
+  /** DICOM's own number, as viewers show it; null where the file has none. */
+  instance: number | null;
+}
+
+/** `ras`: the voxel along the plane's stack, counted toward right, front or head. */
+export function sliceNumber(
+  plane: Plane,
+  ras: number,
+  receipt: Receipt,
+  instances?: readonly number[] | null,
+): SliceNumber {
+  const axis = STACKING_AXIS[plane];
+  const last = (receipt.shape_zyx[2 - axis] ?? 1) - 1;
+  const canonical = axis === 2 ? ras : last - ras; // the program counts toward head, back and left
+  if (plane !== receipt.plane) return { number: canonical, last, isOfFile: false, instance: null };
+  const isReversed = /^..[IAR]$/.test(String(receipt.stored_orientation ?? ""));
+  const number = isReversed ? last - canonical : canonical;
+  return { number, last, isOfFile: true, instance: instances?.[number] ?? null };
+}
+
 /** A hyphen before a number as the sign it means. */
 export const withMinus = (text: string) => text.replace(/-(?=\d)/g, "−");

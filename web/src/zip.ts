@@ -3,6 +3,8 @@
  * 65,535 files. Names are numbers: no patient's name in a path leaves the computer.
  */
 
+import { pieces } from "./stream";
+
 const [LOCAL, CENTRAL, END] = [0x04034b50, 0x02014b50, 0x06054b50];
 const MAX_BYTES = 0xffffffff;
 const MAX_FILES = 0xffff;
@@ -14,10 +16,19 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, start) => {
   return value;
 });
 
-export function crc32(bytes: Uint8Array): number {
-  let value = 0xffffffff;
-  for (const byte of bytes) value = (CRC_TABLE[(value ^ byte) & 0xff] ?? 0) ^ (value >>> 8);
-  return (value ^ 0xffffffff) >>> 0;
+/** `before`: the checksum of what stands before these bytes. */
+export function crc32(bytes: Uint8Array, before = 0): number {
+  let value = ~before;
+  for (let place = 0; place < bytes.length; place++)
+    value = (CRC_TABLE[(value ^ (bytes[place] as number)) & 0xff] as number) ^ (value >>> 8);
+  return ~value >>> 0;
+}
+
+/** Piece by piece, so that a file of hundreds of megabytes neither fills memory nor stops the page. */
+async function crcOf(file: Blob): Promise<number> {
+  let value = 0;
+  for await (const piece of pieces(file.stream())) value = crc32(piece, value);
+  return value;
 }
 
 /** The files in one zip, in their order; their bytes stay where they are until the zip is sent. */
@@ -29,7 +40,7 @@ export async function zipOf(files: readonly Blob[]): Promise<Blob> {
   let directorySize = 0;
   for (const [index, file] of files.entries()) {
     const name = new TextEncoder().encode(`${index}.dcm`);
-    const crc = crc32(new Uint8Array(await file.arrayBuffer()));
+    const crc = await crcOf(file);
     const facts = [VERSION, 0, 0, 0, 0x21] as const; // version, flags, stored, time, date 1980-01-01
     const local = record(30, [
       [LOCAL, 4],

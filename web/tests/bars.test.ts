@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { barAt, chartOf, heaviest, restOf, shareText } from "../src/bars";
+import { barAt, chartOf, effectiveSlices, headline, heaviest, restOf, shareText } from "../src/bars";
 import type { Evidence } from "../src/contract";
 import { stacksOf } from "../src/space";
 import { receiptOf, slicesAlong } from "./scans";
@@ -43,4 +43,16 @@ describe("shares", () => {
   test("a small share is not shown as none", () => {
     expect([0.412, 0.001, 0].map(shareText)).toEqual(["0.41", "< 0.01", "0.00"]);
   });
+});
+
+test("the spread is the number of slices that would share the weight evenly", () => {
+  const of = (scores: number[]) => effectiveSlices({ scores, even_share: 1 / scores.length, ranges: [] });
+  expect(of([0.25, 0.25, 0.25, 0.25])).toBeCloseTo(4);
+  expect(of([0.5, 0.5, 0, 0])).toBeCloseTo(2);
+  expect(of([1, 0, 0, 0])).toBeCloseTo(1);
+  expect(effectiveSlices({ scores: [0.5, 0.5], even_share: 0.5, ranges: [], effective_slices: 1.4 })).toBe(1.4);
+  const said = (scores: number[]) => headline({ scores, even_share: 1 / scores.length, ranges: [] });
+  expect(said([0.9, 0.1, 0, 0])).toBe("Weighs most, in effect about 1 of 4 slices");
+  expect(said([0.4, 0.3, 0.2, 0.1])).toBe("Spread out over about 4 of 4 slices");
+  expect(said([0.25, 0.26, 0.25, 0.24])).toBe("All 4 slices weigh about alike");
 });

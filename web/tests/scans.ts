@@ -1,6 +1,7 @@
 /** Small scans for tests. */
 
 import type { GridSlice, Plane, Receipt } from "../src/contract";
+import type { Turn } from "../src/session";
 
 export function receiptOf(plane: Plane, facts: Partial<Receipt> = {}): Receipt {
   return {
@@ -33,3 +34,21 @@ export function slicesAlong(axis: 0 | 1 | 2, places: (number | null)[], plane: P
     return { grid_slice: index, source_slices: [index], position_mm: place === null ? null : position, plane };
   });
 }
+
+export const turnOf = (key: number, question: string, facts: Partial<Turn> = {}): Turn => ({
+  key,
+  question,
+  followsUp: false,
+  state: "done",
+  text: `answer ${key}`,
+  answerId: "",
+  evidence: null,
+  problem: "",
+  isCut: false,
+  maxTokens: null,
+  isAtLimit: false,
+  confidence: null,
+  abstained: false,
+  isGone: false,
+  ...facts,
+});

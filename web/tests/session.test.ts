@@ -1,17 +1,7 @@
 import { expect, test } from "vitest";
-import { messagesFor, type Turn } from "../src/session";
+import { messagesFor } from "../src/session";
+import { turnOf as turn } from "./scans";
 
-const turn = (key: number, question: string, facts: Partial<Turn> = {}): Turn => ({
-  key,
-  question,
-  followsUp: false,
-  state: "done",
-  text: `answer ${key}`,
-  answerId: "",
-  evidence: null,
-  problem: "",
-  ...facts,
-});
 const scan = { type: "file", file: { file_id: "vol_1" } };
 
 test("a question stands for itself unless it follows up", () => {

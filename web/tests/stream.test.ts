@@ -45,7 +45,15 @@ describe("an answer", () => {
     );
     const said = await readAnswer(readEvents(stream), (text) => words.push(text));
     expect(words).toEqual(["left ", "lung"]);
-    expect(said).toEqual({ id: "chatcmpl-1", evidence });
+    expect(said).toMatchObject({ id: "chatcmpl-1", evidence, isCut: false, confidence: null, abstained: false });
+  });
+  test("that was cut off says so, and how sure the model is", async () => {
+    const stream = bytesOf(chunk({ content: "left", confidence: 0.4, abstained: true }, "length"));
+    expect(await readAnswer(readEvents(stream), () => undefined)).toMatchObject({
+      isCut: true,
+      confidence: 0.4,
+      abstained: true,
+    });
   });
   test("a model that weighs no slices gives none", async () => {
     const said = await readAnswer(readEvents(bytesOf(chunk({ content: "yes", scores: [] }, "stop"))), () => undefined);

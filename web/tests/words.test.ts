@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { inWords, NO_CONNECTION, Problem, problemFrom, seriesIn, sizeText } from "../src/problems";
+import { inWords, isBusy, NO_CONNECTION, Problem, problemFrom, seriesIn, sizeText } from "../src/problems";
 import { rowsOf, scanLine, spacingText, windowText } from "../src/receipt";
 import { presetsFor } from "../src/viewer/windows";
 import { receiptOf } from "./scans";
@@ -16,15 +16,26 @@ describe("problems", () => {
     const busy = problemFrom(429, body("queue full"), "3");
     expect(busy.retryAfter).toBe(3);
     const said = [busy, new Problem(504, "60 s"), new Problem(413, "2 GB"), new Problem(404, ""), NO_CONNECTION].map(
-      inWords,
+      (problem) => inWords(problem),
     );
-    expect(said.map((text) => /busy|longer|too large|no longer|does not answer/.exec(text)?.[0])).toEqual([
-      "busy",
+    expect(said.map((text) => /ueue full|longer|too large|no longer|does not answer/.exec(text)?.[0])).toEqual([
+      "ueue full",
       "longer",
       "too large",
       "no longer",
       "does not answer",
     ]);
+  });
+  test("a refusal names the file as its user knows it", () => {
+    const refused = problemFrom(422, body("scan: not a NIfTI file; send one"), null);
+    expect(inWords(refused, "liver.nii.gz")).toBe("liver.nii.gz: not a NIfTI file; send one.");
+    expect(inWords(problemFrom(422, body("scan.zip: no images"), null), "CT.zip")).toBe("CT.zip: no images.");
+    expect(inWords(problemFrom(422, body("no voxel differs"), null), "a.npy")).toBe("a.npy: no voxel differs.");
+    expect(inWords(new Problem(404, ""), "liver.nii.gz")).toMatch(/^liver.nii.gz is no longer on the server/);
+  });
+  test("busy is worth asking again, a restart too, a mistake not", () => {
+    const all = [new Problem(429, ""), new Problem(503, "", 2), new Problem(503, ""), new Problem(400, ""), "x"];
+    expect(all.map(isBusy)).toEqual([true, true, false, false, false]);
   });
   test("a missing model is not taken for a missing scan", () => {
     const text = JSON.stringify({ error: { message: "this server runs phantom-tiny", code: "no_model" } });

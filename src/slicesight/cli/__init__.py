@@ -6,6 +6,7 @@ is one line on stderr and exit code 2; anything else is our own fault and keeps 
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -14,6 +15,7 @@ import typer
 
 from slicesight import __version__
 from slicesight.cli import data, insight, models, scans, scoring, serving, training
+from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
 EXAMPLES: dict[Callable[..., None], str] = {
@@ -39,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Ask questions of a 3D medical scan and see which slices each answer rests on. "
+    help="Ask questions of a 3D medical scan and see which slices weigh most in each answer. "
     "For research use only; not a medical device.",
 )
 for verb, example in EXAMPLES.items():
@@ -58,9 +60,19 @@ def root(
 
 
 def main() -> None:
-    """Entry point: run the verb and turn a user's mistake into one line."""
+    """Entry point: run the verb and turn a user's mistake, or an output that cannot be written, into one line."""
+    spell_for_any_terminal()
     try:
-        app(prog_name="slicesight")
+        try:
+            app(prog_name="slicesight")
+        finally:
+            sys.stdout.flush()
     except InputError as error:
-        sys.stderr.write(f"slicesight: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        complain(" ".join(str(error).split()))
+    except OSError as error:
+        if error.filename is not None or error.errno not in CANNOT_WRITE:
+            raise
+        silence_stdout()
+        if error.errno == errno.EPIPE:  # whoever reads has seen enough
+            sys.exit(1)
+        complain(f"the output cannot be written ({error.strerror}); make room, or send it elsewhere")

@@ -8,29 +8,40 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from slicesight.cli.options import three_numbers
 from slicesight.cli.scans import STDOUT, AskOptions
 from slicesight.errors import InputError
+from slicesight.inference.answers import Answer
+from slicesight.inference.light_imports import light_imports
+from slicesight.inference.loading import paused_garbage_collection
 from slicesight.io.assemble import checked_unit
-from slicesight.io.dicom.source import SourceSeries, read_source
-from slicesight.io.dicomweb.address import read_address
+from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.loading import read_volume
+from slicesight.models.shipped import shipped_models
 from slicesight.reports.ask import AnswerReport, load_quietly, print_report, print_warnings, write_files
 from slicesight.reports.terminal import progress_bar, report_console
-from slicesight.reports.truth import find_case, judge
+from slicesight.volumes.grid import GridVolume
+from slicesight.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from slicesight.data.manifest import Case
+    from slicesight.inference.predictor import Predictor
+    from slicesight.io.dicom.source import SourceSeries
+    from slicesight.reports.evidence import KnownTruth
 
 
 def run_ask(options: AskOptions) -> None:
     """Answer, print and write; raises InputError before anything is written."""
     stderr = Console(stderr=True)
     json_to_stdout = options.json == STDOUT
-    case = find_case(options.truth, scan=options.scan) if options.truth is not None else None
+    case = _known_case(options)
     questions = options.questions or None
     if case is not None and questions is None:
         questions = [pair.prompt for pair in case.conversations]
@@ -43,20 +54,20 @@ def run_ask(options: AskOptions) -> None:
             unit=checked_unit(options.unit),
             fill=options.fill,
         )
-        source = read_source(place, volume) if options.wants_sr else None
+        source = _read_source(place, volume) if options.wants_sr else None
     scan_format = volume.source.get("format", "no DICOM")
     if options.series is not None and "DICOM" not in scan_format:
         raise InputError(
             f"{options.scan}: --series chooses among DICOM series, but this is {scan_format}; leave it out."
         )
     with stderr.status(f"loading {options.model}"):
-        reader = load_quietly(options.model, int8=options.int8, cache=options.cache)
+        predictor = _load(options)
     with stderr.status("encoding the scan"):
-        encoded = reader.encode(reader.grid(volume, window=options.window, plane=options.plane))
+        encoded = predictor.encode(predictor.grid(volume, window=options.window, plane=options.plane))
     with progress_bar(stderr, "answering") as progress:
-        answers = reader.ask(encoded, questions, progress=progress)
-    truths = judge(answers, case, grid=encoded.grid) if case is not None else ()
-    report = AnswerReport(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
+        answers = predictor.ask(encoded, questions, choices=options.choices_mode, progress=progress)
+    truths = () if case is None else _judge(answers, case, grid=encoded.grid)
+    report = AnswerReport(volume=volume, grid=encoded.grid, card=predictor.card, answers=answers, truths=truths)
     if json_to_stdout:
         sys.stdout.write(report.json_text())
         print_warnings(stderr, report)
@@ -73,11 +84,40 @@ def run_ask(options: AskOptions) -> None:
         stderr.print(stored, highlight=False, soft_wrap=True)
 
 
+def _load(options: AskOptions) -> Predictor:
+    """The model; a shipped one without what only training and compiling import."""
+    with paused_garbage_collection(), light_imports() if options.model in shipped_models() else nullcontext():
+        return load_quietly(options.model, int8=options.int8, cache=options.cache)
+
+
+def _known_case(options: AskOptions) -> Case | None:
+    if options.truth is None:
+        return None
+    from slicesight.reports.truth import find_case
+
+    return find_case(options.truth, scan=options.scan)
+
+
+def _judge(answers: Sequence[Answer], case: Case, *, grid: GridVolume) -> list[KnownTruth | None]:
+    from slicesight.reports.truth import judge
+
+    return judge(answers, case, grid=grid)
+
+
+def _read_source(place: Path, volume: Volume) -> SourceSeries:
+    from slicesight.io.dicom.source import read_source
+
+    return read_source(place, volume)
+
+
 @contextmanager
 def fetch_scan(options: AskOptions, stderr: Console) -> Iterator[Path]:
     """`local_copy` with a bar that is gone when the series has come."""
     from slicesight.io.dicomweb.client import local_copy
 
+    if not is_address(options.scan):
+        yield options.scan
+        return
     with ExitStack() as stack:
         with progress_bar(stderr, "fetching the series") as progress:
             scan = local_copy(options.scan, token_file=options.archive_token, progress=progress)

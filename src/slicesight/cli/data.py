@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,54 +18,20 @@ SMALL_MODEL_SIZE = (32, 96, 96)
 """What phantom-tiny reads."""
 
 
-class ScanFormat(StrEnum):
-    """What a phantom is written as."""
-
-    nifti = "nifti"
-    dicom = "dicom"
-
-
-class Duplicates(StrEnum):
-    """By what two scans count as one."""
-
-    look = "look"
-    content = "content"
-    off = "off"
-
-
-class Side(StrEnum):
-    """Which side of a leak gives up its scans."""
-
-    train = "train"
-    test = "test"
-
-
-class BadCase(StrEnum):
-    """What happens at a case that cannot be used."""
-
-    stop = "stop"
-    skip = "skip"
-
-
-class StoredNumber(StrEnum):
-    """What a prepared voxel is stored as."""
-
-    uint8 = "uint8"
-    float16 = "float16"
-
-
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write; made if it does not exist.", show_default=False)],
     count: Annotated[int, typer.Option(min=1, help="How many scans.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scans.")] = 0,
-    format: Annotated[ScanFormat, typer.Option(help="One file per scan, or one DICOM folder.")] = ScanFormat.nifti,  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Literal["nifti", "dicom"], typer.Option(help="One file per scan, or one DICOM folder.")
+    ] = "nifti",
 ) -> None:
     """Write synthetic CT scans with known truth, their labels and manifest.jsonl."""
     from slicesight.phantoms.folder import write_phantoms
     from slicesight.reports.terminal import progress_bar
 
     with progress_bar(stderr(), "painting phantoms") as progress:
-        manifest = write_phantoms(out, count=count, seed=seed, scan_format=format.value, progress=progress)
+        manifest = write_phantoms(out, count=count, seed=seed, scan_format=format, progress=progress)
     stderr().print(f"wrote {count} scans and {manifest}", highlight=False, soft_wrap=True)
 
 
@@ -99,20 +64,21 @@ def prepare(
     ] = None,
     split_shares: Annotated[str, typer.Option(metavar="T,V,T", help="Their shares.")] = "80,10,10",
     duplicates: Annotated[
-        Duplicates | None,
+        Literal["look", "content", "off"] | None,
         typer.Option(help="How copies of a scan are found; look, if there are several splits.", show_default=False),
     ] = None,
     leaks_leave: Annotated[
-        Side, typer.Option(help="Which side gives up the scans that both have, in manifest_deduplicated.jsonl.")
-    ] = Side.train,
+        Literal["train", "test"],
+        typer.Option(help="Which side gives up the scans that both have, in manifest_deduplicated.jsonl."),
+    ] = "train",
     on_bad_case: Annotated[
-        BadCase, typer.Option(help="Stop at a bad row or scan, or list it and go on.")
-    ] = BadCase.stop,
+        Literal["stop", "skip"], typer.Option(help="Stop at a bad row or scan, or list it and go on.")
+    ] = "stop",
     manifest_only: Annotated[bool, typer.Option("--manifest-only", help="Leave the volumes where they are.")] = False,
     size: Annotated[str, typer.Option(metavar="N,H,W", help="The grid: slices, rows, columns.")] = "32,256,256",
     window: WindowOption = None,
     plane: PlaneOption = None,
-    dtype: Annotated[StoredNumber, typer.Option(help="What a voxel is stored as.")] = StoredNumber.uint8,
+    dtype: Annotated[Literal["uint8", "float16"], typer.Option(help="What a voxel is stored as.")] = "uint8",
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Prepare on a Ray cluster: local, auto, ray://...")
@@ -148,7 +114,7 @@ def prepare(
         height=height,
         width=width,
         window=window or "auto",
-        plane=plane.value if plane else "acquired",
+        plane=plane or "acquired",
     )
     request = ConvertRequest(
         format=format,
@@ -159,9 +125,9 @@ def prepare(
         limit=limit,
         split_seed=split_by_patient,
         split_shares=_whole_numbers(split_shares, "--split-shares", example="80,10,10"),
-        duplicates=duplicates.value if duplicates else None,
-        leave=leaks_leave.value,
-        on_bad_case=on_bad_case.value,
+        duplicates=duplicates,
+        leave=leaks_leave,
+        on_bad_case=on_bad_case,
         workers=workers,
     )
     with progress_bar(stderr(), "comparing scans") as progress:
@@ -175,10 +141,10 @@ def prepare(
                 out / MANIFEST,
                 out,
                 spec=spec,
-                dtype=dtype.value,
+                dtype=dtype,
                 workers=workers,
                 ray_address=ray,
-                on_bad_case=on_bad_case.value,
+                on_bad_case=on_bad_case,
                 progress=progress,
             )
         if report.failed:
@@ -213,7 +179,7 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) 
 
     deduplicated = summary["deduplicated"]
     if as_json:
-        sys.stdout.write(dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(dumps(summary, indent=2) + "\n")
     else:
         report_console().print(counts_table(summary["counts"], deduplicated["counts"] if deduplicated else None))
     lines = [f"note: {note}" for note in summary["notes"]]

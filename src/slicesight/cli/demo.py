@@ -37,14 +37,14 @@ def run_demo(folder: Path, *, model: str, seed: int) -> None:
     _clear(folder)
     console.print(f"Two synthetic CT scans whose truth is known (seed {seed}), answered by {model}.\n", highlight=False)
     with console.status(f"loading {model}"):
-        reader = load_quietly(model)
+        predictor = load_quietly(model)
     num_right = num_asked = 0
     for index, scan_format in enumerate(SCANS):
         (folder / "volumes").mkdir(parents=True, exist_ok=True)
         (folder / "labels").mkdir(exist_ok=True)
         with console.status(f"painting a scan, as {scan_format}"):
             case = write_phantom(folder, seed=seed, index=index, scan_format=scan_format)
-        report = consult(reader, case, folder=folder)
+        report = consult(predictor, case, folder=folder)
         console.print(f"{folder / case.volume}", style="bold", highlight=False, soft_wrap=True)
         console.print(scan_header(report.title, report.reading))
         console.print(_comparison(case.conversations, report))
@@ -64,14 +64,14 @@ def run_demo(folder: Path, *, model: str, seed: int) -> None:
         console.print(f"  {files}  ({what})", highlight=False, soft_wrap=True)
 
 
-def consult(reader: Predictor, case: Case, *, folder: Path) -> AnswerReport:
+def consult(predictor: Predictor, case: Case, *, folder: Path) -> AnswerReport:
     """Ask a case its own questions, from its file, and judge the answers."""
     volume = read_volume(folder / case.volume)
-    encoded = reader.encode(volume)
+    encoded = predictor.encode(volume)
     with progress_bar(Console(stderr=True), "answering") as progress:
-        answers = reader.ask(encoded, [pair.prompt for pair in case.conversations], progress=progress)
+        answers = predictor.ask(encoded, [pair.prompt for pair in case.conversations], progress=progress)
     truths = judge(answers, case, grid=encoded.grid)
-    return AnswerReport(volume=volume, grid=encoded.grid, card=reader.card, answers=answers, truths=truths)
+    return AnswerReport(volume=volume, grid=encoded.grid, card=predictor.card, answers=answers, truths=truths)
 
 
 def _comparison(pairs: Sequence[Conversation], report: AnswerReport) -> RenderableType:
@@ -97,7 +97,7 @@ def _comparison(pairs: Sequence[Conversation], report: AnswerReport) -> Renderab
 
 def _rests_on(answer: Answer) -> str:
     ranges = summarise(answer).ranges
-    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "all slices about alike"
+    return f"{ranges[0].name} ({ranges[0].share:.2f})" if ranges else "spread out"
 
 
 def _clear(folder: Path) -> None:

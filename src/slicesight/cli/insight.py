@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,13 +27,6 @@ RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A YAML file whose verb is this command.", show_default=False)
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in output_dir.")]
-
-
-class OnBadCase(StrEnum):
-    """What a scan that cannot be read does."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 def triplets(
@@ -60,7 +52,9 @@ def triplets(
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, such as slices_per_plane=16; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the 2D models run: auto, cpu, cuda or cuda:1.")] = "auto",
-    on_bad_case: Annotated[OnBadCase, typer.Option(help="Stop at an unreadable scan, or list it.")] = OnBadCase.stop,
+    on_bad_case: Annotated[
+        Literal["stop", "skip"], typer.Option(help="Stop at an unreadable scan, or list it.")
+    ] = "stop",
 ) -> None:
     """Cut scans into cubes and slices, find a text for each slice, and keep the frozen 2D models' vectors of both."""
     from slicesight.training.fitting import FitSettings
@@ -77,7 +71,7 @@ def triplets(
             scans,
             out,
             settings,
-            on_bad_case=on_bad_case.value,
+            on_bad_case=on_bad_case,
             device=FitSettings(device=device).torch_device,
             progress=progress,
         )
@@ -181,10 +175,11 @@ def predict(
             ),
             draw=draw_prediction,
         )
+    document = {"schema": 1, **found}
     if json is not None and str(json) != "-":
-        write_text(json, text=dumps(found, indent=1) + "\n")
+        write_text(json, text=dumps(document, indent=1) + "\n")
     if json is not None and str(json) == "-":
-        typer.echo(dumps(found, indent=1))
+        typer.echo(dumps(document, indent=1))
     else:
         typer.echo(found["scan"])
         for structure in found.get("structures", ()):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -19,15 +18,8 @@ if TYPE_CHECKING:
 Options = TypeVar("Options")
 
 
-class Plane(StrEnum):
-    """How the model's slices are stacked."""
-
-    acquired = "acquired"
-    axial = "axial"
-    coronal = "coronal"
-    sagittal = "sagittal"
-
-
+Plane = Literal["acquired", "axial", "coronal", "sagittal"]
+"""How the model's slices are stacked."""
 ScanArgument = Annotated[
     Path,
     typer.Argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ from slicesight.errors import InputError
 from slicesight.files import checked_place
 
 STDOUT = Path("-")
+
+
+Choices = Literal["free", "only", "both"]
+"""How a question that lists its choices is answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,13 @@ class AskOptions:
     truth: Annotated[
         Path | None,
         typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
+    ] = None
+    choices: Annotated[
+        Choices | None,
+        typer.Option(
+            help="Answer closed questions freely, with their choices only, or both; left out, both with --truth.",
+            show_default=False,
+        ),
     ] = None
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
@@ -87,8 +98,8 @@ class AskOptions:
             report_writer(name)
         for path in self.files:
             checked_place(path)
-        if self.cache is not None and not self.cache.is_dir():
-            raise InputError(f"--cache {self.cache} is no folder; create it first.")
+        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
+            raise InputError(f"--cache {self.cache} is a file; name a folder.")
         if is_address(self.scan):
             read_address(self.scan)
         elif self.store:
@@ -107,6 +118,11 @@ class AskOptions:
         named = [("json", self.json), ("html", self.html), ("png", self.png)]
         files = [(name, path) for name, path in named if path is not None and path != STDOUT]
         return files + [name_and_file(text) for text in self.report or ()]
+
+    @property
+    def choices_mode(self) -> Choices:
+        """Where the truth is known, a model that answers outside the choices is asked for its choice as well."""
+        return self.choices or ("free" if self.truth is None else "both")
 
     @property
     def files(self) -> list[Path]:
@@ -148,7 +164,7 @@ def inspect(
         print_receipt(
             place,
             window=window or "auto",
-            plane=plane.value if plane else "acquired",
+            plane=plane or "acquired",
             series_uid=series,
             spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
             time_point=time_point,

@@ -31,6 +31,13 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="DICOMweb archive whose series may be opened by address; repeatable."),
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where clients find it behind a proxy, with its path.", show_default=False),
+    ] = None,
+    root_path: Annotated[str, typer.Option(metavar="PATH", help="What a proxy puts before the address's path.")] = "",
+    grace: Annotated[float, typer.Option(metavar="SECONDS", help="For requests at work when it is told to stop.")] = 5,
+    max_disk: Annotated[str, typer.Option(metavar="SIZE", help="Of all scans kept, on disk.")] = "50GB",
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -57,6 +64,10 @@ def serve(
         keep_minutes=keep_minutes,
         archives=tuple(archive or ()),
         folder=folder,
+        public_url=public_url,
+        root_path=root_path,
+        grace_s=grace,
+        max_kept_bytes=read_size(max_disk, "--max-disk"),
         int8=int8,
     )
     from slicesight.serving.running import run_server

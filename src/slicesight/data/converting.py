@@ -276,6 +276,8 @@ def _joined(sources: list[list[Case]]) -> list[Case]:
                 joined[key] = joined[key].model_copy(update={"conversations": conversations})
                 continue
             name = case.id if case.id not in taken else f"{case.id}@{case.split or case.source}"
+            if name in taken:
+                raise InputError(f"{case.volume}: its id {name!r} is another scan's; give each scan an id of its own")
             taken.add(name)
             joined[key] = case.model_copy(update={"id": name})
     return list(joined.values())
@@ -295,10 +297,13 @@ def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None
     ids = {case.volume: case.id for case in conversion.cases}
 
     def refuse(volume: str, reason: str) -> None:
-        conversion.intake.refuse("unreadable scan", reason, case_id=ids[volume])
+        conversion.intake.refuse("unreadable scan", f"case {ids[volume]!r}: {reason}", case_id=ids[volume])
 
     cache, workers = _made(conversion.request.out) / PRINTS, conversion.request.workers
-    prints = prints_of(list(ids), depth=depth, cache=cache, refuse=refuse, workers=workers, progress=progress)
+    options = {case.volume: case.read_options for case in conversion.cases}
+    prints = prints_of(
+        list(ids), depth=depth, cache=cache, refuse=refuse, options=options, workers=workers, progress=progress
+    )
     cases = [case for case in conversion.cases if case.volume in prints]
     groups = find_groups(cases, {case.id: prints[case.volume] for case in cases})
     return replace(conversion, cases=cases, groups=groups)

@@ -149,13 +149,14 @@ class ManifestDataset(Dataset):
         return read_manifest(self.manifest)
 
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
-        return to_grid(read_volume(self._path(case)), spec)
+        return to_grid(read_volume(self._path(case), **case.read_options), spec)
 
     def stamp(self, case: Case) -> str:
-        return stat_fingerprint(self._path(case))
+        return stat_fingerprint(self._path(case)) + (repr(case.read_options) if case.reading else "")
 
     def content(self, case: Case) -> str:
-        return content_digest(self._path(case))
+        content = content_digest(self._path(case))
+        return digest_of(content.encode(), repr(case.read_options).encode()) if case.reading else content
 
     def _path(self, case: Case) -> Path:
         path = self.manifest.parent / case.volume

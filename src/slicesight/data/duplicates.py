@@ -69,6 +69,7 @@ def prints_of(
     depth: Depth,
     cache: Path,
     refuse: Callable[[str, str], None],
+    options: Mapping[str, dict[str, Any]] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, ScanPrint]:
@@ -76,16 +77,18 @@ def prints_of(
 
     Args:
         cache: a JSONL file of prints, by which a scan whose files have not changed is not read again; written as we go.
+        options: how to read some of them, as arguments of `read_volume`.
         refuse: called with a path and the reason why its scan cannot be read; what it raises stops the search.
     """
     known = _read_cache(cache)
-    stats = {volume: _stat_of(Path(volume)) for volume in volumes}
+    asked = {volume: (options or {}).get(volume, {}) for volume in volumes}
+    stats = {volume: _stat_of(Path(volume)) + (repr(asked[volume]) if asked[volume] else "") for volume in volumes}
     found = {volume: known[stat] for volume, stat in stats.items() if stat in known}
     if depth == "look":
         found = {volume: before for volume, before in found.items() if before.hash is not None}
     waiting = [volume for volume in stats if volume not in found]
     try:
-        for number, (volume, result) in enumerate(_prints(waiting, depth, workers), start=1):
+        for number, (volume, result) in enumerate(_prints(waiting, asked, depth, workers), start=1):
             if isinstance(result, ScanPrint):
                 found[volume] = result
             else:
@@ -99,12 +102,14 @@ def prints_of(
     return found if depth == "look" else {volume: ScanPrint(held.content) for volume, held in found.items()}
 
 
-def print_of(volume: str, depth: Depth) -> ScanPrint | str:
+def print_of(volume: str, options: dict[str, Any], depth: Depth) -> ScanPrint | str:
     """The print of one scan, or why it cannot be read."""
     path = Path(volume)
     try:
         content = content_digest(path)
-        return ScanPrint(content, perceptual_hash(read_volume(path)).tobytes().hex() if depth == "look" else None)
+        return ScanPrint(
+            content, perceptual_hash(read_volume(path, **options)).tobytes().hex() if depth == "look" else None
+        )
     except VolumeError as error:
         return str(error)
     except OSError as error:
@@ -221,13 +226,16 @@ def _similar(cases: Sequence[Case], prints: Mapping[str, ScanPrint]) -> Iterator
         yield places[i], places[j]
 
 
-def _prints(volumes: Sequence[str], depth: Depth, workers: int) -> Iterator[tuple[str, ScanPrint | str]]:
+def _prints(
+    volumes: Sequence[str], options: Mapping[str, dict[str, Any]], depth: Depth, workers: int
+) -> Iterator[tuple[str, ScanPrint | str]]:
     if workers == 1 or len(volumes) < 2:
         for volume in volumes:
-            yield volume, print_of(volume, depth)
+            yield volume, print_of(volume, options[volume], depth)
         return
     with one_thread_each(), ProcessPoolExecutor(min(workers, len(volumes)), mp_context=get_context("spawn")) as pool:
-        yield from zip(volumes, pool.map(print_of, volumes, [depth] * len(volumes), chunksize=4), strict=True)
+        how = [options[volume] for volume in volumes]
+        yield from zip(volumes, pool.map(print_of, volumes, how, [depth] * len(volumes), chunksize=4), strict=True)
 
 
 def _stat_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from slicesight.data.choices import LETTERS as LETTERS
 from slicesight.errors import ManifestError, check_type
@@ -62,6 +62,22 @@ class Conversation(BaseModel):
         return f"{self.answer_choice}. {self.answer}" if self.answer_choice else self.answer
 
 
+class Reading(BaseModel):
+    """What the scan's file leaves open, said as to `io.loading.read_volume`; spacing_mm is (z, y, x)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    series: str | None = None
+    time_point: int | None = Field(default=None, ge=0)
+    unit: Literal["HU", "arbitrary"] | None = None
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that are given, for `read_volume`."""
+        given = self.model_dump(exclude_none=True)
+        return {"series_uid" if name == "series" else name: value for name, value in given.items()}
+
+
 class Case(BaseModel):
     """One volume with its conversations; `volume` and `labels` are relative to the manifest's folder."""
 
@@ -76,8 +92,15 @@ class Case(BaseModel):
     """The data set the case was converted from, such as "m3d-cap"."""
     volume: str
     labels: str | None = None
+    reading: Reading | None = None
+    """How the volume is to be read, where its file leaves that open."""
     conversations: tuple[Conversation, ...]
     truth: dict[str, Any] | None = None
+
+    @property
+    def read_options(self) -> dict[str, Any]:
+        """Arguments for `io.loading.read_volume`; mostly none."""
+        return self.reading.options() if self.reading is not None else {}
 
 
 def read_manifest(path: str | Path) -> list[Case]:
@@ -113,13 +136,17 @@ def iter_manifest(path: str | Path) -> Iterator[Case]:
 
 
 def write_manifest(cases: Iterable[Case], path: str | Path) -> None:
-    """Write a manifest under a temporary name, then rename."""
+    """Write a manifest under a temporary name, then rename; ManifestError where an id comes twice."""
     with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         for line in _lines(cases):
             file.write(line)
 
 
 def _lines(cases: Iterable[Case]) -> Iterator[str]:
+    seen: set[str] = set()
     for case in cases:
         check_type(case, Case, name="a line of the manifest", expected="a Case")
+        if case.id in seen:
+            raise ManifestError(f"two cases have the id {case.id!r}; give each its own")
+        seen.add(case.id)
         yield case.model_dump_json(exclude_none=True) + "\n"

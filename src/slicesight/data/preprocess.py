@@ -217,7 +217,9 @@ class _Run:
         known_content = None
         settings = rows.foreseen_settings(self.spec, known) if known is not None else None
         if known is not None and settings is not None:
-            key = rows.row_key(case.id, known.content, rows.preprocessing_digest(settings, self.dtype))
+            key = rows.row_key(
+                case.id, known.content, rows.preprocessing_digest(settings, self.dtype, case.read_options)
+            )
             if key in places:
                 entry.key, entry.place = key, places[key]
                 entry.known = self._journal_line(entry, known.content, settings, known.acquired)
@@ -225,7 +227,12 @@ class _Run:
                     return entry
                 known_content = known.content
         entry.job = ScanJob(
-            case_id=case.id, path=str(path), spec=self.spec, dtype=self.dtype, known_content=known_content
+            case_id=case.id,
+            path=str(path),
+            spec=self.spec,
+            dtype=self.dtype,
+            known_content=known_content,
+            read_options=case.read_options,
         )
         return entry
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class ScanJob:
     spec: GridSpec
     dtype: StoredType
     known_content: str | None = None
+    read_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def prepare_scan(job: ScanJob) -> ScanOutcome:
         content = _content_of(path)
         if content == job.known_content:
             return ScanOutcome(case_id=job.case_id, content=content)
-        volume = read_volume(path)
+        volume = read_volume(path, **job.read_options)
         grid = to_grid(volume, job.spec)
     except InputError as error:
         return ScanOutcome(case_id=job.case_id, failure=" ".join(str(error).split()))
@@ -97,7 +98,7 @@ def prepare_scan(job: ScanJob) -> ScanOutcome:
     facts = {
         "id": job.case_id,
         "content": content,
-        "preprocessing": preprocessing_digest(settings, job.dtype),
+        "preprocessing": preprocessing_digest(settings, job.dtype, job.read_options),
         "dtype": job.dtype,
         "shape": list(voxels.shape),
         "positions_mm": _positions(grid),
@@ -132,9 +133,10 @@ def foreseen_settings(spec: GridSpec, known: JournalEntry) -> dict[str, Any] | N
     return {**replace(spec, plane=plane).to_dict(), "window": window}
 
 
-def preprocessing_digest(settings: dict[str, Any], dtype: StoredType) -> str:
-    """Names resolved settings, dtype and the numerics of this version."""
-    return digest_of({"numerics": NUMERICS, "dtype": dtype, "grid": settings})
+def preprocessing_digest(settings: dict[str, Any], dtype: StoredType, read_options: dict[str, Any]) -> str:
+    """Names resolved settings, dtype, the numerics of this version and how the scan was read, where that was said."""
+    asked = {"reading": read_options} if read_options else {}
+    return digest_of({"numerics": NUMERICS, "dtype": dtype, "grid": settings, **asked})
 
 
 def row_key(case_id: str, content: str, preprocessing: str) -> str:

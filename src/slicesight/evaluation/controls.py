@@ -55,7 +55,8 @@ def majority(cases: Sequence[Case], training: Sequence[Case] | None) -> list[Pre
     for case in cases:
         own = count_answers(case.conversations) if training is None else {}
         for number, asked in enumerate(case.conversations):
-            rows.append(as_prediction(case, number, commonest(asked, everyone, without=own)))
+            said = commonest(asked, everyone, without=own)
+            rows.append(as_prediction(case, number, said, choice=said if asked.choices else None))
     return rows
 
 
@@ -83,8 +84,8 @@ def true_slices(asked: Conversation, grid: GridVolume) -> tuple[int, ...] | None
     return shown if 0 < len(shown) < len(grid.slices) else None
 
 
-def as_prediction(case: Case, number: int, said: str) -> Prediction:
-    """A case's question with what a system said to it."""
+def as_prediction(case: Case, number: int, said: str, *, choice: str | None = None) -> Prediction:
+    """A case's question with what a system said to it, freely and held to its choices."""
     asked = case.conversations[number]
     return Prediction(
         id=question_id(case, number),
@@ -94,6 +95,7 @@ def as_prediction(case: Case, number: int, said: str) -> Prediction:
         prediction=said,
         answer=asked.answer,
         answer_choice=asked.answer_choice,
+        choice=choice,
         volume=case.id,
         choices=asked.choices,
     )
@@ -105,8 +107,11 @@ def ask_blind(
     """What a model answers to the questions alone, no scan given."""
     jobs = ((None, [asked.prompt for asked in case.conversations]) for case in cases)
     rows = []
-    answered = predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS)
+    answered = predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both")
     for done, (case, answers) in enumerate(zip(cases, answered, strict=True)):
         progress(done, len(cases))
-        rows += [as_prediction(case, number, answer.generated_text) for number, answer in enumerate(answers)]
+        rows += [
+            as_prediction(case, number, answer.generated_text, choice=answer.choice)
+            for number, answer in enumerate(answers)
+        ]
     return rows

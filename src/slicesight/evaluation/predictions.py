@@ -1,7 +1,8 @@
 """What is one answered question on its way to the scorer? A line of predictions.jsonl, ours or anyone's.
 
 {"id", "task": report | open | closed, "topic", "question", "prediction", "answer", "answer_choice",
- optional "volume", "choices", "scores" (one per grid slice), "true_slices" (grid slices that show what is asked)}.
+ optional "volume", "choices", "choice" (said when held to them), "scores" (one per grid slice), "true_slices" (grid
+ slices that show what is asked)}.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ TASKS: tuple[Task, ...] = ("report", "open", "closed")
 class Prediction(BaseModel):
     """One question with its true answer and what a system said.
 
-    volume: whatever names the scan; without it nothing can be said by volume. answer_choice: the right letter.
+    volume: whatever names the scan; without it nothing can be said by volume. answer_choice: the right letter. choice:
+    what the system said to a closed question when held to its choices.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
@@ -35,6 +37,7 @@ class Prediction(BaseModel):
     prediction: str
     answer: str
     answer_choice: str | None = None
+    choice: str | None = None
     volume: str | None = None
     choices: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None

@@ -142,7 +142,7 @@ def _answer_without_scans(
     blind = load_blind()
     mark = run.folder / "controls" / "blind.digest"
     digest = digest_model(blind)
-    if run.path("blind").exists() and mark.exists() and mark.read_text() == digest:
+    if run.path("blind").exists() and mark.exists() and mark.read_text(encoding="utf-8") == digest:
         return
     with bars("asking the blind model") as progress:
         write_text(run.path("blind"), text=to_lines(ask_blind(blind, cases, progress=progress)))

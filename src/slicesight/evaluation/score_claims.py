@@ -16,7 +16,7 @@ import numpy as np
 
 from slicesight.data.manifest import Case
 from slicesight.evaluation.likelihood import MaskableScan, score_questions
-from slicesight.evaluation.statistics import Floats, mean_interval
+from slicesight.evaluation.statistics import Floats, effective_number, mean_interval
 
 STANDARD = {
     "plane": "Which plane do the slices show?",
@@ -132,12 +132,6 @@ def distance(scores_N: Floats, others_N: Floats) -> float:
     return float(np.abs(scores_N - others_N).sum() / 2)
 
 
-def effective_slices(scores_N: Floats) -> float:
-    """exp(entropy): N for an even spread, 1 for a single slice."""
-    positive = scores_N[scores_N > 0]
-    return float(np.exp(-(positive * np.log(positive)).sum()))
-
-
 def _claim(says: str, compared: str, above: bool | None, values: Floats, differences: Floats) -> dict[str, Any]:
     if np.isnan(values).all():
         return {"says": says, "value": None, "ci95": None, "compared": compared, "holds": None}
@@ -176,7 +170,7 @@ def _spread(pairs: Iterable[tuple[Floats, Floats]]) -> float:
 
 
 def _density_of(topic: str, asked: Sequence[AskedScores]) -> Floats:
-    return np.array([effective_slices(one.standard[topic]) for one in asked])
+    return np.array([effective_number(one.standard[topic]) for one in asked])
 
 
 def _mean(measure: Callable[[Floats], float], one: AskedScores) -> float:

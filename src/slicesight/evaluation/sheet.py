@@ -24,10 +24,16 @@ from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
 
 FORMAT = 1
-CLOSED_METRICS = ("accuracy", "accuracy_legacy")
+CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
+NOT_COMPARED = ("accuracy_constrained",)
+"""Stands beside the tests and in none of them, so that their correction is of the same family with and without it."""
+NO_CHOICE = (
+    "not every closed question has a choice, what a system says when held to the choices; slicesight evaluate asks"
+)
 CLOSED_DEFINITIONS = {
     "accuracy": "share of answers that name the right choice and no other: letter, (letter) or its words",
     "accuracy_legacy": 'share of outputs that contain the right letter with a full stop, "B." (the papers\' rule)',
+    "accuracy_constrained": "share of right answers where nothing but the choices may be said (choice)",
 }
 NO_VOLUME = "the predictions name no volumes, so nothing can be drawn by volume"
 
@@ -81,8 +87,12 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
             assert row.answer_choice is not None
             values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
+            values["accuracy_constrained"][place] = is_right(row.choice or "", row)
+    missing = {**file.missing, **found.missing}
+    if any(row.task == "closed" and row.choice is None for row in rows):
+        missing["accuracy_constrained"] = NO_CHOICE
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
-    return Scored(file=file, values=values, missing={**file.missing, **found.missing}, about=about)
+    return Scored(file=file, values=values, missing=missing, about=about)
 
 
 def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
 
 def to_json(document: Any) -> str:
     """Unrounded JSON; what is not a number is null."""
-    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:
@@ -157,7 +167,7 @@ def compare_systems(
             continue
         runs = [*ours, *theirs]
         for task, metric in [(each, metric) for each in TASKS for metric in metrics_of(each)]:
-            if metrics is not None and (task, metric) not in metrics:
+            if metric in NOT_COMPARED or (metrics is not None and (task, metric) not in metrics):
                 continue
             if not all(task in run.file.tasks and metric not in run.missing for run in runs):
                 continue

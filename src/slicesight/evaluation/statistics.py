@@ -121,6 +121,12 @@ def compare(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, 
     )
 
 
+def effective_number(weights: Floats) -> float:
+    """exp(entropy) of weights that sum to 1: N for an even spread, 1 for a single one (Hill's number of order 1)."""
+    positive = weights[weights > 0]
+    return float(np.exp(-(positive * np.log(positive)).sum()))
+
+
 def sign_flip_p(differences_V: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
     """Two-sided p of a mean difference under random signs; all 2^V of them for few volumes."""
     num_volumes = len(differences_V)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from slicesight.data.choices import listed_choices, with_letter
+from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
@@ -44,13 +44,33 @@ class Answer:
     """A text and the slices it rests on.
 
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
-    model that does not weigh slices. slices: all of them, heaviest first.
+    model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
+    cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
+    nothing but its choices may be said.
     """
 
     question: str
     text: str
     scores: tuple[float, ...]
     slices: tuple[SliceEvidence, ...]
+    cut_at: int | None = None
+    choice: str | None = None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether its end is missing, because an answer may have no more tokens."""
+        return self.cut_at is not None
+
+    @property
+    def finish_reason(self) -> str:
+        """As OpenAI's API has it: "length" for a cut answer, else "stop"."""
+        return "length" if self.is_truncated else "stop"
+
+    @property
+    def is_outside_choices(self) -> bool:
+        """Whether the question lists choices and the text names none of them, or several."""
+        choices = tuple(listed_choices(self.question).values())
+        return bool(choices) and read_choice(self.text, choices).letter is None
 
     @property
     def generated_text(self) -> str:
@@ -104,10 +124,12 @@ class AnswerDecoder:
         return text.removeprefix(self.sent), text
 
 
-def make_answer(question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None) -> Answer:
+def make_answer(
+    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
+) -> Answer:
     """An answer with its slices ranked; it rests on none where no scan was given."""
     slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices)
+    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

@@ -10,12 +10,16 @@ to the next one. What only the library's `generate` can do is answered beside it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
+from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree, with_choice
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.generate_fallback import answer_by_generate
 from slicesight.inference.prompts import (
@@ -32,9 +36,6 @@ from slicesight.inference.scheduler import GenerationRequest, GenerationStep, lo
 from slicesight.models.fingerprint import weights_version
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from slicesight.inference.predictor import Predictor
 
 CANCELLED = -1
@@ -48,7 +49,10 @@ class AskRequest:
     scan: gives the encoded scan when their turn comes; None for questions without a scan.
     on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
-    first_number: of its questions, for the seed. is_cancelled: set by any thread; nothing is passed on any more.
+    tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
+    constrained: numbers of the questions that must be answered with one of their choices, where they list any.
+    is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
+    for a queue in front.
     """
 
     scan: Callable[[], EncodedScan] | None
@@ -59,9 +63,13 @@ class AskRequest:
     max_new_tokens: int = 160
     options: dict[str, Any] = field(default_factory=dict)
     sampler: Sampler | None = None
+    tokenized: Sequence[TokenizedQuestion] | None = None
     in_pieces: bool = True
     first_number: int = 0
+    constrained: Collection[int] = ()
     is_cancelled: bool = False
+    client: str = ""
+    since: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -75,7 +83,14 @@ class OpenQuestion:
     sampler: Sampler
     generator: torch.Generator
     decoder: AnswerDecoder
+    choices: ChoiceTree | None = None
+    said: list[int] = field(default_factory=list)
     has_started: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        """End this row alone."""
+        self.request.is_cancelled = True
+        self.request.on_error(as_exception(error))
 
     def piece(self, step: GenerationStep) -> AnswerPiece | None:
         """What this step adds to the answer, if anything is wanted of it yet."""
@@ -83,15 +98,16 @@ class OpenQuestion:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
         last, text = self.decoder.finish(step.token_ids)
+        grid = None if self.scan is None else self.scan.grid
+        cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
+        answer = make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at)
         return AnswerPiece(
             number=self.number,
             text=last,
-            answer=make_answer(
-                self.prompt.question, text, self.prompt.scores, grid=None if self.scan is None else self.scan.grid
-            ),
+            answer=answer if self.choices is None else with_choice(answer),
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
-            is_truncated=step.token_ids[-1] not in self.sampler.ends,
+            is_truncated=cut_at is not None,
         )
 
 
@@ -119,12 +135,20 @@ class ContinuousBatching:
                 for steps in self.predictor.scheduler.answer(arrivals, sampler=sampler, batch_size=self.batch_size):
                     for step in steps:
                         question = self.open.pop(step.number) if step.is_finished else self.open[step.number]
-                        if step.token_ids[-1] != CANCELLED and (piece := question.piece(step)) is not None:
-                            question.request.on_piece(piece)
+                        if step.token_ids[-1] != CANCELLED and not question.request.is_cancelled:
+                            self._pass_on(question, step)
                     yield
                 return
             except InputError as error:  # a question that does not fit into memory even alone
                 self.fail_all(error, only_waiting=True)
+
+    @staticmethod
+    def _pass_on(question: OpenQuestion, step: GenerationStep) -> None:
+        try:
+            if (piece := question.piece(step)) is not None:
+                question.request.on_piece(piece)
+        except BaseException as error:
+            question.fail(error)
 
     @property
     def num_rows(self) -> int:
@@ -150,8 +174,8 @@ class ContinuousBatching:
             elif not request.is_cancelled:
                 try:
                     yield from self._open_questions(request)
-                except Exception as error:  # whatever it is, it is this request's alone, and somebody waits for it
-                    request.on_error(error)
+                except BaseException as error:  # whatever it is, it is this request's alone, and somebody waits for it
+                    request.on_error(as_exception(error))
 
     def _open_questions(self, request: AskRequest) -> Iterator[GenerationRequest]:
         """A request's questions in batches as they are taken; none where only `generate` can answer, which then does.
@@ -162,7 +186,7 @@ class ContinuousBatching:
         model, processor = self.predictor.model, self.predictor.processor
         sampler = request.sampler or make_sampler(model, request.options)
         longest = longest_text(model.config)
-        tokenized = tokenize_questions(
+        tokenized = request.tokenized or tokenize_questions(
             processor,
             request.questions,
             history=request.history,
@@ -171,6 +195,7 @@ class ContinuousBatching:
         )
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
+        trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
         limits = [
             request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
             for one in tokenized
@@ -178,7 +203,7 @@ class ContinuousBatching:
         needed = max(len(one) + limit for one, limit in zip(tokenized, limits, strict=True))
         longest_shared = longest_prompt(model)
         if sampler is None or (longest_shared is not None and needed > longest_shared):
-            self._answer_by_generate(request, tokenized, scan)
+            self._answer_by_generate(request, tokenized, scan, trees)
             return
         for numbers in split_questions([len(one) for one in tokenized], batch_size=self.batch_size):
             features = None if scan is None else scan.features
@@ -192,8 +217,21 @@ class ContinuousBatching:
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
                     decoder=AnswerDecoder(prompt.question, self.predictor.decode),
+                    choices=trees[number],
                 )
                 yield self._generation_request(question, max_new_tokens=limits[number])
+
+    def _choice_trees(self, request: AskRequest, *, num_volumes: int) -> list[ChoiceTree | None]:
+        """The choices each question is held to, if any."""
+        ends = find_end_tokens(self.predictor.model)
+        return [
+            make_choice_tree(
+                self.predictor.processor, question, history=request.history, num_volumes=num_volumes, ends=ends
+            )
+            if number in request.constrained
+            else None
+            for number, question in enumerate(request.questions)
+        ]
 
     def _generation_request(self, question: OpenQuestion, *, max_new_tokens: int) -> GenerationRequest:
         """The question's row, its shared part taken from the scan's prefix cache or made."""
@@ -209,7 +247,11 @@ class ContinuousBatching:
         )
 
     def _answer_by_generate(
-        self, request: AskRequest, tokenized: Sequence[TokenizedQuestion], scan: EncodedScan | None
+        self,
+        request: AskRequest,
+        tokenized: Sequence[TokenizedQuestion],
+        scan: EncodedScan | None,
+        trees: Sequence[ChoiceTree | None],
     ) -> None:
         """Pass on whole answers by `generate`."""
         found = answer_by_generate(
@@ -220,16 +262,21 @@ class ContinuousBatching:
             batch_size=self.batch_size,
             max_new_tokens=request.max_new_tokens,
             options=request.options,
+            trees=trees,
         )
+        grid, ends = None if scan is None else scan.grid, find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
+            cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
+            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at)
             request.on_piece(
                 AnswerPiece(
                     number=number,
                     text=text,
-                    answer=make_answer(one.question, text, scores, grid=None if scan is None else scan.grid),
+                    answer=answer if trees[number] is None else with_choice(answer),
                     num_prompt_tokens=len(one),
                     num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
+                    is_truncated=cut_at is not None,
                 )
             )
 
@@ -248,11 +295,41 @@ class _SamplerPerQuestion:
     def choose(self, logits_RW: Tensor, generators: list[OpenQuestion]) -> list[int]:
         tokens = [CANCELLED] * len(generators)
         rows_of: dict[Sampler, list[int]] = {}
+        if any(question.choices is not None for question in generators):
+            logits_RW = torch.stack([_held(logits, one) for logits, one in zip(logits_RW, generators, strict=True)])
         for row, question in enumerate(generators):
             if not question.request.is_cancelled:
                 rows_of.setdefault(question.sampler, []).append(row)
         for sampler, rows in rows_of.items():
-            found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            try:
+                found = sampler.choose(logits_RW[rows], [generators[row].generator for row in rows])
+            except Exception:  # of one row; the others' tokens are theirs
+                found = [self._choose_alone(logits_RW[[row]], generators[row]) for row in rows]
             for row, token in zip(rows, found, strict=True):
                 tokens[row] = token
+                generators[row].said.append(token)
         return tokens
+
+    @staticmethod
+    def _choose_alone(logits_1W: Tensor, question: OpenQuestion) -> int:
+        try:
+            return question.sampler.choose(logits_1W, [question.generator])[0]
+        except Exception as error:
+            question.fail(error)
+            return CANCELLED
+
+
+def _held(logits_W: Tensor, question: OpenQuestion) -> Tensor:
+    """The logits of a row, those of other tokens than its choices' out of reach."""
+    return logits_W if question.choices is None else question.choices.mask(logits_W, question.said)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error of one question: native code of a tokenizer panics with what is no Exception.
+
+    Raises:
+        BaseException: the program is to stop.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from numpy.typing import NDArray
+
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Volume
 
@@ -50,8 +52,8 @@ class EncodedScan:
         return self.grid.voxels.nbytes + count_bytes(self.features) + (0 if prefix is None else prefix.store.num_bytes)
 
 
-Scan = Volume | GridVolume | EncodedScan | str | Path
-"""What can be asked: a scan read, brought to the grid or encoded already, or the path of one."""
+Scan = Volume | GridVolume | EncodedScan | str | Path | NDArray[Any]
+"""What can be asked: a scan read, on the grid or encoded already, its path, or an array (Z, Y, X) without geometry."""
 
 
 class LeastRecentlyUsed(Generic[Item]):

@@ -7,10 +7,12 @@ settings: what gives the same tokens has the same key, and nothing else has. In 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,6 +24,7 @@ from slicesight.models.fingerprint import digest_encoders, weights_version
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, VolumeFeatures
 from slicesight.volumes.grid import GridVolume
 
+logger = logging.getLogger(__name__)
 DEFAULT_FOLDER_BYTES = 8 * 2**30
 SUFFIX = ".features.safetensors"
 
@@ -31,20 +34,32 @@ class FeatureCache:
 
     Args:
         memory_bytes: most kept in memory; 0 keeps nothing there.
-        folder: where they are kept as files as well; must exist. The files show what the scan shows.
+        folder: where they are kept as files as well, made if it is not there. The files show what the scan shows.
         folder_bytes: most kept there; the files used longest ago go first.
     """
 
     def __init__(
         self, *, memory_bytes: int = 0, folder: Path | None = None, folder_bytes: int = DEFAULT_FOLDER_BYTES
     ) -> None:
-        if folder is not None and not folder.is_dir():
-            raise InputError(f"{folder}: no such folder to keep encoded scans in; create it or name another.")
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"{folder}: no folder can be made there to keep encoded scans in ({error.strerror}); name another."
+                ) from error
         self.folder, self.folder_bytes = folder, folder_bytes
         self.memory: LeastRecentlyUsed[VolumeFeatures] = LeastRecentlyUsed(max_bytes=memory_bytes, count=count_bytes)
         self.hits = self.misses = 0
         self._digests: dict[int, str] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: what is kept in memory stays where it is."""
+        return {"memory_bytes": self.memory.max_bytes, "folder": self.folder, "folder_bytes": self.folder_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def get(
         self, model: Med2E3ForConditionalGeneration, grid: GridVolume, encode: Callable[[], VolumeFeatures]
@@ -78,13 +93,14 @@ class FeatureCache:
             return None
         path = self.folder / f"{key}{SUFFIX}"
         try:
-            tensors = load_file(path)
+            found = VolumeFeatures(**load_file(path))
             os.utime(path)
         except FileNotFoundError:
             return None
-        except SafetensorError as error:
-            raise InputError(f"{path}: a damaged file of encoded scans ({error}); remove it.") from error
-        return VolumeFeatures(**tensors)
+        except (SafetensorError, TypeError, OSError) as error:
+            logger.warning("%s: a damaged file of an encoded scan (%s); the scan is encoded anew", path, error)
+            return None
+        return found
 
     def _write(self, key: str, features: VolumeFeatures) -> None:
         if self.folder is None or count_bytes(features) > self.folder_bytes:

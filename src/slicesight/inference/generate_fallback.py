@@ -6,12 +6,14 @@ B questions, T prompt tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from slicesight.errors import InputError
-from slicesight.inference.prompts import TokenizedQuestion, collate_prompts, score_rows
+from slicesight.inference.choice_decoding import ChoiceTree
+from slicesight.inference.prompts import TokenizedQuestion, collate_prompts, score_rows, text_config
 from slicesight.inference.sampling import DEFAULT_TOP_K
 from slicesight.inference.scheduler import Scheduler
 from slicesight.models.med2e3 import Med2E3Processor, VolumeFeatures
@@ -27,6 +29,7 @@ def answer_by_generate(
     batch_size: int,
     max_new_tokens: int,
     options: dict[str, Any],
+    trees: Sequence[ChoiceTree | None] = (),
 ) -> Iterator[tuple[list[int], tuple[float, ...]]]:
     """(new token ids, slice scores) of each question, batch by batch; a batch is what memory holds.
 
@@ -54,11 +57,25 @@ def answer_by_generate(
             )
         batch = batch[:fits]
         inputs = collate_prompts(processor, batch, has_volume=features is not None).to(model.device)
+        num_prompt = inputs["input_ids"].shape[1]
+        held: dict[str, Any] = {}
+        if any(tree is not None for tree in trees):
+            every = list(range(int(text_config(model.config).vocab_size)))
+            rows = trees[start : start + fits]
+            held["prefix_allowed_tokens_fn"] = partial(_allowed, rows, num_prompt, every)
         if seed is not None:
             torch.manual_seed(int(seed) + start)
         with torch.inference_mode(), scheduler.lock:  # beams repeat the prompts, so they are scored beforehand
             scores_BMN = None if features is None else model.score_slices(features, **inputs)
-            generated_BT = model.generate(**inputs, volume_features=features, **settings)
-        new_ids = generated_BT[:, inputs["input_ids"].shape[1] :].tolist()
+            generated_BT = model.generate(**inputs, volume_features=features, **settings, **held)
+        new_ids = generated_BT[:, num_prompt:].tolist()
         yield from zip(new_ids, score_rows(scores_BMN, len(batch)), strict=True)
         start += len(batch)
+
+
+def _allowed(
+    trees: Sequence[ChoiceTree | None], num_prompt: int, every: list[int], row: int, token_ids: torch.Tensor
+) -> list[int]:
+    """What may follow in a row, as `generate` asks it."""
+    tree = trees[row]
+    return every if tree is None else tree.allowed(token_ids[num_prompt:].tolist())

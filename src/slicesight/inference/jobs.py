@@ -6,14 +6,18 @@ Scans are taken one by one, encoded when there is room for their first question;
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
 from slicesight.inference.batching import AskRequest, ContinuousBatching
+from slicesight.inference.choice_decoding import ChoicesMode, check_choices_mode
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.prompts import History
 from slicesight.inference.sampling import check_options, make_sampler
@@ -24,6 +28,33 @@ if TYPE_CHECKING:
     from slicesight.inference.predictor import Predictor
 
 Job = tuple[Scan | None, str | Sequence[str] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedQuestions:
+    """A job's questions. again: numbers of those that are asked once more, held to their choices."""
+
+    questions: list[str]
+    again: tuple[int, ...]
+    is_constrained: bool
+
+    @property
+    def all(self) -> list[str]:
+        """In the order they are asked, those asked again behind the others."""
+        return [*self.questions, *(self.questions[number] for number in self.again)]
+
+    @property
+    def constrained(self) -> range:
+        """Places in `all` that are held to their choices."""
+        return range(0 if self.is_constrained else len(self.questions), len(self.all))
+
+    def joined(self, answers: list[Answer]) -> list[Answer]:
+        """An answer each, with its choice."""
+        choices = dict(zip(self.again, answers[len(self.questions) :], strict=True))
+        return [
+            replace(answer, choice=choices[number].choice) if number in choices else answer
+            for number, answer in enumerate(answers[: len(self.questions)])
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +70,7 @@ class JobRunner:
     max_new_tokens: int
     batch_size: int
     options: dict[str, Any]
+    choices: ChoicesMode = "free"
 
     def __post_init__(self) -> None:
         for name, value in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
@@ -46,20 +78,29 @@ class JobRunner:
                 raise InputError(f"{name} is {value!r}; expected at least 1, a whole number.")
         if isinstance(self.history, str) or not all(map(_is_turn, self.history)):
             raise InputError(f"history is {str(self.history)[:60]!r}; expected (question, answer) pairs of text.")
+        check_choices_mode(self.choices)
         check_options(self.predictor.model, self.options)
+
+    def _asked(self, questions: str | Sequence[str] | None) -> AskedQuestions:
+        checked = check_questions(self.predictor, questions)
+        if self.choices != "both":
+            return AskedQuestions(questions=checked, again=(), is_constrained=self.choices == "only")
+        again = tuple(number for number, question in enumerate(checked) if listed_choices(question))
+        return AskedQuestions(questions=checked, again=again, is_constrained=False)
 
     def answers(self, jobs: Iterable[Job], *, progress: Progress | None) -> Iterator[list[Answer]]:
         """All answers of each job, in the order of the jobs."""
         num_expected: list[int] = []  # answers of each job so far taken
+        asked: list[AskedQuestions] = []
         found: list[dict[int, Answer]] = []
         next_job = num_done = 0
 
         def note(job: Job) -> Job:
-            num_questions = len(check_questions(self.predictor, job[1]))
-            num_expected.append(num_questions)
+            asked.append(self._asked(job[1]))
+            num_expected.append(len(asked[-1].all))
             found.append({})
             if progress is not None and len(found) == 1:
-                progress(0, num_questions)
+                progress(0, num_expected[0])
             return job
 
         for step in self.pieces((note(check_job(job)) for job in jobs), in_pieces=False):
@@ -71,7 +112,7 @@ class JobRunner:
                 progress(done, sum(num_expected))
             num_done = done
             while next_job < len(found) and len(found[next_job]) == num_expected[next_job]:
-                yield [found[next_job].pop(number) for number in range(num_expected[next_job])]
+                yield asked[next_job].joined([found[next_job].pop(number) for number in range(num_expected[next_job])])
                 next_job += 1
 
     def pieces(self, jobs: Iterable[Job], *, in_pieces: bool) -> Iterator[list[tuple[int, AnswerPiece]]]:
@@ -88,16 +129,16 @@ class JobRunner:
                 return None
             try:
                 job, (scan, questions) = next(numbered)
-                checked = check_questions(self.predictor, questions)
+                asked = self._asked(questions)
             except StopIteration:
                 return None
             except Exception as error:
                 errors.append(error)
                 return None
-            first_number, num_questions = num_questions, num_questions + len(checked)
+            first_number, num_questions = num_questions, num_questions + len(asked.all)
             return AskRequest(
                 scan=None if scan is None else partial(self.predictor.encode, scan),
-                questions=checked,
+                questions=asked.all,
                 on_piece=lambda piece: pieces.append((job, piece)),
                 on_error=errors.append,
                 history=self.history,
@@ -106,6 +147,7 @@ class JobRunner:
                 sampler=sampler,
                 in_pieces=in_pieces,
                 first_number=first_number,
+                constrained=asked.constrained,
             )
 
         for _ in ContinuousBatching(self.predictor, batch_size=self.batch_size).answer(take):
@@ -128,10 +170,11 @@ def check_job(job: Any) -> Job:
     """
     if not isinstance(job, (tuple, list)) or len(job) != 2:
         raise InputError(f"a job is a {type(job).__name__}; expected a pair of a scan and its questions.")
-    if not isinstance(job[0], (Volume, GridVolume, EncodedScan, str, Path, type(None))):
+    if not isinstance(job[0], (Volume, GridVolume, EncodedScan, str, Path, np.ndarray, type(None))):
+        several = " (several scans: ask_many)" if isinstance(job[0], list | tuple) else ""
         raise InputError(
-            f"the scan is a {type(job[0]).__name__}; expected a path, what slicesight.read_volume gives, or None for "
-            "questions without a scan."
+            f"the scan is a {type(job[0]).__name__}; expected one path, array (slices, rows, columns), what "
+            f"slicesight.read_volume gives, or None for questions without a scan{several}."
         )
     return job[0], job[1]
 
@@ -152,6 +195,10 @@ def check_questions(predictor: Predictor, questions: str | Sequence[str] | None)
             raise InputError(f"question {number} is a {type(question).__name__}; expected text.")
         if not question.strip():
             raise InputError(f"question {number} is empty; write one, or leave it out.")
+        if not question.isascii() and any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise InputError(
+                f"question {number} holds bytes that are no UTF-8 text: {question[:60]!r}; write it in UTF-8."
+            )
     return checked
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from slicesight.errors import InputError, ModelError
@@ -12,9 +13,11 @@ from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
 
+ADAPTER_FILE = "adapter_config.json"
+
 
 @contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
+def paused_garbage_collection() -> Iterator[None]:
     """What torch and transformers make while they are imported stays for good: looking for garbage among it, again and
     again, takes a tenth of the time to the first answer."""
     was_enabled = gc.isenabled()
@@ -26,7 +29,7 @@ def _paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_paused_garbage_collection()
+@paused_garbage_collection()
 def load(
     name_or_dir: str | Path = "phantom-tiny",
     *,
@@ -74,7 +77,8 @@ def load(
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
     try:
-        model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        with _no_bars() if Path(source).is_dir() else nullcontext():
+            model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
         processor = Med2E3Processor.from_pretrained(source)
         card_path = cached_file(
             source,
@@ -110,6 +114,20 @@ def load(
     )
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bar of weights read from a folder, which would stay on the terminal."""
+    from transformers.utils import logging
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def _check_device(device: str | None) -> str:
     """The device; left out, a GPU if there is one."""
     import torch
@@ -134,6 +152,8 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
+            if (folder / ADAPTER_FILE).is_file():
+                raise ModelError(_why_no_adapter(folder))
             raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
         return str(folder), folder.resolve().name
     is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
@@ -143,6 +163,18 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
             f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model."
         )
     return name, name
+
+
+def _why_no_adapter(folder: Path) -> str:
+    try:
+        found = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        kind, base = found.get("peft_type", "LoRA"), found.get("base_model_name_or_path") or "a model it does not name"
+    except (ValueError, AttributeError):
+        kind, base = "LoRA", "a model it does not name"
+    return (
+        f"{folder}: holds a {kind} adapter of {base}, not a whole model; merge the two and load the merged folder: "
+        "peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(OUT)"
+    )
 
 
 def _why_not_loaded(source: str, error: OSError) -> str:

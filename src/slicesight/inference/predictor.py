@@ -7,10 +7,14 @@ answered together (`scheduler.py`), each as if it were alone. V = 1 volume, B qu
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
@@ -22,6 +26,7 @@ from slicesight.volumes.volume import Plane, Volume
 if TYPE_CHECKING:
     import torch
 
+    from slicesight.inference.choice_decoding import ChoicesMode
     from slicesight.inference.feature_cache import FeatureCache
     from slicesight.inference.jobs import Job, JobRunner
     from slicesight.inference.prompts import History
@@ -113,6 +118,8 @@ class Predictor:
             from slicesight.io.loading import read_volume
 
             scan = read_volume(scan)
+        if isinstance(scan, np.ndarray):
+            scan = _read_array(scan)
         if isinstance(scan, EncodedScan):
             return scan
         grid = self.grid(scan) if isinstance(scan, Volume) else self.as_scored(scan)
@@ -133,6 +140,7 @@ class Predictor:
         history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = 160,
         batch_size: int = 16,
+        choices: ChoicesMode = "free",
         progress: Progress | None = None,
         **generate_options: Any,
     ) -> list[Answer]:
@@ -144,6 +152,8 @@ class Predictor:
                 "Which phase is this? Choices: A. arterial phase B. venous phase".
             history: earlier (question, answer) turns of the conversation, the same for every question.
             batch_size: most questions answered together; fewer where memory is short.
+            choices: "only" holds a closed question to its choices, whatever the model would rather say; "both" leaves
+                the text free and gives the choice beside it, as `Answer.choice`.
             progress: called with (done, total) at the start and whenever answers are done.
             generate_options: do_sample, temperature, top_k, top_p and seed for answers that are drawn; anything else
                 (num_beams, say) is passed on to `generate`, which is slower.
@@ -157,6 +167,7 @@ class Predictor:
             history=history,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            choices=choices,
             progress=progress,
             **generate_options,
         )
@@ -169,6 +180,7 @@ class Predictor:
         history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = 160,
         batch_size: int = 16,
+        choices: ChoicesMode = "free",
         progress: Progress | None = None,
         **generate_options: Any,
     ) -> Iterator[list[Answer]]:
@@ -177,7 +189,7 @@ class Predictor:
         A scan is encoded when there is room for its first question, and its questions are answered beside the last ones
         of the scan before: `jobs` may be a generator that reads scans one by one.
         """
-        runner = self._runner(history, max_new_tokens, batch_size, generate_options)
+        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices)
         return runner.answers(jobs, progress=progress)
 
     def ask_stream(
@@ -188,10 +200,14 @@ class Predictor:
         history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = 160,
         batch_size: int = 16,
+        choices: Literal["free", "only"] = "free",
         **generate_options: Any,
     ) -> Iterator[AnswerPiece]:
         """The same answers as `ask`, in pieces as they are generated; pieces of several questions come mixed."""
-        runner = self._runner(history, max_new_tokens, batch_size, generate_options)
+        from slicesight.inference.choice_decoding import check_choices_mode
+
+        check_choices_mode(choices, allowed=("free", "only"))
+        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices)
         return (piece for step in runner.pieces([(scan, questions)], in_pieces=True) for _, piece in step)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -236,9 +252,38 @@ class Predictor:
         with torch.inference_mode():
             return model.encode_volumes(torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype))
 
-    def _runner(self, history: History, max_new_tokens: int, batch_size: int, options: dict[str, Any]) -> JobRunner:
+    def _runner(
+        self, history: History, max_new_tokens: int, batch_size: int, options: dict[str, Any], choices: ChoicesMode
+    ) -> JobRunner:
         from slicesight.inference.jobs import JobRunner
 
         return JobRunner(
-            predictor=self, history=history, max_new_tokens=max_new_tokens, batch_size=batch_size, options=options
+            predictor=self,
+            history=history,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            options=options,
+            choices=choices,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the scheduler, which is made anew where the predictor is unpickled.
+
+        Raises:
+            ModelError: the model is rounded to 8 bits; its packed weights belong to this process.
+        """
+        if any(type(module).__name__ == "Int8Linear" for module in self.model.modules()):
+            raise ModelError(
+                f'{self.card.name}: an 8-bit model cannot be pickled; load it in the other process: quantize="int8".'
+            )
+        return {**vars(self), "_scheduler": None}
+
+
+def _read_array(voxels: NDArray[Any]) -> Volume:
+    """An array as it is read from a .npy file."""
+    from slicesight.io.loading import read_volume
+
+    with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
+        file = Path(folder) / "array.npy"
+        np.save(file, voxels)
+        return read_volume(file)

@@ -30,8 +30,13 @@ IGNORED_OPTIONS = {
     *("bos_token_id", "pad_token_id", "eos_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache"),
     *("transformers_version", "_from_model_config"),
 }
+GREEDY_BELOW = 1e-4
+"""Temperatures below are greedy: scores divided by one overflow, and nothing but the likeliest could be drawn."""
 DEFAULT_TOP_K = 50
 """What `generate` takes where nobody says otherwise."""
+
+
+_NO_NUMBERS = "the model's scores for the next token are no numbers"
 
 
 class RowSampler(Protocol):
@@ -73,14 +78,24 @@ class Sampler:
         return torch.Generator().manual_seed(zlib.crc32(f"{self.seed},{number}".encode()))
 
     def choose(self, logits_RW: Tensor, generators: list[torch.Generator]) -> list[int]:
-        """The next token of each row."""
+        """The next token of each row.
+
+        Raises:
+            ArithmeticError: the model gave a row no numbers.
+        """
         scores_RW = logits_RW.to(torch.float32, copy=True)
         if self.suppressed:
             scores_RW[:, list(self.suppressed)] = -torch.inf
-        if not self.do_sample:
-            tokens: list[int] = scores_RW.argmax(dim=-1).tolist()  # one wait for a GPU, not one per row
+        if not self.do_sample or self.temperature < GREEDY_BELOW:
+            best_R = scores_RW.argmax(dim=-1)
+            is_number_R = scores_RW.gather(1, best_R[:, None])[:, 0].isfinite()  # a NaN counts as the largest
+            tokens: list[int] = best_R.where(is_number_R, -1).tolist()  # one wait for a GPU, not one per row
+            if min(tokens) < 0:
+                raise ArithmeticError(_NO_NUMBERS)
             return tokens
         shares_RW = torch.softmax(self._warp(scores_RW), dim=-1).cpu()
+        if not bool(shares_RW.isfinite().all()):
+            raise ArithmeticError(_NO_NUMBERS)
         return [
             int(torch.multinomial(shares, 1, generator=generator))
             for shares, generator in zip(shares_RW, generators, strict=True)

@@ -16,6 +16,7 @@ from slicesight.files import replacing, write_text
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FAMILY = "slicesight-insight"
+ADAPTER_FILE = "adapter_config.json"
 KINDS = ("backbone", "pretraining", "segmenter", "classifier")
 
 
@@ -29,6 +30,21 @@ def write_model_folder(folder: str | Path, *, kind: str, facts: dict[str, Any], 
         save_file(weights, temporary, metadata={"format": "pt"})
     config = {"model_type": FAMILY, "kind": kind, "slicesight_version": __version__, **facts}
     write_text(place / CONFIG_FILE, text=json.dumps(config, indent=2) + "\n")
+
+
+def refuse_adapter(folder: Any, *, missing: str) -> None:
+    """Raises ModelError where a folder that cannot be read holds a PEFT adapter: of which model, and what it lacks."""
+    if not (path := Path(folder) / ADAPTER_FILE).is_file():
+        return
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        base = settings.get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        settings, base = {}, None
+    raise ModelError(
+        f"{folder}: holds a {settings.get('peft_type', 'LORA')} adapter of {base or 'a model it does not name'}, not a "
+        f"whole model, and {missing}; load that model and its processor, then peft.PeftModel.from_pretrained."
+    )
 
 
 def finished_run(folder: Path, *, digest: str) -> bool:

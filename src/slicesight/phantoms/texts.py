@@ -11,6 +11,7 @@ import re
 import numpy as np
 from numpy.random import Generator
 
+from slicesight.data.choices import same_text
 from slicesight.data.manifest import LETTERS, Conversation
 from slicesight.data.sources.intake import REPORT_QUESTIONS
 from slicesight.phantoms.anatomy import ABNORMALITIES, HOSTS, ORGANS_BY_NAME, PHASES, Finding, PhantomTruth
@@ -54,6 +55,17 @@ def read_findings(report: str) -> set[Triple]:
             organ, part = LOCATIONS[places[0]]
             triples.add((organ, kinds[0], part))
     return triples
+
+
+def same_findings(said: str, true: str) -> bool:
+    """Whether two reports claim the same findings.
+
+    Where neither names one that can be read, they are the same only if both say that there is no abnormality, or word
+    for word: two reports of which nothing was understood do not agree.
+    """
+    if read_findings(said) or read_findings(true):
+        return read_findings(said) == read_findings(true)
+    return same_text(said, true) or all("no abnormality" in report.lower() for report in (said, true))
 
 
 _QUESTIONS = {

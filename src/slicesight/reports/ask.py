@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.data.choices import listed_choices
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
 from slicesight.inference.loading import load
@@ -17,7 +18,7 @@ from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports import report_writer
-from slicesight.reports.evidence import KnownTruth, reading_line
+from slicesight.reports.evidence import EVIDENCE_CAVEAT, KnownTruth, describe, reading_line, summarise
 from slicesight.reports.terminal import answer_block, scan_header
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.receipt import scan_line
@@ -54,14 +55,20 @@ class AnswerReport:
         return list(zip(self.answers, self.truths or [None] * len(self.answers), strict=True))
 
     def document(self) -> dict[str, Any]:
-        """The JSON form: {"scan", "model", "answers"}."""
+        """The JSON form, as ask.schema.json says: {"schema", "scan", "model", "answers"}."""
         return {
+            "schema": 1,
             "scan": self.grid.receipt,
             "model": {**self.card.to_dict(), "warnings": list(self.warnings), "use": RESEARCH_NOTICE},
             "answers": [
                 {
                     "question": answer.question,
                     "answer": answer.text,
+                    "finish_reason": answer.finish_reason,
+                    "cut_at": answer.cut_at,
+                    "choice": answer.choice,
+                    "within_choices": None if not listed_choices(answer.question) else not answer.is_outside_choices,
+                    "evidence": _evidence(answer),
                     "scores": answer.scores,
                     "slices": [
                         {name: value for name, value in asdict(found).items() if name != "plane" or value is not None}
@@ -73,7 +80,7 @@ class AnswerReport:
         }
 
     def json_text(self) -> str:
-        return json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.document(), indent=2, allow_nan=False) + "\n"
 
     def write_json(self, path: Path) -> None:
         write_text(path, text=self.json_text())
@@ -105,6 +112,19 @@ class AnswerReport:
         )
 
 
+def _evidence(answer: Answer) -> dict[str, Any]:
+    """What weighs most, in words and numbers, beside what that does not say."""
+    found = summarise(answer)
+    return {
+        "summary": describe(found),
+        "caveat": EVIDENCE_CAVEAT,
+        "effective_slices": found.effective_slices or None,
+        "even_share": found.even_share,
+        "other_share": found.other_share,
+        "ranges": [asdict(one) for one in found.ranges],
+    }
+
+
 def load_quietly(model: str, *, int8: bool = False, cache: Path | None = None) -> Predictor:
     """Load a model without the library's own progress bars and advice on the terminal."""
     from huggingface_hub.utils import logging as hub_logging
@@ -123,12 +143,16 @@ def write_files(report: AnswerReport, files: Iterable[tuple[str, Path]]) -> None
 
 
 def print_report(console: Console, report: AnswerReport) -> None:
-    """Header and one block per answer."""
+    """Header, one block per answer, and what must be read with them."""
     notes, warnings = report.volume.warnings, report.warnings
     console.print(scan_header(report.title, report.reading, notes=notes, warnings=warnings))
     for answer, truth in report.judged:
         console.print()
         console.print(answer_block(answer, truth=truth))
+    console.print()
+    caveats = [EVIDENCE_CAVEAT] if any(answer.slices for answer in report.answers) else []
+    for line in (*caveats, RESEARCH_NOTICE):
+        console.print(line, style="dim", highlight=False)
 
 
 def print_warnings(console: Console, report: AnswerReport) -> None:

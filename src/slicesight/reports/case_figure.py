@@ -6,7 +6,6 @@ the dashed line of an even spread, 1/N; green marks lie under the slices that tr
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import numpy as np
 from slicesight.data.choices import is_right
 from slicesight.evaluation.predictions import Prediction
 from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.reports.evidence import EVIDENCE_CAVEAT
 from slicesight.reports.figure import (
     EVEN_COLOUR,
     FAINT,
@@ -26,6 +26,7 @@ from slicesight.reports.figure import (
     height_over_width,
     tidy,
 )
+from slicesight.reports.fonts import shorten, wrap
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def draw_case(grid: GridVolume, rows: Sequence[Prediction], *, title: str) -> Fi
         row, column = divmod(place, PANELS_ACROSS)
         top = 1 - (0.5 + slices_in + row * PANEL_IN + 0.12) / total_in
         _draw_question(figure, asked, left=0.015 + column * 0.328, top=top, total_in=total_in)
-    figure.text(0.015, 0.12 / total_in, RESEARCH_NOTICE, size=8, color=FAINT)
+    figure.text(0.015, 0.12 / total_in, f"{RESEARCH_NOTICE} {EVIDENCE_CAVEAT}", size=8, color=FAINT)
     return figure
 
 
@@ -85,7 +86,7 @@ def _draw_question(figure: Figure, row: Prediction, *, left: float, top: float, 
         lines.append((f"truth: {row.answer}", WRAP, FAINT, "normal"))
     height = 0.0
     for text, width, colour, weight in lines:
-        wrapped = textwrap.wrap(textwrap.shorten(text, WRAP + width - (8 if weight == "bold" else 12)), width)
+        wrapped = wrap(shorten(text, WRAP + width - (8 if weight == "bold" else 12)), width)
         figure.text(
             left, top - height, "\n".join(wrapped), size=8, color=colour, weight=weight, va="top", parse_math=False
         )

@@ -1,4 +1,4 @@
-"""Which part of the scan does an answer rest on, said so that a person can find it again?
+"""Which slices weigh most in an answer, said so that a person can find them again, and no more than is so?
 
 Neighbouring grid slices that weigh more than twice an even spread become one range of source slices with its
 millimetres. In a reformatted plane every grid slice cuts all source slices, so there the cut itself is named. Where
@@ -11,12 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
+from slicesight.evaluation.statistics import effective_number
 from slicesight.inference.answers import Answer, SliceEvidence
 from slicesight.volumes.grid import GridSlice, GridVolume
 
 AXIS_NAMES = ("x", "y", "z")
 WORTH_NAMING = 2.0
 """A slice is named where it weighs this many times an even spread."""
+ALIKE = 1.1
+NO_WEIGHTS = "This model does not weigh slices."
+EVIDENCE_CAVEAT = (
+    "A score says how much a slice weighs in what the language model is given, not that the answer is right, nor that "
+    "the slice was needed for it."
+)
 
 
 Piece = GridSlice | SliceEvidence
@@ -42,12 +51,29 @@ class SliceRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The few ranges worth naming, heaviest first, and what is left over."""
+    """The few ranges worth naming, heaviest first, and what is left over; nothing of a model that weighs no slices.
 
-    ranges: tuple[SliceRange, ...]
-    num_other_slices: int
-    other_share: float
-    even_share: float
+    heaviest: the heaviest slice alone, named or not. effective_slices: exp(entropy) of the scores, N where all weigh
+    alike and 1 for a single slice (Hill's number of order 1). is_alike: no slice weighs a tenth more than another.
+    """
+
+    ranges: tuple[SliceRange, ...] = ()
+    num_other_slices: int = 0
+    other_share: float = 0.0
+    even_share: float = 0.0
+    heaviest: SliceRange | None = None
+    effective_slices: float = 0.0
+    is_alike: bool = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether more than half of the slices share the weight, in effect."""
+        return self.effective_slices * self.even_share > 0.5
+
+    @property
+    def shown(self) -> tuple[SliceRange, ...]:
+        """What to name: the ranges, else the heaviest slice, else, where all weigh alike, none."""
+        return self.ranges or (() if self.heaviest is None or self.is_alike else (self.heaviest,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +94,74 @@ def summarise(answer: Answer, *, max_ranges: int = 3) -> Evidence:
     A model that does not weigh slices has no evidence: no ranges, nothing left over.
     """
     if not answer.slices:
-        return Evidence(ranges=(), num_other_slices=0, other_share=0.0, even_share=0.0)
+        return Evidence()
     by_index = sorted(answer.slices, key=lambda found: found.grid_slice)
     even_share = 1.0 / len(by_index)
-    ranges = [
-        SliceRange(
-            grid_slices=(group[0].grid_slice, group[-1].grid_slice),
-            name=slice_name(by_index, group[0].grid_slice, group[-1].grid_slice),
-            place=place_name(by_index, group[0].grid_slice, group[-1].grid_slice),
-            share=sum(one.score for one in group),
-        )
-        for group in _neighbours([found for found in by_index if found.score > WORTH_NAMING * even_share])
-    ]
+
+    def named(group: Sequence[SliceEvidence]) -> SliceRange:
+        first, last = group[0].grid_slice, group[-1].grid_slice
+        name, place = slice_name(by_index, first, last), place_name(by_index, first, last)
+        return SliceRange(grid_slices=(first, last), name=name, place=place, share=sum(one.score for one in group))
+
+    ranges = [named(group) for group in _neighbours([s for s in by_index if s.score > WORTH_NAMING * even_share])]
     ranges = sorted(ranges, key=lambda found: -found.share)[:max_ranges]
     return Evidence(
         ranges=tuple(ranges),
         num_other_slices=len(by_index) - sum(found.num_slices for found in ranges),
         other_share=max(0.0, sum(answer.scores) - sum(found.share for found in ranges)),
         even_share=even_share,
+        heaviest=named(answer.slices[:1]),
+        effective_slices=effective_number(np.asarray(answer.scores)),
+        is_alike=answer.slices[0].score <= ALIKE * answer.slices[-1].score,
     )
+
+
+def describe(evidence: Evidence) -> str:
+    """What weighs most and how much is left, in one or two sentences."""
+    if evidence.heaviest is None:
+        return NO_WEIGHTS
+    num_slices = round(1 / evidence.even_share)
+    if not evidence.shown:
+        return f"All {num_slices} slices weigh about alike ({evidence.even_share:.2f} each)."
+    shown = ", ".join(f"{found.name} ({found.share:.2f})" for found in evidence.shown)
+    if not evidence.ranges:
+        shown += f", less than twice an even share ({evidence.even_share:.2f})"
+    num_others, others_share = others_of(evidence)
+    others = "the other slice weighs" if num_others == 1 else f"the other {num_others} slices share"
+    line = f"Weighs most: {shown}; {others} {others_share:.2f}."
+    note = spread_note(evidence)
+    return f"{note} {line}" if evidence.is_spread else f"{line} {note}"
+
+
+def spread_note(evidence: Evidence) -> str:
+    """Over how many slices the weight is spread, in effect."""
+    how = "Spread out over" if evidence.is_spread else "In effect"
+    return f"{how} about {evidence.effective_slices:.0f} of {round(1 / evidence.even_share)} slices."
+
+
+def cut_note(answer: Answer) -> str:
+    """That the answer's end is missing, where it was cut."""
+    return f"The answer was cut at {answer.cut_at} tokens; its end is missing." if answer.is_truncated else ""
+
+
+def choice_note(answer: Answer) -> str:
+    """That a closed question was answered with none of its choices, and what it is answered with where held to them."""
+    if not answer.is_outside_choices:
+        return ""
+    held = f" Held to them, the model says {answer.choice}" if answer.choice else ""
+    return f"The answer names none of the question's choices, or several.{held}"
+
+
+def doubts_about(answer: Answer) -> list[str]:
+    """What must be read with an answer's text: that it is cut, that it is none of the choices."""
+    return list(filter(None, (cut_note(answer), choice_note(answer))))
+
+
+def others_of(evidence: Evidence) -> tuple[int, float]:
+    """How many slices are not among those `shown`, and what they weigh together."""
+    if evidence.ranges or not evidence.shown:
+        return evidence.num_other_slices, evidence.other_share
+    return evidence.num_other_slices - 1, evidence.other_share - evidence.shown[0].share
 
 
 def peak_slice(answer: Answer) -> int | None:

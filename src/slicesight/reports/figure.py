@@ -1,4 +1,4 @@
-"""How does one see what an answer rests on? Eight slices over the volume, above the scores of all of them.
+"""How does one see which slices weigh most in an answer? Eight slices over the volume, above the scores of all of them.
 
 One block per answer: question and answer, eight slices (of each eighth of the volume its heaviest), and below them a
 bar per grid slice with the dashed line of an even spread (1/N). Each picture stands above its own eighth of the bars.
@@ -8,7 +8,6 @@ Lengths are inches, counted from the top of the page.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,18 @@ import numpy as np
 from slicesight.files import replacing
 from slicesight.inference.answers import Answer
 from slicesight.models.card import RESEARCH_NOTICE
-from slicesight.reports.evidence import KnownTruth, named_place, peak_slice, pick_over_volume, sides
+from slicesight.reports.evidence import (
+    EVIDENCE_CAVEAT,
+    KnownTruth,
+    describe,
+    doubts_about,
+    named_place,
+    peak_slice,
+    pick_over_volume,
+    sides,
+    summarise,
+)
+from slicesight.reports.fonts import fonts_for, wrap
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -47,7 +57,7 @@ def draw_report(report: AnswerReport) -> Figure:
     block_in = [LINE_IN * len(lines) + 0.1 + picture_in + CAPTION_IN + BARS_IN + GAP_IN for lines in texts]
     notes_in = 0.24 * len(notes)
     top = 0.75 + notes_in + 0.42 * len(warnings)
-    page = _FigureLayout(Figure(figsize=(PAGE_IN, top + sum(block_in) + 0.35), facecolor="white"))
+    page = _FigureLayout(Figure(figsize=(PAGE_IN, top + sum(block_in) + 0.55), facecolor="white"))
     page.text(f"{report.title} · answered by {report.card.name}", left=MARGIN_IN, top=0.2, size=13, weight="bold")
     for number, note in enumerate(notes):
         page.text(f"note: {note}", left=MARGIN_IN, top=0.55 + 0.24 * number, size=9.5, colour=FAINT)
@@ -56,7 +66,8 @@ def draw_report(report: AnswerReport) -> Figure:
     for (answer, truth), lines, height in zip(report.judged, texts, block_in, strict=True):
         _draw_answer(page, grid, answer, truth=truth, lines=lines, top=top, picture_in=picture_in)
         top += height
-    page.text(f"{report.reading} · {RESEARCH_NOTICE}", left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
+    page.text(EVIDENCE_CAVEAT, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
+    page.text(f"{report.reading} · {RESEARCH_NOTICE}", left=MARGIN_IN, top=top + 0.2, size=8.5, colour=FAINT)
     return page.figure
 
 
@@ -70,7 +81,7 @@ def pick_pictures(answer: Answer, *, grid: GridVolume) -> list[int]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG in one step."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, fonts_for(figure):
         figure.savefig(temporary, format="png", dpi=110)
 
 
@@ -130,12 +141,14 @@ class _FigureLayout:
 
 def _lines(answer: Answer, truth: KnownTruth | None) -> list[tuple[str, str, str]]:
     """(text, weight, colour) of each line above the pictures."""
-    rows = [(line, "bold", INK) for line in textwrap.wrap(answer.question, WRAP_CHARACTERS)]
-    rows += [(line, "normal", INK) for line in textwrap.wrap(answer.text, WRAP_CHARACTERS)]
+    rows = [(line, "bold", INK) for line in wrap(answer.question, WRAP_CHARACTERS)]
+    rows += [(line, "normal", INK) for line in wrap(answer.text, WRAP_CHARACTERS)]
+    rows += [(line, "normal", WARNING_INK) for doubt in doubts_about(answer) for line in wrap(doubt, WRAP_CHARACTERS)]
     if truth is not None:
         verdict, colour = ("right", TRUTH_COLOUR) if truth.is_right else ("wrong", EVEN_COLOUR)
         said = verdict if truth.is_right else f"{verdict}; the truth: {truth.answer}"
-        rows += [(line, "normal", colour) for line in textwrap.wrap(said, WRAP_CHARACTERS)]
+        rows += [(line, "normal", colour) for line in wrap(said, WRAP_CHARACTERS)]
+    rows += [(line, "normal", FAINT) for line in wrap(describe(summarise(answer)), WRAP_CHARACTERS)]
     return rows
 
 

@@ -17,9 +17,13 @@ from slicesight import __version__
 from slicesight.inference.answers import Answer
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
+    EVIDENCE_CAVEAT,
     KnownTruth,
+    describe,
+    doubts_about,
     listed,
     named_place,
+    others_of,
     peak_slice,
     place_name,
     sides,
@@ -52,6 +56,7 @@ def render_page(report: AnswerReport) -> str:
         notes=report.volume.warnings,
         warnings=report.warnings,
         model=report.card,
+        caveat=EVIDENCE_CAVEAT,
         width=PICTURE_WIDTH,
         stacks=[
             {
@@ -103,10 +108,12 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
     return {
         "question": answer.question,
         "text": answer.text,
+        "doubts": doubts_about(answer),
         "truth": truth,
         "marks_truth": bool(shows_truth),
         "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
         "ranges": list(_ranges(answer)),
+        "evidence": describe(summarise(answer)),
         "tiles": [
             {
                 "index": index,
@@ -125,12 +132,12 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
 def _ranges(answer: Answer) -> Iterator[dict[str, Any]]:
     """Rows of the evidence table, the last one for all slices that are not named."""
     evidence = summarise(answer)
-    shares = [found.share for found in evidence.ranges]
-    widest = max([*shares, evidence.other_share], default=1.0) or 1.0
-    rows = [(found.name, found.place, found.share, False) for found in evidence.ranges]
-    if evidence.num_other_slices:
-        others = f"the other {evidence.num_other_slices}" if rows else f"all {evidence.num_other_slices} about alike"
-        rows.append((others, "", evidence.other_share, True))
+    num_others, others_share = others_of(evidence)
+    rows = [(found.name, found.place, found.share, False) for found in evidence.shown]
+    if num_others:
+        others = f"the other {num_others}" if rows else f"all {num_others} about alike"
+        rows.append((others, "", others_share, True))
+    widest = max([share for *_, share, _ in rows], default=1.0) or 1.0
     for name, place, share, is_rest in rows:
         percent = round(100 * share / widest, 1)
         yield {"name": name, "place": place, "percent": percent, "share": f"{share:.2f}", "is_rest": is_rest}

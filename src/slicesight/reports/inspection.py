@@ -79,7 +79,7 @@ def print_receipt(
         unit=checked_unit(unit),
         fill=fill,
     )
-    text = json.dumps(receipt, indent=2, ensure_ascii=False) if as_json else "\n".join(receipt_lines(receipt))
+    text = json.dumps({"schema": 1, **receipt}, indent=2) if as_json else "\n".join(receipt_lines(receipt))
     sys.stdout.write(text + "\n")
     if png is not None:
         sys.stderr.write(f"wrote {png}\n")

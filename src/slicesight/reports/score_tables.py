@@ -11,7 +11,11 @@ from rich.table import Table
 from slicesight.evaluation.metrics import text_metric_names
 
 TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))
-CLOSED_COLUMNS = (("accuracy", "closed acc."), ("accuracy_legacy", "(legacy rule)"))
+CLOSED_COLUMNS = (
+    ("accuracy", "closed acc."),
+    ("accuracy_legacy", "(legacy rule)"),
+    ("accuracy_constrained", "(choices only)"),
+)
 Columns = Sequence[tuple[str, str]]
 
 
@@ -68,7 +72,7 @@ def notes_of(sheets: Sequence[dict[str, Any]]) -> list[str]:
         about = sheet["metrics"].get("bertscore_f1", {})
         if about and not about["comparable_with_published"]:
             notes.append(f"{sheet['system']}: BERTScore by {about['model']}, layer {about['layer']}: {about['note']}")
-        skipped = {"controls", "leaks"}
+        skipped = {"controls", "leaks", "accuracy_constrained"}
         notes += [f"{sheet['system']}: no {key}: {why}" for key, why in sheet["missing"].items() if key not in skipped]
     return notes
 

@@ -1,4 +1,4 @@
-"""What does a person see in the terminal? The answer first, then the slices it rests on, with bars.
+"""What does a person see in the terminal? The answer first, then the slices that weigh most in it, with bars.
 
 Reports go to stdout; progress, names of files written and errors go to stderr, so that a pipe gets the report only.
 """
@@ -16,7 +16,15 @@ from rich.text import Text
 
 from slicesight.inference.answers import Answer
 from slicesight.inference.answers import Progress as ProgressCallback
-from slicesight.reports.evidence import Evidence, KnownTruth, summarise
+from slicesight.reports.evidence import (
+    NO_WEIGHTS,
+    Evidence,
+    KnownTruth,
+    doubts_about,
+    others_of,
+    spread_note,
+    summarise,
+)
 
 BAR_CELLS = 8
 UNWRAPPED = 10_000
@@ -40,36 +48,38 @@ def scan_header(title: str, reading: str, *, notes: Sequence[str] = (), warnings
 
 def answer_block(answer: Answer, *, truth: KnownTruth | None = None) -> RenderableType:
     """Question, answer, what is known to be right, and the evidence of one answer."""
-    evidence = summarise(answer)
     parts: list[RenderableType] = [
         Text(answer.question, style="bold cyan"),
         Padding(Text(answer.text), (0, 2), expand=False),
     ]
+    parts += [Padding(Text(doubt, style="yellow"), (0, 2), expand=False) for doubt in doubts_about(answer)]
     if truth is not None:
         verdict = "✓ right" if truth.is_right else f"✗ wrong; the truth: {truth.answer}"
         parts.append(Padding(Text(verdict, style="green" if truth.is_right else "red"), (0, 2), expand=False))
     if answer.slices:
+        evidence = summarise(answer)
         parts.append(Padding(_evidence_table(evidence), (0, 2), expand=False))
+        parts.append(Padding(Text(spread_note(evidence), style="dim"), (0, 2), expand=False))
     else:
-        parts.append(Padding(Text("this model does not weigh slices", style="dim"), (0, 2)))
+        parts.append(Padding(Text(NO_WEIGHTS, style="dim"), (0, 2), expand=False))
     return Group(*parts)
 
 
 def _evidence_table(evidence: Evidence) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     even = Text(f"(even: {evidence.even_share:.2f} each)", style="dim")
-    if not evidence.ranges:
-        table.add_row(Text("rests on", style="dim"), f"all {evidence.num_other_slices} slices about alike", even)
+    if not evidence.shown:
+        table.add_row(Text("weighs", style="dim"), f"all {evidence.num_other_slices} slices about alike", even)
         return table
-    widest = max([*(found.share for found in evidence.ranges), evidence.other_share])
-    for number, found in enumerate(evidence.ranges):
-        label = Text("rests on" if number == 0 else "", style="dim")
-        drawn = Text(bar(found.share, widest=widest), style="green")
+    num_others, others_share = others_of(evidence)
+    widest = max([*(found.share for found in evidence.shown), others_share])
+    for number, found in enumerate(evidence.shown):
+        label = Text("weighs most" if number == 0 else "", style="dim")
+        drawn = Text(bar(found.share, widest=widest), style="green" if evidence.ranges else "dim")
         table.add_row(label, found.name, found.place, drawn, f"{found.share:.2f}", "")
-    if evidence.num_other_slices:
-        drawn = Text(bar(evidence.other_share, widest=widest), style="dim")
-        share = Text(f"{evidence.other_share:.2f}", style="dim")
-        table.add_row("", Text(f"the other {evidence.num_other_slices}", style="dim"), "", drawn, share, even)
+    if num_others:
+        drawn, share = Text(bar(others_share, widest=widest), style="dim"), Text(f"{others_share:.2f}", style="dim")
+        table.add_row("", Text(f"the other {num_others}", style="dim"), "", drawn, share, even)
     return table
 
 

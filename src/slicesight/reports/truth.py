@@ -12,7 +12,7 @@ from slicesight.data.choices import is_right
 from slicesight.data.manifest import Case, Conversation, read_manifest
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
-from slicesight.phantoms.texts import read_findings
+from slicesight.phantoms.texts import same_findings
 from slicesight.reports.evidence import KnownTruth
 from slicesight.volumes.grid import GridVolume
 
@@ -46,7 +46,7 @@ def judge(answers: Sequence[Answer], case: Case, *, grid: GridVolume) -> list[Kn
 def agrees(said: str, pair: Conversation) -> bool:
     """Whether `evaluate` would count it as right; a report, which it does not judge, must claim the true findings."""
     if pair.task == "report":
-        return read_findings(said) == read_findings(pair.answer)
+        return same_findings(said, pair.answer)
     return is_right(said, pair)
 
 

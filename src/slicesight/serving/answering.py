@@ -13,13 +13,18 @@ from fastapi.responses import JSONResponse, Response
 
 from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerPiece
-from slicesight.inference.batching import AskRequest
+from slicesight.inference.batching import AskRequest, as_exception
+from slicesight.inference.prompts import TokenizedQuestion, longest_text, tokenize_questions
 from slicesight.serving.completions import LAST_EVENT, Completion, write_event
 from slicesight.serving.event_stream import unless_gone
+from slicesight.serving.fairness import client_of
 from slicesight.serving.guard import ClientGone
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.server import Server
 from slicesight.serving.telemetry import log_failure
+
+_CHARACTERS_PER_TOKEN = 16
+"""No text has so many on the whole; a longer one is refused without counting its tokens."""
 
 
 class Answering:
@@ -36,13 +41,31 @@ class Answering:
         self._began = time.monotonic()
         self._request = AskRequest(on_piece=self._pass_on, on_error=self._pass_on, **settings)
 
-    def submit(self) -> None:
-        """Get in line.
+    async def submit(self, request: Request) -> None:
+        """Get in line, tokenised.
 
         Raises:
-            Refusal: 429 the line is full.
+            Refusal: 400 the conversation is too long, 429 the line is full.
         """
-        self.server.thread.submit(self._request)
+        server, asked = self.server, self._request
+        asked.client = client_of(request.scope)
+        longest = longest_text(server.predictor.model.config)
+        num_characters = sum(map(len, (*asked.questions, *(text for turn in asked.history for text in turn))))
+        if longest is not None and num_characters > longest * _CHARACTERS_PER_TOKEN:
+            message = f"messages have {num_characters} characters, and this model reads fewer than {longest} tokens; "
+            raise Refusal(400, f"{message}shorten them, or begin anew.", param="messages", code="too_long")
+        async with server.tokenizing.slot(asked.client):
+            asked.tokenized = await self._loop.run_in_executor(server.tokenizer_thread, self._tokenize, longest)
+        server.thread.submit(asked)
+
+    def _tokenize(self, longest: int | None) -> list[TokenizedQuestion]:
+        asked, processor = self._request, self.server.own_processor
+        try:
+            return tokenize_questions(processor, asked.questions, history=asked.history, num_volumes=1, longest=longest)
+        except InputError as error:
+            raise Refusal(400, str(error), param="messages", code="too_long") from None
+        except BaseException as error:
+            raise as_exception(error) from None
 
     def cancel(self) -> None:
         """Nobody waits any more; nothing happens where the answer is whole already."""
@@ -50,8 +73,8 @@ class Answering:
 
     async def response(self, request: Request) -> Response:
         """The whole answer in one body."""
-        self.submit()
         try:
+            await self.submit(request)
             return JSONResponse(self.completion.whole(await unless_gone(self._whole(), request.receive)))
         except ClientGone:
             self._count("called off")
@@ -118,7 +141,7 @@ class Answering:
         elif not isinstance(error, Refusal):
             log_failure("a question", error)
             error = internal_error()
-        self._count({504: "timed out", 500: "failed"}.get(error.status_code, "refused"))
+        self._count({504: "timed out", 500: "failed", 503: "failed"}.get(error.status_code, "refused"))
         return error
 
     def _count(self, end: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from slicesight import __version__
@@ -14,14 +16,14 @@ from slicesight.errors import InputError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.serving.chat_routes import chat_routes
-from slicesight.serving.guard import Guard
+from slicesight.serving.guard import Guard, needs_token
 from slicesight.serving.options import ServeOptions
 from slicesight.serving.refusals import Refusal, add_handlers
 from slicesight.serving.server import Server
 from slicesight.serving.site_routes import add_page, site_routes
 from slicesight.serving.volume_routes import volume_routes
 
-_DESCRIPTION = f"""Ask questions of a 3D medical scan and see which slices each answer rests on.
+_DESCRIPTION = f"""Ask questions of a 3D medical scan and see which slices weigh most in each answer.
 
 {RESEARCH_NOTICE}
 
@@ -53,9 +55,12 @@ def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its page would come from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
+        root_path_in_servers=False,
         separate_input_output_schemas=False,
         telemetry=_NO_TELEMETRY,
     )
+    app.openapi = functools.partial(_describe, app, options)  # type: ignore[method-assign]  # FastAPI's own way
     app.state.server = server
     add_handlers(app)
 
@@ -69,3 +74,25 @@ def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
     add_page(app)
     app.add_middleware(Guard, options=options, metrics=server.metrics)
     return app
+
+
+def _describe(app: FastAPI, options: ServeOptions) -> dict[str, Any]:
+    """OpenAPI, with the address clients use and the token they send."""
+    if app.openapi_schema is None:
+        address = options.public_url or options.root_path or "/"
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            servers=[{"url": address.rstrip("/") or "/"}],
+            separate_input_output_schemas=False,
+        )
+        if options.token is not None:
+            bearer = {"type": "http", "scheme": "bearer", "description": "The token of the file at --token-file."}
+            schema["components"]["securitySchemes"] = {"bearer": bearer}
+            for path, methods in schema["paths"].items():
+                for method in methods.values():
+                    method["security"] = [{"bearer": []}] if needs_token(path) else []
+        app.openapi_schema = schema
+    return app.openapi_schema

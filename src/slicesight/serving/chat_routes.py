@@ -13,6 +13,7 @@ from slicesight.serving.answering import Answering
 from slicesight.serving.completions import Completion
 from slicesight.serving.conversation import ChatRequest, read_conversation
 from slicesight.serving.event_stream import EventStream
+from slicesight.serving.fairness import client_of
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.response_models import REFUSALS, CompletionShape
 from slicesight.serving.scan_store import new_id
@@ -39,7 +40,7 @@ def chat_routes(server: Server) -> APIRouter:
         if body.model != server.name:
             raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
         asked = read_conversation(body, caption_question=server.predictor.card.caption_question)
-        server.thread.check_room()
+        server.thread.check_room(client_of(request.scope))
         stored, _ = await asyncio.to_thread(server.scan_store.read, asked.volume_id)
         max_tokens = body.max_completion_tokens or body.max_tokens or DEFAULT_MAX_TOKENS
         answering = Answering(
@@ -48,7 +49,7 @@ def chat_routes(server: Server) -> APIRouter:
             Completion(
                 id=new_id("chatcmpl-"),
                 model=server.name,
-                notices=server.notices(stored.volume),
+                notices=[*server.notices(stored.volume), *asked.notices],
                 plane=stored.grid.plane,
             ),
             scan=functools.partial(server.thread.encoded.get, asked.volume_id),
@@ -60,7 +61,7 @@ def chat_routes(server: Server) -> APIRouter:
         )
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            answering.submit()  # a full queue is an answer of its own, not a broken stream
+            await answering.submit(request)  # a full queue is an answer of its own, not a broken stream
             return EventStream(answering.events(with_usage=with_usage), on_end=answering.cancel)
         return await answering.response(request)
 

@@ -36,12 +36,14 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty", "prediction", "web_search_options"), ()),
 }
 """Fields that ask for what this model cannot do, and with which values they ask for nothing."""
+_NOT_FOLLOWED = "The system message was left out: this model has never learnt to follow one."
 
 
 class FileReference(BaseModel):
     """Which volume."""
 
-    file_id: Annotated[str, Field(max_length=100, description="A volume's id.")]
+    file_id: Annotated[str, Field(max_length=100, description="A volume's id.")] | None = None
+    file_data: Any = None
 
 
 class ContentPart(BaseModel):
@@ -50,6 +52,7 @@ class ContentPart(BaseModel):
     type: Annotated[str, Field(max_length=100, description="`text` or `file`.")]
     text: Annotated[str, Field(max_length=100_000)] | None = None
     file: FileReference | None = None
+    image_url: Any = None
 
 
 class Message(BaseModel):
@@ -88,6 +91,7 @@ class ConversationTurn:
     volume_id: str
     question: str
     history: tuple[tuple[str, str], ...]
+    notices: tuple[str, ...] = ()
 
 
 def read_conversation(body: ChatRequest, *, caption_question: str) -> ConversationTurn:
@@ -101,15 +105,20 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
     """
     _refuse_unsupported(body)
     turns: list[str] = []
+    is_instructed = False
     volume_ids: set[str] = set()
     for number, message in enumerate(body.messages):
         place = f"messages.{number}"
-        expected = "user" if number % 2 == 0 else "assistant"
+        expected = "user" if len(turns) % 2 == 0 else "assistant"
+        if message.role in ("system", "developer"):
+            is_instructed = True
+            _read_content(message, place)
+            continue
         if message.role not in ("user", "assistant"):
             raise Refusal(
                 400,
-                f"{place}.role is {message.role}, which this model has never learnt to follow; send only user and "
-                "assistant messages.",
+                f"{place}.role is {message.role}, and this model calls no tools; send system, user and assistant "
+                "messages.",
                 param=f"{place}.role",
             )
         if message.role != expected:
@@ -124,7 +133,8 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
             raise Refusal(400, f"{place}.content has no words; write some.", param=f"{place}.content")
         turns.append(text or caption_question)
     if len(turns) % 2 == 0:
-        raise Refusal(400, "the last message is the assistant's; end with a question of the user.", param="messages")
+        found_text = "last message is the assistant's" if turns else "conversation has no message of the user"
+        raise Refusal(400, f"the {found_text}; end with a question of the user.", param="messages")
     if len(volume_ids) != 1:
         found_text = "no volume" if not volume_ids else f"{len(volume_ids)} volumes"
         raise Refusal(
@@ -137,6 +147,7 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
         volume_id=volume_ids.pop(),
         question=turns[-1],
         history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)),
+        notices=(_NOT_FOLLOWED,) if is_instructed else (),
     )
 
 
@@ -148,8 +159,22 @@ def _read_content(message: Message, place: str) -> tuple[str, set[str]]:
         where = f"{place}.content.{number}"
         if part.type == "text" and part.text is not None:
             texts.append(part.text.strip())
-        elif part.type == "file" and part.file is not None and message.role == "user":
+        elif part.type == "file" and part.file is not None and part.file.file_id and message.role == "user":
             volume_ids.add(part.file.file_id)
+        elif part.type in ("image_url", "input_image"):
+            raise Refusal(
+                400,
+                f"{where} is a picture, and this model reads whole 3D scans; send the scan's file to POST "
+                "/v1/volumes and name its id in a part of type file.",
+                param=where,
+            )
+        elif part.type == "file" and part.file is not None and part.file.file_data is not None:
+            raise Refusal(
+                400,
+                f"{where} holds the file itself; send it to POST /v1/volumes as multipart part `file`, once for all "
+                "questions, and name the id you get as file_id.",
+                param=f"{where}.file.file_data",
+            )
         else:
             raise Refusal(
                 400,

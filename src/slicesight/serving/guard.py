@@ -16,12 +16,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slicesight.serving.options import LOOPBACK_NAMES, ServeOptions
+from slicesight.serving.options import ServeOptions
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.telemetry import Metrics, log, log_failure
 
 MAX_JSON_BYTES = 4 * 2**20
 UPLOAD_PATH = "/v1/volumes"
+GRACE_S = 30
+"""Before the rate of a body counts."""
 
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -63,19 +65,32 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await _Exchange(self, scope, receive, send).run()
+            await _Exchange(self, self._at_root(scope), receive, send).run()
         # there are no web sockets here: leaving without a word refuses them
+
+    def _at_root(self, scope: Scope) -> Scope:
+        """Without the path that a proxy puts before ours; some proxies take it off themselves."""
+        root, path = self.options.root_path, scope["path"]
+        if root and (path == root or path.startswith(f"{root}/")):
+            path = path[len(root) :] or "/"
+        if path != "/":
+            path = path.rstrip("/") or "/"
+        return {**scope, "root_path": root, "path": root + path, "our_path": path}
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """Why this request is not let in."""
         headers = Headers(scope=scope)
         host = _host_name(f"//{headers.get('host', '')}")
-        if self.options.is_loopback and host not in {*LOOPBACK_NAMES, self.options.host}:
-            return Refusal(421, "the Host header names another machine; open the address this server printed.")
+        if self.options.is_loopback and host not in self.options.host_names:
+            return Refusal(
+                421,
+                "the Host header names another machine; open the address this server printed, or start it with "
+                "--public-url where a proxy stands in front.",
+            )
         origin = headers.get("origin")
-        if self.options.is_loopback and origin is not None and _host_name(origin) not in LOOPBACK_NAMES:
+        if self.options.is_loopback and origin is not None and _host_name(origin) not in self.options.host_names:
             return Refusal(403, "a page from elsewhere may not ask this server; open its own page.")
-        if self.options.token is not None and _needs_token(scope["path"]):
+        if self.options.token is not None and needs_token(scope["our_path"]):
             kind, _, token = headers.get("authorization", "").partition(" ")
             is_right = hmac.compare_digest(token.encode(), self.options.token.encode())
             if kind.lower() != "bearer" or not is_right:
@@ -96,11 +111,11 @@ class _Exchange:
         self.status = 0
         self.num_received = 0
         self.has_body = False
-        is_upload = scope["path"].rstrip("/") == UPLOAD_PATH
+        self.began = time.monotonic()
+        is_upload = scope["our_path"] == UPLOAD_PATH
         self.max_bytes = guard.options.max_upload_bytes + MAX_JSON_BYTES if is_upload else MAX_JSON_BYTES
 
     async def run(self) -> None:
-        began = time.monotonic()
         try:
             refusal = self.guard.refusal(self.scope)
             if refusal is None:
@@ -109,14 +124,18 @@ class _Exchange:
                 await refusal.response()(self.scope, self.receive, self.send)
         except (TooSlow, ClientGone, ClientDisconnect):
             self.status = self.status or NOBODY_THERE
-        except Exception as error:  # the last place before the server's own log, which would print the error's words
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # the last place before the server's own log, which would print the error's words
             log_failure(self.route, error)
             if not self.status:
                 await internal_error().response()(self.scope, self.receive, self.send)
         finally:
             method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
             self.guard.metrics.requests.labels(method, self.route, str(self.status)).inc()
-            log.info("%s %s %d %.0f ms", method, self.route, self.status, 1000 * (time.monotonic() - began))
+            log.info("%s %s %d %.0f ms", method, self.route, self.status, 1000 * (time.monotonic() - self.began))
 
     @property
     def route(self) -> str:
@@ -135,6 +154,14 @@ class _Exchange:
                 408, f"nothing came for {seconds:.0f} s; send the request again.", headers={"Connection": "close"}
             ) from None
         self.num_received += len(message.get("body", b""))
+        late, rate = time.monotonic() - self.began - GRACE_S, self.guard.options.min_upload_rate
+        if late > 0 and self.num_received < rate * late and message.get("more_body"):
+            self.has_body = True
+            raise Refusal(
+                408,
+                f"the body is slower than {rate} bytes/s; try a better connection.",
+                headers={"Connection": "close"},
+            )
         self.has_body = not message.get("more_body", False)
         if self.num_received > self.max_bytes:
             raise Refusal(
@@ -148,7 +175,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-            if not self.scope["path"].startswith("/assets/"):
+            if not self.scope["our_path"].startswith("/assets/"):
                 headers.setdefault("cache-control", "no-store")
         try:
             await asyncio.wait_for(self._send(message), self.guard.options.stall_timeout_s)
@@ -159,7 +186,7 @@ class _Exchange:
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 
 
-def _needs_token(path: str) -> bool:
+def needs_token(path: str) -> bool:
     """All but the page, which holds nothing, and the question whether we live."""
     return path.startswith("/v1") or path in ("/metrics", "/openapi.json")
 

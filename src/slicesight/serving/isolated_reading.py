@@ -8,19 +8,22 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import slicesight
 from slicesight.io.dicomweb.address import ArchiveAddress
+from slicesight.serving.fairness import FairSlots
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.stored_scan import REFUSAL_FILE, SCAN_FILE
 from slicesight.volumes.grid import GridSpec
 
 WORKER = ("-m", "slicesight.serving.reading_worker")
-_PASSED_VARIABLES = (
-    *("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "LANG"),
-    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN"),  # for archives
+_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
+_ARCHIVE_VARIABLES = (
+    *("HOME", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+    *(name for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (proxy, proxy.upper())),
 )
 
 
@@ -28,14 +31,14 @@ _PASSED_VARIABLES = (
 class IsolatedReader:
     """Starts the process that reads a scan.
 
-    max_reading: scans read at the same time; a further one waits its turn.
+    slots: for scans read at the same time, of a client one; a further one waits its turn.
     """
 
     timeout_s: float
     fetch_timeout_s: float
     memory_bytes: int
     max_fetched_bytes: int
-    max_reading: asyncio.Semaphore
+    slots: FairSlots
 
     async def read(
         self,
@@ -43,6 +46,7 @@ class IsolatedReader:
         *,
         options: dict[str, Any],
         grid: GridSpec,
+        client: str = "",
         file: str | None = None,
         series: ArchiveAddress | None = None,
     ) -> None:
@@ -63,9 +67,14 @@ class IsolatedReader:
             "grid": grid.to_dict(),
             "memory_bytes": self.memory_bytes,
             "max_fetched_bytes": self.max_fetched_bytes,
+            "cpu_seconds": ceil(self.timeout_s if series is None else self.fetch_timeout_s),
         }
-        async with self.max_reading:
-            code = await self._run(json.dumps(request), self.timeout_s if series is None else self.fetch_timeout_s)
+        async with self.slots.slot(client):
+            if series is None:
+                code = await self._run(json.dumps(request), self.timeout_s, _environment(_VARIABLES))
+            else:
+                environment = _environment((*_VARIABLES, *_ARCHIVE_VARIABLES))
+                code = await self._run(json.dumps(request), self.fetch_timeout_s, environment)
         refusal = folder / REFUSAL_FILE
         if refusal.exists():
             found = json.loads(refusal.read_text(encoding="utf-8"))
@@ -81,14 +90,14 @@ class IsolatedReader:
                 code="unreadable_scan",
             )
 
-    async def _run(self, request: str, timeout_s: float) -> int:
+    async def _run(self, request: str, timeout_s: float, environment: dict[str, str]) -> int:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *WORKER,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
             stderr=asyncio.subprocess.DEVNULL,
-            env=_environment(),
+            env=environment,
         )
         assert process.stdin is not None
         try:
@@ -107,9 +116,9 @@ class IsolatedReader:
                 await process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """What the process may know of ours, with the package where we have it from."""
-    kept = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
+def _environment(names: tuple[str, ...]) -> dict[str, str]:
+    """Of ours only these variables, with the package where we have it from."""
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     places = [str(Path(slicesight.__file__).resolve().parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
 

@@ -1,4 +1,4 @@
-"""Who answers? One thread that owns the model; questions wait for it in a bounded queue.
+"""Who answers? One thread that owns the model; questions wait for it in a bounded queue, clients taking turns.
 
 The encoded scans used last stay in memory, so a scan is encoded once however many ask it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter
 from dataclasses import replace
 from math import ceil
 
@@ -16,16 +16,22 @@ import numpy as np
 from slicesight.inference.batching import AskRequest, ContinuousBatching
 from slicesight.inference.encoded_scan import EncodedScan, LeastRecentlyUsed
 from slicesight.inference.predictor import Predictor
-from slicesight.serving.refusals import Refusal, internal_error
+from slicesight.serving.fairness import FairQueue
+from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
 from slicesight.serving.telemetry import Metrics, log_failure
+
+_FIRST_ROWS = 4
+"""Of this many batches' rows all beyond one are for clients of whom nothing is at work yet."""
+_HOPELESS = 3
+"""Failures with no answer between them after which the server calls itself ill."""
 
 
 class ModelThread:
     """Answers requests until it is closed.
 
     Args:
-        max_waiting: most questions that wait; batch_size: most answered together.
+        max_waiting: most questions that wait; batch_size: most answered together, a client's first beyond it excepted.
         encoded_bytes: most memory for encoded scans; the one at work is kept in any case.
     """
 
@@ -39,12 +45,13 @@ class ModelThread:
         batch_size: int,
         encoded_bytes: int,
     ) -> None:
-        self.predictor, self.metrics, self.max_waiting = predictor, metrics, max_waiting
+        self.predictor, self.metrics, self.batch_size = predictor, metrics, batch_size
         self.encoded = EncodedScans(predictor, scan_store=scan_store, metrics=metrics, max_bytes=encoded_bytes)
-        self._batching = ContinuousBatching(predictor, batch_size=batch_size)
-        self._waiting: deque[tuple[AskRequest, float]] = deque()
+        self._batching = self._new_batching()
+        self._waiting: FairQueue[AskRequest] = FairQueue(max_waiting)
         self._news = threading.Condition()
         self._is_closed = False
+        self._failures_together = 0
         self._seconds_each = 0.5  # from turn to turn while some wait, a running mean
         self._taken_at: float | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -56,7 +63,7 @@ class ModelThread:
         """Leave once what is under way has been called off."""
         with self._news:
             self._is_closed = True
-            for request, _ in self._waiting:
+            for request in self._waiting.all_items():
                 request.is_cancelled = True
             self._batching.cancel_all()
             self._news.notify()
@@ -64,43 +71,43 @@ class ModelThread:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether it answers, and has not failed again and again."""
+        return self._thread.is_alive() and self._failures_together < _HOPELESS
 
-    def check_room(self) -> None:
+    def check_room(self, client: str) -> None:
         """Refuse before any work is done for a question that could not wait.
 
         Raises:
             Refusal: as many wait as may; Retry-After says when one more may.
         """
-        num_waiting = len(self._waiting)
-        if num_waiting >= self.max_waiting:
-            seconds = min(120, max(1, ceil(num_waiting * self._seconds_each)))
-            raise Refusal(
-                429,
-                f"{num_waiting} questions wait already; ask again in {seconds} s.",
-                code="queue_full",
-                headers={"Retry-After": str(seconds)},
-            )
+        if not self._waiting.has_room(client):
+            raise self._too_many(self._waiting.count(client))
 
     def submit(self, request: AskRequest) -> None:
-        """Let a question wait for its turn.
+        """Let a question wait for its turn; where all places are taken, that of whoever has taken most of them.
 
         Raises:
             Refusal: as `check_room`.
         """
         with self._news:
-            self.check_room()
-            self._waiting.append((request, time.monotonic()))
+            self.check_room(request.client)
+            request.since = time.monotonic()
+            dropped = self._waiting.put(request.client, request)
             self._news.notify()
+        if dropped is not None:
+            dropped.is_cancelled = True
+            dropped.on_error(self._too_many(self._waiting.count(dropped.client) + 1))
 
     def cancel(self, request: AskRequest) -> None:
         """Nobody waits for this answer any more; its place is free at once."""
         request.is_cancelled = True
         with self._news:
-            for place, (waiting, _) in enumerate(self._waiting):
-                if waiting is request:
-                    del self._waiting[place]
-                    break
+            self._waiting.remove(request)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a client that has nothing waiting could not ask."""
+        return not self._waiting.has_room("")
 
     @property
     def num_waiting(self) -> int:
@@ -110,29 +117,53 @@ class ModelThread:
     def num_rows(self) -> int:
         return self._batching.num_rows
 
+    def _new_batching(self) -> ContinuousBatching:
+        return ContinuousBatching(self.predictor, batch_size=_FIRST_ROWS * self.batch_size)
+
+    def _too_many(self, num_own: int) -> Refusal:
+        seconds = min(120, max(1, ceil(len(self._waiting) * self._seconds_each)))
+        headers = {"Retry-After": str(seconds)}
+        if 1 < num_own < len(self._waiting):
+            message = f"{num_own} of your questions wait already, and others ask too; ask again in {seconds} s."
+            return Refusal(429, message, code="client_questions", headers=headers)
+        message = f"{len(self._waiting)} questions wait already; ask again in {seconds} s."
+        return Refusal(429, message, code="queue_full", headers=headers)
+
     def _work(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._waiting or self._is_closed)
+                self._news.wait_for(lambda: len(self._waiting) or self._is_closed)
                 if self._is_closed:
                     return
             try:
                 for _ in self._batching.answer(self._take):
                     pass
-            except Exception as error:  # the thread must live on
+                self._failures_together = 0
+            except BaseException as error:  # native code may panic with what is no Exception; the thread must live on
                 log_failure("answering", error)
-                self._batching.fail_all(internal_error())
+                self._start_again()
+
+    def _start_again(self) -> None:
+        """After an error of no single question: those at work are told, nothing that was at work is used again."""
+        failed, self._batching = self._batching, self._new_batching()
+        self._failures_together += 1
+        self.metrics.restarts.inc()
+        self.encoded.memory.keep_only(set())
+        message = "the model failed and was started again; ask again in 1 s."
+        failed.fail_all(Refusal(503, message, code="restarting", headers={"Retry-After": "1"}))
 
     def _take(self) -> AskRequest | None:
+        rows = Counter(question.request.client for question in self._batching.open.values())
+        is_full = rows.total() >= self.batch_size
         with self._news:
-            if self._is_closed or not self._waiting:
+            request = None if self._is_closed else self._waiting.take(lambda client: not (is_full and rows[client]))
+            if request is None:
                 return None
-            request, since = self._waiting.popleft()
             now = time.monotonic()
             if self._taken_at is not None:
                 self._seconds_each += 0.1 * (now - self._taken_at - self._seconds_each)
-            self._taken_at = now if self._waiting else None
-        self.metrics.wait_seconds.observe(now - since)
+            self._taken_at = now if len(self._waiting) else None
+        self.metrics.wait_seconds.observe(now - request.since)
         return request
 
 

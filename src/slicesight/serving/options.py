@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 from slicesight.errors import InputError
 from slicesight.io.dicomweb.address import read_archive
@@ -34,6 +35,10 @@ class ServeOptions:
 
     max_upload_bytes: int = 2 * 10**9
     max_kept_volumes: int = 200
+    max_client_volumes: int = 100
+    """Of them, by one client."""
+    max_kept_bytes: int = 50 * 10**9
+    """On disk, of all volumes together."""
     max_answers: int = 200
     """Kept with each volume for its reports; the oldest go first."""
     keep_minutes: float = 60
@@ -56,10 +61,19 @@ class ServeOptions:
     """To take a series from an archive and read it."""
     max_reading: int = 2
     """Scans read at the same time."""
+    grace_s: float = 5
+    """For requests at work when the server is told to stop."""
+    public_url: str | None = None
+    """Where clients find the server, if a proxy stands in front: its Host, Origin and path are let in."""
+    root_path: str = ""
+    """Of the address, what the proxy puts before ours; of `public_url` where that is given."""
+    max_connections: int = 1000
+    max_client_connections: int = 250
+    """Open at the same time, of one address; without a proxy in front."""
     stall_timeout_s: float = 30
     """Without a byte from or to the client."""
     min_upload_rate: int = 16 * 2**10
-    """Bytes per second that an upload must reach on the whole."""
+    """Bytes per second that a request's body must reach on the whole."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -80,6 +94,28 @@ class ServeOptions:
                 f"the token has {len(self.token)} characters; expected at least {MIN_TOKEN_LENGTH} of ASCII without "
                 "blanks, for instance from openssl rand -hex 32."
             )
+        if self.public_url is not None:
+            parts = _split(self.public_url)
+            if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+                raise InputError(
+                    f"--public-url is {self.public_url!r}; expected an address such as https://host/scans."
+                )
+            if self.token is None:
+                raise InputError(
+                    f"--public-url {self.public_url} lets others in, and there is no token; write one into a file "
+                    "(openssl rand -hex 32) and pass --token-file FILE."
+                )
+            object.__setattr__(self, "root_path", self.root_path or parts.path)
+        object.__setattr__(self, "root_path", f"/{self.root_path.strip('/')}" if self.root_path.strip("/") else "")
+        if not re.fullmatch(r"(/[\w.~-]+)*", self.root_path, re.ASCII) or "/." in self.root_path:
+            raise InputError(f"--root-path is {self.root_path!r}; expected a path such as /scans.")
+        if not 0 <= self.grace_s < 10**6:
+            raise InputError(f"--grace is {self.grace_s:g}; expected seconds, 0 or more.")
+        if self.max_kept_bytes < self.max_upload_bytes:
+            raise InputError(
+                f"--max-disk is {self.max_kept_bytes} bytes, less than one upload of {self.max_upload_bytes} may have; "
+                "raise it, or lower --max-upload."
+            )
         object.__setattr__(self, "archives", tuple(read_archive(archive) for archive in self.archives))
 
     @property
@@ -91,6 +127,19 @@ class ServeOptions:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """What a Host or Origin header may name."""
+        public = None if self.public_url is None else _split(self.public_url)
+        return LOOPBACK_NAMES | {self.host.lower()} | ({public.hostname or ""} if public else set())
+
+
+def _split(address: str) -> SplitResult | None:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return None
 
 
 def read_token(file: Path) -> str:
@@ -104,9 +153,9 @@ def read_token(file: Path) -> str:
     return lines[0].strip()
 
 
-def read_size(text: str) -> int:
+def read_size(text: str, name: str = "--max-upload") -> int:
     """Bytes from "2GB", "500 MB", "1GiB" or a plain number."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     if found is None or found[2].upper() not in _SIZE_UNITS:
-        raise InputError(f"--max-upload is {text!r}; expected a size such as 500MB or 2GB.")
+        raise InputError(f"{name} is {text!r}; expected a size such as 500MB or 2GB.")
     return int(float(found[1]) * _SIZE_UNITS[found[2].upper()])

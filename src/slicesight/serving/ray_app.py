@@ -36,6 +36,7 @@ class RayArguments(BaseModel):
     queue: int = 32
     archive: str | None = None
     int8: bool = False
+    public_url: str | None = None
     min_replicas: int = 1
     max_replicas: int = 4
     cpus: float = 1
@@ -54,6 +55,7 @@ class RayArguments(BaseModel):
             is_shared=True,
             keep_minutes=self.keep_minutes,
             max_waiting=self.queue,
+            public_url=self.public_url,
         )
 
 

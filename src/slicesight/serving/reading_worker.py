@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from slicesight.io.dicomweb.address import read_address
 from slicesight.io.dicomweb.client import fetch
 from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_nifti
+from slicesight.serving.sandbox import confine, limit_resources
 from slicesight.serving.stored_scan import IMAGE_FILE, REFUSAL_FILE, write_scan, write_source
 from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.volume import Volume
@@ -41,13 +41,12 @@ class ArchiveFailed(Exception):  # noqa: N818  # it is said as a refusal
 def main() -> None:
     """Read the request, obey it, leave the outcome in its folder."""
     request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_leave_with_server, daemon=True).start()
-    limit = request["memory_bytes"]
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the scan
-    folder = Path(request["folder"])
+    limit, folder = request["memory_bytes"], Path(request["folder"])
+    limit_resources(memory_bytes=limit, cpu_seconds=request["cpu_seconds"], file_bytes=limit)
     tempfile.tempdir = str(folder / "unpacked")
     Path(tempfile.tempdir).mkdir()
+    confine(folder, needs_network=request["series"] is not None)
+    threading.Thread(target=_leave_with_server, daemon=True).start()
     try:
         _read(folder, request)
     except ArchiveFailed as error:

@@ -69,12 +69,17 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
+        found = error.errors()
+        first = next((one for one in found if one["type"] == "string_unicode"), found[0])
+        parts = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+        param = ".".join(part for part in parts if part.isidentifier() or part.isdecimal()) or None  # no names of types
         if first["type"] == "json_invalid":
             return Refusal(400, "the body is not valid JSON; send one JSON object.", code="json_invalid").response()
-        if first["type"] == "extra_forbidden":
-            wrong = f"field {param!r:.50} is unknown; /openapi.json lists the fields."
+        half = next((letter for letter in str(first.get("input")) if "\ud800" <= letter <= "\udfff"), None)
+        if half is not None:
+            wrong = f"{param} holds half a character, the lone surrogate \\u{ord(half):04x}; send whole Unicode text."
+        elif first["type"] == "extra_forbidden":
+            wrong = f"field {parts[-1]!r:.50} is unknown; /openapi.json lists the fields."
         else:
             said = str(first["msg"]).removeprefix("Value error, ")
             wrong = f"{param or 'the body'}: {said[:1].lower()}{said[1:]}."

@@ -36,7 +36,7 @@ def collect_answers(
     if not records:
         raise Refusal(409, "no answer about this volume is kept; ask it something first.", param="answers")
     grid = predictor.as_scored(stored.grid)
-    answers = [make_answer(one["question"], one["text"], one["scores"], grid=grid) for one in records]
+    answers = [make_answer(grid=grid, **one) for one in records]
     return AnswerReport(volume=stored.volume, grid=grid, card=predictor.card, answers=answers)
 
 

@@ -52,6 +52,7 @@ class VolumeShape(BaseModel):
     receipt: dict[str, Any]
     grid: GridShape
     grid_slices: list[GridSliceShape]
+    instance_numbers: list[int] | None
     notices: list[str]
 
 
@@ -141,13 +142,18 @@ class ModelsShape(BaseModel):
 
 
 class SettingsShape(BaseModel):
-    """What a page has to know."""
+    """What a page has to know; `instance` is another after every start, when the scans are gone."""
 
     model: str
     notices: list[str]
     max_upload_bytes: int
     archives: list[str]
     windows: list[str]
+    default_answer_tokens: int
+    max_answer_tokens: int
+    max_client_volumes: int
+    keep_minutes: float
+    instance: str
     needs_token: bool
 
 
@@ -167,6 +173,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     421: _refusal("The Host header names another machine."),
     422: _refusal("The scan cannot be read."),
     429: _refusal("As many questions wait, or volumes are kept, as may; Retry-After says when to come again."),
+    500: _refusal("A mistake of the server's own, or of this one answer."),
     502: _refusal("The archive cannot be reached, or refuses."),
+    503: _refusal("Too many connections, or the model is being started again; Retry-After says when to come again."),
     504: _refusal("No whole answer in time."),
+    507: _refusal("The disk for scans is full."),
 }

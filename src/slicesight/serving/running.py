@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
+from math import ceil
 from typing import Any
 
 import uvicorn
 from rich.console import Console
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from slicesight.errors import InputError
@@ -16,11 +19,12 @@ from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.ask import load_quietly
 from slicesight.serving.app import create_app
 from slicesight.serving.options import ServeOptions
+from slicesight.serving.refusals import Refusal
 from slicesight.serving.site_routes import PAGE_FOLDER
 from slicesight.serving.telemetry import LOGGING
 
-FIRST_REQUEST_S = 20.0
-MAX_CONNECTIONS = 1000
+HEADER_S = 20.0
+"""For a request's header to arrive whole."""
 MAX_HEADER_BYTES = 32 * 2**10
 
 
@@ -36,50 +40,82 @@ def run_server(options: ServeOptions) -> None:
         with stderr.status(f"loading {options.model}"):
             predictor = load_quietly(options.model, int8=options.int8)
         app = create_app(predictor, options)
-        server = uvicorn.Server(uvicorn_config(app))
+        server = uvicorn.Server(uvicorn_config(app, options))
         stderr.print(RESEARCH_NOTICE, style="yellow", soft_wrap=True)
         for warning in predictor.card.warnings:
             stderr.print(warning, style="yellow", highlight=False, soft_wrap=True)
         if not (PAGE_FOLDER / "index.html").is_file():
             stderr.print("the page has not been built (make web); the API answers without it", soft_wrap=True)
-        address = _address(options.host, listening.getsockname()[1])
+        address = options.public_url or _address(options.host, listening.getsockname()[1])
         stderr.print(f"open {address}  (Ctrl+C stops, and removes every scan)", highlight=False, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.serve(sockets=[listening]))
     stderr.print("stopped; no scan is left", highlight=False)
 
 
-def uvicorn_config(app: Any) -> uvicorn.Config:
+def uvicorn_config(app: Any, options: ServeOptions) -> uvicorn.Config:
     """Settings of the HTTP server: no log of addresses, bounded connections and headers."""
     return uvicorn.Config(
         app,
-        http=DeadlineProtocol,
+        http=functools.partial(BoundedProtocol, options),  # type: ignore[arg-type]  # it is called like a class
         ws="none",
         lifespan="on",
         log_config=LOGGING,
         access_log=False,  # it would hold query strings; guard.py writes a line without anything of the client's
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=20,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=ceil(options.grace_s),
+        proxy_headers=options.public_url is not None,  # from FORWARDED_ALLOW_IPS, else this machine
     )
 
 
-class DeadlineProtocol(H11Protocol):
-    """Closes a connection on which no whole request header came in time."""
+class BoundedProtocol(H11Protocol):
+    """HTTP whose headers have to come in time, and of which no address opens too many connections."""
+
+    def __init__(self, options: ServeOptions, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._options = options
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(FIRST_REQUEST_S, self._leave_if_silent)
+        hosts = [(getattr(one, "client", None) or ("",))[0] for one in self.connections]
+        num_own = hosts.count((self.client or ("",))[0])
+        own_limit = self._options.max_client_connections if self._options.public_url is None else len(self.connections)
+        if len(self.connections) > 2 * self._options.max_connections or num_own > 2 * own_limit:
+            transport.abort()
+        elif len(self.connections) > self._options.max_connections or num_own > own_limit:
+            self.app = _overloaded
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._impatience.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
         super().connection_lost(exc)
 
-    def _leave_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def _watch(self) -> None:
+        """Hold the client to its time as long as a header is due; an idle connection is closed sooner."""
+        is_due = self.cycle is None or self.cycle.response_complete
+        if is_due and self._deadline is None:
+            self._deadline = self.loop.call_later(HEADER_S, self.transport.close)
+        elif not is_due and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    message = "the server has as many connections as it takes, of you or of all; come again in 5 s."
+    refusal = Refusal(503, message, code="overloaded", headers={"Retry-After": "5", "Connection": "close"})
+    await refusal.response()(scope, receive, send)
 
 
 def listen(options: ServeOptions) -> socket.socket:

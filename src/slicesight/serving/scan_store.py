@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from slicesight.errors import InputError
 from slicesight.files import write_text
@@ -32,6 +32,11 @@ from slicesight.serving.refusals import Refusal, no_volume
 from slicesight.serving.stored_scan import IMAGE_FILE, SCAN_FILE, StoredScan, read_scan
 
 UPLOAD_FILE = "upload.json"
+_MAX_CLIENT_UPLOADS = 8
+_UNASKED_S = 60
+"""After that a scan that was never asked may have to leave."""
+_FREE_BYTES = 256 * 2**20
+"""Of the disk that stay free."""
 _VOLUME_ID = re.compile(r"vol_[0-9a-f]{32}")
 _ANSWER_ID = re.compile(r"chatcmpl-[0-9a-f]{32}")
 
@@ -41,12 +46,21 @@ def new_id(kind: str) -> str:
     return kind + secrets.token_hex(16)
 
 
+class _Kept(NamedTuple):
+    name: str
+    client: str
+    num_bytes: int
+    last_used: float
+    is_asked: bool
+
+
 class ScanStore:
     """The volumes of one run.
 
     Args:
         folder: where runs are kept; None is the system's place for temporary files.
         is_shared: all servers of this folder keep their volumes together, until the last one has gone.
+        max_client_volumes: of `max_volumes`, by one client; max_bytes: on disk, of all volumes.
     """
 
     def __init__(
@@ -56,9 +70,12 @@ class ScanStore:
         is_shared: bool = False,
         keep_minutes: float = 60,
         max_volumes: int = 200,
+        max_client_volumes: int = 100,
+        max_bytes: int = 50 * 10**9,
         max_answers: int = 200,
     ) -> None:
-        self.keep_s, self.max_volumes, self.max_answers = keep_minutes * 60, max_volumes, max_answers
+        self.keep_s, self.max_answers = keep_minutes * 60, max_answers
+        self.max_volumes, self.max_client_volumes, self.max_bytes = max_volumes, max_client_volumes, max_bytes
         base = _own_folder((folder or Path(tempfile.gettempdir())) / f"slicesight-serve-{os.getuid()}")
         with (base / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,32 +102,83 @@ class ScanStore:
             _remove_if_free(self.run)
 
     @contextmanager
-    def receiving(self) -> Iterator[Path]:
-        """A folder for one upload; what `keep` has not taken by the end is removed.
+    def receiving(self, client: str = "", *, num_bytes: int = 0) -> Iterator[Path]:
+        """A folder for one upload; what `add` has not taken by the end is removed.
+
+        Args:
+            client: whose it is; num_bytes: it is said to have.
 
         Raises:
-            Refusal: as many volumes are kept as may be.
+            Refusal: 429 as many volumes are kept as may be, by this client or by all; 507 the disk is full.
         """
-        if len(self.volume_ids()) + sum(1 for _ in self.incoming.iterdir()) >= self.max_volumes:
-            raise Refusal(
-                429,
-                f"{self.max_volumes} volumes are kept, which is all there is room for; delete one or come again.",
-                code="too_many_volumes",
-                headers={"Retry-After": "60"},
-            )
-        folder = Path(tempfile.mkdtemp(dir=self.incoming))
+        self._make_room(client, num_bytes)
+        folder = Path(tempfile.mkdtemp(prefix=f"{client}-", dir=self.incoming))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _make_room(self, client: str, num_bytes: int) -> None:
+        """Let go of scans that nobody has asked anything, of the client that keeps most, until one more has room."""
+        own = sum(folder.name.startswith(f"{client}-") for folder in self.incoming.iterdir())
+        if own >= _MAX_CLIENT_UPLOADS:
+            raise _full(f"{own} scans of yours are on their way already; wait for one", code="client_uploads")
+        kept = self._kept()
+        while self._count(kept, client) + own >= self.max_client_volumes:
+            if not self._evict(kept, client):
+                raise _full(
+                    f"you keep {self._count(kept, client)} scans, as many as one client may; delete one",
+                    code="client_volumes",
+                )
+        num_incoming = sum(1 for _ in self.incoming.iterdir())
+        while len(kept) + num_incoming >= self.max_volumes:
+            if not self._evict(kept):
+                raise _full(
+                    f"{len(kept) + num_incoming} scans are kept, which is all there is room for; delete one or "
+                    "come again",
+                    code="too_many_volumes",
+                )
+        while num_bytes + sum(one.num_bytes for one in kept) > self.max_bytes or not self._fits_disk(num_bytes):
+            if not self._evict(kept):
+                raise Refusal(507, "the disk for scans is full; delete one or come again later.", code="no_space")
+
+    def _kept(self) -> list[_Kept]:
+        found = []
+        for name in self.volume_ids():
+            folder = self.volumes / name
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+                facts = json.loads((folder / UPLOAD_FILE).read_text(encoding="utf-8"))
+                used = (folder / SCAN_FILE).stat().st_mtime
+                is_asked = any((folder / "answers").iterdir())
+                found.append(_Kept(name, facts.get("client", ""), facts.get("disk_bytes", 0), used, is_asked))
+        return found
+
+    @staticmethod
+    def _count(kept: list[_Kept], client: str) -> int:
+        return sum(one.client == client for one in kept)
+
+    def _evict(self, kept: list[_Kept], client: str | None = None) -> bool:
+        """Remove what has lain longest unasked, of this client or the one that keeps most; False where all was."""
+        idle = [one for one in kept if not one.is_asked and time.time() - one.last_used > _UNASKED_S]
+        idle = [one for one in idle if client in (None, one.client)]
+        if not idle:
+            return False
+        doomed = max(idle, key=lambda one: (self._count(kept, one.client), -one.last_used))
+        kept.remove(doomed)
+        _remove(self.volumes / doomed.name)
+        return True
+
+    def _fits_disk(self, num_bytes: int) -> bool:
+        return shutil.disk_usage(self.run).free > num_bytes + _FREE_BYTES
+
     def add(self, folder: Path, facts: dict[str, Any]) -> str:
         """Take a folder that was read as a volume, and give it its name.
 
         Args:
-            facts: of the upload, for its answers: created, bytes and where it comes from.
+            facts: of the upload, for its answers: created, bytes, whose it is and where it comes from.
         """
-        (folder / UPLOAD_FILE).write_text(json.dumps(facts), encoding="utf-8")
+        num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        (folder / UPLOAD_FILE).write_text(json.dumps({**facts, "disk_bytes": num_bytes}), encoding="utf-8")
         (folder / "answers").mkdir()
         volume_id = new_id("vol_")
         folder.rename(self.volumes / volume_id)
@@ -169,7 +237,8 @@ class ScanStore:
 
     def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
-        record = {"question": answer.question, "text": answer.text, "scores": answer.scores}
+        record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
+        record |= {"num_tokens": answer.num_tokens, "is_truncated": answer.is_truncated}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))
@@ -202,6 +271,10 @@ class ScanStore:
         except (FileNotFoundError, NotADirectoryError):
             return True
         return bool(self.keep_s) and time.time() > last_used + self.keep_s
+
+
+def _full(what: str, *, code: str) -> Refusal:
+    return Refusal(429, f"{what}.", code=code, headers={"Retry-After": "60"})
 
 
 def _own_folder(folder: Path) -> Path:

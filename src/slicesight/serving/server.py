@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.serving.fairness import FairSlots
 from slicesight.serving.isolated_reading import IsolatedReader
 from slicesight.serving.model_thread import ModelThread
 from slicesight.serving.options import ServeOptions
@@ -31,6 +34,8 @@ class Server:
             is_shared=options.is_shared,
             keep_minutes=options.keep_minutes,
             max_volumes=options.max_kept_volumes,
+            max_client_volumes=options.max_client_volumes,
+            max_bytes=options.max_kept_bytes,
             max_answers=options.max_answers,
         )
         self.thread = ModelThread(
@@ -41,13 +46,18 @@ class Server:
             batch_size=options.batch_size,
             encoded_bytes=options.encoded_bytes,
         )
+        self.own_processor = copy.deepcopy(predictor.processor)  # a tokenizer is one thread's
+        self.tokenizer_thread = ThreadPoolExecutor(1, "tokenizer")
+        self.tokenizing = FairSlots(1)
+        self.is_stopping = True
+        self.instance = secrets.token_hex(8)
         self.archive_threads = ThreadPoolExecutor(2, "archive")  # a slow archive holds up nobody else
         self.scans = IsolatedReader(
             timeout_s=options.read_timeout_s,
             fetch_timeout_s=options.fetch_timeout_s,
             max_fetched_bytes=options.max_upload_bytes,
             memory_bytes=options.read_memory_bytes,
-            max_reading=asyncio.Semaphore(options.max_reading),
+            slots=FairSlots(options.max_reading),
         )
         metrics, encoded = self.metrics, self.thread.encoded
         metrics.queue_length.set_function(lambda: self.thread.num_waiting)
@@ -69,15 +79,18 @@ class Server:
     async def running(self) -> AsyncIterator[None]:
         """Answer meanwhile; afterwards no scan is left."""
         self.thread.start()
+        self.is_stopping = False
         tidying = asyncio.create_task(self._tidy_forever())
         try:
             yield
         finally:
+            self.is_stopping = True
             tidying.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await tidying
             await asyncio.to_thread(self.thread.close)
-            self.archive_threads.shutdown(wait=False, cancel_futures=True)
+            for threads in (self.archive_threads, self.tokenizer_thread):
+                threads.shutdown(wait=False, cancel_futures=True)
             self.scan_store.close()
 
     def tidy(self) -> None:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import gzip
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from slicesight import __version__
 from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.serving.chat_routes import DEFAULT_MAX_TOKENS
+from slicesight.serving.docs_page import DOCS_POLICY, docs_page
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.response_models import REFUSALS, ModelShape, ModelsShape, SettingsShape
 from slicesight.serving.server import Server
 from slicesight.volumes.windows import CT_WINDOWS_HU, OTHER_WINDOWS
 
+_PACKABLE = {".html", ".js", ".css", ".svg", ".json", ".txt", ".wasm", ".map"}
 PAGE_FOLDER = Path(__file__).parent / "page"
 _NO_PAGE = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>slicesight</title>
 <h1>slicesight</h1>
 <p>{RESEARCH_NOTICE}</p>
 <p>The server runs; its page has not been built. In the source tree, with Node.js: <code>make web</code>, then start
-<code>slicesight serve</code> again. The API needs no page: <a href="openapi.json">openapi.json</a> describes it.</p>
+<code>slicesight serve</code> again. The API needs no page: <a href="docs">docs</a> describes it.</p>
 </html>
 """
 
@@ -65,17 +72,37 @@ def site_routes(server: Server) -> APIRouter:
                 "notices": server.notices(),
                 "max_upload_bytes": options.max_upload_bytes,
                 "archives": list(options.archives),
+                "default_answer_tokens": DEFAULT_MAX_TOKENS,
+                "max_answer_tokens": options.max_answer_tokens,
+                "max_client_volumes": options.max_client_volumes,
+                "keep_minutes": options.keep_minutes,
+                "instance": server.instance,
                 "windows": [*CT_WINDOWS_HU, *OTHER_WINDOWS],
                 "needs_token": options.token is not None,
             }
         )
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", responses={503: {"description": "The model's thread has died."}})
     async def get_health() -> JSONResponse:
-        """Whether the model answers."""
+        """Whether the server lives; where not, it has to be started again."""
         if not server.thread.is_alive:
-            return JSONResponse({"status": "the model's thread has died; restart the server"}, status_code=503)
+            return JSONResponse({"status": "the model fails again and again; restart the server"}, status_code=503)
         return JSONResponse({"status": "ok", "version": __version__})
+
+    @router.head("/readyz", include_in_schema=False)
+    @router.get("/readyz", responses={503: {"description": "No more questions for now."}})
+    async def get_ready() -> JSONResponse:
+        """Whether a question sent now would be taken; where not, send it to another server or later."""
+        if server.is_stopping or not server.thread.is_alive:
+            return JSONResponse({"status": "stopping" if server.is_stopping else "failing"}, status_code=503)
+        if server.thread.is_full:
+            return JSONResponse({"status": "the queue is full"}, status_code=503, headers={"Retry-After": "1"})
+        return JSONResponse({"status": "ready"})
+
+    @router.get("/docs", include_in_schema=False)
+    async def get_docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(docs_page(request.app.openapi()), headers={"Content-Security-Policy": DOCS_POLICY})
 
     @router.get("/metrics", response_class=Response, responses={401: REFUSALS[401]})
     async def get_metrics() -> Response:
@@ -97,9 +124,28 @@ def add_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
 
 
 class _PageFiles(StaticFiles):
-    """The page's files; an address of the API that nothing answers is not the page's."""
+    """The page's files, packed for who takes gzip; an address of the API that nothing answers is not the page's."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        if scope["path"].startswith("/v1/"):
+        if path.split("/")[0] == "v1":
             raise HTTPException(404 if scope["method"] == "GET" else 405)
-        return await super().get_response(path, scope)
+        response = await super().get_response(path, scope)
+        if path.startswith("assets/"):  # their names change with what is in them
+            response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        takes_gzip = "gzip" in Headers(scope=scope).get("accept-encoding", "")
+        if not isinstance(response, FileResponse) or response.status_code != 200 or "range" in Headers(scope=scope):
+            return response
+        response.headers["vary"] = "Accept-Encoding"
+        if not takes_gzip or Path(path).suffix not in _PACKABLE:
+            return response
+        packed = await asyncio.to_thread(_packed, str(response.path), response.headers["last-modified"])
+        headers = {name: response.headers[name] for name in ("cache-control", "vary") if name in response.headers}
+        headers |= {"content-encoding": "gzip", "content-length": str(len(packed))}
+        body = b"" if scope["method"] == "HEAD" else packed
+        return Response(body, media_type=response.media_type, headers=headers)
+
+
+@functools.lru_cache(maxsize=64)
+def _packed(file: str, changed: str) -> bytes:
+    """changed: when, so that a file built anew is packed anew."""
+    return gzip.compress(Path(file).read_bytes(), 9, mtime=0)

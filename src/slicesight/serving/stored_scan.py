@@ -119,6 +119,16 @@ def read_stored_source(folder: Path) -> SourceSeries:
     )
 
 
+def read_instance_numbers(folder: Path) -> list[int] | None:
+    """What each source slice's DICOM image calls its number; None where there are none, or several slices share one."""
+    try:
+        numbers = [image.instance_number for image in read_stored_source(folder).images if image.frame is None]
+    except (InputError, FileNotFoundError):
+        return None
+    found = [number for number in numbers if number is not None]
+    return found if found and len(found) == len(numbers) else None
+
+
 def _read_volume(stated: dict[str, Any]) -> Volume:
     affine, positions = stated["affine_lps"], stated["slice_positions_mm"]
     return Volume(

@@ -55,6 +55,7 @@ class Metrics:
         self.upload_bytes = count("upload_bytes", "Bytes of scans received.")
         self.encodes = count("encodes", "Scans that passed the encoders.")
         self.cache_hits = count("encode_cache_hits", "Questions about a scan that was encoded already.")
+        self.restarts = count("model_restarts", "Failures of the model that were no single question's.")
         self.queue_length = gauge("queue_length", "Questions that wait.")
         self.rows = gauge("questions_at_work", "Questions answered together now.")
         self.volumes = gauge("volumes", "Volumes kept.")

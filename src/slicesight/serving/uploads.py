@@ -5,7 +5,6 @@ The client's file name is never used: of it only a known suffix is kept. Parts b
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,6 @@ from slicesight.serving.refusals import Refusal
 KNOWN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".npy", ".zip", ".dcm")
 _MAX_FIELD_BYTES = 1000
 _MAX_PARTS = 20
-_GRACE_S = 30
-"""Before the rate of an upload counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +29,14 @@ class Upload:
     fields: dict[str, str]
 
 
-async def receive_upload(
-    stream: AsyncIterator[bytes], *, content_type: str, folder: Path, max_bytes: int, min_rate: int
-) -> Upload:
+async def receive_upload(stream: AsyncIterator[bytes], *, content_type: str, folder: Path, max_bytes: int) -> Upload:
     """Write the part `file` of a form into the folder while it arrives.
 
     Args:
-        max_bytes: of the file; min_rate: bytes per second that must arrive on the whole.
+        max_bytes: of the file.
 
     Raises:
-        Refusal: 400 no form or no file, 408 too slow, 413 too large, 507 the disk is full.
+        Refusal: 400 no form or no file, 413 too large, 507 the disk is full.
     """
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -60,13 +55,8 @@ async def receive_upload(
             "on_part_end": parts.end,
         },
     )
-    began, num_received = time.monotonic(), 0
     try:
         async for chunk in stream:
-            num_received += len(chunk)
-            elapsed = time.monotonic() - began
-            if elapsed > _GRACE_S and num_received < min_rate * (elapsed - _GRACE_S):
-                raise Refusal(408, f"the upload is slower than {min_rate} bytes/s; try a better connection.")
             parser.write(chunk)
         parser.finalize()
     except FormParserError:

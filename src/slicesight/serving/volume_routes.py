@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from slicesight.serving.completions import grid_slices
 from slicesight.serving.event_stream import unless_gone
+from slicesight.serving.fairness import client_of
 from slicesight.serving.guard import MAX_JSON_BYTES, REPORT_POLICY
 from slicesight.serving.refusals import Refusal, no_volume
 from slicesight.serving.reports import (
@@ -24,7 +25,7 @@ from slicesight.serving.reports import (
 from slicesight.serving.response_models import REFUSALS, StoredShape, VolumeShape
 from slicesight.serving.scan_form import UPLOAD_BODY, ScanForm, read_form, read_source_form
 from slicesight.serving.server import Server
-from slicesight.serving.stored_scan import IMAGE_FILE
+from slicesight.serving.stored_scan import IMAGE_FILE, read_instance_numbers
 from slicesight.serving.uploads import receive_upload
 
 AnswersQuery = Annotated[str | None, Query(max_length=10_000, description="chatcmpl-a,chatcmpl-b; else all.")]
@@ -45,7 +46,9 @@ def volume_routes(server: Server) -> APIRouter:
             raise
         server.metrics.uploads.labels("kept").inc()
         found = await asyncio.to_thread(describe_volume, server, volume_id)
-        return JSONResponse(found, status_code=201, headers={"Location": f"/v1/volumes/{volume_id}"})
+        return JSONResponse(
+            found, status_code=201, headers={"Location": f"{request.scope['root_path']}/v1/volumes/{volume_id}"}
+        )
 
     @router.get("/{volume_id}", response_model=VolumeShape)
     async def get_volume(volume_id: str) -> JSONResponse:
@@ -138,6 +141,7 @@ def describe_volume(server: Server, volume_id: str) -> dict[str, Any]:
             "window": grid.spec.window,
         },
         "grid_slices": slices,
+        "instance_numbers": read_instance_numbers(server.scan_store.volumes / volume_id),
         "notices": server.notices(stored.volume),
     }
 
@@ -151,10 +155,12 @@ async def _receive(request: Request, server: Server) -> str:
         raise Refusal(
             415, "expected multipart/form-data with the scan as part `file`, or application/json with a source."
         )
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > options.max_upload_bytes + MAX_JSON_BYTES:
+    length = request.headers.get("content-length", "")
+    announced = int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
+    if announced > options.max_upload_bytes + MAX_JSON_BYTES:
         raise Refusal(413, f"the scan is larger than the {options.max_upload_bytes} bytes this server takes.")
-    with server.scan_store.receiving() as folder:
+    client = client_of(request.scope)
+    with server.scan_store.receiving(client, num_bytes=announced) as folder:
         upload, address = None, None
         if kind == "application/json":
             form, address = read_source_form(await request.body(), archives=options.archives)
@@ -164,7 +170,6 @@ async def _receive(request: Request, server: Server) -> str:
                 content_type=content_type,
                 folder=folder,
                 max_bytes=options.max_upload_bytes,
-                min_rate=options.min_upload_rate,
             )
             server.metrics.upload_bytes.inc(upload.num_bytes)
             form = read_form(ScanForm, upload.fields)
@@ -172,6 +177,7 @@ async def _receive(request: Request, server: Server) -> str:
             folder,
             options=form.for_reading(),
             grid=server.predictor.grid_spec_with(window=form.window, plane=form.plane),
+            client=client,
             file=None if upload is None else upload.file,
             series=address,
         )
@@ -179,6 +185,7 @@ async def _receive(request: Request, server: Server) -> str:
             await unless_gone(reading, request.receive)
         facts = {
             "created": int(time.time()),
+            "client": client,
             "bytes": (folder / IMAGE_FILE).stat().st_size if upload is None else upload.num_bytes,
             "archive": None if address is None else address.archive,
         }

@@ -137,8 +137,8 @@ def test_an_empty_label_is_not_asked_and_a_wrong_one_is_named(write, read) -> No
     cases, intake = read(root, "ct-rate")
     assert [sum(asked.task == "closed" for asked in case.conversations) for case in cases] == [17, 17, 18]
     assert [(skipped.kind, skipped.place) for skipped in intake.skipped] == [
-        ("no label", ("train_predicted_labels.csv", 2)),
-        ("bad row", ("train_predicted_labels.csv", 3)),
+        ("no label", (table.relative_to(root).as_posix(), 2)),
+        ("bad row", (table.relative_to(root).as_posix(), 3)),
     ]
     with pytest.raises(InputError, match=r"train_predicted_labels\.csv line 3: .* is 'maybe', expected 0 or 1"):
         read(root, "ct-rate", on_bad_case="stop")

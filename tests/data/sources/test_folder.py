@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -191,8 +192,17 @@ def test_a_bad_json_is_named_with_what_is_wrong(tree, read, record, said: str) -
     cases, intake = read(root, "folder")
     assert told(cases) == {"b.npy": ["Text."]}
     assert intake.skipped[0].place.file == "a.json"
-    assert said in intake.skipped[0].reason
+    assert said in str(intake.skipped[0])
     with pytest.raises(InputError, match=r"a\.json"):
+        read(root, "folder", on_bad_case="stop")
+
+
+def test_a_message_names_the_file_at_fault_by_its_path_from_the_source(tree, read) -> None:
+    root = tree({"p1/a.npy": None, "p1/a.txt": "Text.", "p2/b.npy": None, "p2/b.json": {"report": 3}})
+    (root / "questions.csv").write_text("scan,question,answer,choices,topic\np1/a.npy,Which?,lung,liver|spleen,organ\n")
+    _, intake = read(root, "folder")
+    assert [str(skipped.place) for skipped in intake.skipped] == ["questions.csv line 2", "p2/b.json"]
+    with pytest.raises(InputError, match=r"^questions\.csv line 2: answer choice is 'lung'"):
         read(root, "folder", on_bad_case="stop")
 
 
@@ -227,3 +237,47 @@ def test_a_file_or_a_tree_without_scans_is_refused(tree, read, tmp_path) -> None
         read(root, "folder")
     with pytest.raises(InputError, match="expected a folder of scans"):
         read(root / "a.txt", "folder")
+
+
+def test_a_json_says_how_a_scan_is_read_that_leaves_it_open(tmp_path, read) -> None:
+    from slicesight.data.dataset import ManifestDataset
+    from slicesight.data.manifest import write_manifest
+    from slicesight.data.preprocess import prepare_volumes
+    from slicesight.data.store import open_prepared
+    from slicesight.volumes.grid import GridSpec
+
+    root = tmp_path / "scans"
+    root.mkdir()
+    series = np.random.default_rng(0).integers(0, 900, (16, 14, 10, 3)).astype("i2")
+    nib.save(nib.Nifti1Image(series, np.diag([2.0, 2, 3, 1])), root / "a.nii")
+    said = {"report": "Text.", "time_point": 2, "unit": "arbitrary", "spacing_mm": [4, 2, 2]}
+    (root / "a.json").write_text(json.dumps(said))
+    (case,), _ = read(root, "folder", on_bad_case="stop")
+    assert case.read_options == {"time_point": 2, "unit": "arbitrary", "spacing_mm": (4.0, 2.0, 2.0)}
+    manifest, spec = tmp_path / "manifest.jsonl", GridSpec(num_slices=4, height=16, width=12)
+
+    def prepared_with(**changes: object) -> np.ndarray:
+        write_manifest([case.model_copy(update={"reading": case.reading.model_copy(update=changes)})], manifest)
+        report = prepare_volumes(manifest, tmp_path / "ready", spec=spec)
+        assert report.num_prepared == 1, "another time is another scan"
+        held = open_prepared(tmp_path / "ready")
+        assert held.receipt(case.id)["spacing_mm_zyx"] == [4.0, 2.0, 2.0]
+        return held.voxels(case.id)
+
+    third, second = prepared_with(), prepared_with(time_point=1)
+    assert not np.array_equal(third, second)
+    dataset = ManifestDataset(manifest, grid=spec)
+    one, other = dataset.cases[0], case
+    assert np.array_equal(np.rint(dataset.voxels(one) * 255), second)
+    assert np.array_equal(np.rint(dataset.voxels(other) * 255), third)
+    assert dataset.content(one) != dataset.content(other)
+    assert dataset.stamp(one) != dataset.stamp(other)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"time_point": -1}, {"unit": "SUV"}, {"spacing_mm": [0, 1, 1]}, {"spacing_mm": [1, 1]}]
+)
+def test_a_way_of_reading_that_cannot_be_is_named(tree, read, wrong) -> None:
+    root = tree({"a.npy": None, "a.json": {"report": "Text.", **wrong}})
+    with pytest.raises(InputError, match=rf"^a\.json: {next(iter(wrong))}"):
+        read(root, "folder", on_bad_case="stop")

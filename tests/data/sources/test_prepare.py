@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -377,3 +378,19 @@ def test_the_size_it_takes_for_the_small_models_is_that_models() -> None:
 
     config = json.loads((find_folder("phantom-tiny") / "config.json").read_text())
     assert tuple(config["image_size"]) == SMALL_MODEL_SIZE
+
+
+def test_a_layout_with_an_id_twice_is_refused_before_anything_is_written(tmp_path, monkeypatch) -> None:
+    from slicesight.data.manifest import Case
+
+    def twice(request, intake) -> list[Case]:
+        names = ("a.npy", "b.npy", "c.npy")
+        return [Case(id="a", volume=str(request.base / name), split="train", conversations=()) for name in names]
+
+    monkeypatch.setitem(LAYOUTS, "twice", "layout_of_one_test:twice")
+    monkeypatch.setitem(sys.modules, "layout_of_one_test", SimpleNamespace(twice=twice))
+    (tmp_path / "source").mkdir()
+    request = ConvertRequest(format="twice", source=tmp_path / "source", out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"c\.npy: its id 'a@train' is another scan's"):
+        convert(request)
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
 """Is a wrong argument of the processor or the model one line that says what was found, expected, and what to change?"""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,17 @@ def processor(tokenizer):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"volumes": "scan.nii.gz"}, r"volumes is 'scan.nii.gz'; expected grid volumes .* slicesight.read_volume"),
-        ({"volumes": 7}, "volumes is a int; expected grid volumes"),
-        ({"volumes": ["scan.nii.gz"]}, "a volume is 'scan.nii.gz'; expected a tensor or array"),
-        ({"volumes": np.zeros((2, 2))}, r"a volume is of shape \(2,\); expected a tensor or array \(N, H, W\)"),
+        ({"volumes": "scan.nii.gz"}, r"scan.nii.gz: no such file"),
+        ({"volumes": [Path("scan.nii.gz"), GOOD]}, r"scan.nii.gz: no such file"),
+        ({"volumes": 7}, "volumes is a int; expected scans: files, Volumes, or arrays"),
+        ({"volumes": []}, "volumes is a list; expected scans"),
+        ({"volumes": [None]}, "a volume is None; expected a file, a Volume, or a tensor or array"),
+        ({"volumes": np.zeros((2, 2))}, r"a volume is of shape \(2,\); expected .* tensor or array \(N, H, W\)"),
+        ({"volumes": GOOD, "volume_index": [1]}, "volume_index holds 1; expected entries below 1"),
+        (
+            {"volumes": torch.stack([GOOD, GOOD]), "volume_index": [0]},
+            "no prompt asks about volume 1 of 2: .*Collator",
+        ),
         ({"volumes": [GOOD, torch.zeros(4, 32, 32)]}, "volumes of different shapes"),
         ({"volumes": GOOD - 1000}, r"values from -1000 to -1000; expected finite numbers in \[0, 1\]"),
         ({"volumes": GOOD + 1.01}, "values from 1.01 to 1.01"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from slicesight.errors import ModelError
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 
 QUESTIONS = ["What is shown in this image?", "Is the liver enlarged?"]
@@ -124,3 +125,21 @@ def test_the_layers_to_keep_whole_are_layers_of_this_model(make_model):
     model = make_model()
     assert "LlamaDecoderLayer" in model._no_split_modules
     assert model._no_split_modules <= {type(module).__name__ for module in model.modules()}
+
+
+def test_an_adapters_folder_is_read_with_its_base_or_says_of_which_model_it_is(make_model, make_processor, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = make_model()
+    processor = make_processor(model)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    base = Med2E3ForConditionalGeneration.from_pretrained(tmp_path / "base")
+    peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    found = Med2E3ForConditionalGeneration.from_pretrained(tmp_path / "lora")
+    assert any("lora_A" in name for name, _ in found.named_parameters())
+    with pytest.raises(ModelError, match=r"lora: holds a LORA adapter of .*base, not a whole model, and no processor"):
+        type(processor).from_pretrained(tmp_path / "lora")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=r"adapter of .*base, .* that model cannot be read; load that model") as caught:
+        Med2E3ForConditionalGeneration.from_pretrained(tmp_path / "lora")
+    assert "\n" not in str(caught.value)

@@ -54,7 +54,7 @@ def test_generate_equals_a_greedy_loop_written_by_hand(model, processor, volumes
 
 @pytest.mark.parametrize("settings", [{"use_cache": False}, {"num_beams": 3}, {"num_beams": 3, "use_cache": False}])
 def test_beams_and_a_missing_cache_see_the_volumes_encoded_once(model, processor, volumes, settings, monkeypatch):
-    batch = processor(QUESTIONS[:2], volumes=volumes, volume_index=[0, 2])
+    batch = processor(QUESTIONS[:2], volumes=volumes, volume_index=[[0, 1], [2]])
     calls, kept = [], []
     encode, see = model.encode_volumes, model.compose_visual_tokens
     monkeypatch.setattr(model, "encode_volumes", lambda given: calls.append(len(given)) or encode(given))
@@ -102,7 +102,7 @@ def test_many_questions_about_one_volume_equal_the_volume_given_once_each(model,
 
 
 def test_the_same_question_scores_two_volumes_differently_and_two_questions_one_volume(model, processor, volumes):
-    scores = model(**processor([QUESTIONS[0], QUESTIONS[0], QUESTIONS[1]], volumes=volumes, volume_index=[0, 1, 0]))
+    scores = model(**processor([QUESTIONS[0], QUESTIONS[0], QUESTIONS[1]], volumes=volumes[:2], volume_index=[0, 1, 0]))
     first, other_volume, other_question = scores.slice_scores[:, 0]
     assert (first - other_volume).abs().max() > 1e-3
     assert (first - other_question).abs().max() > 1e-3
@@ -242,3 +242,16 @@ def test_five_training_steps_give_the_golden_losses(make_model, make_processor, 
 
 def test_embeddings_start_with_the_spread_the_text_configuration_asks_for(model):
     assert model.get_input_embeddings().weight.std().item() == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
+def test_generate_gives_the_scores_of_its_prompts_with_the_sequences(model, processor, volumes, settings):
+    batch = processor(QUESTIONS, volumes=volumes)
+    expected = model(**batch).slice_scores
+    found = model.generate(**batch, max_new_tokens=2, return_dict_in_generate=True, **settings)
+    assert torch.equal(found.slice_scores, expected)
+    ids = batch.pop("input_ids")
+    again = model.generate(ids, **batch, max_new_tokens=2, return_dict_in_generate=True, **settings)
+    assert torch.equal(again["slice_scores"], expected)
+    text = processor(QUESTIONS, volume_index=[[]] * 3)
+    assert model.generate(**text, max_new_tokens=2, return_dict_in_generate=True).slice_scores is None

@@ -13,12 +13,18 @@ const SUGGESTIONS = [
   "What is seen in the right lung?",
 ];
 
+/** Pixels of height in which question and answer do not both fit: then the answer comes to the top. */
+const LOW = 200;
+
 export function Conversation({ volume, title }: { volume: Volume; title: string }) {
-  const end = useRef<HTMLDivElement>(null);
-  const count = turns.value.length;
+  const latest = turns.value.at(-1);
+  const asked = latest?.key;
+  const state = latest?.state;
   useEffect(() => {
-    if (count > 0) end.current?.scrollIntoView({ block: "end" });
-  }, [count, turns.value.at(-1)?.state]);
+    const turn = asked === undefined ? null : document.getElementById(`turn-${asked}`);
+    const isLow = (turn?.closest(".turns")?.clientHeight ?? 0) < LOW;
+    (isLow ? turn?.querySelector(".card") : turn)?.scrollIntoView({ block: "start" });
+  }, [asked, state]);
   return (
     <div class="turns">
       <ReceiptCard volume={volume} title={title} />
@@ -27,7 +33,6 @@ export function Conversation({ volume, title }: { volume: Volume; title: string 
           <Answer key={turn.key} turn={turn} />
         ))}
       </div>
-      <div ref={end} />
     </div>
   );
 }
@@ -148,7 +153,9 @@ export function Composer() {
       {turns.value.some(({ state }) => state === "done") && (
         <label class="follow">
           <input type="checkbox" checked={followsUp} onChange={(event) => setFollowsUp(event.currentTarget.checked)} />
-          Follow-up: the model reads earlier answers
+          <span>
+            Follow-up<span class="long">: the model reads earlier answers</span>
+          </span>
         </label>
       )}
     </form>

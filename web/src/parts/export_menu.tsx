@@ -4,7 +4,7 @@ import { useRef } from "preact/hooks";
 import type { Volume } from "../contract";
 import { inWords } from "../problems";
 import { type ReportFormat, readReport, storeReport } from "../server";
-import { answerIds, news } from "../session";
+import { answerIds, news, turns } from "../session";
 import { notify } from "./toast";
 
 const FORMATS: { format: ReportFormat; name: string; hint: string; ending: string }[] = [
@@ -17,6 +17,7 @@ export function ExportMenu({ volume, isFromArchive }: { volume: Volume; isFromAr
   const menu = useRef<HTMLDetailsElement>(null);
   const isDicom = String(volume.receipt.source.format).includes("DICOM");
   const isEmpty = answerIds.value.length === 0;
+  const numLost = turns.value.filter(({ state }) => state === "done").length - answerIds.value.length;
   const close = () => {
     if (menu.current) menu.current.open = false;
   };
@@ -42,6 +43,9 @@ export function ExportMenu({ volume, isFromArchive }: { volume: Volume; isFromAr
       <summary>Export</summary>
       <div class="choices">
         {isEmpty && <p class="faint">Ask something first; a report holds the answers.</p>}
+        {!isEmpty && numLost > 0 && (
+          <p class="faint">Without the {numLost} from before the scan was opened again; copy their text.</p>
+        )}
         {FORMATS.map(({ format, name, hint, ending }) => (
           <button
             type="button"

@@ -3,8 +3,9 @@
 import { useRef, useState } from "preact/hooks";
 import { barAt, chartOf, heaviest, shareText } from "../bars";
 import type { Evidence } from "../contract";
-import { chosen, endPeek, goTo, marks, peek, place } from "../session";
+import { chosen, endPeek, goTo, marks, peek } from "../session";
 import { nearestSlice, placeName, STACK_ENDS, type Stack, sliceName } from "../space";
+import { place } from "../viewer/view";
 
 const BOX = 60;
 const STEP = 10;
@@ -27,7 +28,7 @@ export function ScoreBars({ turn, evidence, stack, isOneOfMany }: Props) {
   const value = here ?? crosshair ?? heaviest(evidence.scores, stack.first, last);
   const told = under ?? value;
   const name = (index: number) =>
-    [sliceName(stack, index, isOneOfMany), placeName(stack, index), `score ${shareText(evidence.scores[index] ?? 0)}`]
+    [sliceName(stack, index, isOneOfMany), placeName(stack, index), `weight ${shareText(evidence.scores[index] ?? 0)}`]
       .filter(Boolean)
       .join(" · ");
   const indexAt = (event: PointerEvent) => {
@@ -44,7 +45,7 @@ export function ScoreBars({ turn, evidence, stack, isOneOfMany }: Props) {
         class="bars"
         role="slider"
         tabIndex={0}
-        aria-label={`Score of each ${isOneOfMany ? stack.plane : "grid"} slice`}
+        aria-label={`Weight of each ${isOneOfMany ? stack.plane : "grid"} slice`}
         aria-valuemin={stack.first}
         aria-valuemax={last}
         aria-valuenow={value}

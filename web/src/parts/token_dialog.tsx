@@ -7,14 +7,19 @@ export function TokenDialog() {
   const dialog = useRef<HTMLDialogElement>(null);
   const field = useRef<HTMLInputElement>(null);
   const question = tokenQuestion.value;
+  const shown = useRef<typeof question>(null);
+  const close = () => {
+    if (shown.current !== null && shown.current === tokenQuestion.peek()) shown.current.refuse();
+  };
   useEffect(() => {
+    shown.current = question; // a dialog's `close` is told late, maybe when the next question is there
     if (question !== null) {
-      dialog.current?.showModal();
+      if (!dialog.current?.open) dialog.current?.showModal();
       field.current?.focus();
     } else dialog.current?.close();
   }, [question]);
   return (
-    <dialog ref={dialog} aria-labelledby="token-title" onCancel={(event) => event.preventDefault()}>
+    <dialog ref={dialog} aria-labelledby="token-title" onClose={close}>
       <form
         method="dialog"
         onSubmit={(event) => {
@@ -35,6 +40,9 @@ export function TokenDialog() {
           <input ref={field} type="password" autocomplete="off" required />
         </label>
         <p class="buttons">
+          <button type="button" onClick={() => dialog.current?.close()}>
+            Cancel
+          </button>
           <button type="submit" class="main">
             Go on
           </button>

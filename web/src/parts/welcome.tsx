@@ -39,7 +39,7 @@ export function Welcome({ problem, choice }: { problem: string; choice: Choice |
 
   return (
     <main class="welcome">
-      <h1>Ask a scan, see the slices each answer rests on</h1>
+      <h1>Ask a scan, see which slices weigh in each answer</h1>
       <section
         class={`drop${isOver ? " over" : ""}`}
         aria-label="Choose a scan"
@@ -209,7 +209,7 @@ export function Sending({ stage }: { stage: Extract<Stage, { name: "sending" }> 
     <main class="welcome">
       <section class="drop" aria-label="Opening the scan">
         <Stack />
-        <p class="big">{stage.title}</p>
+        <h1 class="big">{stage.title}</h1>
         {isSent || fromArchive ? (
           <progress aria-label="Reading the scan" />
         ) : (

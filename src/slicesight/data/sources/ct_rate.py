@@ -76,34 +76,34 @@ class _Tables:
 def read_ct_rate(request: SourceRequest, intake: Intake) -> list[Case]:
     """One case per volume that a report or label table names and that is there."""
     base = request.base
-    tables = _read_tables(base, intake)
+    tables = _read_tables(request, intake)
     if not tables.named:
         raise InputError(f"{base}: no table with VolumeName and Findings_EN or labels; point at the folder of CT-RATE")
     volumes = _volumes_below(request.volumes or base)
     lists = sorted(base.rglob("no_chest*.txt"))
-    not_chests = {_stem(Path(name).name): path.name for path in lists for name in read_text(path).split()}
+    not_chests = {_stem(Path(name).name): request.name_of(path) for path in lists for name in read_text(path).split()}
     intake.notes += NOTES
     cases = []
     for name in tables.named:
         if name in not_chests:
             intake.leave_out("not a chest", f"listed in {not_chests[name]}", case_id=name)
-        elif case := _case(name, tables, volumes.get(name), intake):
+        elif case := _case(name, tables, volumes.get(name), request, intake):
             cases.append(case)
     for name in sorted(set(volumes) - set(tables.named)):
-        where = SourceLocation(volumes[name].name)
+        where = SourceLocation(request.name_of(volumes[name]))
         intake.leave_out("no text", "no table names this volume", where, case_id=name)
     return cases
 
 
-def _read_tables(base: Path, intake: Intake) -> _Tables:
+def _read_tables(request: SourceRequest, intake: Intake) -> _Tables:
     tables = _Tables()
-    for path in sorted(base.rglob("*.csv")):
+    for path in sorted(request.base.rglob("*.csv")):
         columns = csv_columns(path)
         findings = [finding for finding in FINDINGS if finding in columns]
         if "VolumeName" not in columns or not (findings or {"Findings_EN", "ZSpacing"} & set(columns)):
             continue
         for line, row in csv_rows(path):
-            where = SourceLocation(path.name, line)
+            where = SourceLocation(request.name_of(path), line)
             if row is None:
                 intake.refuse("bad row", "more or fewer cells than the header; quote the text", where)
                 continue
@@ -143,7 +143,7 @@ def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
     return (sizes[0], sizes[1], sizes[2]) if len(sizes) == 3 else None
 
 
-def _case(name: str, tables: _Tables, path: Path | None, intake: Intake) -> Case | None:
+def _case(name: str, tables: _Tables, path: Path | None, request: SourceRequest, intake: Intake) -> Case | None:
     where, parts = tables.named[name], _NAME.match(name)
     report, labels = tables.reports.get(name), tables.labels.get(name, {})
     asked = [report_conversation(name, report)] if report else []
@@ -157,7 +157,7 @@ def _case(name: str, tables: _Tables, path: Path | None, intake: Intake) -> Case
         reason = f"{name}.nii.gz: not found; name the folder of train_fixed and valid_fixed with --volumes"
         intake.refuse("missing volume", reason, where, case_id=name)
     elif doubt := _first_release(path, tables.spacings_mm.get(name)):
-        intake.refuse("raw volume", doubt, SourceLocation(path.name), case_id=name)
+        intake.refuse("raw volume", doubt, SourceLocation(request.name_of(path)), case_id=name)
     else:
         split, patient = _SPLITS[parts.group(1)], f"{parts.group(1)}_{parts.group(2)}"
         volume, conversations = str(path), tuple(asked)

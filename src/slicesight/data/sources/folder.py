@@ -8,7 +8,8 @@ that is there:
 2. report.txt or report.json in the folder the scan lies in, which then speaks for every scan there without its own;
 3. the only text of a folder that holds only one scan.
 
-.txt is a report. .json holds {"report", "questions": [{"question", "answer", "choices", "topic"}], "split", "patient"}.
+.txt is a report. .json holds {"report", "questions": [{"question", "answer", "choices", "topic"}], "split", "patient"}
+and, where the scan's file leaves it open, "series", "time_point", "unit" and "spacing_mm" [z, y, x], as for `ask`.
 questions.csv or questions.jsonl on top of the tree adds questions by the scan's path. A first folder called train, val
 or test is the split; the next folder is the patient, and a scan that lies in none is a patient of its own.
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slicesight.data.manifest import Case, Conversation, Split
+from slicesight.data.manifest import Case, Conversation, Reading, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, report_conversation
 from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
 from slicesight.errors import InputError
@@ -64,7 +65,8 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     cases = []
     for scan in scans:
         name = scan.relative_to(base).as_posix()
-        if case := _case(name, scan, texts[scan], questions.pop(name, []), splits[scan], patients[scan], intake):
+        beside = {request.name_of(text): text for text in texts[scan]}
+        if case := _case(name, scan, beside, questions.pop(name, []), splits[scan], patients[scan], intake):
             cases.append(case)
     for name, unclaimed in questions.items():
         for side_text in unclaimed:
@@ -144,42 +146,53 @@ def _splits_and_patients(base: Path, scans: list[Path]) -> tuple[dict[Path, Spli
 def _case(
     name: str,
     scan: Path,
-    texts: list[Path],
+    texts: dict[str, Path],
     questions: list[SideText],
     split: Split | None,
     patient: str,
     intake: Intake,
 ) -> Case | None:
     side_texts: list[SideText] = list(questions)
-    for text in texts:
-        try:
-            side_texts.append(read_side_text(text))
-        except InputError as error:
-            intake.refuse("unreadable text", str(error), SourceLocation(text.name), case_id=name)
-            return None
-    records = [side_text.record for side_text in side_texts]
     try:
-        report = _only([record.report.strip() for record in records if record.report.strip()], "reports")
-        split = _only([record.split for record in records if record.split] or [split], "splits")
-        patient = _only([record.patient for record in records if record.patient] or [patient], "patients")
+        side_texts += [read_side_text(text, file) for file, text in texts.items()]
+        report = _only([(said.record.report.strip(), said.place) for said in side_texts], "reports")
+        split = _only([(said.record.split, said.place) for said in side_texts], "splits") or split
+        patient = _only([(said.record.patient, said.place) for said in side_texts], "patients") or patient
+        named = {
+            field: [(getattr(said.record, field), said.place) for said in side_texts] for field in Reading.model_fields
+        }
+        reading = Reading(**{field: _only(found, field) for field, found in named.items()})
         conversations: list[Conversation] = [report_conversation(name, report)] if report else []
-        for side_text in side_texts:
-            conversations += side_text.conversations(name, first=len(conversations))
-    except UnusableError as reason:
-        where = SourceLocation(texts[0].name if texts else name)
-        intake.refuse("bad text", f"{reason}; correct it", where, case_id=name)
+        for said in side_texts:
+            conversations += said.conversations(name, first=len(conversations))
+    except UnusableError as error:
+        intake.refuse("bad text", f"{error}; correct it", error.place or SourceLocation(name), case_id=name)
+        return None
+    except InputError as error:
+        intake.refuse("unreadable text", str(error), case_id=name)
         return None
     if not conversations:
         wanted = f"no text beside this scan; write its report into {_scan_stem(scan)}.txt or report.txt there"
         intake.leave_out("no text", wanted, SourceLocation(name), case_id=name)
         return None
-    volume, asked = str(scan), tuple(conversations)
-    return Case(id=name, volume=volume, split=split, patient=patient, source=SOURCE, conversations=asked)
+    return Case(
+        id=name,
+        volume=str(scan),
+        split=split,
+        patient=patient,
+        source=SOURCE,
+        reading=reading if reading.options() else None,
+        conversations=tuple(conversations),
+    )
 
 
-def _only(values: list[Any], what: str) -> Any:
-    """The one value that all texts agree on; None for none."""
-    different = list(dict.fromkeys(values))
-    if len(different) > 1:
-        raise UnusableError(f"{len(different)} different {what} for one scan")
-    return different[0] if different else None
+def _only(found: list[tuple[Any, SourceLocation]], what: str) -> Any:
+    """The one value that all texts which name one agree on; None where none does."""
+    places: dict[Any, SourceLocation] = {}
+    for value, place in found:
+        if value not in (None, ""):
+            places.setdefault(value, place)
+    if len(places) > 1:
+        first, second, *_ = places.values()
+        raise UnusableError(f"{len(places)} different {what} for one scan, the first in {first}", second)
+    return next(iter(places), None)

@@ -34,7 +34,11 @@ _LETTERED = re.compile(r"^\(?([A-D])[.):]\s*(.*)$", flags=re.DOTALL)
 
 
 class UnusableError(ValueError):
-    """What one line says cannot be made into a question; the reader that knows file and line reports it."""
+    """What one line says cannot be made into a question; a reader that knows the `place` better says it instead."""
+
+    def __init__(self, reason: str, place: SourceLocation | None = None) -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,10 @@ class SourceRequest:
     def base(self) -> Path:
         """The folder of the source, or in which it lies."""
         return self.source if self.source.is_dir() else self.source.parent
+
+    def name_of(self, path: Path) -> str:
+        """What messages call a file: its path from the source's folder, where it lies below that."""
+        return path.relative_to(self.base).as_posix() if path.is_relative_to(self.base) else path.name
 
 
 class SourceLocation(NamedTuple):

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slicesight.data.manifest import LETTERS, Conversation, Split
+from slicesight.data.manifest import LETTERS, Conversation, Reading, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, UnusableError, closed_conversation, letter_of
 from slicesight.data.sources.tables import csv_rows, json_items, read_text
-from slicesight.errors import InputError
 
 _CSV_CHOICES = "|"
 
@@ -29,10 +28,8 @@ class SideQuestion(BaseModel):
     source_slices: tuple[int, ...] | None = None
 
 
-class SideRecord(BaseModel):
+class SideRecord(Reading):
     """The whole of a .json beside a scan."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     report: str = ""
     questions: tuple[SideQuestion, ...] = ()
@@ -60,20 +57,27 @@ class SideText(NamedTuple):
         Raises:
             UnusableError: a closed question's answer is none of its choices.
         """
-        return [_conversation(f"{name}#{first + n}", entry) for n, entry in enumerate(self.record.questions)]
+        try:
+            return [_conversation(f"{name}#{first + n}", entry) for n, entry in enumerate(self.record.questions)]
+        except UnusableError as error:
+            raise UnusableError(str(error), self.place) from None
 
 
-def read_side_text(path: Path) -> SideText:
-    """A .txt (a report) or a .json (InputError: the file cannot be read or does not hold what it should)."""
-    text, place = read_text(path), SourceLocation(path.name)
+def read_side_text(path: Path, name: str) -> SideText:
+    """A .txt (a report) or a .json, called `name` in messages.
+
+    Raises:
+        InputError: it cannot be read. UnusableError: it does not hold what it should, with the line where one is known.
+    """
+    text, place = read_text(path, name=name), SourceLocation(name)
     if path.suffix.lower() == ".txt":
         return SideText(place, SideRecord(report=text.strip()))
     try:
         return SideText(place, SideRecord.model_validate(json.loads(text)))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path.name} line {error.lineno}: {error.msg}; the JSON is damaged") from None
+        raise UnusableError(f"{error.msg}; the JSON is damaged", SourceLocation(name, error.lineno)) from None
     except ValidationError as error:
-        raise InputError(f"{path.name}: {_first(error)}") from None
+        raise UnusableError(_first(error), place) from None
 
 
 def read_question_lists(paths: list[Path], intake: Intake) -> dict[str, list[SideText]]:

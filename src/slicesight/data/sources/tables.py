@@ -16,12 +16,12 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text, with or without byte order mark (InputError: it cannot be read, or is not UTF-8)."""
+def read_text(path: Path, *, name: str | None = None) -> str:
+    """A UTF-8 text, with or without byte order mark, called `name` in the InputError where it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        raise InputError(f"{name or path.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check path and permissions") from None
 

@@ -25,13 +25,17 @@ _GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)  # where pati
 
 @dataclass(frozen=True, kw_only=True)
 class SourceImage:
-    """The image behind one source slice. frame: which of its frames, from 1; None for an image of one frame."""
+    """The image behind one source slice. frame: which of its frames, from 1; None for an image of one frame.
+
+    instance_number: as its header counts it.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
     series_uid: str
     frame: int | None = None
+    instance_number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,7 @@ def read_source(path: str | Path, volume: Volume) -> SourceSeries:
             study_uid=text_of(found[uid], "StudyInstanceUID"),
             series_uid=text_of(found[uid], "SeriesInstanceUID"),
             frame=frame,
+            instance_number=int(number) if (number := text_of(found[uid], "InstanceNumber")).isdecimal() else None,
         )
         for uid, frame in zip(volume.sop_instance_uids, frames, strict=True)
     )

@@ -7,6 +7,7 @@ from slicesight.models.encoders3d.configuration import (
     SwinUNETRConfig,
     Vision3DConfig,
 )
+from slicesight.models.med2e3.collator import Med2E3Collator
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration, Med2E3Output
 from slicesight.models.med2e3.processing import Med2E3Processor
@@ -17,6 +18,7 @@ __all__ = [
     "TEMPLATES",
     "CNN3DConfig",
     "M3DViTConfig",
+    "Med2E3Collator",
     "Med2E3Config",
     "Med2E3ForConditionalGeneration",
     "Med2E3Output",

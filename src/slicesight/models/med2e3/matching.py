@@ -7,6 +7,7 @@ question, so it and everything behind it differ. Where z_2D does not depend on t
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -75,8 +76,13 @@ def check_volumes(given: Any, config: Med2E3Config) -> Tensor:
     return volumes
 
 
-def resolve_volume_index(volume_index: Tensor | None, features: VolumeFeatures, *, num_prompts: int) -> Tensor:
-    """volume_index (B, M), checked against the encoded volumes; left out it is one for all prompts, or one each."""
+def resolve_volume_index(
+    volume_index: Tensor | None, features: VolumeFeatures, *, num_prompts: int, all_asked: bool = False
+) -> Tensor:
+    """volume_index (B, M), checked against the encoded volumes; left out it is one for all prompts, or one each.
+
+    all_asked: refuse volumes that no prompt asks about; of features that are kept, some may lie idle.
+    """
     tokens = features.tokens_3d_VKPD if features.tokens_3d_VKPD is not None else features.slices_VNLD
     num_volumes, device = len(tokens), tokens.device
     if volume_index is None:
@@ -92,14 +98,12 @@ def resolve_volume_index(volume_index: Tensor | None, features: VolumeFeatures, 
     volume_index = volume_index.to(device)
     volume_index = volume_index.unsqueeze(1) if volume_index.ndim == 1 else volume_index
     if not torch.compiler.is_compiling():
-        if len(volume_index) != num_prompts or int(volume_index.max()) >= num_volumes:
-            raise ModelError(
-                f"volume_index is {tuple(volume_index.shape)} with largest entry {int(volume_index.max())}; expected "
-                f"a row for each of {num_prompts} prompts and entries below {num_volumes}, the number of volumes."
-            )
-        given = volume_index >= 0
-        if bool((given[:, 1:] & ~given[:, :-1]).any()):
+        rows = volume_index.tolist()
+        if len(rows) != num_prompts:
+            raise ModelError(f"volume_index has {len(rows)} rows for {num_prompts} prompts; give one for each.")
+        if any(later >= 0 > earlier for row in rows for earlier, later in itertools.pairwise(row)):
             raise ModelError("volume_index has -1 before a volume; put each prompt's volumes first.")
+        check_asked({number for row in rows for number in row}, num_volumes, all_of_them=all_asked)
     return volume_index
 
 
@@ -113,3 +117,17 @@ def count_shared_visual_tokens(config: Med2E3Config, *, training: bool = False) 
     if config.needs_2d and (reads_question or (training and config.score_dropout)):
         num_tokens -= measure_slice_tokens(config)[0]
     return num_tokens
+
+
+def check_asked(asked: set[int], num_volumes: int, *, all_of_them: bool = True) -> None:
+    """Raises ModelError where prompts ask about a volume that is not there, or none about one that was given."""
+    if asked and max(asked) >= num_volumes:
+        raise ModelError(
+            f"volume_index holds {max(asked)}; expected entries below {num_volumes}, the number of volumes, "
+            "or -1 for none."
+        )
+    if all_of_them and (unasked := set(range(num_volumes)) - asked):
+        raise ModelError(
+            f"no prompt asks about volume {min(unasked)} of {num_volumes}: volume_index holds {sorted(asked)}; count "
+            "volumes through the whole batch, as Med2E3Collator does, and leave out those that nobody asks about."
+        )

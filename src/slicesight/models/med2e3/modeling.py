@@ -17,10 +17,12 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import ModelOutput
 
 from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
 from slicesight.models.encoders3d.networks import Vision3D
+from slicesight.models.folder import refuse_adapter
 from slicesight.models.med2e3 import slice_scoring
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import find_supervised, next_token_loss
@@ -66,6 +68,15 @@ class Med2E3PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the library does; a folder with an adapter is read with the model it names, or refused by its name."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:
+            refuse_adapter(pretrained_model_name_or_path, missing="that model cannot be read")
+            raise
 
 
 class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
@@ -178,6 +189,10 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         slice_scores = None
         if volume_features is None and any(given is not None for given in (volumes, features_3d, features_2d)):
             volume_features = self.encode_volumes(volumes, features_3d=features_3d, features_2d=features_2d)
+            if input_ids is not None:
+                volume_index = resolve_volume_index(
+                    volume_index, volume_features, num_prompts=len(input_ids), all_asked=True
+                )
         if inputs_embeds is None:
             input_ids = check_tensor(input_ids, "input_ids", ndim=2)
             if volume_features is not None:
@@ -359,14 +374,16 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     ) -> Any:
         """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples.
 
-        The placeholder is never generated: it stands for no text.
+        The placeholder is never generated: it stands for no text. With return_dict_in_generate=True the output has
+        slice_scores too, (B, M, N) of the prompts, None without 2D slices.
         """
-        if volumes is not None and volume_features is None:
+        is_given = volumes is not None and volume_features is None
+        if is_given:
             volume_features = self.encode_volumes(volumes)
         if volume_features is not None:
             prompts = inputs if inputs is not None else kwargs["input_ids"]
             kwargs["volume_index"] = resolve_volume_index(
-                kwargs.get("volume_index"), volume_features, num_prompts=len(prompts)
+                kwargs.get("volume_index"), volume_features, num_prompts=len(prompts), all_asked=is_given
             )
         placeholder = self.config.placeholder_token_id
         if placeholder < self.config.text_config.get_text_config().vocab_size:
@@ -374,7 +391,13 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             suppressed = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
             kwargs["suppress_tokens"] = sorted({*suppressed, placeholder})
         base: Any = super()  # the mixin's methods are typed for a protocol, not for a class that mixes them in
-        return base.generate(inputs, *args, volume_features=volume_features, **kwargs)
+        found = base.generate(inputs, *args, volume_features=volume_features, **kwargs)
+        if isinstance(found, ModelOutput):
+            asked = {name: value for name, value in kwargs.items() if name in ("input_ids", *VOLUME_INPUTS)}
+            if inputs is not None:
+                asked["input_ids"] = inputs
+            found["slice_scores"] = None if volume_features is None else self.score_slices(volume_features, **asked)
+        return found
 
     def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Volumes are seen in the first step only, unless there is no cache."""

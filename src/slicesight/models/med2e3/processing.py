@@ -1,33 +1,50 @@
-"""How does a question become token ids in which a volume has its place?
+"""How do a scan and a question become the model's inputs? The scan on the grid, the text as token ids.
 
 The prompt is split at "<image3d>"; the pieces are tokenised on their own, and S placeholder ids stand for each volume.
+What a user wrote is only ever text: no question or answer can spell a control token.
 B prompts of T tokens, M volumes per prompt, V volumes (V, 1, N, H, W), Q text-encoder tokens.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import Metaspace
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from slicesight.errors import InputError, ModelError
 from slicesight.models.arguments import check_choice
+from slicesight.models.folder import refuse_adapter
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import IGNORED
-from slicesight.models.med2e3.matching import count_visual_tokens
+from slicesight.models.med2e3.matching import check_asked, count_visual_tokens
 from slicesight.models.med2e3.prompt_templates import TEMPLATES, VOLUME_TOKEN, PromptTemplate
+from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
+from slicesight.volumes.volume import Volume
 
+VolumeInput = Tensor | np.ndarray | Volume | GridVolume | str | os.PathLike[str]
+Token = tuple[int, int, int]
+"""A token's id, and where in the text it begins and ends."""
 QUESTION_TOKENIZER_FOLDER = "question_tokenizer"
 MAX_QUESTION_TOKENS = 512
 ROUNDING = 1e-3  # how far resizing may carry a voxel out of [0, 1]
+
+
+class PromptPart(NamedTuple):
+    """A part of a prompt; role is "", "question" (the latest, bare), "answer" or "last_answer"."""
+
+    text: str
+    role: str = ""
+    is_user: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +57,7 @@ class EncodedPrompt:
 
 
 class Med2E3Processor(ProcessorMixin):
-    """Turns questions (and answers, and grid volumes) into the model's inputs.
+    """Turns questions (and answers, and scans) into the model's inputs.
 
     num_visual_tokens: S, placeholders per volume. grid: the grid settings (GridSpec as a dict) the model wants.
     template: a name of TEMPLATES or the fields of a PromptTemplate. question_tokenizer: for a text encoder, else None.
@@ -75,6 +92,8 @@ class Med2E3Processor(ProcessorMixin):
         self.placeholder_token_id: int = tokenizer.get_vocab()[placeholder]
         self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
         self.adds_space = adds_prefix_space(tokenizer)
+        self.control_tokens = find_control_tokens(tokenizer) | {self.placeholder_token_id: placeholder}
+        self._text_tokenizer: Tokenizer | None = None
         super().__init__(tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -88,7 +107,7 @@ class Med2E3Processor(ProcessorMixin):
         self,
         questions: str | Sequence[str],
         *,
-        volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray] | None = None,
+        volumes: VolumeInput | Sequence[VolumeInput] | None = None,
         volume_index: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
         answers: str | Sequence[str] | None = None,
         history: Sequence[Sequence[tuple[str, str]]] | None = None,
@@ -99,12 +118,16 @@ class Med2E3Processor(ProcessorMixin):
         """Build the model's inputs for B questions.
 
         Args:
-            volumes: V grid volumes, each (N, H, W) or (1, N, H, W), in [0, 1].
+            volumes: V scans: files or folders, `Volume`s, or arrays and tensors that are on the model's grid already,
+                each (N, H, W) or (1, N, H, W), in [0, 1]. One alone need not be a list.
             volume_index: which volumes each question is about: (B,) or rows of (B, M), -1 for none. Left out: one
                 volume for all questions or one each when volumes are given, otherwise one place per question.
             answers: gives labels and right padding (training); without them the prompt ends where the answer begins.
             history: per question, the earlier (question, answer) turns; the volume's place is in the first of them.
             supervise: "last" answer only, or "all" answers of the conversation.
+
+        Raises:
+            InputError: an argument of the wrong kind or number, a scan that cannot be read, or a text that is too long.
         """
         check_choice(return_tensors, "return_tensors", ("pt",))
         questions = [questions] if isinstance(questions, str) else list(questions)
@@ -112,7 +135,7 @@ class Med2E3Processor(ProcessorMixin):
         for name, given in (("answers", answer_list), ("history", history)):
             if given is not None and len(given) != len(questions):
                 raise InputError(f"{len(given)} {name} for {len(questions)} questions; give one for each.")
-        volumes_V1NHW = None if volumes is None else stack_volumes(volumes)
+        volumes_V1NHW = None if volumes is None else stack_volumes(volumes, self.grid)
         index_BM = self.choose_volumes(len(questions), volumes_V1NHW, volume_index)
         encoded = [
             self.encode_prompt(
@@ -135,46 +158,68 @@ class Med2E3Processor(ProcessorMixin):
         """The bare questions for a text encoder, question_ids and question_ids_mask (B, Q); nothing without one."""
         if self.question_tokenizer is None:
             return {}
+        for question in questions:
+            self.check_question(question)
         bare = [strip_volume_token(question) for question in questions]
-        tokens = self.question_tokenizer(
-            bare, padding=True, truncation=True, max_length=MAX_QUESTION_TOKENS, return_tensors="pt"
-        )
+        tokens = self.question_tokenizer(bare, padding=True, return_tensors="pt", split_special_tokens=True)
         return {"question_ids": tokens["input_ids"], "question_ids_mask": tokens["attention_mask"]}
+
+    @property
+    def question_padding(self) -> int:
+        """The id that fills up question_ids."""
+        found = None if self.question_tokenizer is None else self.question_tokenizer.pad_token_id
+        return 0 if found is None else int(found)
+
+    def check_question(self, question: str) -> None:
+        """Raises InputError for a question that is longer than the text encoder reads."""
+        if self.question_tokenizer is None:
+            return
+        longest = min(MAX_QUESTION_TOKENS, self.question_tokenizer.model_max_length)
+        if len(question.encode("utf-8", "replace")) + 2 <= longest:  # a token is a byte at least
+            return
+        length = len(self.question_tokenizer(strip_volume_token(question), split_special_tokens=True)["input_ids"])
+        if length > longest:
+            raise InputError(
+                f"the question has {length} tokens for the text encoder that weighs the slices, which reads {longest}; "
+                f"shorten it: {question[:60]!r}"
+            )
 
     def render(
         self, question: str, *, answer: str | None = None, history: Sequence[tuple[str, str]] = (), num_volumes: int = 1
     ) -> str:
         """The prompt as text, with "<image3d>" for each volume."""
-        return "".join(text for text, _ in self.list_parts(question, answer, history, num_volumes))
+        return "".join(part.text for part in self.list_parts(question, answer, history, num_volumes))
 
     def list_parts(
         self, question: str, answer: str | None, history: Sequence[tuple[str, str]], num_volumes: int
-    ) -> list[tuple[str, str]]:
-        """The prompt as (text, role) parts; role is "", "question" (the latest, bare), "answer" or "last_answer"."""
+    ) -> list[PromptPart]:
+        """The prompt's parts in order."""
         turns: list[tuple[str, str | None]] = [*history, (question, answer)]
-        has_place = any(VOLUME_TOKEN in text for text, _ in turns)
-        parts = [(self.prompt.system, "")]
-        for number, (turn_question, turn_answer) in enumerate(turns):
-            is_last = number == len(turns) - 1
-            if number == 0 and not has_place and "{question}" in self.prompt.user:
-                turn_question = self.prompt.place * num_volumes + turn_question
-            before, _, after = self.prompt.user.partition("{question}")
-            parts.append((before, ""))
-            if "{question}" in self.prompt.user:
-                for position, piece in enumerate(turn_question.split(VOLUME_TOKEN)):
-                    parts.append((VOLUME_TOKEN if position else "", ""))
-                    bare = piece.strip()
-                    lead = piece[: len(piece) - len(piece.lstrip())] if bare else piece
-                    parts += [(lead, ""), (bare, "question" if is_last else "")]
-                    parts.append((piece[len(lead) + len(bare) :], ""))
-            parts.append((after, ""))
+        before_question, has_question, after_question = self.prompt.user.partition("{question}")
+        if has_question and not any(VOLUME_TOKEN in text for text, _ in turns):
+            turns[0] = (self.prompt.place * num_volumes + turns[0][0], turns[0][1])
+        before_answer, _, after_answer = self.prompt.answer.partition("{answer}")
+        cue = before_answer.rstrip()  # the space before an answer is the model's to say
+        parts = [PromptPart(self.prompt.system)]
+        for number, (turn_question, turn_answer) in enumerate(turns, start=1):
+            is_last = number == len(turns)
+            parts.append(PromptPart(before_question))
+            for position, piece in enumerate(turn_question.split(VOLUME_TOKEN) if has_question else ()):
+                bare = piece.strip()
+                lead = piece[: len(piece) - len(piece.lstrip())] if bare else piece
+                parts += [PromptPart(VOLUME_TOKEN if position else ""), PromptPart(lead)]
+                parts.append(PromptPart(bare, "question" if is_last else "", is_user=True))
+                parts.append(PromptPart(piece[len(lead) + len(bare) :]))
+            parts.append(PromptPart(after_question))
             if turn_answer is None:
-                parts.append((self.prompt.cue, ""))
+                parts.append(PromptPart(self.prompt.cue))
             else:
-                before, _, after = self.prompt.answer.partition("{answer}")
-                lead = before.rstrip()  # the space before an answer is the model's to say
-                text = before[len(lead) :] + turn_answer + after.format(eos=self.tokenizer.eos_token)
-                parts += [(lead, ""), (text, "last_answer" if is_last else "answer")]
+                if self.tokenizer.eos_token is None and "{eos}" in after_answer:
+                    raise ModelError("the tokenizer has no end token, which finishes an answer; set its eos_token.")
+                role = "last_answer" if is_last else "answer"
+                parts += [PromptPart(cue), PromptPart(before_answer[len(cue) :], role)]
+                parts.append(PromptPart(turn_answer, role, is_user=True))
+                parts.append(PromptPart(after_answer.format(eos=self.tokenizer.eos_token), role))
         return parts
 
     def encode_prompt(
@@ -188,8 +233,9 @@ class Med2E3Processor(ProcessorMixin):
     ) -> EncodedPrompt:
         """Tokenise one prompt; InputError where its "<image3d>" are not its volumes, or it exceeds max_length."""
         check_choice(supervise, "supervise", ("last", "all"))
+        self.check_question(question)
         parts = self.list_parts(question, answer, history, num_volumes)
-        text = "".join(part for part, _ in parts)
+        text = "".join(part.text for part in parts)
         found = text.count(VOLUME_TOKEN)
         if found != num_volumes:
             raise InputError(
@@ -199,9 +245,10 @@ class Med2E3Processor(ProcessorMixin):
         pieces = text.split(VOLUME_TOKEN)
         if self.prompt.stand_in:
             written = self.prompt.stand_in * self.num_visual_tokens
-            parts = [(part.replace(VOLUME_TOKEN, written), role) for part, role in parts]
-            pieces = ["".join(part for part, _ in parts)]
-        roles = [role for part, role in parts for _ in part]
+            parts = [part._replace(text=part.text.replace(VOLUME_TOKEN, written)) for part in parts]
+            pieces = ["".join(part.text for part in parts)]
+        roles = [part.role for part in parts for _ in part.text]
+        is_user = [part.is_user for part in parts for _ in part.text]
         rows: list[tuple[int, bool, int]] = [(token, False, IGNORED) for token in self.opening_ids]
         learnt = {"last_answer", "answer"} if supervise == "all" else {"last_answer"}
         offset = 0
@@ -211,10 +258,7 @@ class Med2E3Processor(ProcessorMixin):
                 offset += len(VOLUME_TOKEN)
             if not piece:
                 continue
-            extra = " " if self.adds_space and piece.startswith(" ") else ""
-            tokens = self.tokenizer(extra + piece, add_special_tokens=False, return_offsets_mapping=True)
-            for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
-                start, end = max(start - len(extra), 0), max(end - len(extra), 1)
+            for token, start, end in self.tokenize(piece, is_user[offset : offset + len(piece)]):
                 covered = set(roles[offset + start : offset + max(end, start + 1)])
                 rows.append((token, "question" in covered, token if covered & learnt else IGNORED))
             offset += len(piece)
@@ -229,13 +273,63 @@ class Med2E3Processor(ProcessorMixin):
             labels=[label for _, _, label in rows],
         )
 
+    def tokenize(self, text: str, is_user: Sequence[bool]) -> list[Token]:
+        """The tokens of a template filled in by a user, of whom nothing is read as a control token.
+
+        Raises:
+            InputError: the user's text spells a control token, and this tokenizer has no other way to write it.
+        """
+        tokens = self._tokenize_run(text, 0, as_text=False)
+        if not self._spelled_by_user(tokens, text, is_user):
+            return tokens
+        found, start = [], 0
+        for token in tokens:
+            if self.is_control(token, text) and not any(is_user[token[1] : token[2]]):  # the template's own
+                found += [*self._tokenize_run(text[start : token[1]], start, as_text=True), token]
+                start = token[2]
+        found += self._tokenize_run(text[start:], start, as_text=True)
+        if spelled := self._spelled_by_user(found, text, is_user):
+            raise InputError(
+                f"the text holds {spelled!r}, a control token that this model's tokenizer cannot write as text; "
+                "leave it out or put a space into it."
+            )
+        return found
+
+    def is_control(self, token: Token, text: str) -> bool:
+        """Whether a token is one that controls the model, spelled out in the text (an unknown sign is none)."""
+        return token[0] in self.control_tokens and self.control_tokens[token[0]] == text[token[1] : token[2]].strip()
+
+    def _spelled_by_user(self, tokens: Sequence[Token], text: str, is_user: Sequence[bool]) -> str | None:
+        for token in tokens:
+            if self.is_control(token, text) and any(is_user[token[1] : token[2]]):
+                return self.control_tokens[token[0]]
+        return None
+
+    def _tokenize_run(self, run: str, offset: int, *, as_text: bool) -> list[Token]:
+        """Tokens with their place in the whole text; as_text: by a tokenizer that knows no added tokens."""
+        if not run:
+            return []
+        extra = " " if self.adds_space and run.startswith(" ") else ""
+        if as_text:
+            self._text_tokenizer = self._text_tokenizer or without_added_tokens(self.tokenizer)
+            encoding = self._text_tokenizer.encode(extra + run, add_special_tokens=False)
+            ids, spans = encoding.ids, encoding.offsets
+        else:
+            encoded = self.tokenizer(extra + run, add_special_tokens=False, return_offsets_mapping=True)
+            ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+        return [
+            (token, offset + max(start - len(extra), 0), offset + max(end - len(extra), 1))
+            for token, (start, end) in zip(ids, spans, strict=True)
+        ]
+
     def pad_prompts(self, encoded: Sequence[EncodedPrompt], side: str) -> dict[str, Tensor]:
         """Pad to the longest prompt on the given side -> input_ids, attention_mask, question_mask, labels (B, T)."""
         check_choice(side, "padding_side", ("left", "right"))
         length = max(len(prompt.input_ids) for prompt in encoded)
-        pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        padding = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        pad_id = next(number for number in padding if number is not None)
         data = {
-            "input_ids": torch.full((len(encoded), length), int(pad_id)),
+            "input_ids": torch.full((len(encoded), length), pad_id),
             "attention_mask": torch.zeros(len(encoded), length, dtype=torch.long),
             "question_mask": torch.zeros(len(encoded), length, dtype=torch.bool),
             "labels": torch.full((len(encoded), length), IGNORED),
@@ -264,6 +358,8 @@ class Med2E3Processor(ProcessorMixin):
         rows = [list(np.atleast_1d(np.asarray(row, dtype=np.int64))) for row in volume_index]
         if len(rows) != num_questions:
             raise InputError(f"volume_index has {len(rows)} rows for {num_questions} questions; give one per question.")
+        if volumes_V1NHW is not None:
+            check_asked({int(number) for row in rows for number in row}, len(volumes_V1NHW))
         width = max(1, *(len(row) for row in rows)) if rows else 1
         return torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.long)
 
@@ -294,7 +390,11 @@ class Med2E3Processor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Med2E3Processor:
-        processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, ValueError):
+            refuse_adapter(pretrained_model_name_or_path, missing="no processor")
+            raise
         folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
         if folder.is_dir():
             processor.question_tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -319,25 +419,45 @@ def adds_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     return isinstance(scheme, Metaspace) and scheme.prepend_scheme != "never"
 
 
-def stack_volumes(volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) -> Tensor:
-    """Volumes (N, H, W) or (1, N, H, W) as one float32 tensor (V, 1, N, H, W).
+def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The tokens that control a model, by id: special ones, and added ones that are spelled as such ("<|user|>")."""
+    named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return named | {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content[:1], token.content[-1:]) in (("<", ">"), ("[", "]"))
+    }
+
+
+def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same tokenizer, to which what was added to its vocabulary is text like any other."""
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    return Tokenizer.from_str(json.dumps({**settings, "added_tokens": [], "truncation": None, "padding": None}))
+
+
+def stack_volumes(volumes: VolumeInput | Sequence[VolumeInput], grid: dict[str, Any] | None) -> Tensor:
+    """Scans on the grid as one float32 tensor (V, 1, N, H, W).
 
     Raises:
-        InputError: no numbers, other axes, different shapes, or values that are not finite numbers in [0, 1].
+        InputError: no scan, other axes, different shapes, or values that are not finite numbers in [0, 1].
     """
-    if isinstance(volumes, (Tensor, np.ndarray)):
+    if isinstance(volumes, str | os.PathLike | Volume | GridVolume):
+        volumes = [volumes]
+    elif isinstance(volumes, (Tensor, np.ndarray)):
         volumes = [volumes] if volumes.ndim == 3 else list(volumes)
-    elif isinstance(volumes, str | os.PathLike) or not isinstance(volumes, Sequence) or not len(volumes):
-        shown = repr(volumes) if isinstance(volumes, str | os.PathLike) else f"a {type(volumes).__name__}"
+    elif not isinstance(volumes, Sequence) or not len(volumes):
         raise InputError(
-            f"volumes is {shown}; expected grid volumes (slices, rows, columns) of numbers in [0, 1]: "
-            "read the scan with slicesight.read_volume and put it on the model's grid with to_grid."
+            f"volumes is a {type(volumes).__name__}; expected scans: files, Volumes, or arrays (slices, rows, columns) "
+            "of numbers in [0, 1] on the model's grid."
         )
     tensors = []
-    for volume in volumes:
+    for given in volumes:
+        volume = put_on_grid(given, grid)
         if not isinstance(volume, (Tensor, np.ndarray)) or volume.ndim not in (3, 4):
             shown = f"of shape {tuple(volume.shape)}" if isinstance(volume, (Tensor, np.ndarray)) else repr(volume)[:60]
-            raise InputError(f"a volume is {shown}; expected a tensor or array (N, H, W) or (1, N, H, W), on the grid.")
+            raise InputError(
+                f"a volume is {shown}; expected a file, a Volume, or a tensor or array (N, H, W) or (1, N, H, W)."
+            )
         tensor = torch.as_tensor(volume, dtype=torch.float32)
         tensors.append(tensor if tensor.ndim == 4 else tensor[None])
     shapes = {tuple(tensor.shape) for tensor in tensors}
@@ -347,9 +467,27 @@ def stack_volumes(volumes: Tensor | np.ndarray | Sequence[Tensor | np.ndarray]) 
     low, high = (float(bound) for bound in stacked.aminmax())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # so that NaN is refused too
         raise InputError(
-            f"volumes hold values from {low:g} to {high:g}; expected finite numbers in [0, 1]: window them."
+            f"volumes hold values from {low:g} to {high:g}; expected finite numbers in [0, 1]: give a scan in HU as "
+            "its file or as a slicesight.Volume, which is put on the model's grid."
         )
     return stacked
+
+
+def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
+    """The grid's voxels (N, H, W) of a file or Volume; anything else as it is."""
+    if isinstance(scan, str | os.PathLike):
+        from slicesight.io.loading import read_volume
+
+        scan = read_volume(Path(scan) if isinstance(scan, os.PathLike) else scan)
+    if isinstance(scan, Volume):
+        if grid is None:
+            raise InputError("this processor has no grid settings, which a scan needs; pass grid= or a grid volume.")
+        scan = to_grid(scan, GridSpec.from_dict(grid))
+    if not isinstance(scan, GridVolume):
+        return scan
+    if scan.channels is not None:
+        raise InputError(f"window {scan.spec.window!r} gives {len(scan.channels)} channels; name a single window.")
+    return scan.voxels
 
 
 def strip_volume_token(question: str) -> str:

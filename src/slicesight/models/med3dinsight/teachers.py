@@ -78,7 +78,12 @@ class TextEncoder:
         """One vector per text -> (S, O), not normalised; what a text has too much is cut off."""
         padding = "max_length" if self.model.config.model_type.startswith("siglip") else True  # as SigLIP was trained
         batch = self.tokenizer(
-            list(texts), padding=padding, truncation=True, max_length=self.max_length, return_tensors="pt"
+            list(texts),
+            padding=padding,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+            split_special_tokens=True,  # a caption stays text, whatever it spells
         ).to(self.model.device)
         if self.is_clip:
             return _pooled(self.model.get_text_features(**batch))

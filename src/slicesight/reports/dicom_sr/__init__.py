@@ -1,13 +1,13 @@
-"""How do answers reach a hospital's archive? As a DICOM Structured Report beside the images they rest on.
+"""How do answers reach a hospital's archive? As a DICOM Structured Report beside the images that weigh most in them.
 
 One document tells of one scan. It is a private one, of no template: a diagnostic report (TID 2000) would claim a
 diagnosis, a measurement report (TID 1500) would file a model's weights among the patient's measurements.
 
     Answers of a research model
       observer: a device; algorithm: the model and its version
-      notice, warnings, the scan, how it was read
+      notice, warnings, the scan, how it was read, what a slice score does not say
       Question and answer (one each)
-        question, answer, even share
+        question, answer, that it was cut or is none of the choices, which slices weigh most, even share
         Slice score (all, heaviest first)
           has properties: number in the grid, place; inferred from: the images it was made of
 

@@ -19,7 +19,7 @@ from slicesight.io.dicom.source import SourceImage, SourceSeries
 from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import DAMAGED
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
-from slicesight.reports.evidence import Piece, named_place, summarise
+from slicesight.reports.evidence import EVIDENCE_CAVEAT, Piece, describe, doubts_about, named_place, summarise
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ READING = Code("READING", SCHEME, "How the scan was read")
 ENTRY = Code("ENTRY", SCHEME, "Question and answer")
 QUESTION = Code("QUESTION", SCHEME, "Question")
 ANSWER = Code("ANSWER", SCHEME, "Answer of the model")
+DOUBT = Code("DOUBT", SCHEME, "What must be read with the answer")
+EVIDENCE = Code("EVIDENCE", SCHEME, "Which slices weigh most")
+CAVEAT = Code("CAVEAT", SCHEME, "What a slice score does not say")
 EVEN_SHARE = Code("EVEN_SHARE", SCHEME, "Score of each slice if all weighed alike")
 SCORE = Code("SLICE_SCORE", SCHEME, "Slice score")
 GRID_SLICE = Code("GRID_SLICE", SCHEME, "Number of the slice in the model's grid, from 0")
@@ -81,6 +84,7 @@ def write_report(
             *(_text(WARNING, warning) for warning in warnings),
             _text(SCAN, title),
             _text(READING, "\n".join([reading, *notes])),
+            _text(CAVEAT, EVIDENCE_CAVEAT),
         ]
         root = _container(TITLE, None)
         root.ContentSequence = highdicom.sr.ContentSequence(opening)
@@ -208,6 +212,8 @@ def _entries(answers: Sequence[Answer], *, grid: GridVolume, source: SourceSerie
     for answer in answers:
         entry = _container(ENTRY, "CONTAINS")
         items = [_text(QUESTION, answer.question), _text(ANSWER, answer.text)]
+        items += [_text(DOUBT, doubt) for doubt in doubts_about(answer)]
+        items.append(_text(EVIDENCE, describe(summarise(answer))))
         if answer.slices:
             items.append(_number(EVEN_SHARE, summarise(answer).even_share))
         for found in answer.slices:

@@ -15,8 +15,10 @@ from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import DAMAGED
 from slicesight.reports.dicom_sr.document import (
     ANSWER,
+    DOUBT,
     ENTRY,
     EVEN_SHARE,
+    EVIDENCE,
     GRID_SLICE,
     NOTICE,
     PLACE,
@@ -40,10 +42,16 @@ class ReportedSlice:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedAnswer:
-    """One question of a report. even_share: None for a model that does not weigh slices; slices: heaviest first."""
+    """One question of a report. even_share: None for a model that does not weigh slices; slices: heaviest first.
+
+    doubts: that the answer's end is missing, or that it is none of the question's choices. summary: which slices weigh
+    most, in words.
+    """
 
     question: str
     text: str
+    doubts: tuple[str, ...]
+    summary: str
     even_share: float | None
     slices: tuple[ReportedSlice, ...]
 
@@ -116,6 +124,8 @@ def _answer(entry: Dataset) -> ReportedAnswer:
     return ReportedAnswer(
         question=_text(items, QUESTION.value),
         text=_text(items, ANSWER.value),
+        doubts=tuple(_plain(item) for item in items if _name(item) == DOUBT.value),
+        summary=_text(items, EVIDENCE.value),
         even_share=shares[0] if shares else None,
         slices=tuple(_reported_slice(item) for item in items if _name(item) == SCORE.value),
     )

@@ -1,0 +1,113 @@
+"""What may the process that reads a stranger's file still do? Its own folder and the programs it is made of, no more.
+
+Each step is what this kernel and this user allow: where one is not to be had (an old kernel, a container that forbids
+it) the others still hold, and `confine` says which did. Landlock: https://docs.kernel.org/userspace-api/landlock.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import site
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, the same on every processor
+_PATH_BENEATH = 1
+_SET_NO_NEW_PRIVILEGES = 38
+_NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}
+"""How many kinds of access to files each version of Landlock knows; one more since the fifth."""
+_NETWORK_ABI, _SCOPE_ABI = 4, 6
+_PROGRAMS = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/localtime")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_FACTS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/fs/cgroup")
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _PathRule(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
+    """Memory, time at work and the size of a file; and the first to go when the machine has no memory left."""
+    for kind, limit in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_CORE, 0),  # a core file would hold the scan
+    ):
+        allowed = resource.getrlimit(kind)[1]
+        limit = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
+        resource.setrlimit(kind, (limit, limit))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def confine(folder: Path, *, needs_network: bool) -> frozenset[str]:
+    """Shut this process in, for good; before its first thread -> what of "network" and "files" is shut.
+
+    Args:
+        folder: where it may write.
+        needs_network: it fetches from an archive, and so may also read certificates and its user's .netrc.
+    """
+    if not sys.platform.startswith("linux"):
+        return frozenset()
+    system = ctypes.CDLL(None, use_errno=True)
+    shut = set()
+    if not needs_network and (system.unshare(_NEW_NETWORK) == 0 or system.unshare(_NEW_USER | _NEW_NETWORK) == 0):
+        shut.add("network")
+    readable = [*_PROGRAMS, *_FACTS, sys.prefix, sys.base_prefix, *site.getsitepackages(), *filter(None, sys.path)]
+    if needs_network:
+        readable += ["/etc", "/run/systemd/resolve", os.environ.get("HOME", ""), os.environ.get("NETRC", "")]
+        readable += [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
+    if _restrict(system, readable, writable=[str(folder), *_DEVICES], with_network=needs_network):
+        shut |= {"files"} if needs_network else {"files", "tcp"}
+    return frozenset(shut)
+
+
+def _restrict(system: ctypes.CDLL, readable: Iterable[str], *, writable: Iterable[str], with_network: bool) -> bool:
+    """Landlock: nothing but these places, and no TCP."""
+    abi = system.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    if abi < 1:
+        return False
+    every = (1 << _RIGHTS_OF_ABI.get(abi, 16)) - 1
+    rules = _Ruleset(
+        files=every,
+        network=3 if abi >= _NETWORK_ABI and not with_network else 0,
+        scoped=3 if abi >= _SCOPE_ABI else 0,  # no abstract sockets, no signals to others
+    )
+    size = 24 if abi >= _SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
+    ruleset = system.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
+    if ruleset < 0:
+        return False
+    try:
+        for paths, allowed in ((readable, _EXECUTE | _READ_FILE | _READ_DIR), (writable, every & ~_EXECUTE)):
+            for path in paths:
+                _allow(system, ruleset, path, allowed)
+        is_final: bool = system.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
+        return is_final and bool(system.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
+    finally:
+        os.close(ruleset)
+
+
+def _allow(system: ctypes.CDLL, ruleset: int, path: str, allowed: int) -> None:
+    """One place; nothing happens where there is none of that name."""
+    try:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        of_a_file = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14  # cut short
+        rule = _PathRule(allowed=allowed if os.path.isdir(path) else allowed & of_a_file, parent=place)
+        system.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
+    finally:
+        os.close(place)

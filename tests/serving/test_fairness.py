@@ -1,0 +1,188 @@
+"""A client that asks, sends or keeps much holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from http_questions import question
+from slicesight.serving.fairness import FairQueue, FairSlots, client_of
+from slicesight.serving.refusals import Refusal
+from slicesight.serving.scan_store import ScanStore
+
+
+def filled(max_items, **counts):
+    queue = FairQueue(max_items)
+    for client, count in counts.items():
+        for number in range(count):
+            queue.put(client, f"{client}{number}")
+    return queue
+
+
+def test_clients_take_turns_and_each_ones_own_keep_their_order():
+    queue = filled(9, a=4, b=1, c=2)
+    assert [queue.take() for _ in range(8)] == ["a0", "b0", "c0", "a1", "c1", "a2", "a3", None]
+
+
+def test_a_full_queue_makes_room_for_who_has_less_at_the_cost_of_who_has_most():
+    queue = filled(5, a=4, b=1)
+    assert not queue.has_room("a")
+    assert queue.put("c", "c0") == "a3"
+    assert queue.put("c", "c1") == "a2"
+    assert not queue.has_room("c")
+    assert len(queue) == 5
+
+
+def test_who_may_have_no_turn_is_passed_over():
+    queue = filled(5, a=2, b=1)
+    assert queue.take(lambda client: client != "a") == "b0"
+    assert queue.take(lambda client: client != "a") is None
+    assert len(queue) == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60))
+@settings(deadline=None, max_examples=200)
+def test_nothing_is_lost_or_kept_beyond_the_limit(steps):
+    queue, inside, number = FairQueue(5), set(), 0
+    for client, is_put in steps:
+        if is_put and queue.has_room(client):
+            number += 1
+            inside.add(f"{client}{number}")
+            inside.discard(queue.put(client, f"{client}{number}"))
+        elif not is_put:
+            inside.discard(queue.take())
+        assert set(queue.all_items()) == inside
+        assert len(queue) <= 5
+
+
+def test_two_slow_jobs_of_one_client_leave_a_place_for_another():
+    async def run():
+        slots, order, release = FairSlots(2), [], asyncio.Event()
+
+        async def work(client, name, *, waits):
+            async with slots.slot(client):
+                order.append(name)
+                if waits:
+                    await release.wait()
+
+        slow = [asyncio.create_task(work("a", f"slow{number}", waits=True)) for number in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(work("b", "quick", waits=False), 5)
+        assert order == ["slow0", "quick"]
+        release.set()
+        await asyncio.gather(*slow)
+
+    asyncio.run(run())
+
+
+def test_a_client_is_an_address_and_of_ipv6_its_network():
+    of = lambda host: client_of({"type": "http", "client": (host, 1)})  # noqa: E731
+    assert of("10.0.0.1") != of("10.0.0.2")
+    assert of("10.0.0.1") == of("::ffff:10.0.0.1")
+    assert of("2001:db8::1") == of("2001:db8::ffff") != of("2001:db8:0:1::1")
+    assert "10.0" not in of("10.0.0.1")
+    assert client_of({"type": "http", "client": None}) == of("")
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ScanStore(folder=tmp_path, max_volumes=6, max_client_volumes=4, max_bytes=10_000)
+    yield store
+    store.close()
+
+
+def keep(store, client, *, asked=False, age_s=0, num_bytes=10):
+    with store.receiving(client, num_bytes=num_bytes) as folder:
+        (folder / "scan.json").write_bytes(b" " * num_bytes)
+        volume_id = store.add(folder, {"client": client})
+    if asked:
+        (store.volumes / volume_id / "answers/chatcmpl-x.json").write_text("{}")
+    used = time.time() - age_s
+    os.utime(store.volumes / volume_id / "scan.json", (used, used))
+    return volume_id
+
+
+def code_of(store, client, **settings):
+    with pytest.raises(Refusal) as refused:
+        keep(store, client, **settings)
+    return refused.value.status_code, refused.value.code
+
+
+def test_one_client_cannot_fill_the_shelf(store):
+    for _ in range(4):
+        keep(store, "a", asked=True)
+    assert code_of(store, "a") == (429, "client_volumes")
+    assert keep(store, "b")
+
+
+def test_what_was_never_asked_makes_room_oldest_of_the_largest_first(store):
+    asked = keep(store, "a", asked=True, age_s=1000)
+    old, new = keep(store, "a", age_s=900), keep(store, "a", age_s=800)
+    others = [keep(store, "b", age_s=950), keep(store, "c", asked=True), keep(store, "d", asked=True)]
+    added = keep(store, "e")
+    assert store.volume_ids() == {asked, new, *others, added}
+    assert old not in store.volume_ids()
+
+
+def test_a_scan_just_brought_is_not_put_away_for_another(store):
+    for client in ("a", "a", "b", "b", "c", "c"):
+        keep(store, client)
+    assert code_of(store, "d") == (429, "too_many_volumes")
+
+
+def test_the_disk_has_a_budget(store):
+    asked = keep(store, "a", asked=True, num_bytes=6000)
+    idle = keep(store, "b", age_s=1000, num_bytes=3000)
+    assert keep(store, "c", num_bytes=3000)
+    assert store.volume_ids() >= {asked}
+    assert idle not in store.volume_ids()
+    assert code_of(store, "d", num_bytes=3000) == (507, "no_space")
+
+
+def test_uploads_of_one_client_on_their_way_are_bounded(store):
+    from contextlib import ExitStack
+
+    with ExitStack() as open_uploads:
+        store.max_client_volumes = store.max_volumes = 100
+        for _ in range(8):
+            open_uploads.enter_context(store.receiving("a"))
+        assert code_of(store, "a") == (429, "client_uploads")
+        assert keep(store, "b")
+    assert keep(store, "a")
+
+
+def test_a_first_question_is_taken_beside_a_full_batch_of_another_client(make_client, lend, monkeypatch):
+    """Addresses are told apart by a header here, as a proxy would tell them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from slicesight.serving import answering, chat_routes
+
+    for module in (answering, chat_routes):
+        monkeypatch.setattr(module, "client_of", lambda scope: dict(scope["headers"]).get(b"x-who", b"a").decode())
+    client = make_client(batch_size=2, max_waiting=4)
+    volume_id = lend(client.app.state.server)
+    client.post("/v1/chat/completions", json=question(volume_id))
+    ended = []
+
+    def ask(who, tokens):
+        body = question(volume_id, max_tokens=tokens)
+        found = client.post("/v1/chat/completions", json=body, headers={"x-who": who})
+        ended.append((who, found.status_code))
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(6):
+            pool.submit(ask, "hog", 300)
+        thread = client.app.state.server.thread
+        end = time.monotonic() + 20
+        while not (thread.num_rows == 2 and thread.num_waiting == 4) and time.monotonic() < end:
+            time.sleep(0.002)
+        pool.submit(ask, "guest", 4).result(20)
+        assert ("guest", 200) in ended
+        assert ("hog", 200) not in ended
+        assert thread.num_rows <= 3
+    assert sorted(status for who, status in ended if who == "hog")[:5] == [200] * 5

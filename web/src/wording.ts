@@ -1,0 +1,24 @@
+/** What must stand beside an answer wherever it goes? Its certainty, that it was cut off, and the notices. */
+
+import type { Turn } from "./session";
+
+export const CAVEAT =
+  "A weight says how much of a slice entered the answer. It does not say that the answer is right, nor that it needs this slice.";
+export const CUT_OFF = "The answer was cut off: it is not whole.";
+export const NOT_SURE = "The model is not sure enough to answer.";
+
+/** `confidence 83 %`, as the model states it. */
+export const confidenceText = (confidence: number) => `confidence ${Math.round(100 * confidence)} %`;
+
+export const questionText = (turn: Pick<Turn, "question">) => turn.question || "Describe the findings";
+
+/** An answer for the clipboard: nobody who reads it there sees the page around it. */
+export function copiedText(turn: Turn, notices: readonly string[], model: string): string {
+  const sure = turn.confidence === null ? [] : [`(${confidenceText(turn.confidence)})`];
+  const doubts = [...(turn.abstained ? [NOT_SURE] : []), ...(turn.isCut ? [CUT_OFF] : [])];
+  const signature = model === "" ? [] : [`Answer of the model ${model}.`];
+  return [`Question: ${questionText(turn)}`, turn.text, ...sure, ...doubts, "", ...signature, ...notices].join("\n");
+}
+
+/** Words that were marked and copied by hand take the notices along too. */
+export const markedText = (marked: string, notices: readonly string[]) => [marked.trimEnd(), "", ...notices].join("\n");
