@@ -103,9 +103,9 @@ def test_an_answer_outside_its_choices_is_said_with_the_choice_the_model_is_held
     closed = "Which phase is this? Choices: A. arterial phase B. venous phase"
     code, out, _ = ask(phantom_file, closed, "--choices", "both")
     assert code == 0
-    assert "This names none of its choices, or several; held to them, the model says: " in out
+    assert "The answer names none of the question's choices, or several. Held to them, the model says " in out
     _, free, _ = ask(phantom_file, closed)
-    assert "held to them" not in free
+    assert "Held to them" not in free
 
 
 def test_json_of_a_separate_process_is_pure_too(tiny_model_folder, phantom_file):
