@@ -1,7 +1,7 @@
 """How is an answer written in OpenAI's shape, with the slices it rests on as extra fields?
 
 choices[0].message (whole) or the last content chunk's delta (streamed):
-content, scores (N), even_share 1/N, slices (heaviest first), ranges
+content, scores (N), even_share 1/N, evidence in words, slices (heaviest first), ranges
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slicesight.inference.answers import Answer, AnswerPiece
-from slicesight.reports.evidence import summarise
+from slicesight.reports.evidence import EVIDENCE_CAVEAT, describe, summarise
 from slicesight.volumes.grid import GridVolume
 
 
@@ -26,6 +26,10 @@ def evidence_fields(answer: Answer, *, plane: str) -> dict[str, Any]:
     return {
         "scores": list(answer.scores),
         "even_share": evidence.even_share,
+        "other_share": evidence.other_share,
+        "effective_slices": evidence.effective_slices or None,
+        "evidence_summary": describe(evidence),
+        "evidence_caveat": EVIDENCE_CAVEAT,
         "slices": [
             {
                 "rank": found.rank,
