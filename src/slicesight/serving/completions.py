@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slicesight.inference.answers import Answer, AnswerPiece
-from slicesight.reports.evidence import summarise
+from slicesight.reports.evidence import EVIDENCE_CAVEAT, describe, summarise
 from slicesight.volumes.grid import GridVolume
 
 
@@ -26,6 +26,10 @@ def evidence_fields(answer: Answer, *, plane: str) -> dict[str, Any]:
     return {
         "scores": list(answer.scores),
         "even_share": evidence.even_share,
+        "effective_slices": evidence.effective_slices or None,
+        "other_share": evidence.other_share,
+        "evidence_summary": describe(evidence),
+        "evidence_caveat": EVIDENCE_CAVEAT,
         "slices": [
             {
                 "rank": found.rank,

@@ -87,6 +87,10 @@ class AnswerShape(BaseModel):
     refusal: None
     scores: list[float]
     even_share: float
+    effective_slices: float | None
+    other_share: float
+    evidence_summary: str
+    evidence_caveat: str
     slices: list[SliceShape]
     ranges: list[RangeShape]
 
