@@ -35,6 +35,9 @@ def test_an_answer_has_openais_shape_and_the_slices_it_rests_on(client, volume):
     assert (message["role"], choice["finish_reason"]) == ("assistant", "length")
     assert sum(message["scores"]) == pytest.approx(1, abs=1e-5)
     assert message["even_share"] == pytest.approx(1 / 8)
+    assert 1 <= message["effective_slices"] <= 8
+    assert message["evidence_summary"]
+    assert message["evidence_caveat"]
     assert [one["rank"] for one in message["slices"]] == list(range(1, 9))
     heaviest = message["slices"][0]
     assert heaviest["score"] == max(message["scores"])
