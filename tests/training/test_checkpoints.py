@@ -97,7 +97,7 @@ def test_log_lines_after_the_checkpoint_are_cut_off(folder) -> None:
 
 
 def test_a_run_goes_on_only_with_the_recipe_it_began_with(folder) -> None:
-    write(folder, 1)
+    write(folder, 1, section=3)  # in the first stage, behind the three parts of stage 0
     (folder.path.parent / "log.jsonl").write_text("")
     other = {**RECIPE, "stages": [{"steps": 5, "learning_rate": 0.2}]}
     with pytest.raises(InputError, match=r"began with stages.0.learning_rate 0.1, the recipe now says 0.2"):
