@@ -59,7 +59,7 @@ def only_run_in(folder: Path) -> Iterator[Path]:
     """Make the folder and hold it for this process alone; the lock ends with the process, however it ends."""
     with plain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        lock = (folder / LOCK).open("w", encoding="utf-8")
     with lock:
         if sys.platform != "win32":
             try:

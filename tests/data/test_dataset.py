@@ -142,3 +142,17 @@ def test_what_cannot_be_opened_is_one_line(folder, tmp_path, monkeypatch) -> Non
     dataset = open_dataset(folder)
     with pytest.raises(InputError, match="lie on no grid yet"):
         dataset.voxels(dataset.cases[0])
+
+
+def test_fill_is_for_scan_files_and_leaves_what_a_case_says(folder) -> None:
+    plain, filled = open_dataset(folder), open_dataset(folder, fill="lowest")
+    assert [case.read_options for case in filled.cases] == [{"fill": "LOWEST"}] * 2
+    before, after = plain.cases[0], filled.cases[0]
+    assert after.with_fill(-5.0) == after
+    assert filled.stamp(after) != plain.stamp(before)
+    assert filled.content(after) != plain.content(before)
+    assert filled.scan_content(after) == plain.scan_content(before), "a copy is a copy, however it is read"
+    with pytest.raises(InputError, match="fill is for scan files that a manifest names"):
+        open_dataset("phantoms:7:2", fill="LOWEST")
+    with pytest.raises(InputError, match="expected LOWEST or a number"):
+        open_dataset(folder, fill="highest")

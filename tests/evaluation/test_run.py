@@ -330,3 +330,9 @@ def test_the_report_filters_in_a_browser_and_fits_a_phone(finished, tmp_path):
         [*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, check=True, timeout=120
     ).stdout
     assert "<title>3,true</title>" in dumped
+
+
+def test_a_copy_that_is_read_otherwise_is_a_leak(scans):
+    training, test = open_dataset(scans), open_dataset(scans, fill="LOWEST")
+    renamed = test.subset([case.model_copy(update={"id": f"{case.id} copy"}) for case in test.cases])
+    assert find_leaks(training, renamed)["num_shared_volumes"] == len(test.cases)

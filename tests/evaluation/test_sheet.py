@@ -186,3 +186,12 @@ def test_the_paired_tests_are_the_same_family_with_and_without_choices():
         return compare_systems(dict(zip("ab", runs, strict=True)))
 
     assert compared(choice="B. venous") == compared(choice=None)
+
+
+def test_json_says_which_schema_it_follows_and_is_ascii(run, predictions_file):
+    first, second = predictions_file("a.jsonl", 0.7), predictions_file("b.jsonl", 0.9)
+    for arguments in ((f"Größe={first}",), (f"Größe={first}", f"肝={second}")):
+        code, out, _ = run("score", *arguments, "--json", "-")
+        assert code == 0
+        assert out.isascii()
+        assert next(iter(json.loads(out).items())) == ("schema", 1)

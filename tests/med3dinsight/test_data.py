@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 
-from slicesight.errors import ManifestError
-from slicesight.training.scan_list import of_split, part_of_patients, read_cases
+from slicesight.errors import ManifestError, VolumeError
+from slicesight.models.med3dinsight.preparation import Preparation
+from slicesight.training.scan_list import ScanDataset, of_split, part_of_patients, read_cases
 
 
 @pytest.fixture
@@ -75,3 +77,24 @@ def test_a_share_of_the_patients_is_part_of_every_larger_share_and_keeps_their_s
     assert part_of_patients(cases, 1.0) == cases
     assert len({tuple(case.line for case in part_of_patients(cases, 0.25, seed=seed)) for seed in range(4)}) > 1
     assert len({case.patient for case in part_of_patients(cases, 0.001)}) == 1
+
+
+def test_a_line_says_what_takes_the_place_of_nan(write, tmp_path):
+    voxels = np.random.default_rng(0).random((12, 14, 16), dtype=np.float32)
+    voxels[:3] = np.nan
+    np.save(tmp_path / "nan.npy", voxels)
+    how = Preparation(window="0,1", spacing_mm=None)
+    prepared = []
+    for fill in (None, "LOWEST", 9):
+        (case,) = read_cases(write(line(image="nan.npy", mask=None, fill=fill)))
+        dataset = ScanDataset(tmp_path / "kept", how, image_size=(8, 8, 8))
+        if fill is None:
+            with pytest.raises(VolumeError, match="NaN"):
+                dataset.prepare(case)
+            continue
+        dataset.prepare(case)
+        prepared.append(dataset.load(case)[0])
+    lowest, nine = prepared
+    assert not np.array_equal(lowest, nine)
+    with pytest.raises(ManifestError, match="line 1: fill: .*expected LOWEST or a number"):
+        read_cases(write(line(fill="highest")))

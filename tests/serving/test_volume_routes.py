@@ -194,6 +194,7 @@ def test_answers_kept_with_a_volume_are_bounded(make_client, lend):
         ({"spacing_mm": "a,b,c"}, "spacing_mm"),
         ({"unit": "stone"}, None),
         ({"time_point": "-1"}, None),
+        ({"fill": "highest"}, "fill"),
         ({"plane": "oblique"}, None),
         ({"window": "moon"}, None),
         ({"color": "red"}, None),
@@ -206,3 +207,22 @@ def test_a_wrong_field_is_one_line(client, phantom_file, fields, param):
     assert "\n" not in error["message"]
     assert param is None or error["param"] == param
     assert next(iter(fields)) in error["message"] or next(iter(fields.values())) in error["message"]
+
+
+def test_a_scan_with_nan_is_taken_where_the_form_says_what_takes_its_place(client):
+    voxels = np.random.default_rng(0).random((12, 20, 20), dtype=np.float32)
+    voxels[:2] = np.nan
+    file = io.BytesIO()
+    np.save(file, voxels)
+
+    def send(**fields):
+        return client.post("/v1/volumes", files={"file": ("s.npy", file.getvalue())}, data=fields)
+
+    assert send().status_code == 422
+    for fill in ("LOWEST", "-7.5"):
+        found = send(fill=fill)
+        assert found.status_code in (200, 201), found.text
+        assert "NaN or infinite" in found.text
+    described = client.get("/openapi.json").json()["paths"]["/v1/volumes"]["post"]["requestBody"]["content"]
+    for kind in ("multipart/form-data", "application/json"):
+        assert "LOWEST" in described[kind]["schema"]["properties"]["fill"]["description"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from slicesight.cli.options import PlaneOption, WindowOption, stderr
+from slicesight.cli.options import FillOption, PlaneOption, WindowOption, stderr
 from slicesight.data.sources import LAYOUTS
 from slicesight.errors import InputError
 
@@ -78,6 +78,7 @@ def prepare(
     size: Annotated[str, typer.Option(metavar="N,H,W", help="The grid: slices, rows, columns.")] = "32,256,256",
     window: WindowOption = None,
     plane: PlaneOption = None,
+    fill: FillOption = None,
     dtype: Annotated[Literal["uint8", "float16"], typer.Option(help="What a voxel is stored as.")] = "uint8",
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     ray: Annotated[
@@ -105,6 +106,7 @@ def prepare(
     duplicates.jsonl. Run again, it does only what has changed.
     """
     from slicesight.data.converting import MANIFEST, ConvertRequest, convert
+    from slicesight.io.assemble import checked_fill
     from slicesight.reports.terminal import progress_bar
     from slicesight.volumes.grid import GridSpec
 
@@ -129,6 +131,7 @@ def prepare(
         leave=leaks_leave,
         on_bad_case=on_bad_case,
         workers=workers,
+        fill=checked_fill(fill),
     )
     with progress_bar(stderr(), "comparing scans") as progress:
         conversion = convert(request, progress=progress)

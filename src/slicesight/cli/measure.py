@@ -38,7 +38,7 @@ Load = Callable[[str], Predictor]
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
-    source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
+    source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
     training = training_cases(options.train_data)
     made_folder(options.out)
     with stderr().status(f"loading {options.model}"):
@@ -79,7 +79,8 @@ def run_score(options: ScoreOptions) -> None:
         }
         sheets = [average_sheets([make_sheet(run, system=name) for run in runs]) for name, runs in scored.items()]
         comparisons = compare_systems(scored) if len(scored) > 1 else []
-    document = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
+    found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
+    document = {"schema": 1, **found}
     if options.json == STDOUT:
         sys.stdout.write(to_json(document))
         return
@@ -153,6 +154,7 @@ def _predict_in_bulk(run: PredictionRun, options: EvaluateOptions, load: Load, p
         data=options.data,
         split=options.split,
         count=options.count,
+        fill=options.fill,
         num_workers=options.workers,
         address=options.ray,
         progress=progress,

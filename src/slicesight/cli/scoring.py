@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import ChangesOption, ModelOption, checked_folder, verb
+from slicesight.cli.options import ChangesOption, FillOption, ModelOption, checked_folder, verb
 from slicesight.cli.scans import STDOUT
 from slicesight.errors import InputError
 from slicesight.files import checked_place
@@ -35,6 +35,7 @@ class EvaluateOptions:
         str | None, typer.Option(help="Which split; left out, test where the manifest has splits, else all.")
     ] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many cases.")] = None
+    fill: FillOption = None
     controls: Annotated[
         bool, typer.Option(help="Also answer with a blank volume, shuffled slices and a wrong volume.")
     ] = True

@@ -25,6 +25,7 @@ from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
 from slicesight.errors import InputError
 from slicesight.files import write_text
+from slicesight.io.assemble import Fill
 
 Progress = Callable[[int, int], None]
 MANIFEST = "manifest.jsonl"
@@ -44,7 +45,8 @@ class ConvertRequest:
     also: further (format, source) whose questions about the same scans are added, and whose other scans are.
     limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
     split_shares: of train, val and test. duplicates: compare by perceptual hash ("look"), by "content", "off", or None
-    for "look" where there are several splits. leave: which side of a leak gives up its scans.
+    for "look" where there are several splits. leave: which side of a leak gives up its scans. fill: what takes the
+    place of NaN in scans whose text does not say.
     """
 
     format: str
@@ -59,6 +61,7 @@ class ConvertRequest:
     leave: Literal["train", "test"] = "train"
     on_bad_case: OnBadCase = "stop"
     workers: int = 1
+    fill: Fill | None = None
 
     def __post_init__(self) -> None:
         known = known_names(LAYOUTS, ENTRY_POINTS)
@@ -124,6 +127,7 @@ class Conversion:
                 "counts": counts_of(deduplicated),
             }
         return {
+            "schema": 1,
             "sources": self.request.named,
             "counts": counts_of(self.cases),
             "skipped": dict(sorted(Counter(skipped.kind for skipped in self.skipped).items())),
@@ -161,6 +165,8 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
     intake = Intake(on_bad_case=request.on_bad_case)
     found = [_read(layout, source, request, intake) for layout, source in request.sources]
     cases = _limited(_joined(found), request.limit)
+    if request.fill is not None:
+        cases = [case.with_fill(request.fill) for case in cases]
     splits = {case.split for case in cases}
     if request.split_seed is not None and splits != {None}:
         counts = ", ".join(f"{split} {counted['scans']}" for split, counted in counts_of(cases).items())

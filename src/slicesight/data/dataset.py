@@ -24,6 +24,7 @@ from slicesight.data.fingerprints import content_digest, stat_fingerprint
 from slicesight.data.manifest import Case, Conversation, read_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.errors import InputError, check_type
+from slicesight.io.assemble import checked_fill
 from slicesight.io.loading import read_volume
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
@@ -68,6 +69,10 @@ class Dataset(ABC):
     @abstractmethod
     def content(self, case: Case) -> str:
         """Names the volume's content, whatever it is called."""
+
+    def scan_content(self, case: Case) -> str:
+        """Names the scan itself, however it is read: by this a copy of it is found in other data."""
+        return self.content(case)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -158,6 +163,9 @@ class ManifestDataset(Dataset):
         content = content_digest(self._path(case))
         return digest_of(content.encode(), repr(case.read_options).encode()) if case.reading else content
 
+    def scan_content(self, case: Case) -> str:
+        return content_digest(self._path(case))
+
     def _path(self, case: Case) -> Path:
         path = self.manifest.parent / case.volume
         if not path.exists():
@@ -214,6 +222,7 @@ def open_dataset(
     prefer: str | None = None,
     count: int | None = None,
     grid: GridSpec | None = None,
+    fill: str | float | None = None,
     **options: Any,
 ) -> Dataset:
     """The cases that DATA names.
@@ -222,6 +231,7 @@ def open_dataset(
         split: only its cases. prefer: the split to take where none is named and the data have it.
         count: only the first so many of them.
         grid: on which `voxels` are wanted; prepared scans must lie on it already.
+        fill: what takes the place of NaN in a manifest's scans where it does not say; as for `read_volume`.
         options: further ones of the source's own, such as the phantoms' `folder`.
 
     Raises:
@@ -241,6 +251,10 @@ def open_dataset(
         raise InputError(f"{data}: {', '.join(options)} cannot be set for scans on disk; leave it out")
     else:
         dataset = _open_path(Path(data), grid)
+    if (chosen := checked_fill(fill)) is not None:
+        if not isinstance(dataset, ManifestDataset):
+            raise InputError(f"{data}: fill is for scan files that a manifest names; leave it out, or prepare with it")
+        dataset = dataset.subset(case.with_fill(chosen) for case in dataset.cases)
     return select(dataset, split=split, prefer=prefer, count=count)
 
 

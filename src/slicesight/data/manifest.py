@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from slicesight.data.choices import LETTERS as LETTERS
 from slicesight.errors import ManifestError, check_type
 from slicesight.files import replacing
+from slicesight.io.assemble import Fill, checked_fill
 
 Task = Literal["report", "open", "closed"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def _fill(value: Any) -> Fill | None:
+    """A true or a list is no number."""
+    return checked_fill(value if isinstance(value, str | int | float | None) and not isinstance(value, bool) else "")
+
+
+FillField = Annotated[Fill | None, BeforeValidator(_fill, json_schema_input_type=str | float | None)]
+"""What takes the place of NaN: "LOWEST" or a number, also as text."""
 
 
 class Conversation(BaseModel):
@@ -71,6 +81,7 @@ class Reading(BaseModel):
     time_point: int | None = Field(default=None, ge=0)
     unit: Literal["HU", "arbitrary"] | None = None
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    fill: FillField = None
 
     def options(self) -> dict[str, Any]:
         """The arguments that are given, for `read_volume`."""
@@ -101,6 +112,13 @@ class Case(BaseModel):
     def read_options(self) -> dict[str, Any]:
         """Arguments for `io.loading.read_volume`; mostly none."""
         return self.reading.options() if self.reading is not None else {}
+
+    def with_fill(self, fill: Fill) -> Case:
+        """The case with what takes the place of its scan's NaN, unless it says so itself."""
+        reading = self.reading or Reading()
+        if reading.fill is not None:
+            return self
+        return self.model_copy(update={"reading": reading.model_copy(update={"fill": fill})})
 
 
 def read_manifest(path: str | Path) -> list[Case]:

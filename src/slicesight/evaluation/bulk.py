@@ -29,8 +29,8 @@ CASES_PER_BLOCK = 4
 class Answerer:
     """One worker: a predictor that answers block after block.
 
-    load: gives the predictor of a model's name. data, split, count: as for `slicesight evaluate`. All names mean the
-    same everywhere.
+    load: gives the predictor of a model's name. data, split, count, fill: as for `slicesight evaluate`. All
+    names mean the same everywhere.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Answerer:
         data: str,
         split: str | None,
         count: int | None,
+        fill: str | None = None,
         systems: tuple[str, ...],
         on_bad_case: str,
         skipped: dict[str, str],
@@ -50,7 +51,7 @@ class Answerer:
 
         torch.set_num_threads(num_threads)
         self.predictor = load(model)
-        source = open_dataset(data, split=split, prefer="test", count=count)
+        source = open_dataset(data, split=split, prefer="test", count=count, fill=fill)
         # nothing is written here
         self.run = PredictionRun(
             folder=Path(), source=source, systems=systems, on_bad_case=on_bad_case, skipped=dict(skipped)
@@ -81,6 +82,7 @@ def predict_in_bulk(
     data: str,
     split: str | None = None,
     count: int | None = None,
+    fill: str | None = None,
     num_workers: int,
     address: str = "local",
     progress: Progress = unwatched,
@@ -105,6 +107,7 @@ def predict_in_bulk(
         "data": data,
         "split": split,
         "count": count,
+        "fill": fill,
         "systems": run.systems,
         "on_bad_case": run.on_bad_case,
         "skipped": dict(run.skipped),

@@ -91,7 +91,7 @@ def find_leaks(training: Dataset, test: Dataset, *, progress: Progress = unwatch
     contents: dict[str, str] = {}
     for done, case in enumerate(training.cases):
         progress(done, total)
-        contents.setdefault(training.content(case), case.id)
+        contents.setdefault(training.scan_content(case), case.id)
     ids = [case.id for case in test.cases if case.id in known_ids]
     patients = [
         case.id for case in test.cases if case.patient is not None and (case.source, case.patient) in known_patients
@@ -99,7 +99,7 @@ def find_leaks(training: Dataset, test: Dataset, *, progress: Progress = unwatch
     copies = []
     for done, case in enumerate(test.cases, start=len(training.cases)):
         progress(done, total)
-        if twin := contents.get(test.content(case)):
+        if twin := contents.get(test.scan_content(case)):
             copies.append({"test": case.id, "training": twin})
     leaking = dict.fromkeys([*ids, *patients, *(copy["test"] for copy in copies)])
     return {

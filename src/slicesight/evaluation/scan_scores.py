@@ -46,7 +46,7 @@ def run_segmentation(
     folder, scores = Path(recipe.output_dir), []
     cases = _chosen(recipe, needs="mask")
     for number, case in enumerate(cases, start=1):
-        volume = read_volume(case.image)
+        volume = read_volume(case.image, fill=case.fill)
         assert case.mask is not None
         true = read_labels(case.mask, volume)
         found = segment_volume(segmenter, volume, name=case.image.name)

@@ -64,13 +64,13 @@ def open_phantom_set(
     settings = {**_made_with(seed, grid), "count": count}
     kept, num_made = folder / "settings.json", 0
     if kept.exists():
-        found = json.loads(kept.read_text())
+        found = json.loads(kept.read_text(encoding="utf-8"))
         if {**found, "count": count} != settings:
             raise InputError(f"{folder}: holds phantoms made with {found}, wanted {settings}; name another folder")
         num_made = found["count"]
     if num_made < count:
         _make(folder, settings, grid, workers, progress, num_made=num_made)
-    lines = [json.loads(line) for line in (folder / "truths.jsonl").read_text().splitlines()[:count]]
+    lines = [json.loads(line) for line in (folder / "truths.jsonl").read_text(encoding="utf-8").splitlines()[:count]]
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")[:count] for name in ARRAYS}
     return PhantomSet(
         **arrays,
@@ -241,9 +241,11 @@ def _make(
         if workers > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             made = pool.imap(_make_one, jobs, chunksize=4)
-        truths = stack.enter_context((folder / "truths.jsonl.partial").open("w"))
+        truths = stack.enter_context((folder / "truths.jsonl.partial").open("w", encoding="utf-8"))
         if num_made:
-            truths.writelines((folder / "truths.jsonl").read_text().splitlines(keepends=True)[:num_made])
+            truths.writelines(
+                (folder / "truths.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:num_made]
+            )
         for index, (row, truth, num_slices) in enumerate(made, start=num_made):
             for array, values in zip(arrays, row, strict=True):
                 array[index] = values
@@ -252,7 +254,7 @@ def _make(
                 progress(index + 1, count)
     for array in arrays:
         array.flush()
-    (folder / "settings.json.partial").write_text(json.dumps(settings))
+    (folder / "settings.json.partial").write_text(json.dumps(settings), encoding="utf-8")
     for name in (*(f"{array}.npy" for array in ARRAYS), "truths.jsonl", "settings.json"):
         os.replace(folder / f"{name}.partial", folder / name)
 

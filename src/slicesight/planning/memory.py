@@ -59,7 +59,7 @@ def find_free_bytes(device: str) -> int:
         ModelError: no such device, or not a size.
     """
     if device == "cpu":
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return min(int(line.split()[1]) * 1024, *container_free_bytes())
     if device.startswith("cuda") and torch.cuda.is_available():
@@ -84,11 +84,12 @@ def container_free_bytes() -> list[int]:
         limit_file, used_file = CGROUP_FOLDER / limit_name, CGROUP_FOLDER / used_name
         if not (limit_file.is_file() and used_file.is_file()):
             continue
-        limit = limit_file.read_text().strip()
+        limit = limit_file.read_text(encoding="utf-8").strip()
         if limit == "max":
             continue
         stat_file = used_file.parent / "memory.stat"
-        stat = dict(line.split() for line in stat_file.read_text().splitlines()) if stat_file.is_file() else {}
-        used = int(used_file.read_text()) - int(stat.get(cached_name, 0))
+        lines = stat_file.read_text(encoding="utf-8").splitlines() if stat_file.is_file() else []
+        stat = dict(line.split() for line in lines)
+        used = int(used_file.read_text(encoding="utf-8")) - int(stat.get(cached_name, 0))
         found.append(max(0, int(limit) - used))
     return found

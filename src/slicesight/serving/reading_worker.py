@@ -70,6 +70,7 @@ def _read(folder: Path, request: dict[str, Any]) -> None:
         spacing_mm=options.get("spacing_mm"),
         time_point=options.get("time_point"),
         unit=checked_unit(options.get("unit")),
+        fill=options.get("fill"),
     )
     spec = GridSpec.from_dict(request["grid"])
     grid = to_grid(volume, spec)

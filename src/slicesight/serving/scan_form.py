@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from slicesight.data.manifest import FillField
 from slicesight.errors import InputError
 from slicesight.io.assemble import ReadOptions, checked_unit
 from slicesight.io.dicomweb.address import ArchiveAddress, read_address
@@ -39,6 +40,9 @@ class ScanForm(BaseModel):
     ] = None
     unit: Annotated[str, Field(description="HU or arbitrary")] | None = None
     time_point: Annotated[int, Field(ge=0, description="which volume of a 4D file, from 0")] | None = None
+    fill: Annotated[FillField, Field(description="LOWEST or a number in place of NaN, which is refused otherwise")] = (
+        None
+    )
 
     def for_reading(self) -> dict[str, Any]:
         """The options of the process that reads the scan.
@@ -48,7 +52,7 @@ class ScanForm(BaseModel):
         """
         unit = checked_unit(self.unit)
         ReadOptions(spacing_mm=self.spacing_mm, time_point=self.time_point, unit=unit)
-        return self.model_dump(include={"series", "spacing_mm", "time_point", "unit"})
+        return self.model_dump(include={"series", "spacing_mm", "time_point", "unit", "fill"})
 
 
 class SourceForm(ScanForm):

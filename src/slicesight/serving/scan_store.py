@@ -77,13 +77,13 @@ class ScanStore:
         self.keep_s, self.max_answers = keep_minutes * 60, max_answers
         self.max_volumes, self.max_client_volumes, self.max_bytes = max_volumes, max_client_volumes, max_bytes
         base = _own_folder((folder or Path(tempfile.gettempdir())) / f"slicesight-serve-{os.getuid()}")
-        with (base / "lock").open("w") as lock:
+        with (base / "lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _sweep(base)
             self.run = base / "run-shared" if is_shared else Path(tempfile.mkdtemp(prefix="run-", dir=base))
             for place in (self.run, self.incoming, self.volumes):
                 place.mkdir(mode=0o700, exist_ok=True)
-            self._lock: TextIO = (self.run / "lock").open("w")
+            self._lock: TextIO = (self.run / "lock").open("w", encoding="utf-8")
             fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     @property
@@ -97,7 +97,7 @@ class ScanStore:
     def close(self) -> None:
         """Give the lock back and remove the run, if no other server uses it."""
         self._lock.close()
-        with contextlib.suppress(FileNotFoundError), (self.run.parent / "lock").open("w") as lock:
+        with contextlib.suppress(FileNotFoundError), (self.run.parent / "lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _remove_if_free(self.run)
 
@@ -300,7 +300,7 @@ def _sweep(base: Path) -> None:
 
 def _remove_if_free(run: Path) -> None:
     try:
-        with (run / "lock").open("w") as lock:
+        with (run / "lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(run)
     except FileNotFoundError:  # killed before it could lock

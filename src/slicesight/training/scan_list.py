@@ -5,6 +5,7 @@ A .jsonl, one scan a line, checked before anything is loaded:
     {"image": "scans/a.nii.gz", "mask": "masks/a.nii.gz", "label": "benign", "patient": "p7", "split": "train"}
 
 Paths are relative to the .jsonl; `mask` is for segmentation, `label` for classification. A patient lies in one split.
+`fill`, "LOWEST" or a number, takes the place of NaN in the image; without it NaN is refused.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from slicesight.data.manifest import FillField
 from slicesight.errors import ManifestError
 from slicesight.files import replacing, write_text
+from slicesight.io.assemble import Fill
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels
 from slicesight.models.med3dinsight.preparation import Preparation, prepare_mask, prepare_scan
@@ -42,13 +45,14 @@ class _Line(BaseModel):
     label: str | int | None = None
     patient: str | int
     split: Split = "train"
+    fill: FillField = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanCase:
     """One scan: where it and its mask lie, its class, whose it is, and what it is for.
 
-    line: its number in the .jsonl, from 1. name: short, unique and fit for a file's name.
+    line: its number in the .jsonl, from 1. name: short, unique and fit for a file's name. fill: in place of NaN.
     """
 
     image: Path
@@ -58,6 +62,7 @@ class ScanCase:
     split: Split
     line: int
     name: str
+    fill: Fill | None = None
 
 
 def read_cases(path: str | Path, *, needs: Literal["mask", "label"] | None = None) -> list[ScanCase]:
@@ -138,6 +143,7 @@ def _case(line: str, number: int, place: Path, *, needs: str | None) -> ScanCase
         split=found.split,
         line=number,
         name=name_of(number, image),
+        fill=found.fill,
     )
 
 
@@ -164,7 +170,7 @@ class ScanDataset:
         if voxels_file.exists() and (mask_file is None or mask_file.exists()):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        volume = read_volume(case.image)
+        volume = read_volume(case.image, fill=case.fill)
         scan = prepare_scan(volume, self.how, image_size=self.image_size, name=case.image.name)
         if mask_file is not None:
             assert case.mask is not None
@@ -178,7 +184,7 @@ class ScanDataset:
         """What the model folder has to know of a scan it learnt from; kept beside the prepared scan."""
         file = self._files(case)[0].with_suffix(".json")
         if not file.exists():
-            write_text(file, text=json.dumps(scan_facts(read_volume(case.image))) + "\n")
+            write_text(file, text=json.dumps(scan_facts(read_volume(case.image, fill=case.fill))) + "\n")
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
 
@@ -197,7 +203,8 @@ class ScanDataset:
 
     def _files(self, case: ScanCase) -> tuple[Path, Path | None]:
         size = [] if self.how.spacing_mm is not None else list(self.image_size)
-        scan = _digest([self.how.to_dict(), size, _facts(case.image)])
+        filled = [] if case.fill is None else [case.fill]
+        scan = _digest([self.how.to_dict(), size, _facts(case.image), *filled])
         if case.mask is None or not self.values:
             return self.folder / f"{scan}.npy", None
         return self.folder / f"{scan}.npy", self.folder / f"{_digest([scan, self.values, _facts(case.mask)])}.npy"

@@ -281,3 +281,18 @@ def test_a_way_of_reading_that_cannot_be_is_named(tree, read, wrong) -> None:
     root = tree({"a.npy": None, "a.json": {"report": "Text.", **wrong}})
     with pytest.raises(InputError, match=rf"^a\.json: {next(iter(wrong))}"):
         read(root, "folder", on_bad_case="stop")
+
+
+@pytest.mark.parametrize(("said", "kept"), [("lowest", "LOWEST"), (-1000, -1000.0), ("-7.5", -7.5), (0, 0.0)])
+def test_a_json_says_what_takes_the_place_of_nan(tree, read, said, kept) -> None:
+    root = tree({"a.npy": None, "a.json": {"report": "Text.", "fill": said}})
+    (case,), _ = read(root, "folder", on_bad_case="stop")
+    assert case.read_options == {"fill": kept}
+
+
+@pytest.mark.parametrize("wrong", ["highest", True, [1], 1e31, "nan"])
+def test_a_filling_that_cannot_be_is_named(tree, read, wrong) -> None:
+    root = tree({"a.npy": None, "a.json": {"report": "Text.", "fill": wrong}})
+    with pytest.raises(InputError, match=r"^a\.json: fill: .*expected LOWEST or a number") as refused:
+        read(root, "folder", on_bad_case="stop")
+    assert "\n" not in str(refused.value)

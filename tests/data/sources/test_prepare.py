@@ -394,3 +394,35 @@ def test_a_layout_with_an_id_twice_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(InputError, match=r"c\.npy: its id 'a@train' is another scan's"):
         convert(request)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_summary_says_which_schema_it_follows_and_one_without_is_taken(prepare, twelve, tmp_path) -> None:
+    once = (twelve, "--format", "folder", "--out", "ready", "--manifest-only", "--json")
+    code, out, _ = prepare(*once)
+    assert (code, next(iter(json.loads(out).items()))) == (0, ("schema", 1))
+    summary = tmp_path / "ready" / "summary.json"
+    summary.write_text(json.dumps({key: value for key, value in json.loads(out).items() if key != "schema"}))
+    assert prepare(*once)[0] == 0
+
+
+def test_nan_is_refused_unless_fill_says_what_takes_its_place(prepare, tmp_path) -> None:
+    root = tmp_path / "scans"
+    root.mkdir()
+    for name in "ab":
+        voxels = np.random.default_rng(ord(name)).random((5, 20, 20), dtype=np.float32)
+        voxels[0, :3] = np.nan
+        np.save(root / f"{name}.npy", voxels)
+    (root / "a.txt").write_text("Report.")
+    (root / "b.json").write_text(json.dumps({"report": "Report.", "fill": 3}))
+    once = (root, "--format", "folder", "--out", "ready", "--split-by-patient", "0", *SMALL)
+    code, _, err = prepare(*once)
+    assert code == 2
+    assert "--fill LOWEST or VALUE" in err
+    assert prepare(*once, "--fill", "highest")[0] == 2
+    code, _, err = prepare(*once, "--fill", "LOWEST")
+    assert code == 0, err
+    first, second = read_manifest(tmp_path / "ready" / "manifest.jsonl")
+    assert (first.read_options, second.read_options) == ({"fill": "LOWEST"}, {"fill": 3.0})
+    lowest = open_prepared(tmp_path / "ready").voxels(first.id)
+    assert prepare(*once, "--fill", "9")[0] == 0
+    assert not np.array_equal(open_prepared(tmp_path / "ready").voxels(first.id), lowest)

@@ -9,9 +9,9 @@ that is there:
 3. the only text of a folder that holds only one scan.
 
 .txt is a report. .json holds {"report", "questions": [{"question", "answer", "choices", "topic"}], "split", "patient"}
-and, where the scan's file leaves it open, "series", "time_point", "unit" and "spacing_mm" [z, y, x], as for `ask`.
-questions.csv or questions.jsonl on top of the tree adds questions by the scan's path. A first folder called train, val
-or test is the split; the next folder is the patient, and a scan that lies in none is a patient of its own.
+and, where the scan's file leaves it open, "series", "time_point", "unit", "spacing_mm" [z, y, x] and "fill", as
+for `ask`. questions.csv or questions.jsonl on top of the tree adds questions by the scan's path. A first folder called
+train, val or test is the split; the next folder is the patient, and a scan that lies in none is a patient of its own.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def count_cores() -> int:
 def _quota(path: Path) -> float | None:
     if not path.is_file():
         return None
-    quota, _, period = path.read_text().strip().partition(" ")
+    quota, _, period = path.read_text(encoding="utf-8").strip().partition(" ")
     return None if quota == "max" else int(quota) / int(period)
 
 
@@ -75,8 +75,8 @@ def _quota_v1(folder: Path) -> float | None:
     quota_file, period_file = folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
     if not (quota_file.is_file() and period_file.is_file()):
         return None
-    quota = int(quota_file.read_text())
-    return None if quota < 0 else quota / int(period_file.read_text())
+    quota = int(quota_file.read_text(encoding="utf-8"))
+    return None if quota < 0 else quota / int(period_file.read_text(encoding="utf-8"))
 
 
 def measure_block(linears: Sequence[nn.Module], *, dtype: torch.dtype, sizes: Sequence[int] = BLOCK_SIZES) -> int:

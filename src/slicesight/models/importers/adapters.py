@@ -53,7 +53,7 @@ def read_adapter(source: Path) -> AdapterWeights:
     settings_path = source / "adapter_config.json"
     if not settings_path.is_file():
         return AdapterWeights()
-    settings = json.loads(settings_path.read_text())
+    settings = json.loads(settings_path.read_text(encoding="utf-8"))
     for key, plain in (("peft_type", "LORA"), ("use_dora", False), ("fan_in_fan_out", False), ("bias", "none")):
         if settings.get(key, plain) != plain:
             raise ModelError(f"{settings_path}: {key} is {settings[key]!r}; only plain LoRA ({plain!r}) can be merged.")

@@ -109,7 +109,7 @@ def convert_folder(
         ModelError: the folder is none of them, or cannot be converted.
     """
     path = find_file(Path(source), ("config.json",))
-    kind = json.loads(path.read_text()).get("model_type", "") if path else ""
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type", "") if path else ""
     if kind == "m3d_clip":
         return convert_m3d_clip(source, out, on_progress=on_progress)
     if kind.startswith("lamed"):
@@ -122,7 +122,7 @@ def convert_m3d_clip(
 ) -> ConversionReport:
     """Convert GoodBaiBai88/M3D-CLIP into a folder `AutoModel` reads as `M3DClip`."""
     source, out = Path(source), Path(out)
-    official = json.loads((source / "config.json").read_text())
+    official = json.loads((source / "config.json").read_text(encoding="utf-8"))
     files = find_weight_files(source)
     config = M3DClipConfig(
         vision3d_config=conversion.read_vit_settings(official, final_norm=True),
@@ -149,7 +149,7 @@ def convert_lamed(source: str | Path, out: str | Path, *, on_progress: Progress 
         ModelError: a pooling, projector or feature other than the released models', or an incomplete folder.
     """
     source, out = Path(source), Path(out)
-    official = json.loads((source / "config.json").read_text())
+    official = json.loads((source / "config.json").read_text(encoding="utf-8"))
     for key, value in LAMED_SETTINGS.items():
         if official.get(key, value) != value:
             raise ModelError(f"{source}/config.json: {key} is {official[key]!r}; only {value!r} can be converted.")
@@ -220,7 +220,7 @@ def rename_lamed(_: str, name: str) -> NewName:
 def find_weight_files(source: Path) -> dict[str, Path]:
     """The weight file, or every shard of the index, by name; ModelError: there is none, or a shard is missing."""
     if index := find_file(source, INDEX_FILES):
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         for name in names:
             if Path(name).name != name or not (source / name).is_file():
                 raise ModelError(f"{source}: {name} of {index.name} is missing; download that file too.")

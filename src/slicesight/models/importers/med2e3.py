@@ -103,11 +103,11 @@ def read_official_config(source: Path) -> dict[str, Any]:
     path = find_file(source, ("args/config.json", "config.json"))
     if path is None:
         raise ModelError(f"{source}: no args/config.json; expected an official Med-2E3 folder.")
-    official: dict[str, Any] = json.loads(path.read_text())
+    official: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for part in ("llm", "vision2d_model", "vision3d_model"):
         key = f"{part}_config"
         if (own := source / part / "config.json").is_file():
-            official[key] = {**official.get(key, {}), **json.loads(own.read_text())}
+            official[key] = {**official.get(key, {}), **json.loads(own.read_text(encoding="utf-8"))}
         elif key not in official:
             raise ModelError(f"{source}: neither args/config.json nor {part}/config.json describes {part}.")
     return official

@@ -151,7 +151,8 @@ def _check_models(settings: TripletSettings) -> None:
 
 def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> None:
     """Write settings.json, or check that the folder was made with these settings of these scans."""
-    scans = hashlib.sha256(json.dumps([[case.name, case.image.name, case.split] for case in cases]).encode())
+    named = [[case.name, case.image.name, case.split, *([] if case.fill is None else [case.fill])] for case in cases]
+    scans = hashlib.sha256(json.dumps(named).encode())
     wanted: dict[str, Any] = {
         "format": FORMAT,
         "settings": settings.to_dict(),
@@ -182,7 +183,7 @@ def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
     facts_file = folder / "slices" / f"{case.name}.json"
     if facts_file.is_file():
         return
-    volume = read_volume(case.image)
+    volume = read_volume(case.image, fill=case.fill)
     labels = None
     if settings.text == "labels":
         if case.mask is None:
