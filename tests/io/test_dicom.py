@@ -301,7 +301,7 @@ def test_rescale_may_differ_from_slice_to_slice_and_equals_simpleitk(dicom_folde
 def test_pet_becomes_suv(scan, dicom_folder, correction: str, elapsed_s: float) -> None:
     def edit(dataset: Dataset, index: int) -> None:
         dataset.Modality, dataset.Units, dataset.DecayCorrection, dataset.PatientWeight = "PT", "BQML", correction, 70
-        dataset.SeriesTime, dataset.CorrectedImage = "003000.00", ["ATTN", "DECAY"]
+        dataset.SeriesTime, dataset.CorrectedImage = "003000.00", ["ATTN", "DECY"]
         tracer = Dataset()
         tracer.RadionuclideTotalDose, tracer.RadionuclideHalfLife = 3.5e8, 6586.2
         tracer.RadiopharmaceuticalStartTime = "233000"  # an hour before, across midnight
@@ -317,7 +317,7 @@ def pet(tracer: dict[str, object] | None = None, **values: object):
     """Edits slices into FDG PET, injected at 10:00, scanned from 11:00 (SeriesTime) on the same day."""
 
     def edit(dataset: Dataset, index: int) -> None:
-        fields = {"Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["ATTN", "DECAY"],
+        fields = {"Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["ATTN", "DECY"],
                   "PatientWeight": 70, "SeriesDate": "20240105", "SeriesTime": "110000", "AcquisitionDate": "20240105",
                   "AcquisitionTime": f"1100{index:02d}"}  # fmt: skip
         for keyword, value in (fields | values).items():
@@ -369,7 +369,7 @@ def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -
     ("edit", "reason"),
     [
         (pet(DecayCorrection="NONE"), "decay correction is NONE"),
-        (pet(CorrectedImage=["DECAY"]), "corrected for attenuation"),
+        (pet(CorrectedImage=["DECY"]), "corrected for attenuation"),
         (pet(CorrectedImage=["ATTN"]), "corrected for decay"),
         (pet(PatientWeight=0), "no patient weight"),
         (pet({"RadionuclideTotalDose": 0}), "no injected dose"),

@@ -20,6 +20,7 @@ from slicesight.io.dicom.values import first_item, number_of, text_of, value_of
 
 _PHILIPS_SUV_FACTOR, _PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1000), Tag(0x7053, 0x1009)
 _NO_DATE = "19000102"
+_CORRECTIONS = {"attenuation": ("ATTN",), "decay": ("DECY", "DECAY")}  # PS3.3 C.8.9.1 has DECY; DECAY is also met
 _LONG_HALF_LIFE_S = 12 * 3600.0  # such tracers are scanned days after their injection
 
 
@@ -46,7 +47,7 @@ def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
     if not dose or not half_life_s:
         return None, "the header has no injected dose or half-life"
     corrections = text_of(header, "CorrectedImage").upper()
-    if lacking := [name for word, name in (("ATTN", "attenuation"), ("DECAY", "decay")) if word not in corrections]:
+    if lacking := [name for name, terms in _CORRECTIONS.items() if not any(term in corrections for term in terms)]:
         return None, f"CorrectedImage does not say that it is corrected for {' and '.join(lacking)}"
     correction = text_of(header, "DecayCorrection").upper()
     if correction not in ("START", "ADMIN"):
