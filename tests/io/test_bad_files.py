@@ -313,6 +313,19 @@ def test_the_command_line_ends_with_code_2_for_every_case(name: str, refused_by_
     refused_by_command_line(CASES[name](tmp_path))
 
 
+SEQUENCE_FOR_TEXT = (  # found by fuzzing: SOPClassUID as a sequence of an unknown kind
+    b"DICM\x00\x06DICM\x00\x00\x08\x00\x16\x00SQ\x00\xff\xf7\xff\xff\xff 0 \x00\x00\x00\x00\x00\x00\x00"
+    b"\r\x00\x00eel\nminICMpress\x9b\x9cData = Falce\n\x00"
+    b'\x00\x00\x00tomic\xa1lO\x17\x17\x17\x17\x17\x17\x17\x170 0"0 1 0 0 0 1'
+    b"\nOffset = \xb0 0 0\nCenterOfRD\x00\x00\x17\x17\x17\x17\x17\xfe"
+)
+
+
+def test_a_dicom_header_with_a_sequence_where_text_belongs_is_refused_in_one_line(refused, tmp_path: Path) -> None:
+    (tmp_path / "scan.dcm").write_bytes(bytes(128) + SEQUENCE_FOR_TEXT)
+    refused(tmp_path / "scan.dcm")
+
+
 def test_the_unharmed_files_are_read(tmp_path: Path) -> None:
     """The cases above are refused for their one fault, not because the base file is bad."""
     from slicesight.io.loading import read_volume

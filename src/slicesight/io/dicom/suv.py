@@ -16,7 +16,8 @@ from typing import Any
 
 from pydicom.tag import BaseTag, Tag
 
-from slicesight.io.dicom.values import first_item, number_of, text_of, value_of
+from slicesight.io.dicom.values import first_item, number_of, shown, text_of, value_of
+from slicesight.io.files import DAMAGED
 
 _PHILIPS_SUV_FACTOR, _PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1000), Tag(0x7053, 0x1009)
 _NO_DATE = "19000102"
@@ -88,9 +89,9 @@ def _scan_start(headers: Sequence[Any], half_life_s: float) -> datetime | None:
     if series is not None and series <= earliest:
         return series
     try:
-        if (moment := _moment(str(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value))) is not None:
+        if (moment := _moment(shown(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value))) is not None:
             return moment
-    except (KeyError, ValueError):
+    except DAMAGED:
         pass
     reference_ms, duration_ms = _positive(header, "FrameReferenceTime"), _positive(header, "ActualFrameDuration")
     if not reference_ms or not duration_ms:
