@@ -1,8 +1,8 @@
 """How is a label map read and written so that it lies exactly on its scan? NIfTI, and DICOM SEG to write.
 
-A NIfTI mask of a NIfTI scan has the scan's own axes, shape and every geometry field of its header, byte for byte; only an
-sform of zeros is switched off. A mask of any other scan is stored in the scan's orientation with its affine. A DICOM
-SEG refers to the series' images.
+A NIfTI mask of a NIfTI scan has the scan's own axes, shape and every geometry field of its header, byte for byte; only
+an sform of zeros is switched off. A mask of any other scan is stored in the scan's orientation with its affine. A
+DICOM SEG refers to the series' images.
 """
 
 from __future__ import annotations
