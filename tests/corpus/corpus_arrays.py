@@ -122,7 +122,7 @@ def _pictures() -> list[Odd]:
         pictures("rgba", "RGBA, opaque", PICTURES, lambda k, a: (f"{k:03}.png", grey(a).convert("RGBA"))),
         pictures("palette-grey", "a grey palette", PICTURES, lambda k, a: (f"{k:03}.png", grey(a).convert("P"))),
         pictures("16-bit", "16-bit PNG", sixteen, lambda k, a: (f"{k:03}.png", grey(a.astype("u2") * 257))),
-        pictures("colour", "colour: read as grey, and said", Read(lightness, note="colour", atol=1), coloured, pending="nothing is said"),
+        pictures("colour", "colour: read as grey, and said", Read(lightness, note="colour", atol=1), coloured),
         pictures("sizes", "one picture of another size", Refused("size|differ|×"), lambda k, a: (f"{k:03}.png", grey(a[:5] if k == 3 else a))),
         pictures("bits-1", "black and white", Read((STACK > 60) * 255.0), lambda k, a: (f"{k:03}.png", grey(a > 60))),
     ]  # fmt: skip

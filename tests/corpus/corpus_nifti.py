@@ -241,7 +241,6 @@ def _geometry() -> list[Odd]:
             PLAIN,
             **good_q,
             srow=[0.0] * 12,
-            pending="the mask of insight predict repeats the sform of zeros",
         ),
         simple("sform-nan", "NaN in the sform, no qform", Refused("NaN|affine|spacing"), srow=[np.nan] * 12),
         simple(

@@ -221,6 +221,19 @@ for name, fields in {
     "byte skip minus": {"byte skip": "-1"},
 }.items():
     case(f"nrrd {name}", nrrd(**fields), "scan.nrrd")
+WRITTEN = b" ".join(b"%d" % value for value in VOXELS.ravel(order="F"))
+for name, fields, data in (
+    ("words among the numbers", {"encoding": "ascii"}, WRITTEN.replace(b" ", b" x ", 1)),
+    ("numbers beyond the type", {"encoding": "ascii"}, b"70000 " + WRITTEN),
+    ("fractions of a whole type", {"encoding": "ascii"}, b"0.5 " + WRITTEN),
+    ("too few numbers", {"encoding": "ascii"}, WRITTEN[: len(WRITTEN) // 2]),
+    ("hex of other letters", {"encoding": "hex"}, b"xy" * VOXELS.nbytes),
+    ("hex cut", {"encoding": "hex"}, VOXELS.tobytes().hex().encode()[:-2]),
+    ("byte skip -1 of too few bytes", {"encoding": "raw", "byte skip": "-1"}, VOXELS.tobytes()[:-4]),
+    ("line skip beyond the end", {"encoding": "raw", "line skip": "9"}, VOXELS.tobytes().replace(b"\n", b"\0")),
+    ("line skip minus", {"encoding": "raw", "line skip": "-2"}, VOXELS.tobytes()),
+):
+    case(f"nrrd {name}", nrrd(data, **fields), "scan.nrrd")
 case("nrrd data damaged", nrrd(gzip.compress(VOXELS.tobytes())[:200] + bytes(400)), "scan.nrrd")
 case("nrrd bzip2 damaged", nrrd(b"BZh9" + bytes(500), encoding="bzip2"), "scan.nrrd")
 case("nrrd version words", b"NRRDnonsense\n\n" + bytes(99), "scan.nrrd")
@@ -311,6 +324,38 @@ def test_the_command_line_ends_with_code_2(name: str, refused_by_command_line, t
 @pytest.mark.parametrize("name", CASES)
 def test_the_command_line_ends_with_code_2_for_every_case(name: str, refused_by_command_line, tmp_path: Path) -> None:
     refused_by_command_line(CASES[name](tmp_path))
+
+
+SEQUENCE_FOR_TEXT = (  # found by fuzzing: SOPClassUID as a sequence of an unknown kind
+    b"DICM\x00\x06DICM\x00\x00\x08\x00\x16\x00SQ\x00\xff\xf7\xff\xff\xff 0 \x00\x00\x00\x00\x00\x00\x00"
+    b"\r\x00\x00eel\nminICMpress\x9b\x9cData = Falce\n\x00"
+    b'\x00\x00\x00tomic\xa1lO\x17\x17\x17\x17\x17\x17\x17\x170 0"0 1 0 0 0 1'
+    b"\nOffset = \xb0 0 0\nCenterOfRD\x00\x00\x17\x17\x17\x17\x17\xfe"
+)
+
+
+def test_one_time_of_voxels_written_as_text_and_microns_without_a_place_are_read(tmp_path: Path) -> None:
+    from slicesight.io.loading import read_volume
+
+    fields = {"dimension": "4", "sizes": "8 10 6 2", "encoding": "txt", "units": '"um" "um" "um" ""',
+              "spacings": "1000 1000 2000 nan", "space": "absent", "space directions": "absent",
+              "space origin": "absent"}  # fmt: skip
+    (tmp_path / "scan.nrrd").write_bytes(nrrd(WRITTEN, **fields))
+    volume = read_volume(tmp_path / "scan.nrrd", time_point=1)
+    np.testing.assert_array_equal(np.sort(volume.voxels, None), np.sort(VOXELS[:, :, 6:], None))
+    assert volume.spacing_mm == pytest.approx((2, 1, 1))
+
+
+def test_packed_metaimage_voxels_with_a_header_size_of_minus_1_are_read(tmp_path: Path) -> None:
+    from slicesight.io.loading import read_volume
+
+    (tmp_path / "scan.mha").write_bytes(mha().replace(b"ElementDataFile", b"HeaderSize = -1\nElementDataFile"))
+    np.testing.assert_array_equal(np.sort(read_volume(tmp_path / "scan.mha").voxels, None), np.sort(VOXELS, None))
+
+
+def test_a_dicom_header_with_a_sequence_where_text_belongs_is_refused_in_one_line(refused, tmp_path: Path) -> None:
+    (tmp_path / "scan.dcm").write_bytes(bytes(128) + SEQUENCE_FOR_TEXT)
+    refused(tmp_path / "scan.dcm")
 
 
 def test_the_unharmed_files_are_read(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -67,6 +69,29 @@ def test_every_plain_encoding_is_read(scan, dicom_folder, syntax) -> None:
             file, dataset, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian
         )
     np.testing.assert_array_equal(read_volume(folder).voxels, scan.voxels)
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"), [("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"), ("1.2.840.10008.1.2.4.999", r"4\.999")]
+)
+def test_a_syntax_without_a_decoder_is_named_with_what_to_do(dicom_folder, uid: str, name: str) -> None:
+    def declare(dataset: Dataset, index: int) -> None:
+        dataset.PixelData = pydicom.encaps.encapsulate([dataset.PixelData])
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+
+    folder = dicom_folder(declare)
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        assert content.count(HTJ2KLossless.encode()) == 1
+        file.write_bytes(content.replace(HTJ2KLossless.encode(), uid.encode()))
+    with pytest.raises(VolumeError, match=f"{name}.*not decoded here.*transcode"):
+        read_volume(folder)
+
+
+def test_high_throughput_jpeg_2000_has_a_decoder() -> None:
+    """Of the declared dependencies; that what it decodes is right is its own tests' matter."""
+    assert get_decoder(HTJ2KLossless).is_available
 
 
 def test_jpeg_lossless_equals_simpleitk(tmp_path: Path) -> None:
@@ -301,7 +326,7 @@ def test_rescale_may_differ_from_slice_to_slice_and_equals_simpleitk(dicom_folde
 def test_pet_becomes_suv(scan, dicom_folder, correction: str, elapsed_s: float) -> None:
     def edit(dataset: Dataset, index: int) -> None:
         dataset.Modality, dataset.Units, dataset.DecayCorrection, dataset.PatientWeight = "PT", "BQML", correction, 70
-        dataset.SeriesTime, dataset.CorrectedImage = "003000.00", ["ATTN", "DECAY"]
+        dataset.SeriesTime, dataset.CorrectedImage = "003000.00", ["ATTN", "DECY"]
         tracer = Dataset()
         tracer.RadionuclideTotalDose, tracer.RadionuclideHalfLife = 3.5e8, 6586.2
         tracer.RadiopharmaceuticalStartTime = "233000"  # an hour before, across midnight
@@ -317,7 +342,7 @@ def pet(tracer: dict[str, object] | None = None, **values: object):
     """Edits slices into FDG PET, injected at 10:00, scanned from 11:00 (SeriesTime) on the same day."""
 
     def edit(dataset: Dataset, index: int) -> None:
-        fields = {"Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["ATTN", "DECAY"],
+        fields = {"Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["ATTN", "DECY"],
                   "PatientWeight": 70, "SeriesDate": "20240105", "SeriesTime": "110000", "AcquisitionDate": "20240105",
                   "AcquisitionTime": f"1100{index:02d}"}  # fmt: skip
         for keyword, value in (fields | values).items():
@@ -369,7 +394,7 @@ def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -
     ("edit", "reason"),
     [
         (pet(DecayCorrection="NONE"), "decay correction is NONE"),
-        (pet(CorrectedImage=["DECAY"]), "corrected for attenuation"),
+        (pet(CorrectedImage=["DECY"]), "corrected for attenuation"),
         (pet(CorrectedImage=["ATTN"]), "corrected for decay"),
         (pet(PatientWeight=0), "no patient weight"),
         (pet({"RadionuclideTotalDose": 0}), "no injected dose"),

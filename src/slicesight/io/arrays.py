@@ -23,6 +23,8 @@ from slicesight.io.voxel_bytes import read_voxels
 from slicesight.volumes.volume import Volume
 
 _MAX_HEADER_BYTES = 4096
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")
+_MOST_OF_ROUNDING = 4  # grey levels by which JPEG's channels of a grey picture may differ
 
 
 def is_npy(head: bytes) -> bool:
@@ -88,6 +90,7 @@ def read_images(files: Sequence[Path], options: ReadOptions) -> Volume:
         size, is_deep = first.size, first.mode.startswith("I")
     check_shape((*size, len(ordered)))
     stack: NDArray[Any] = np.empty((len(ordered), *size[::-1]), np.uint16 if is_deep else np.uint8)
+    num_coloured = 0
     for index, file in enumerate(ordered):
         with _opened(file) as picture:
             if picture.size != size or picture.mode.startswith("I") != is_deep:
@@ -95,18 +98,27 @@ def read_images(files: Sequence[Path], options: ReadOptions) -> Volume:
                     f"this slice is {picture.width}×{picture.height} {picture.mode}, the first is {size[0]}×{size[1]}; "
                     "expected one size and depth, separate the series"
                 )
+            num_coloured += _is_coloured(picture)
             stack[index] = np.asarray(picture if is_deep else picture.convert("L"))
+    notes = ["unknown side: pictures carry no geometry, slice order follows the file names, positions are unknown"]
+    if num_coloured:
+        notes.append(f"{num_coloured} of {len(ordered)} pictures are in colour; their lightness is read as grey values")
     return assemble(
         stack.transpose(2, 1, 0),
         None,
         options,
         unit="arbitrary",
         display_range=None if is_deep else (0.0, 255.0),
-        warnings=[
-            "unknown side: pictures carry no geometry, slice order follows the file names, positions are unknown"
-        ],
+        warnings=notes,
         source={"format": "pictures", "stored_type": str(stack.dtype)},
     )
+
+
+def _is_coloured(picture: Image.Image) -> bool:
+    if picture.mode in _GREY_MODES:
+        return False
+    channels = np.asarray(picture.convert("RGB"))
+    return bool((channels.max(axis=-1) - channels.min(axis=-1)).max() > _MOST_OF_ROUNDING)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

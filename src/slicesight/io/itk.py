@@ -7,7 +7,10 @@ MetaImage's world is LPS already; NRRD names its own.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +54,19 @@ _TYPES = {
     "f8": "double",
 }
 _NRRD_TYPES = {word.strip(): code for code, words in _TYPES.items() for word in words.split(",")}
-_PACKING_OF = {"raw": "plain", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+_PACKING_OF = {
+    "raw": "plain",
+    "gzip": "gzip",
+    "gz": "gzip",
+    "bzip2": "bzip2",
+    "bz2": "bzip2",
+    "ascii": "text",
+    "text": "text",
+    "txt": "text",
+    "hex": "hex",
+}
+_MM_OF = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "um": 1e-3, "\xb5m": 1e-3, "micron": 1e-3, "micrometer": 1e-3}
+_MM_OF |= {"cm": 10.0, "m": 1e3}
 _LPS_SIGNS = {
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
@@ -78,8 +93,6 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
     notes: list[str] = []
     with path.open("rb") as stream:
         fields = _fields(_text_lines(stream, ends_at="ElementDataFile"), separator="=")
-        if fields.get("BinaryData", "True").lower() == "false":
-            raise ScanError("the voxels are written as text; expected BinaryData = True, save it again")
         if fields.get("ElementNumberOfChannels", "1") != "1":
             raise ScanError(f"every voxel holds {fields['ElementNumberOfChannels']} values; expected one channel")
         sizes = _sizes(fields, "DimSize")
@@ -96,7 +109,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
             shape,
             dtype,
             num_volumes=sizes[3] if len(sizes) > 3 else 1,
-            packing="zlib" if fields.get("CompressedData", "False").lower() == "true" else "plain",
+            packing=_meta_packing(fields),
             header_bytes=_whole_numbers(fields, "HeaderSize")[0] if "HeaderSize" in fields else 0,
             skipped=skipped,
         )
@@ -123,7 +136,9 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
         dtype = _nrrd_dtype(fields)
         packing = _PACKING_OF.get(fields.get("encoding", "").lower())
         if packing is None:
-            raise ScanError(f"NRRD encoding {fields.get('encoding')!r} is not read; save it as raw or gzip")
+            raise ScanError(
+                f"NRRD encoding {fields.get('encoding')!r} is not read; expected raw, gzip, bzip2, ascii or hex"
+            )
         if detached := fields.get("data file") or fields.get("datafile"):
             names = _listed_names(detached)
         first = _first_spatial_axis(fields, sizes, notes)
@@ -143,6 +158,7 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
             num_volumes=axes[3] if len(axes) > 3 and not is_time_first else 1,
             packing=packing,
             header_bytes=_byte_skip(fields),
+            header_lines=_line_skip(fields),
             skipped=0 if is_time_first else skipped,
         )
         if is_time_first:
@@ -150,6 +166,17 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
     affine, spacing = _nrrd_affine(fields, range(first, first + 3), notes)
     source = {"format": "NRRD", "stored_type": str(dtype)}
     return assemble(stored, affine, options, spacing_ijk=spacing, warnings=notes, source=source)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How a file holds voxels: packing, type, what lies before them, and how many there are."""
+
+    packing: str
+    dtype: np.dtype[Any]
+    header_lines: int
+    header_bytes: int
+    num_voxels: int
 
 
 def _read_data(
@@ -163,18 +190,20 @@ def _read_data(
     header_bytes: int,
     skipped: int,
     num_volumes: int,
+    header_lines: int = 0,
 ) -> NDArray[Any]:
     """The voxels behind the header, or in the data files it names, which share them evenly.
 
-    header_bytes: before them in each file; -1: they end the file.
+    header_lines, header_bytes: before them in each file; -1 bytes: they end the file.
     """
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not names:
-        return _read_file(path, stream, shape, dtype, packing, header_bytes, skipped * num_bytes)
-    share, rest = divmod(num_bytes * num_volumes, len(names))
+    num_voxels = int(np.prod(shape, dtype=np.int64))
+    share, rest = divmod(num_voxels * num_volumes, max(1, len(names)))
     if rest:
-        raise ScanError(f"{len(names)} data files cannot share {num_bytes * num_volumes} bytes evenly; fix the list")
-    wanted = (skipped * num_bytes, (skipped + 1) * num_bytes)
+        raise ScanError(f"{len(names)} data files cannot share {num_voxels * num_volumes} voxels evenly; fix the list")
+    how = _Stored(packing, dtype, header_lines, header_bytes, share)
+    if not names:
+        return _read_file(path, stream, shape, how, skipped * num_voxels)
+    wanted = (skipped * num_voxels, (skipped + 1) * num_voxels)
     pieces: list[NDArray[Any]] = []
     for index, name in enumerate(names):
         first, last = (min(max(end - index * share, 0), share) for end in wanted)
@@ -183,29 +212,68 @@ def _read_data(
         place = _data_file_beside(path, name)
         with place.open("rb") as file:
             if len(names) == 1:
-                return _read_file(place, file, shape, dtype, packing, header_bytes, first)
-            pieces.append(_read_file(place, file, (last - first,), np.dtype(np.uint8), packing, header_bytes, first))
-    return np.asarray(np.concatenate(pieces).view(dtype).reshape(shape, order="F"))
+                return _read_file(place, file, shape, how, first)
+            pieces.append(_read_file(place, file, (last - first,), how, first))
+    return np.asarray(np.concatenate(pieces).reshape(shape, order="F"))
 
 
 def _read_file(
     path: Path,
     stream: BinaryIO,
     shape: Sequence[int],
-    dtype: np.dtype[Any],
-    packing: str,
-    header_bytes: int,
-    skipped_bytes: int,
+    how: _Stored,
+    skipped_voxels: int,
 ) -> NDArray[Any]:
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    check_claim(path, shape, skipped_bytes + num_bytes, packing)
-    if header_bytes == -1:
-        header_bytes = max(0, path.stat().st_size - num_bytes)
+    skipped_bytes = skipped_voxels * how.dtype.itemsize
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * how.dtype.itemsize
+    check_claim(path, shape, skipped_bytes + num_bytes, how.packing)
+    for _ in range(how.header_lines):
+        while (part := stream.readline(_MAX_LINE_BYTES)) and not part.endswith(b"\n"):
+            pass
+    header_bytes = how.header_bytes
+    if header_bytes == -1 and how.packing == "zlib":  # MetaImage's packed voxels begin where they stand
+        header_bytes = 0
+    elif header_bytes == -1:
+        if how.packing != "plain":
+            raise ScanError(
+                "a header of -1 bytes before packed or written voxels; expected their number, fix the header"
+            )
+        header_bytes = path.stat().st_size - how.num_voxels * how.dtype.itemsize - stream.tell()
+        if header_bytes < 0:
+            raise ScanError(
+                f"the file is {-header_bytes} bytes too short for its voxels; it is truncated, copy it again"
+            )
     elif not 0 <= header_bytes <= _MAX_HEADER_BYTES:
-        raise ScanError(f"HeaderSize is {header_bytes}; expected 0 or a little more, fix the header")
-    source = byte_source(stream, packing)
+        raise ScanError(f"{header_bytes} bytes before the voxels; expected 0 or a little more, fix the header")
+    if how.packing in ("text", "hex"):
+        skip(stream, header_bytes)
+        stream, header_bytes = _written_out(stream, how), 0
+    source = byte_source(stream, how.packing)
     skip(source, header_bytes + skipped_bytes)
-    return read_voxels(source, shape, dtype)
+    return read_voxels(source, shape, how.dtype)
+
+
+def _written_out(stream: BinaryIO, how: _Stored) -> BinaryIO:
+    """The bytes of voxels that are written as decimal numbers or as hexadecimal digits."""
+    text = stream.read()
+    if how.packing == "hex":
+        try:
+            return BytesIO(bytes.fromhex(text.decode("latin-1")))
+        except ValueError:
+            raise ScanError("the voxels are not hexadecimal digits; the file is damaged, copy it again") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy only warns of what is no number
+            numbers = np.fromstring(text.replace(b",", b" "), dtype=np.float64, sep=" ")
+    except (ValueError, DeprecationWarning):
+        raise ScanError("the voxels are not numbers with spaces between; the file is damaged, copy it again") from None
+    if how.dtype.kind != "f":
+        limits = np.iinfo(how.dtype)
+        is_fit = (numbers == np.rint(numbers)) & (numbers >= limits.min) & (numbers <= limits.max)
+        if not is_fit.all():
+            raise ScanError(f"a voxel is {numbers[~is_fit][0]:g}; expected whole numbers of {how.dtype}, fix the type")
+    with np.errstate(over="ignore"):  # `assemble` refuses infinity
+        return BytesIO(numbers.astype(how.dtype).tobytes())
 
 
 def _listed_names(text: str) -> list[str]:
@@ -250,14 +318,14 @@ def _fields(lines: list[str], *, separator: str) -> Fields:
     return fields
 
 
-def _numbers(fields: Fields, key: str) -> list[float]:
+def _numbers(fields: Fields, key: str, *, may_be_unknown: bool = False) -> list[float]:
     if key not in fields:
         raise ScanError(f"the header has no {key!r}; fix the header or export the scan again")
     try:
         values = [float(part) for part in fields[key].split()]
     except ValueError:
         values = []
-    if not values or not np.isfinite(values).all():
+    if not values or not (np.isfinite(values) | (may_be_unknown & np.isnan(values))).all():
         raise ScanError(f"{key!r} is {fields[key][:60]!r}; expected numbers, fix the header")
     return values
 
@@ -283,6 +351,12 @@ def _data_file_beside(header_path: Path, data_name: str) -> Path:
     if not place.is_file():
         raise ScanError(f"the voxels should be in {data_name[:60]!r} beside it; put both into one folder")
     return place
+
+
+def _meta_packing(fields: Fields) -> str:
+    if fields.get("BinaryData", "True").lower() == "false":
+        return "text"
+    return "zlib" if fields.get("CompressedData", "False").lower() == "true" else "plain"
 
 
 def _meta_dtype(fields: Fields) -> np.dtype[Any]:
@@ -350,11 +424,17 @@ def _first_spatial_axis(fields: Fields, sizes: list[int], notes: list[str]) -> i
     return 0
 
 
+def _line_skip(fields: Fields) -> int:
+    text = fields.get("line skip") or fields.get("lineskip") or "0"
+    if not text.isdigit() or int(text) > _MAX_LINES:
+        raise ScanError(f"NRRD line skip is {text!r}; expected a small whole number, save the file again")
+    return int(text)
+
+
 def _byte_skip(fields: Fields) -> int:
-    for key in ("line skip", "lineskip"):
-        if fields.get(key, "0") != "0":
-            raise ScanError("NRRD line skip is not read; save the file again without it")
     text = fields.get("byte skip") or fields.get("byteskip") or "0"
+    if text == "-1":
+        return -1
     if not text.isdigit() or int(text) > 1 << 26:
         raise ScanError(f"NRRD byte skip is {text!r}; expected a small whole number, save the file again")
     return int(text)
@@ -371,8 +451,11 @@ def _nrrd_affine(
         notes.append("unknown side: the file names no patient space; axes are taken as left, posterior, superior")
         if "spacings" not in fields:
             return None, None
-        spacing = _numbers(fields, "spacings")
-        return None, [abs(spacing[axis]) for axis in axes] if len(spacing) > max(axes) else None
+        spacing = _numbers(fields, "spacings", may_be_unknown=True)
+        if len(spacing) <= max(axes) or np.isnan([spacing[axis] for axis in axes]).any():
+            return None, None
+        units = _mm_of(fields, "units", len(spacing), notes)
+        return None, [abs(spacing[axis]) * units[axis] for axis in axes]
     affine = np.eye(4)
     for column, axis in enumerate(axes):
         affine[:3, column] = _triple(vectors[axis])
@@ -380,8 +463,21 @@ def _nrrd_affine(
         affine[:3, 3] = _triple(fields["space origin"])
     else:
         notes.append("the file gives directions without an origin; positions are counted from the first voxel")
-    affine[:3] *= np.array(signs)[:, None]
+    affine[:3] *= (np.array(signs) * _mm_of(fields, "space units", 3, notes))[:, None]
     return affine, None
+
+
+def _mm_of(fields: Fields, key: str, count: int, notes: list[str]) -> list[float]:
+    """How many millimetres each axis's unit is; where one is not known, lengths are taken as mm."""
+    words = [word.strip().lower() for word in re.findall(r'"([^"]*)"', fields.get(key, ""))]
+    factors = [_MM_OF.get(word.replace("\xc2", "").removesuffix("s"), 0.0) for word in words]
+    if len(factors) != count or not all(factors):
+        if key in fields:
+            notes.append(f"the header's {key} are {fields[key][:60]}; lengths are taken as mm")
+        return [1.0] * count
+    if set(factors) != {1.0}:
+        notes.append(f"lengths in the header are converted to mm (factor {', '.join(f'{f:g}' for f in factors)})")
+    return factors
 
 
 def _vectors(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """How is a label map read and written so that it lies exactly on its scan? NIfTI, and DICOM SEG to write.
 
-A NIfTI mask of a NIfTI scan has the scan's own axes, shape and every geometry field of its header, byte for byte. A
-mask of any other scan is stored in the scan's orientation with its affine. A DICOM SEG refers to the series' images.
+A NIfTI mask of a NIfTI scan has the scan's own axes, shape and every geometry field of its header, byte for byte; only
+an sform of zeros is switched off. A mask of any other scan is stored in the scan's orientation with its affine. A
+DICOM SEG refers to the series' images.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from slicesight.io.dicom.source import headers_of
 from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import head_of, is_zip
 from slicesight.io.loading import read_volume
+from slicesight.io.nifti import has_void_sform
 from slicesight.io.writers import check_nifti_name, save_nifti, write_nifti
 from slicesight.volumes.foreground import foreground_threshold
 from slicesight.volumes.geometry import canonical_view, is_orientation, stored_affine, stored_view
@@ -160,6 +162,8 @@ def write_mask(labels_ZYX: NDArray[np.integer], volume: Volume, *, source: str |
         assert stored.shape == original.shape[:3]
         for field in GEOMETRY_FIELDS:
             image.header[field] = original.header[field]
+        if has_void_sform(original.header):
+            image.header["sform_code"] = 0  # the qform alone says where the scan lies
     save_nifti(image, place)
 
 

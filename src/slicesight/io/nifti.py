@@ -156,7 +156,7 @@ def _scale(header: Any) -> tuple[float, float]:
 def _affine(header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, list[float] | None, str]:
     spacing = [abs(float(size)) for size in header["pixdim"][1:4]]
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    if has_sform and has_qform and not np.any([header[f"srow_{axis}"][:3] for axis in "xyz"]):
+    if has_void_sform(header):
         has_sform = False
         notes.append("the sform is all zeros; the qform is used")
     if not (has_sform or has_qform):
@@ -175,6 +175,12 @@ def _affine(header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, 
         notes.append(f"lengths in the header are converted to mm (factor {unit:g})")
         chosen = np.diag([unit, unit, unit, 1.0]) @ chosen
     return chosen, [size * unit for size in spacing], "LPS"
+
+
+def has_void_sform(header: Any) -> bool:
+    """Whether the sform is claimed but all zeros beside a qform, which then says where the scan lies."""
+    claimed = int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
+    return claimed and not np.any([header[f"srow_{axis}"][:3] for axis in "xyz"])
 
 
 def _note_conflict(sform: NDArray[np.float64], qform: NDArray[np.float64], notes: list[str]) -> None:

@@ -23,7 +23,14 @@ except ImportError:
 
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-_MAX_RATIO = {"plain": 1, "gzip": 1032, "zlib": 1032, "bzip2": 50_000}  # what the packing can reach at most
+_MAX_RATIO = {
+    "plain": 1,
+    "gzip": 1032,
+    "zlib": 1032,
+    "bzip2": 50_000,
+    "text": 8,
+    "hex": 1,
+}  # what the packing can reach at most
 _SUSPICIOUS_BYTES = 1 << 28
 _SUSPICIOUS_RATIO = 100  # scans pack 2 to 20 times, empty label maps of this size up to 1000 times
 _DAMAGED: Any = (deflate.error, OSError, ValueError, EOFError)
@@ -96,8 +103,8 @@ ByteSource = BinaryIO | Unpacked
 
 
 def byte_source(stream: BinaryIO, packing: str) -> ByteSource:
-    """Sequential reads of what a "plain", "gzip", "zlib" or "bzip2" file holds."""
-    return stream if packing == "plain" else Unpacked(stream, packing)
+    """Sequential reads of what a "gzip", "zlib" or "bzip2" file holds; of any other the stream itself."""
+    return Unpacked(stream, packing) if packing in ("gzip", "zlib", "bzip2") else stream
 
 
 def check_claim(path: Path, shape: Sequence[int], num_bytes: int, packing: str) -> None:

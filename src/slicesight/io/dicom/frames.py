@@ -138,6 +138,16 @@ def _shape(header: Any) -> tuple[int, int]:
         raise ScanError(f"a slice is {columns}×{rows} pixels; expected at least 2×2, the header is damaged")
     if samples != 1:
         raise ScanError(f"pixels have {samples} colours; expected grey values, choose the original series")
+    if (meaning := text_of(header, "PhotometricInterpretation")).upper().startswith("PALETTE"):
+        raise ScanError(
+            f"pixels are places in a colour table ({meaning}); expected grey values, choose the original series"
+        )
+    stored, high = (whole_number(header, keyword, default=0) for keyword in ("BitsStored", "HighBit"))
+    if stored and value_of(header, "HighBit") is not None and high != stored - 1:
+        raise ScanError(
+            f"BitsStored is {stored} and HighBit {high}, so the values do not lie in the low bits; expected HighBit "
+            f"{stored - 1}, export it again or fix the header"
+        )
     return rows, columns
 
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.multival import MultiValue
 
 from slicesight.io.dicom.frames import Frame
-from slicesight.io.dicom.values import first_item, number_of, text_of, value_of
+from slicesight.io.dicom.values import first_item, number_of, shown, text_of, value_of
+from slicesight.io.files import DAMAGED
 
 SAME_PLACE_MM = 1e-3
 _SAME_DIRECTION = 1e-3  # largest difference between direction cosines of one stack
@@ -156,7 +158,7 @@ def _b_value(frame: Frame) -> float | None:
         try:
             value = frame.header.private_block(group, creator)[element].value
             number = float(value[0] if isinstance(value, list | tuple) or hasattr(value, "append") else value)
-        except (KeyError, LookupError, TypeError, ValueError):
+        except DAMAGED:
             continue
         return number % _GE_B_VALUE_OFFSET if group == 0x0043 else number
     return None
@@ -178,8 +180,8 @@ def _kind(frame: Frame) -> str:
     """The words of ImageType after the first two, such as M or P for magnitude and phase."""
     for item in frame.items:
         value = value_of(item, "FrameType") or value_of(item, "ImageType")
-        if value is not None and not isinstance(value, str):
-            return " ".join(str(part) for part in list(value)[2:])
+        if isinstance(value, MultiValue):
+            return " ".join(shown(part) for part in list(value)[2:])
     return ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import RLELossless
 
@@ -28,6 +29,11 @@ _JPEG_SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # SOF0
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
 _SCAN_START = 0xDA
 _HU_TYPES = ("", "HU", "HU_MOD", "US")  # US: unspecified
+_NEWER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}  # names that pydicom does not know yet
 _SAFE_DECODER = {RLELossless: "pydicom"}  # pylibjpeg-rle panics on damaged data
 
 
@@ -131,6 +137,13 @@ def _is_padding(frame: Frame, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
 
 
 def _decoded(frame: Frame) -> NDArray[Any]:
+    try:
+        get_decoder(frame.header.file_meta.TransferSyntaxUID)
+    except NotImplementedError:
+        raise ScanError(
+            f"the pixels are in the transfer syntax {_transfer_syntax(frame.header)}, which is not decoded here; "
+            "expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, export or transcode the series to one of them"
+        ) from None
     finding = f"the pixels ({_transfer_syntax(frame.header)}) cannot be decoded"
     with damage_as(finding, "copy the files again or export them uncompressed"):
         _check_codestreams(frame)
@@ -164,7 +177,9 @@ def _check_codestreams(frame: Frame) -> None:
 
 def _transfer_syntax(header: Any) -> str:
     uid = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-    return one_line(str(getattr(uid, "name", uid))) if uid is not None else "unnamed transfer syntax"
+    if uid is None:
+        return "unnamed transfer syntax"
+    return _NEWER_SYNTAXES.get(str(uid)) or one_line(str(getattr(uid, "name", uid)))
 
 
 def _codestream_size(frame: bytes) -> tuple[int, int, int] | None:

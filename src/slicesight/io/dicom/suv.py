@@ -16,10 +16,12 @@ from typing import Any
 
 from pydicom.tag import BaseTag, Tag
 
-from slicesight.io.dicom.values import first_item, number_of, text_of, value_of
+from slicesight.io.dicom.values import first_item, number_of, shown, text_of, value_of
+from slicesight.io.files import DAMAGED
 
 _PHILIPS_SUV_FACTOR, _PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1000), Tag(0x7053, 0x1009)
 _NO_DATE = "19000102"
+_CORRECTIONS = {"attenuation": ("ATTN",), "decay": ("DECY", "DECAY")}  # PS3.3 C.8.9.1 has DECY; DECAY is also met
 _LONG_HALF_LIFE_S = 12 * 3600.0  # such tracers are scanned days after their injection
 
 
@@ -46,7 +48,7 @@ def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
     if not dose or not half_life_s:
         return None, "the header has no injected dose or half-life"
     corrections = text_of(header, "CorrectedImage").upper()
-    if lacking := [name for word, name in (("ATTN", "attenuation"), ("DECAY", "decay")) if word not in corrections]:
+    if lacking := [name for name, terms in _CORRECTIONS.items() if not any(term in corrections for term in terms)]:
         return None, f"CorrectedImage does not say that it is corrected for {' and '.join(lacking)}"
     correction = text_of(header, "DecayCorrection").upper()
     if correction not in ("START", "ADMIN"):
@@ -87,9 +89,9 @@ def _scan_start(headers: Sequence[Any], half_life_s: float) -> datetime | None:
     if series is not None and series <= earliest:
         return series
     try:
-        if (moment := _moment(str(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value))) is not None:
+        if (moment := _moment(shown(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value))) is not None:
             return moment
-    except (KeyError, ValueError):
+    except DAMAGED:
         pass
     reference_ms, duration_ms = _positive(header, "FrameReferenceTime"), _positive(header, "ActualFrameDuration")
     if not reference_ms or not duration_ms:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from slicesight.io.files import ScanError, damage_as, one_line
@@ -46,10 +48,14 @@ def _float(part: Any) -> float:
 def text_of(dataset: Any, keyword: str) -> str:
     """The element as one printable line, "" when it is absent or damaged."""
     try:
-        value = value_of(dataset, keyword)
-        return "" if value is None else one_line(str(value))
+        return shown(value_of(dataset, keyword))
     except (ValueError, TypeError):
         return ""
+
+
+def shown(value: Any) -> str:
+    """A value as one printable line, "" for None and for a sequence, whose items may be of no known kind."""
+    return "" if value is None or isinstance(value, Sequence | Dataset) else one_line(str(value))
 
 
 def numbers_of(dataset: Any, keyword: str, count: int) -> NDArray[np.float64] | None:
@@ -62,7 +68,7 @@ def numbers_of(dataset: Any, keyword: str, count: int) -> NDArray[np.float64] | 
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise ScanError(f"{keyword} is {str(value)[:80]!r}; expected {count} numbers, fix the header")
+        raise ScanError(f"{keyword} is {shown(value)[:80]!r}; expected {count} numbers, fix the header")
     return numbers
 
 
@@ -76,7 +82,7 @@ def number_of(dataset: Any, keyword: str, *, default: float | None) -> float | N
     except (TypeError, ValueError):
         number = np.nan
     if not np.isfinite(number):
-        raise ScanError(f"{keyword} is {str(value)[:80]!r}; expected a number, fix the header")
+        raise ScanError(f"{keyword} is {shown(value)[:80]!r}; expected a number, fix the header")
     return number
 
 
