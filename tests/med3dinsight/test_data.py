@@ -96,5 +96,5 @@ def test_a_line_says_what_takes_the_place_of_nan(write, tmp_path):
         prepared.append(dataset.load(case)[0])
     lowest, nine = prepared
     assert not np.array_equal(lowest, nine)
-    with pytest.raises(ManifestError, match="line 1: fill: .*expected LOWEST or a number"):
+    with pytest.raises(ManifestError, match=r"line 1: fill: .*expected LOWEST or a number"):
         read_cases(write(line(fill="highest")))
