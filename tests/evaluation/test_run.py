@@ -356,3 +356,22 @@ def test_a_scan_with_nan_is_evaluated_where_fill_says_what_takes_its_place(scans
     shutil.rmtree(tmp_path / "out")
     evaluated("LOWEST")
     assert len(read_jsonl(tmp_path / "out" / "predictions.jsonl")) == len(case.conversations)
+
+
+def test_every_worker_of_a_cluster_fills_as_one_process_does(scans, tiny_model_folder, tmp_path, monkeypatch):
+    from slicesight.evaluation import bulk
+
+    handed = {}
+
+    def lines(items, worker, **_):
+        handed.update(worker)
+        raise KilledError
+
+    monkeypatch.setattr(bulk, "_lines", lines)
+    options = EvaluateOptions(
+        model=str(tiny_model_folder), data=str(scans), out=tmp_path / "out", controls=False, ray="local", fill="-7"
+    )
+    with pytest.raises(KilledError):
+        run_evaluate(options, load=slicesight.load)
+    cases = bulk.Answerer(**handed).run.source.cases
+    assert {case.read_options["fill"] for case in cases} == {-7.0}
