@@ -189,3 +189,19 @@ def test_the_python_of_the_readme_runs(desk, capsys):
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) >= 2
     assert "slices" in printed or "(" in printed
+
+
+def test_text_is_read_and_written_in_a_named_encoding() -> None:
+    """Else the same file reads otherwise under another locale."""
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or any(keyword.arg in ("encoding", "text") for keyword in node.keywords):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            mode = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+            is_method = isinstance(node.func, ast.Attribute)
+            is_text = name == "open" and isinstance(mode, str) and mode in ("r", "w", "a", "x", "r+", "w+", "a+")
+            if is_text or (is_method and name in ("read_text", "write_text")) or (name == "open" and not node.args):
+                found.append(f"{path.relative_to(SOURCE)} line {node.lineno}: {ast.unparse(node)}")
+    assert found == []

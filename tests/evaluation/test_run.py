@@ -336,3 +336,42 @@ def test_a_copy_that_is_read_otherwise_is_a_leak(scans):
     training, test = open_dataset(scans), open_dataset(scans, fill="LOWEST")
     renamed = test.subset([case.model_copy(update={"id": f"{case.id} copy"}) for case in test.cases])
     assert find_leaks(training, renamed)["num_shared_volumes"] == len(test.cases)
+
+
+def test_a_scan_with_nan_is_evaluated_where_fill_says_what_takes_its_place(scans, tiny_model_folder, tmp_path):
+    case = read_manifest(scans / "manifest.jsonl")[0]
+    voxels = np.random.default_rng(0).random((12, 40, 40), dtype=np.float32)
+    voxels[:2] = np.nan
+    np.save(tmp_path / "nan.npy", voxels)
+    write_manifest([case.model_copy(update={"volume": "nan.npy"})], tmp_path / "manifest.jsonl")
+
+    def evaluated(fill: str | None) -> None:
+        options = EvaluateOptions(
+            model=str(tiny_model_folder), data=str(tmp_path), out=tmp_path / "out", controls=False, figures=0, fill=fill
+        )
+        run_evaluate(options, load=slicesight.load)
+
+    with pytest.raises(InputError, match="--fill LOWEST or VALUE"):
+        evaluated(None)
+    shutil.rmtree(tmp_path / "out")
+    evaluated("LOWEST")
+    assert len(read_jsonl(tmp_path / "out" / "predictions.jsonl")) == len(case.conversations)
+
+
+def test_every_worker_of_a_cluster_fills_as_one_process_does(scans, tiny_model_folder, tmp_path, monkeypatch):
+    from slicesight.evaluation import bulk
+
+    handed = {}
+
+    def lines(items, worker, **_):
+        handed.update(worker)
+        raise KilledError
+
+    monkeypatch.setattr(bulk, "_lines", lines)
+    options = EvaluateOptions(
+        model=str(tiny_model_folder), data=str(scans), out=tmp_path / "out", controls=False, ray="local", fill="-7"
+    )
+    with pytest.raises(KilledError):
+        run_evaluate(options, load=slicesight.load)
+    cases = bulk.Answerer(**handed).run.source.cases
+    assert {case.read_options["fill"] for case in cases} == {-7.0}

@@ -200,3 +200,46 @@ def test_a_split_without_scans_is_named(made) -> None:
     assert len(open_triplets(folder).of_split("train")) == 6
     with pytest.raises(InputError, match="no scan has the split 'dev'"):
         open_triplets(folder).of_split("dev")
+
+
+def test_a_line_says_what_takes_the_place_of_nan_and_another_makes_other_triplets(tmp_path) -> None:
+    voxels = np.random.default_rng(0).random((20, 24, 28), dtype=np.float32)
+    voxels[:3] = np.nan
+    np.save(tmp_path / "nan.npy", voxels)
+    plain = dataclasses.replace(SETTINGS, text="none", text_encoder=None)
+
+    def make(**fill):
+        line = {"image": "nan.npy", "patient": "p", **fill}
+        (tmp_path / "list.jsonl").write_text(json.dumps(line) + "\n")
+        return make_triplets(tmp_path / "list.jsonl", tmp_path / ("filled" if fill else "bare"), plain)
+
+    with pytest.raises(VolumeError, match="NaN"):
+        make()
+    assert make(fill="LOWEST").num_triplets > 0
+    with pytest.raises(InputError, match="holds triplets made of other scans"):
+        make(fill=9)
+
+
+def test_a_scan_is_scored_with_what_takes_the_place_of_nan(tmp_path, monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from slicesight.evaluation import scan_scores
+
+    voxels = np.random.default_rng(0).random((8, 10, 12), dtype=np.float32)
+    voxels[:2] = np.nan
+    np.save(tmp_path / "nan.npy", voxels)
+    np.save(tmp_path / "mask.npy", np.ones((8, 10, 12), np.uint8))
+    line = {"image": "nan.npy", "mask": "mask.npy", "patient": "p", "split": "test", "fill": -7}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line) + "\n")
+    seen = []
+
+    def segment(_, volume, *, name):
+        seen.append((name, float(volume.voxels.min())))
+        raise VolumeError("seen")
+
+    monkeypatch.setattr(scan_scores, "train_segmenter", lambda *_, **__: None)
+    monkeypatch.setattr(scan_scores, "segment_volume", segment)
+    recipe = SimpleNamespace(output_dir=tmp_path, data=tmp_path / "list.jsonl", score_splits=("test",))
+    with pytest.raises(VolumeError, match="seen"):
+        scan_scores.run_segmentation(recipe)
+    assert seen == [("nan.npy", -7.0)]

@@ -53,7 +53,7 @@ def find_commit(folder: Path) -> dict[str, Any] | None:
 
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=20).stdout.strip()  # noqa: S603
 
     try:
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "--", "."))}
