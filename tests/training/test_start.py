@@ -156,7 +156,9 @@ def test_a_run_that_is_refused_leaves_nothing_and_what_it_was_to_replace(recipe:
     assert left == dict.fromkeys(own, "its own")
 
 
-@pytest.mark.parametrize(("text", "words"), [('{"model_type": "med2', "is no JSON"), ("[1]", "holds a list, expected")])
+@pytest.mark.parametrize(
+    ("text", "words"), [('{"model_type": "med2', "not valid JSON"), ("[1]", "holds a list; expected")]
+)
 def test_an_init_with_a_damaged_config_is_one_line(recipe: Recipe, tmp_path, text: str, words: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=f"config.json: {words}"):

@@ -67,6 +67,8 @@ class Med2E3Processor(ProcessorMixin):
         question_tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
     ) -> None:
+        if grid is not None and not isinstance(grid, dict):
+            raise ModelError(f"grid is {grid!r}; expected a mapping of the grid's settings, as GridSpec.to_dict gives.")
         if num_visual_tokens < 1:
             raise ModelError(
                 f"num_visual_tokens is {num_visual_tokens}; make the processor with Med2E3Processor.for_model."
