@@ -65,13 +65,14 @@ def test_cut_weights_are_named(folder) -> None:
     assert "model.safetensors: damaged" in refusal(folder)
 
 
-def test_a_lacking_weight_is_not_made_up(folder) -> None:
+def test_a_lacking_weight_is_not_made_up_and_no_table_is_printed(folder, capfd) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)
     gone = next(name for name in sorted(weights) if "mlp" in name)
     del weights[gone]
     save_file(weights, path, metadata={"format": "pt"})
     assert f"the weights lack {gone!r}" in refusal(folder)
+    assert "MISSING" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("kind", BROKEN)

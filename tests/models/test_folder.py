@@ -57,10 +57,11 @@ def test_a_folder_whose_config_is_no_object_is_refused(folder, name) -> None:
 
 @pytest.mark.parametrize("error", [PanicException("x\ny"), RecursionError(), KeyError("a"), RuntimeError("b")])
 def test_what_a_library_raises_is_one_line_about_the_folder(folder, error) -> None:
-    with pytest.raises(ModelError, match=f"m: cannot be loaded .{type(error).__name__}.*copy it again") as caught:
-        with one_line_for_damage(folder):
-            raise error
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError) as caught, one_line_for_damage(folder):
+        raise error
+    message = str(caught.value)
+    assert f"m: cannot be loaded ({type(error).__name__}" in message
+    assert "\n" not in message
     assert caught.value.__cause__ is error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
 
+log = logging.getLogger(__name__)
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -79,11 +81,13 @@ def load(
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
     try:
         with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():
-            with _no_bars() if Path(source).is_dir() else nullcontext():
+            with _quiet_reading() if Path(source).is_dir() else nullcontext():
                 model, found = Med2E3ForConditionalGeneration.from_pretrained(
                     source, dtype=dtype, use_safetensors=True, output_loading_info=True
                 )
             check_whole(found["missing_keys"], source)
+            if extra := sorted(found["unexpected_keys"]):
+                log.warning("%s: %d weights are not used, %r among them", source, len(extra), extra[0])
             processor = Med2E3Processor.from_pretrained(source)
         card_path = cached_file(
             source,
@@ -120,17 +124,20 @@ def load(
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bar of weights read from a folder, which would stay on the terminal."""
-    from transformers.utils import logging
+def _quiet_reading() -> Iterator[None]:
+    """Without the library's bar, which would stay on the terminal, and its table of weights that do not fit."""
+    from transformers.utils import logging as library
 
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    was_shown = library.is_progress_bar_enabled()
+    before = library.get_verbosity()
+    library.set_verbosity_error()  # type: ignore[no-untyped-call]
+    library.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        library.set_verbosity(before)
         if was_shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            library.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _check_device(device: str | None) -> str:
