@@ -175,3 +175,34 @@ def test_a_missing_file_is_named(tmp_path) -> None:
 
 def test_changes_reach_into_lists_and_make_missing_mappings() -> None:
     assert changed({"a": {"b": [1]}}, ("a.b.0=2", "c.d=x")) == {"a": {"b": [2]}, "c": {"d": "x"}}
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[" * 5000, "nested too deep"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deep"),
+        (b"a: &a [*a]", "nested too deep"),
+        (LAUGHS.encode(), "its aliases (*name) make more than 100000 values"),
+        (bytes(range(256)), "not valid YAML"),
+        (b"a: 2026-99-99", "not valid YAML"),
+        (b"? [1]\n: 2", "not valid YAML"),
+    ],
+)
+def test_a_recipe_that_would_take_the_machine_down_is_one_line(tmp_path, content, expected) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_settings(Run, path, verb="walk")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_deep_value_of_a_change_is_one_line() -> None:
+    with pytest.raises(InputError, match="is not valid YAML"):
+        changed({}, ("a=" + "[" * 5000,))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from slicesight.errors import InputError
 
@@ -80,6 +82,21 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder}: {reason}") from error
         place = error.filename or folder
         raise InputError(f"{place}: {error.strerror or error}; choose a folder you may read and write") from error
+
+
+def read_json_object(path: Path, *, error: type[InputError] = InputError) -> dict[str, Any]:
+    """The object in a JSON file; raises `error` in one line where there is none: empty, cut off, too deep, a list."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as reason:
+        why = "nested too deep" if isinstance(reason, RecursionError) else str(reason)
+        raise error(f"{path}: not valid JSON ({why}); expected a JSON object, copy the file again") from reason
+    except OSError as reason:
+        why = reason.strerror or str(reason)
+        raise error(f"{path}: cannot be read ({why}); expected a JSON file that you may read") from reason
+    if not isinstance(found, dict):
+        raise error(f"{path}: holds a {type(found).__name__}; expected a JSON object, copy the file again")
+    return found
 
 
 def _umask() -> int:

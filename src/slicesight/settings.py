@@ -20,6 +20,7 @@ import yaml
 from slicesight.errors import InputError
 
 T = TypeVar("T")
+MOST_VALUES = 100_000
 WORDS = {int: "a whole number", str: "text", bool: "true or false", float: "a number"}
 
 
@@ -41,8 +42,13 @@ def read_settings(
         raise InputError(f"{path}: no such recipe; expected a YAML file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _count_values(content)
+    except RecursionError:
+        raise InputError(f"{path.name}: nested too deep; expected a recipe of a few levels") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file that you may read") from None
     if not isinstance(content, dict):
         raise InputError(f"{path.name}: expected a mapping of settings, found {type(content).__name__}")
     found = content.pop("verb", None)
@@ -50,6 +56,17 @@ def read_settings(
         right = f"run it with: slicesight {found} {path}" if found else f"expected the line 'verb: {verb}'"
         raise InputError(f"{path.name}: is no recipe for 'slicesight {verb}'; {right}")
     return build_settings(kind, changed(content, changes), where=path.name)
+
+
+def _count_values(value: Any, limit: int = MOST_VALUES) -> int:
+    """How many values are still allowed after this one; ValueError: aliases make more of a small file than a recipe."""
+    if limit <= 0:
+        raise ValueError(f"its aliases (*name) make more than {MOST_VALUES} values; write the values out")
+    limit -= 1
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            limit = _count_values(inner, limit)
+    return limit
 
 
 def changed(content: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
@@ -66,7 +83,7 @@ def changed(content: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
             place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
         except (IndexError, ValueError, TypeError, AttributeError):
             raise InputError(f"--set {change}: the recipe has no place {key!r}") from None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise InputError(f"--set {change}: {value!r} is not valid YAML") from None
     return content
 

@@ -1,5 +1,6 @@
 """Every command of docs/how-to/pretrain-and-segment.md in its order, with tiny networks and stand-ins for 2D models."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -69,7 +70,8 @@ def desk(tmp_path, monkeypatch, balls, phantom):
     ):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
     shutil.copy(balls.parent / "scan7.nii.gz", tmp_path / "scan.nii.gz")
-    write_dicom(phantom.volume, tmp_path / "dicom_folder")
+    same_kind = dataclasses.replace(phantom.volume, modality="MR", unit="arbitrary")  # as the scans learnt from
+    write_dicom(same_kind, tmp_path / "dicom_folder")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

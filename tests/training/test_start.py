@@ -1,5 +1,6 @@
 """Starts: trained parts keep their weights in the model put together, every shipped recipe builds."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,11 +157,23 @@ def test_a_run_that_is_refused_leaves_nothing_and_what_it_was_to_replace(recipe:
     assert left == dict.fromkeys(own, "its own")
 
 
-@pytest.mark.parametrize(("text", "words"), [('{"model_type": "med2', "is no JSON"), ("[1]", "holds a list, expected")])
+@pytest.mark.parametrize(
+    ("text", "words"), [('{"model_type": "med2', "not valid JSON"), ("[1]", "holds a list; expected")]
+)
 def test_an_init_with_a_damaged_config_is_one_line(recipe: Recipe, tmp_path, text: str, words: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=f"config.json: {words}"):
         load_start(replace(recipe, init=str(tmp_path)), GRID)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", ["", "[" * 5000])
+def test_an_init_with_any_other_damaged_file_is_one_line(recipe: Recipe, tmp_path, name: str, content: str) -> None:
+    folder = shutil.copytree(find_folder("phantom-tiny"), tmp_path / "model")
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=name) as error:
+        load_start(replace(recipe, init=str(folder)), GridSpec(num_slices=32, height=96, width=96))
+    assert "\n" not in str(error.value)
 
 
 def test_a_start_from_a_shipped_model_reads_scans_as_they_are_trained_on(recipe: Recipe, parts: Parts) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
-import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from slicesight.errors import InputError, ModelError
+from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
 
+log = logging.getLogger(__name__)
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -65,6 +67,7 @@ def load(
     from slicesight.inference.cpu.transposed_linear import use_transposed_linear
     from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
     from slicesight.inference.feature_cache import FeatureCache
+    from slicesight.models.folder import check_whole, one_line_for_damage
     from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
 
     device = _check_device(device)
@@ -77,9 +80,15 @@ def load(
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
     try:
-        with _no_bars() if Path(source).is_dir() else nullcontext():
-            model = Med2E3ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
-        processor = Med2E3Processor.from_pretrained(source)
+        with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():
+            with _quiet_reading() if Path(source).is_dir() else nullcontext():
+                model, found = Med2E3ForConditionalGeneration.from_pretrained(
+                    source, dtype=dtype, use_safetensors=True, output_loading_info=True
+                )
+            check_whole(found["missing_keys"], source)
+            if extra := sorted(found["unexpected_keys"]):
+                log.warning("%s: %d weights are not used, %r among them", source, len(extra), extra[0])
+            processor = Med2E3Processor.from_pretrained(source)
         card_path = cached_file(
             source,
             CARD_FILE,
@@ -115,17 +124,20 @@ def load(
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bar of weights read from a folder, which would stay on the terminal."""
-    from transformers.utils import logging
+def _quiet_reading() -> Iterator[None]:
+    """Without the library's bar, which would stay on the terminal, and its table of weights that do not fit."""
+    from transformers.utils import logging as library
 
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    was_shown = library.is_progress_bar_enabled()
+    before = library.get_verbosity()
+    library.set_verbosity_error()  # type: ignore[no-untyped-call]
+    library.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        library.set_verbosity(before)
         if was_shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            library.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _check_device(device: str | None) -> str:
@@ -166,11 +178,8 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
 
 
 def _why_no_adapter(folder: Path) -> str:
-    try:
-        found = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-        kind, base = found.get("peft_type", "LoRA"), found.get("base_model_name_or_path") or "a model it does not name"
-    except (ValueError, AttributeError):
-        kind, base = "LoRA", "a model it does not name"
+    found = read_json_object(folder / ADAPTER_FILE, error=ModelError)
+    kind, base = found.get("peft_type", "LoRA"), found.get("base_model_name_or_path") or "a model it does not name"
     return (
         f"{folder}: holds a {kind} adapter of {base}, not a whole model; merge the two and load the merged folder: "
         "peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(OUT)"
@@ -178,9 +187,8 @@ def _why_no_adapter(folder: Path) -> str:
 
 
 def _why_not_loaded(source: str, error: OSError) -> str:
-    if Path(source).is_dir():
-        first_line = str(error).strip().splitlines()[0]
-        return f"{source}: cannot be loaded ({first_line}); the folder needs config, safetensors and tokenizer files."
+    if Path(source).is_dir():  # the card beside the model
+        return f"{source}: cannot be read ({error}); expected a folder that you may read."
     return (
         f"{source}: neither a folder here nor reachable on the Hugging Face hub; "
         "check the name, the connection and HF_HUB_OFFLINE, or give a folder."

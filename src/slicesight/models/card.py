@@ -6,12 +6,12 @@ A model folder holds `card.json` beside its weights:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slicesight.errors import ModelError
+from slicesight.files import read_json_object
 from slicesight.volumes.volume import Volume
 
 CARD_FILE = "card.json"
@@ -58,12 +58,7 @@ def read_card(path: Path | None, *, name: str) -> ModelCard:
     """
     if path is None or not path.is_file():
         return ModelCard(name=name)
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid JSON ({error}); mend it or remove it.") from error
-    if not isinstance(facts, dict):
-        raise ModelError(f"{path}: holds a {type(facts).__name__}, expected a JSON object of facts about the model.")
+    facts = read_json_object(path, error=ModelError)
     known = {"name": name}
     for key in ("name", "trained_on", "summary", "caption_question"):
         if key not in facts:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 
 from slicesight import __version__
 from slicesight.errors import InputError, ModelError
-from slicesight.files import replacing, write_text
+from slicesight.files import read_json_object, replacing, write_text
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FAMILY = "slicesight-insight"
@@ -36,13 +38,10 @@ def refuse_adapter(folder: Any, *, missing: str) -> None:
     """Raises ModelError where a folder that cannot be read holds a PEFT adapter: of which model, and what it lacks."""
     if not (path := Path(folder) / ADAPTER_FILE).is_file():
         return
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        base = settings.get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        settings, base = {}, None
+    settings = read_json_object(path, error=ModelError)
+    base = settings.get("base_model_name_or_path") or "a model it does not name"
     raise ModelError(
-        f"{folder}: holds a {settings.get('peft_type', 'LORA')} adapter of {base or 'a model it does not name'}, not a "
+        f"{folder}: holds a {settings.get('peft_type', 'LORA')} adapter of {base}, not a "
         f"whole model, and {missing}; load that model and its processor, then peft.PeftModel.from_pretrained."
     )
 
@@ -69,16 +68,68 @@ def read_model_folder(folder: str | Path, *, kind: str | None = None) -> tuple[d
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (place / name).is_file():
             raise ModelError(f"{place}: no {name} there; expected a folder that an insight verb wrote")
-    try:
-        config = json.loads((place / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{place / CONFIG_FILE}: not valid JSON ({error}); copy the folder again") from None
-    found = config.get("kind") if isinstance(config, dict) and config.get("model_type") == FAMILY else None
+    config = read_json_object(place / CONFIG_FILE, error=ModelError)
+    found = config.get("kind") if config.get("model_type") == FAMILY else None
     if found not in KINDS:
         raise ModelError(f"{place}: config.json is not of this family; expected a folder that an insight verb wrote")
     if kind is not None and found != kind:
         raise ModelError(f"{place}: this folder holds a {found}; expected a {kind}")
-    try:
+    with one_line_for_damage(place):
         return config, load_file(place / WEIGHTS_FILE)
-    except SafetensorError as error:
-        raise ModelError(f"{place / WEIGHTS_FILE}: damaged ({error}); copy the folder again") from None
+
+
+def check_whole(missing: Iterable[str], folder: str | Path) -> None:
+    """Raises ModelError where weights were missing, which the library would fill at random, with a table only."""
+    if names := sorted(missing):
+        raise ModelError(
+            f"{folder}: the weights lack {names[0]!r} and {len(names) - 1} more that config.json asks for; expected "
+            "the folder's own config and weights, copy both again"
+        )
+
+
+@contextmanager
+def one_line_for_damage(folder: str | Path) -> Iterator[None]:
+    """Turn whatever the libraries raise while they read this model folder into one line that names the file at fault.
+
+    Raises:
+        ModelError: a file is damaged, or the files do not fit one another.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, OutOfMemoryError):
+        raise
+    except BaseException as error:
+        # the tokenizers' Rust panics come as a BaseException of a class that cannot be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        check_files(Path(folder))
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if "ignore_mismatched_sizes" in reason:
+            reason = "the safetensors' shapes: a weight does not fit its config.json"
+        raise ModelError(
+            f"{folder}: cannot be loaded ({reason[:200]}); the folder needs config, safetensors and tokenizer files "
+            "that were saved together: copy it again"
+        ) from error
+
+
+def check_files(folder: Path) -> None:
+    """Read every JSON file of a model folder and the header of every safetensors file.
+
+    Raises:
+        ModelError: about the first that is damaged, or a shard that the index names and the folder lacks.
+    """
+    for path in sorted(folder.glob("*.json")):
+        found = read_json_object(path, error=ModelError)
+        if path.name.endswith(".safetensors.index.json"):
+            shards = found.get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                raise ModelError(f"{path}: has no weight_map from weights to files; copy the file again")
+            for name in sorted(set(shards.values())):
+                if not (folder / name).is_file():
+                    raise ModelError(f"{path}: names {name}, which is not in the folder; copy it there")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: damaged ({error}); expected whole safetensors, copy the file again") from error

@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import initialization as init
 
 from slicesight.errors import ModelError
+from slicesight.files import read_json_object
+from slicesight.models.folder import one_line_for_damage
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, VolumeFeatures
 from slicesight.models.med2e3.configuration import make_preset
 from slicesight.models.med2e3.matching import count_visual_tokens, place_visual_tokens
@@ -85,13 +87,9 @@ def read_config(name_or_path: str | Path) -> Med2E3Config:
     if not path.exists():
         return make_preset(str(name_or_path))
     folder = path if path.is_dir() else path.parent
-    try:
+    read_json_object(folder / "config.json", error=ModelError)
+    with one_line_for_damage(folder):
         return Med2E3Config.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(
-            f"{path}: not a Med-2E3 configuration ({reason}); expected config.json or its folder."
-        ) from error
 
 
 def plan(config: Med2E3Config, *, dtype: str = "bfloat16", num_questions: int = 1, length: int = 768) -> Plan:

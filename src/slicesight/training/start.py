@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from transformers.utils import logging
 
 from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
+from slicesight.files import read_json_object
 from slicesight.models.encoders3d.networks import M3DViT
+from slicesight.models.folder import one_line_for_damage
 from slicesight.models.importers.m3d import M3DClip
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.configuration import make_preset
@@ -56,26 +58,13 @@ def check_init(init: str) -> Path:
             f"init: {init} is no folder with a model; name one, or a shipped model ({', '.join(shipped_models())}), "
             "or leave init out to start anew"
         )
-    found = read_model_config(folder / "config.json").get("model_type")
+    found = read_json_object(folder / "config.json").get("model_type")
     if found != Med2E3Config.model_type:
         raise InputError(
             f"init: {init} holds a {found}, expected a whole Med-2E3; name it under parts, with init: null, "
             "to start from it as one part"
         )
     return folder
-
-
-def read_model_config(config: Path) -> dict[str, Any]:
-    """The content of a model folder's config.json; raises InputError where a download was cut off."""
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{config}: is no JSON ({error}); copy or download the model folder again") from error
-    if not isinstance(found, dict):
-        raise InputError(
-            f"{config}: holds a {type(found).__name__}, expected a model's configuration; name a model folder"
-        )
-    return found
 
 
 def load_start(recipe: Recipe, grid: GridSpec) -> Start:
@@ -85,7 +74,8 @@ def load_start(recipe: Recipe, grid: GridSpec) -> Start:
     """
     assert recipe.init is not None
     folder = check_init(recipe.init)
-    config = Med2E3Config.from_pretrained(folder)
+    with one_line_for_damage(folder):
+        config = Med2E3Config.from_pretrained(folder)
     reads, given = tuple(config.image_size), (grid.num_slices, grid.height, grid.width)
     if reads != given:
         size = ",".join(map(str, reads))
@@ -96,8 +86,9 @@ def load_start(recipe: Recipe, grid: GridSpec) -> Start:
     for key, value in recipe.model.items():
         if not key.endswith("_config") and key != "preset":
             setattr(config, key, value)
-    model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(folder)
+    with one_line_for_damage(folder):
+        model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+        processor = AutoProcessor.from_pretrained(folder)
     processor.grid = grid.to_dict()
     processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
     return model, processor
@@ -222,7 +213,7 @@ def load_parts(parts: Parts) -> dict[str, PreTrainedModel]:
 def load_vision3d(name: str) -> PreTrainedModel:
     """A 3D encoder: one of this package's, M3D-CLIP's, or what `slicesight insight pretrain` taught."""
     about = Path(name) / "config.json"
-    if about.is_file() and "backbone" in read_model_config(about):
+    if about.is_file() and "backbone" in read_json_object(about):
         from slicesight.models.encoders3d.backbones import load_backbone  # MONAI's networks need MONAI
 
         return load_backbone(name).vision3d()
@@ -249,7 +240,8 @@ def load_part(kind: Any, name: str, **settings: Any) -> Any:
 def read_part(what: str, kind: Any, name: str, **settings: Any) -> Any:
     """What a class of the library reads from a folder or the hub; raises InputError where it cannot."""
     try:
-        return kind.from_pretrained(name, **settings)
+        with one_line_for_damage(name) if Path(name).is_dir() else nullcontext():
+            return kind.from_pretrained(name, **settings)
     except (OSError, ValueError) as error:
         raise InputError(f"parts: {name} cannot be read as a {what}: {' '.join(str(error).split())[:200]}") from error
 

@@ -7,7 +7,6 @@ B prompts of T tokens, M volumes per prompt, V volumes (V, 1, N, H, W), Q text-e
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import Metaspace
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -28,15 +25,11 @@ from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.models.med2e3.matching import check_asked, count_visual_tokens
 from slicesight.models.med2e3.prompt_templates import TEMPLATES, VOLUME_TOKEN, PromptTemplate
-from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
-from slicesight.volumes.volume import Volume
+from slicesight.models.med2e3.scans import VolumeInput, stack_volumes
+from slicesight.models.med2e3.text_tokens import TextTokenizer, find_opening_ids
 
-VolumeInput = Tensor | np.ndarray | Volume | GridVolume | str | os.PathLike[str]
-Token = tuple[int, int, int]
-"""A token's id, and where in the text it begins and ends."""
 QUESTION_TOKENIZER_FOLDER = "question_tokenizer"
 MAX_QUESTION_TOKENS = 512
-ROUNDING = 1e-3  # how far resizing may carry a voxel out of [0, 1]
 
 
 class PromptPart(NamedTuple):
@@ -74,6 +67,8 @@ class Med2E3Processor(ProcessorMixin):
         question_tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
     ) -> None:
+        if grid is not None and not isinstance(grid, dict):
+            raise ModelError(f"grid is {grid!r}; expected a mapping of the grid's settings, as GridSpec.to_dict gives.")
         if num_visual_tokens < 1:
             raise ModelError(
                 f"num_visual_tokens is {num_visual_tokens}; make the processor with Med2E3Processor.for_model."
@@ -91,9 +86,7 @@ class Med2E3Processor(ProcessorMixin):
             tokenizer.add_special_tokens({"additional_special_tokens": [placeholder]})
         self.placeholder_token_id: int = tokenizer.get_vocab()[placeholder]
         self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
-        self.adds_space = adds_prefix_space(tokenizer)
-        self.control_tokens = find_control_tokens(tokenizer) | {self.placeholder_token_id: placeholder}
-        self._text_tokenizer: Tokenizer | None = None
+        self.text_tokenizer = TextTokenizer(tokenizer, placeholder=placeholder)
         super().__init__(tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -258,7 +251,7 @@ class Med2E3Processor(ProcessorMixin):
                 offset += len(VOLUME_TOKEN)
             if not piece:
                 continue
-            for token, start, end in self.tokenize(piece, is_user[offset : offset + len(piece)]):
+            for token, start, end in self.text_tokenizer.tokenize(piece, is_user[offset : offset + len(piece)]):
                 covered = set(roles[offset + start : offset + max(end, start + 1)])
                 rows.append((token, "question" in covered, token if covered & learnt else IGNORED))
             offset += len(piece)
@@ -272,55 +265,6 @@ class Med2E3Processor(ProcessorMixin):
             question_mask=[is_question for _, is_question, _ in rows],
             labels=[label for _, _, label in rows],
         )
-
-    def tokenize(self, text: str, is_user: Sequence[bool]) -> list[Token]:
-        """The tokens of a template filled in by a user, of whom nothing is read as a control token.
-
-        Raises:
-            InputError: the user's text spells a control token, and this tokenizer has no other way to write it.
-        """
-        tokens = self._tokenize_run(text, 0, as_text=False)
-        if not self._spelled_by_user(tokens, text, is_user):
-            return tokens
-        found, start = [], 0
-        for token in tokens:
-            if self.is_control(token, text) and not any(is_user[token[1] : token[2]]):  # the template's own
-                found += [*self._tokenize_run(text[start : token[1]], start, as_text=True), token]
-                start = token[2]
-        found += self._tokenize_run(text[start:], start, as_text=True)
-        if spelled := self._spelled_by_user(found, text, is_user):
-            raise InputError(
-                f"the text holds {spelled!r}, a control token that this model's tokenizer cannot write as text; "
-                "leave it out or put a space into it."
-            )
-        return found
-
-    def is_control(self, token: Token, text: str) -> bool:
-        """Whether a token is one that controls the model, spelled out in the text (an unknown sign is none)."""
-        return token[0] in self.control_tokens and self.control_tokens[token[0]] == text[token[1] : token[2]].strip()
-
-    def _spelled_by_user(self, tokens: Sequence[Token], text: str, is_user: Sequence[bool]) -> str | None:
-        for token in tokens:
-            if self.is_control(token, text) and any(is_user[token[1] : token[2]]):
-                return self.control_tokens[token[0]]
-        return None
-
-    def _tokenize_run(self, run: str, offset: int, *, as_text: bool) -> list[Token]:
-        """Tokens with their place in the whole text; as_text: by a tokenizer that knows no added tokens."""
-        if not run:
-            return []
-        extra = " " if self.adds_space and run.startswith(" ") else ""
-        if as_text:
-            self._text_tokenizer = self._text_tokenizer or without_added_tokens(self.tokenizer)
-            encoding = self._text_tokenizer.encode(extra + run, add_special_tokens=False)
-            ids, spans = encoding.ids, encoding.offsets
-        else:
-            encoded = self.tokenizer(extra + run, add_special_tokens=False, return_offsets_mapping=True)
-            ids, spans = encoded["input_ids"], encoded["offset_mapping"]
-        return [
-            (token, offset + max(start - len(extra), 0), offset + max(end - len(extra), 1))
-            for token, (start, end) in zip(ids, spans, strict=True)
-        ]
 
     def pad_prompts(self, encoded: Sequence[EncodedPrompt], side: str) -> dict[str, Tensor]:
         """Pad to the longest prompt on the given side -> input_ids, attention_mask, question_mask, labels (B, T)."""
@@ -399,95 +343,6 @@ class Med2E3Processor(ProcessorMixin):
         if folder.is_dir():
             processor.question_tokenizer = AutoTokenizer.from_pretrained(folder)
         return processor
-
-
-def find_opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids a tokenizer puts before any text (a beginning-of-text token, or nothing)."""
-    with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    for start in range(len(with_special) - len(without) + 1):
-        if with_special[start : start + len(without)] == without:
-            return list(with_special[:start])
-    return []
-
-
-def adds_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether this tokenizer puts a space before a text that has none, as SentencePiece does before any text.
-
-    SentencePiece adds one to a text that begins with a space too, the fast version does not: the processor adds it.
-    """
-    scheme = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
-    return isinstance(scheme, Metaspace) and scheme.prepend_scheme != "never"
-
-
-def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The tokens that control a model, by id: special ones, and added ones that are spelled as such ("<|user|>")."""
-    named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return named | {
-        number: token.content
-        for number, token in tokenizer.added_tokens_decoder.items()
-        if token.special or (token.content[:1], token.content[-1:]) in (("<", ">"), ("[", "]"))
-    }
-
-
-def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The same tokenizer, to which what was added to its vocabulary is text like any other."""
-    settings = json.loads(tokenizer.backend_tokenizer.to_str())
-    return Tokenizer.from_str(json.dumps({**settings, "added_tokens": [], "truncation": None, "padding": None}))
-
-
-def stack_volumes(volumes: VolumeInput | Sequence[VolumeInput], grid: dict[str, Any] | None) -> Tensor:
-    """Scans on the grid as one float32 tensor (V, 1, N, H, W).
-
-    Raises:
-        InputError: no scan, other axes, different shapes, or values that are not finite numbers in [0, 1].
-    """
-    if isinstance(volumes, str | os.PathLike | Volume | GridVolume):
-        volumes = [volumes]
-    elif isinstance(volumes, (Tensor, np.ndarray)):
-        volumes = [volumes] if volumes.ndim == 3 else list(volumes)
-    elif not isinstance(volumes, Sequence) or not len(volumes):
-        raise InputError(
-            f"volumes is a {type(volumes).__name__}; expected scans: files, Volumes, or arrays (slices, rows, columns) "
-            "of numbers in [0, 1] on the model's grid."
-        )
-    tensors = []
-    for given in volumes:
-        volume = put_on_grid(given, grid)
-        if not isinstance(volume, (Tensor, np.ndarray)) or volume.ndim not in (3, 4):
-            shown = f"of shape {tuple(volume.shape)}" if isinstance(volume, (Tensor, np.ndarray)) else repr(volume)[:60]
-            raise InputError(
-                f"a volume is {shown}; expected a file, a Volume, or a tensor or array (N, H, W) or (1, N, H, W)."
-            )
-        tensor = torch.as_tensor(volume, dtype=torch.float32)
-        tensors.append(tensor if tensor.ndim == 4 else tensor[None])
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) != 1:
-        raise InputError(f"volumes of different shapes {sorted(shapes)} in one batch; bring them to one grid.")
-    stacked = torch.stack(tensors)
-    low, high = (float(bound) for bound in stacked.aminmax())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # so that NaN is refused too
-        raise InputError(
-            f"volumes hold values from {low:g} to {high:g}; expected finite numbers in [0, 1]: give a scan in HU as "
-            "its file or as a slicesight.Volume, which is put on the model's grid."
-        )
-    return stacked
-
-
-def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
-    """The grid's voxels (N, H, W) of a file or Volume; anything else as it is."""
-    if isinstance(scan, str | os.PathLike):
-        from slicesight.io.loading import read_volume
-
-        scan = read_volume(Path(scan) if isinstance(scan, os.PathLike) else scan)
-    if isinstance(scan, Volume):
-        if grid is None:
-            raise InputError("this processor has no grid settings, which a scan needs; pass grid= or a grid volume.")
-        scan = to_grid(scan, GridSpec.from_dict(grid))
-    if not isinstance(scan, GridVolume):
-        return scan
-    if scan.channels is not None:
-        raise InputError(f"window {scan.spec.window!r} gives {len(scan.channels)} channels; name a single window.")
-    return scan.voxels
 
 
 def strip_volume_token(question: str) -> str:

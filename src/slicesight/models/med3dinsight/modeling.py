@@ -10,6 +10,7 @@ B crops of N x H x W voxels, K structures beside the background (class 0), C mem
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,7 +23,7 @@ from transformers.utils import logging
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import backbone_from, misfit, spec_of
-from slicesight.models.folder import FAMILY, read_model_folder
+from slicesight.models.folder import FAMILY, one_line_for_damage, read_model_folder
 from slicesight.models.med3dinsight.preparation import Preparation
 from slicesight.settings import build_settings
 
@@ -94,15 +95,14 @@ class InsightModel(PreTrainedModel):
                 if config["kind"] not in kinds:
                     raise ModelError(f"{folder}: holds a {config['kind']}; expected a {' or a '.join(kinds)}")
                 return kinds[config["kind"]].from_pretrained(folder, *args, **kwargs)
-            spec_of(config, folder)
+            with one_line_for_damage(folder):
+                spec_of(config, folder)
         wants_info = kwargs.pop("output_loading_info", False)
         before = logging.get_verbosity()
         logging.set_verbosity_error()  # its own table of what does not fit
         try:
-            found: Any = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise ModelError(f"{folder}: model.safetensors does not fit its config.json ({reason})") from error
+            with one_line_for_damage(folder) if Path(folder).is_dir() else nullcontext():
+                found: Any = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
         finally:
             logging.set_verbosity(before)
         model, info = found

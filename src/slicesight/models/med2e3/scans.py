@@ -1,0 +1,77 @@
+"""How do files, Volumes and arrays become the volumes of a batch? On the model's grid, in [0, 1], of one shape.
+
+V volumes of N slices of H x W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slicesight.errors import InputError
+from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
+from slicesight.volumes.volume import Volume
+
+VolumeInput = Tensor | np.ndarray | Volume | GridVolume | str | os.PathLike[str]
+ROUNDING = 1e-3  # how far resizing may carry a voxel out of [0, 1]
+
+
+def stack_volumes(volumes: VolumeInput | Sequence[VolumeInput], grid: dict[str, Any] | None) -> Tensor:
+    """Scans on the grid as one float32 tensor (V, 1, N, H, W).
+
+    Raises:
+        InputError: no scan, other axes, different shapes, or values that are not finite numbers in [0, 1].
+    """
+    if isinstance(volumes, str | os.PathLike | Volume | GridVolume):
+        volumes = [volumes]
+    elif isinstance(volumes, (Tensor, np.ndarray)):
+        volumes = [volumes] if volumes.ndim == 3 else list(volumes)
+    elif not isinstance(volumes, Sequence) or not len(volumes):
+        raise InputError(
+            f"volumes is a {type(volumes).__name__}; expected scans: files, Volumes, or arrays (slices, rows, columns) "
+            "of numbers in [0, 1] on the model's grid."
+        )
+    tensors = []
+    for given in volumes:
+        volume = put_on_grid(given, grid)
+        if not isinstance(volume, (Tensor, np.ndarray)) or volume.ndim not in (3, 4):
+            shown = f"of shape {tuple(volume.shape)}" if isinstance(volume, (Tensor, np.ndarray)) else repr(volume)[:60]
+            raise InputError(
+                f"a volume is {shown}; expected a file, a Volume, or a tensor or array (N, H, W) or (1, N, H, W)."
+            )
+        tensor = torch.as_tensor(volume, dtype=torch.float32)
+        tensors.append(tensor if tensor.ndim == 4 else tensor[None])
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) != 1:
+        raise InputError(f"volumes of different shapes {sorted(shapes)} in one batch; bring them to one grid.")
+    stacked = torch.stack(tensors)
+    low, high = (float(bound) for bound in stacked.aminmax())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # so that NaN is refused too
+        raise InputError(
+            f"volumes hold values from {low:g} to {high:g}; expected finite numbers in [0, 1]: give a scan in HU as "
+            "its file or as a slicesight.Volume, which is put on the model's grid."
+        )
+    return stacked
+
+
+def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
+    """The grid's voxels (N, H, W) of a file or Volume; anything else as it is."""
+    if isinstance(scan, str | os.PathLike):
+        from slicesight.io.loading import read_volume
+
+        scan = read_volume(Path(scan) if isinstance(scan, os.PathLike) else scan)
+    if isinstance(scan, Volume):
+        if grid is None:
+            raise InputError("this processor has no grid settings, which a scan needs; pass grid= or a grid volume.")
+        scan = to_grid(scan, GridSpec.from_dict(grid))
+    if not isinstance(scan, GridVolume):
+        return scan
+    if scan.channels is not None:
+        raise InputError(f"window {scan.spec.window!r} gives {len(scan.channels)} channels; name a single window.")
+    return scan.voxels
