@@ -97,16 +97,16 @@ def test_prepared_files_are_made_once_and_anew_when_a_source_or_a_setting_change
     prepared = ScanDataset(tmp_path, how, image_size=(16, 16, 16), values=(1,))
     prepared.prepare(case)
     files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert len(files) == 2
+    assert len(files) == 3
     prepared.prepare(case)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
     voxels, mask = prepared.load(case)
     assert voxels.shape == mask.shape
     assert voxels[mask == 1].mean() > voxels[mask == 0].mean() + 50
     ScanDataset(tmp_path, Preparation(spacing_mm=(2.0, 2.0, 4.0)), image_size=(16, 16, 16), values=(1,)).prepare(case)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 6
     ScanDataset(tmp_path, how, image_size=(8, 8, 8), values=(1,)).prepare(case)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_settings_that_make_no_sense_are_refused():

@@ -106,7 +106,7 @@ def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, lend, is_st
                 asking.cancel()
 
         asyncio.run(leave())
-        assert until(lambda: server.thread.num_rows == 0, seconds=5)
+        assert until(lambda: server.thread.num_rows == 0, seconds=30)
         text = httpx.get(f"{address}/metrics").text
         assert 'slicesight_questions_total{end="called off"} 1.0' in text
         assert "slicesight_answer_tokens_total 0.0" in text

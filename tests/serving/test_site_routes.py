@@ -105,4 +105,4 @@ def test_a_cut_answer_says_so_whole_streamed_and_in_the_report(client, own_volum
     assert events_of(streamed.text)[0][-1]["choices"][0]["finish_reason"] == "length"
     server = client.app.state.server
     kept = collect_answers(server.scan_store, server.predictor, own_volume["id"], None).answers
-    assert [(one.finish_reason, one.num_tokens) for one in kept] == [("length", 3)] * 2
+    assert [(one.finish_reason, one.cut_at) for one in kept] == [("length", 3)] * 2
