@@ -43,10 +43,14 @@ def digest(content: object) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
+ADDED = ("choice", "accuracy_constrained")
+"""What predictions and sheets say since 0.1.0: all else of them must be as it was."""
+
+
 def without_times(value: object) -> object:
     """The same without what differs between two runs of one version."""
     if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if key not in (*TIMES, *PLACES)}
+        return {key: without_times(inner) for key, inner in value.items() if key not in (*TIMES, *PLACES, *ADDED)}
     if isinstance(value, list):
         return [without_times(inner) for inner in value]
     return value
