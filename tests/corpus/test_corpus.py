@@ -141,7 +141,7 @@ class Ways:
         assert json.loads((folder / "scan.json").read_text())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ways(tiny_reader, tmp_path_factory) -> Iterator[Ways]:
     """One segmenter is loaded for all."""
     with pytest.MonkeyPatch.context() as patched:

@@ -156,7 +156,8 @@ def test_a_body_that_trickles_is_cut(listen_with, monkeypatch, path, kind):
     monkeypatch.setattr(guard, "GRACE_S", 0.1)
     with listen_with() as (address, server), connect(address) as connection:
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 100000\r\n\r\n"
-        connection.sendall(head.encode())
+        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' if "form" in kind else b"{"
+        connection.sendall(head.encode() + part)
         for _ in range(100):
             connection.sendall(b"-")
             if select.select([connection], [], [], 0.05)[0]:
