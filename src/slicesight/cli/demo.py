@@ -78,7 +78,7 @@ def _comparison(pairs: Sequence[Conversation], report: AnswerReport) -> Renderab
     """The report beside its truth, then a row per question."""
     parts: list[RenderableType] = []
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "question", "answer", "truth", "rests most on"):
+    for name in ("", "question", "answer", "truth", "weighs most"):
         table.add_column(name, overflow="fold")
     for pair, answer, truth in zip(pairs, report.answers, report.truths, strict=True):
         assert truth is not None

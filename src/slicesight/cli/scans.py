@@ -137,7 +137,7 @@ class AskOptions:
 
 @verb
 def ask(options: AskOptions) -> None:
-    """Answer questions about a scan, with the slices each answer rests on."""
+    """Answer questions about a scan, with the slices that weigh most in each answer."""
     from slicesight.cli.ask import run_ask
 
     run_ask(options)

@@ -22,7 +22,7 @@ INCOMPLETE_CHARACTER = "\ufffd"
 
 @dataclass(frozen=True, kw_only=True)
 class SliceEvidence:
-    """One slice of the model's grid and how much the answer rests on it.
+    """One slice of the model's grid and how much it weighs in the answer.
 
     rank: 1 is the heaviest. grid_slice: its place in the answer's scores.
     source_slices: 0-based on the file's third stored axis (DICOM: geometric order).
@@ -41,7 +41,7 @@ class SliceEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A text and the slices it rests on.
+    """A text and how much every slice weighs in it.
 
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
     model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
@@ -127,7 +127,7 @@ class AnswerDecoder:
 def make_answer(
     question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
 ) -> Answer:
-    """An answer with its slices ranked; it rests on none where no scan was given."""
+    """An answer with its slices ranked; no slice weighs where no scan was given."""
     slices = () if grid is None else rank_slices(scores, grid=grid)
     return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
 

@@ -32,7 +32,7 @@ def chat_routes(server: Server) -> APIRouter:
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     )
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
-        """Ask a question about a volume; the latest one is answered, with the slices it rests on.
+        """Ask a question about a volume; the latest one is answered, with the weight of every slice in it.
 
         Name the volume once in the conversation, as a content part `{"type": "file", "file": {"file_id": "vol_..."}}`
         of a user message. A user message with a volume and no words asks for the findings.

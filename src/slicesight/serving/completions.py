@@ -1,4 +1,4 @@
-"""How is an answer written in OpenAI's shape, with the slices it rests on as extra fields?
+"""How is an answer written in OpenAI's shape, with the weight of every slice as extra fields?
 
 choices[0].message (whole) or the last content chunk's delta (streamed):
 content, scores (N), even_share 1/N, evidence in words, slices (heaviest first), ranges
@@ -18,7 +18,7 @@ from slicesight.volumes.grid import GridVolume
 
 
 def evidence_fields(answer: Answer, *, plane: str) -> dict[str, Any]:
-    """The slices an answer rests on; empty for a model that weighs none.
+    """How much every slice weighs in an answer; empty for a model that weighs none.
 
     plane: of the grid, for slices that do not name their own.
     """

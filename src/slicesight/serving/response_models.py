@@ -64,7 +64,7 @@ class StoredShape(BaseModel):
 
 
 class SliceShape(GridSliceShape):
-    """A slice and how much an answer rests on it."""
+    """A slice and how much it weighs in an answer."""
 
     rank: int
     score: float
@@ -80,7 +80,7 @@ class RangeShape(BaseModel):
 
 
 class AnswerShape(BaseModel):
-    """An assistant's message with what it rests on."""
+    """An assistant's message with what weighs in it."""
 
     role: str
     content: str
