@@ -382,6 +382,7 @@ AVERAGE_S = 6586.2 / np.log(2) * np.log((x := np.log(2) / 6586.2 * 180) / (1 - n
                      suv(3600), id="after midnight"),
         pytest.param(pet(DecayCorrection="ADMIN"), suv(0), id="corrected to the injection"),
         pytest.param(pet(Units="GML"), 1.0, id="SUV already"),
+        pytest.param(pet(Units="GML", SUVType="BW"), 1.0, id="SUV by body weight already"),
     ],
 )  # fmt: skip
 def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -> None:
@@ -403,6 +404,9 @@ def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -
         (pet({"RadiopharmaceuticalStartDateTime": "20240106110000"}), "injected after the scan began"),
         (pet(SeriesTime="", AcquisitionTime=""), "when the scan began"),
         (pet(Units="CNTS"), "counts without a scale factor"),
+        (pet(Units="GML", SUVType="LBM"), "by LBM, expected BW"),
+        (pet({"RadiopharmaceuticalStartTime": "110500"}), "13 half-lives after the injection"),
+        (pet({"RadiopharmaceuticalStartDateTime": "20140105100000"}), "half-lives after the injection"),
     ],
 )
 def test_pet_that_the_rule_cannot_convert_is_not_suv_and_says_why(scan, dicom_folder, edit, reason: str) -> None:

@@ -67,6 +67,7 @@ _PACKING_OF = {
 }
 _MM_OF = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "um": 1e-3, "\xb5m": 1e-3, "micron": 1e-3, "micrometer": 1e-3}
 _MM_OF |= {"cm": 10.0, "m": 1e3}
+_SPATIAL_KINDS = ("domain", "space", "???", "none")  # any other kind of NRRD axis counts a voxel's values
 _LPS_SIGNS = {
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
@@ -354,16 +355,23 @@ def _data_file_beside(header_path: Path, data_name: str) -> Path:
 
 
 def _meta_packing(fields: Fields) -> str:
-    if fields.get("BinaryData", "True").lower() == "false":
+    if not _is_true(fields, "BinaryData", default="True"):
         return "text"
-    return "zlib" if fields.get("CompressedData", "False").lower() == "true" else "plain"
+    return "zlib" if _is_true(fields, "CompressedData") else "plain"
+
+
+def _is_true(fields: Fields, key: str, *, default: str = "False") -> bool:
+    word = fields.get(key, default)
+    if word.lower() not in ("true", "t", "1", "false", "f", "0"):
+        raise ScanError(f"{key} is {word[:40]!r}; expected True or False, fix the header")
+    return word.lower() in ("true", "t", "1")
 
 
 def _meta_dtype(fields: Fields) -> np.dtype[Any]:
     word = fields.get("ElementType", "")
     if word not in _META_TYPES:
         raise ScanError(f"ElementType is {word[:40]!r}; expected MET_SHORT, MET_FLOAT or another number type")
-    is_big = "true" in (fields.get("BinaryDataByteOrderMSB", "").lower(), fields.get("ElementByteOrderMSB", "").lower())
+    is_big = any([_is_true(fields, key) for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")])
     return np.dtype((">" if is_big else "<") + _META_TYPES[word])
 
 
@@ -411,16 +419,14 @@ def _first_spatial_axis(fields: Fields, sizes: list[int], notes: list[str]) -> i
     """0, or 1 where the first of four axes is a single one, or counts the times of a sequence."""
     if len(sizes) != _whole_numbers(fields, "dimension")[0]:
         raise ScanError(f"{len(sizes)} sizes for dimension {fields['dimension']}; fix the header")
-    if len(sizes) != 4 or (sizes[3] == 1 and sizes[0] > 1):
-        return 0
-    if sizes[0] == 1:
+    if len(sizes) == 4 and sizes[0] == 1:
         notes.append("stored as 4D with single extra axes; read as 3D")
         return 1
-    directions, kinds = fields.get("space directions", "").split(), fields.get("kinds", "").split()
-    if kinds[:1] in (["list"], ["time"]):
+    directions, kinds = fields.get("space directions", "").split(), fields.get("kinds", "").lower().split()
+    if len(sizes) == 4 and kinds[:1] in (["list"], ["time"]):
         return 1
-    if directions[:1] == ["none"] or (kinds and kinds[0] in ("vector", "RGB-color")):
-        raise ScanError(f"every voxel holds {sizes[0]} values (4D); expected one, save a single component")
+    if directions[:1] == ["none"] or (kinds and kinds[0] not in _SPATIAL_KINDS):
+        raise ScanError(f"every voxel holds {sizes[0]} values ({len(sizes)}D); expected one, save a single component")
     return 0
 
 
@@ -435,7 +441,7 @@ def _byte_skip(fields: Fields) -> int:
     text = fields.get("byte skip") or fields.get("byteskip") or "0"
     if text == "-1":
         return -1
-    if not text.isdigit() or int(text) > 1 << 26:
+    if not text.isdigit() or int(text) > _MAX_HEADER_BYTES:
         raise ScanError(f"NRRD byte skip is {text!r}; expected a small whole number, save the file again")
     return int(text)
 
