@@ -5,6 +5,7 @@ Oracles: SimpleITK for MetaImage and NRRD, nibabel and arithmetic for NIfTI, the
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -144,6 +145,26 @@ def test_every_way_to_say_false_makes_a_metaimage_text(tmp_path: Path, word: str
 def test_neither_true_nor_false_in_a_metaimage_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(VolumeError, match=f"{key} is 'big'; expected True or False"):
         read_volume(metaimage(tmp_path / "odd.mha", VALUES.tobytes(), **{key: "big"}))
+
+
+def test_packed_voxels_of_a_metaimage_begin_where_they_stand(tmp_path: Path) -> None:
+    packed = metaimage(tmp_path / "packed.mha", zlib.compress(VALUES.tobytes()), CompressedData="True", HeaderSize="-1")
+    np.testing.assert_array_equal(read_volume(packed).voxels, VALUES)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("um", 1e-3), ("mm", 1.0), ("cm", 10.0), ("m", 1e3)])
+def test_lengths_of_a_nrrd_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
+    x, y, z = (size / factor for size in (1, 2, 3))
+    path = tmp_path / "units.nrrd"
+    header = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 7 6 5\n"
+        f'space units: "{unit}" "{unit}" "{unit}"\nspace origin: ({4 * x},0,0)\n'
+        f"space directions: ({x},0,0) (0,{y},0) (0,0,{z})\nendian: little\nencoding: raw\n\n"
+    )
+    path.write_bytes(header.encode() + VALUES.tobytes())
+    read = read_volume(path)
+    np.testing.assert_allclose(read.spacing_mm, [3, 2, 1])
+    np.testing.assert_allclose(read.affine_lps[:3, 3], [4, 0, 0])
 
 
 @pytest.mark.parametrize(
