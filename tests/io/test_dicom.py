@@ -354,6 +354,20 @@ def pet(tracer: dict[str, object] | None = None, **values: object):
     return edit
 
 
+def with_private(edit, tag: int, value: str, *, creator: str = "Philips PET Private Group"):
+    """The edit, and a private element beside it."""
+
+    def both(dataset: Dataset, index: int) -> None:
+        edit(dataset, index)
+        if tag >> 16 == 0x7053:  # Philips, whose tags are fixed
+            dataset.add_new(0x70530010, "LO", creator)
+            dataset.add_new(tag, "DS", value)
+        else:
+            dataset.private_block(tag >> 16, creator, create=True).add_new(tag & 0xFF, "DT", value)
+
+    return both
+
+
 def suv(elapsed_s: float, half_life_s: float = 6586.2) -> float:
     return 70_000 / (3.5e8 * 0.5 ** (elapsed_s / half_life_s))
 
@@ -381,7 +395,21 @@ AVERAGE_S = 6586.2 / np.log(2) * np.log((x := np.log(2) / 6586.2 * 180) / (1 - n
         pytest.param(pet({"RadiopharmaceuticalStartTime": "233000"}, SeriesTime="003000", AcquisitionTime="003000"),
                      suv(3600), id="after midnight"),
         pytest.param(pet(DecayCorrection="ADMIN"), suv(0), id="corrected to the injection"),
+        pytest.param(with_private(pet(Units="CNTS"), 0x70531000, "0.125"), 0.125, id="Philips: from counts to SUV"),
+        pytest.param(with_private(pet(Units="CNTS"), 0x70531009, "2.5"), 2.5 * suv(3600), id="Philips: to activity"),
+        pytest.param(
+            with_private(pet(SeriesTime="130000"), 0x0009000D, "20240105105000.00", creator="GEMS_PETD_01"),
+            suv(3000),
+            id="GE: its own element says when the scan began",
+        ),
+        pytest.param(
+            pet({"RadiopharmaceuticalStartTime": "", "RadiopharmaceuticalStartDateTime": "20240101100000"},
+                SeriesDate="", AcquisitionDate="", StudyDate=""),
+            suv(3600),
+            id="no dates left but the injection's",
+        ),
         pytest.param(pet(Units="GML"), 1.0, id="SUV already"),
+        pytest.param(pet(Units="GML", SUVType="BW"), 1.0, id="SUV by body weight already"),
     ],
 )  # fmt: skip
 def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -> None:
@@ -403,6 +431,9 @@ def test_suv_follows_the_rule_of_qiba(scan, dicom_folder, edit, factor: float) -
         (pet({"RadiopharmaceuticalStartDateTime": "20240106110000"}), "injected after the scan began"),
         (pet(SeriesTime="", AcquisitionTime=""), "when the scan began"),
         (pet(Units="CNTS"), "counts without a scale factor"),
+        (pet(Units="GML", SUVType="LBM"), "by LBM, expected BW"),
+        (pet({"RadiopharmaceuticalStartTime": "110500"}), "13 half-lives after the injection"),
+        (pet({"RadiopharmaceuticalStartDateTime": "20140105100000"}), "half-lives after the injection"),
     ],
 )
 def test_pet_that_the_rule_cannot_convert_is_not_suv_and_says_why(scan, dicom_folder, edit, reason: str) -> None:

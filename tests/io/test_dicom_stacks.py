@@ -54,6 +54,14 @@ def siemens_b(b_value: int) -> Callable[..., None]:
     return edit
 
 
+def ge_b(value: int) -> Callable[[Dataset], None]:
+    def edit(dataset: Dataset) -> None:
+        block = dataset.private_block(0x0043, "GEMS_PARM_01", create=True)
+        block.add_new(0x39, "IS", [100_000 + value, 8, 0, 0])
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("first", "second", "labels"),
     [
@@ -63,6 +71,14 @@ def siemens_b(b_value: int) -> Callable[..., None]:
         (setting(AcquisitionNumber=1), setting(AcquisitionNumber=2), ("acquisition 1", "acquisition 2")),
         (setting(StackID="1"), setting(StackID="2"), ("stack 1", "stack 2")),
         (setting(TemporalPositionIdentifier=1), setting(TemporalPositionIdentifier=2), ("position 1", "position 2")),
+        (ge_b(50), ge_b(800), ("b = 50", "b = 800")),
+        (
+            setting(DiffusionGradientOrientation=[1.0, 0.0, 0.0]),
+            setting(DiffusionGradientOrientation=[1.0, 0.5, 0.0]),
+            ("direction (1, 0, 0)", "direction (1, 0.5, 0)"),
+        ),
+        (setting(FrameReferenceTime=5.0), setting(FrameReferenceTime=9.0), ("time 5 ms", "time 9 ms")),
+        (setting(AcquisitionTime="113000"), setting(AcquisitionTime="120000"), ("time 0", "time 1")),
         (setting(TriggerTime=0.0), setting(TriggerTime=400.0), ("trigger 0 ms", "trigger 400 ms")),
         (setting(ImageType=["ORIGINAL", "PRIMARY", "M"]), setting(ImageType=["ORIGINAL", "PRIMARY", "P"]), ("M", "P")),
     ],
@@ -102,6 +118,21 @@ def test_echoes_and_b_values_together_are_named_together(scan, dicom_folder) -> 
         dataset.EchoTime = 90
         dataset.save_as(folder / f"third_{file.name}")
     with pytest.raises(VolumeError, match=r"0: TE 72 ms, b = 0; 1: TE 72 ms, b = 1000; 2: TE 90 ms"):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("echo_times", [[4.92, 4.93] * 3, [None, 5, 5, 5, 5, 5]])
+def test_rounding_or_a_lone_slice_makes_no_second_echo(scan, dicom_folder, echo_times: list[float | None]) -> None:
+    folder = dicom_folder(lambda dataset, index: setattr(dataset, "EchoTime", echo_times[index]))
+    np.testing.assert_array_equal(read_volume(folder).voxels, scan.voxels)
+
+
+def test_a_few_images_more_are_no_second_volume(dicom_folder) -> None:
+    folder = dicom_folder()
+    add_stack(folder, setting(TemporalPositionIdentifier=2), first=setting(TemporalPositionIdentifier=1))
+    for index in range(2, 6):
+        (folder / f"z_{index:04d}.dcm").unlink()
+    with pytest.raises(VolumeError, match="2 of 6 slice positions hold more than one image"):
         read_volume(folder)
 
 

@@ -5,6 +5,7 @@ Oracles: SimpleITK for MetaImage and NRRD, nibabel and arithmetic for NIfTI, the
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -118,6 +119,70 @@ def test_metaimage_finds_its_data_as_itk_does(tmp_path: Path, kind: str) -> None
     np.testing.assert_array_equal(read.voxels, sitk.GetArrayFromImage(image))
     np.testing.assert_array_equal(read.voxels, VALUES)
     np.testing.assert_allclose(read.affine_lps[:3, 3], image.GetOrigin())
+
+
+def metaimage(path: Path, data: bytes, **fields: str) -> Path:
+    named = "".join(f"{key} = {value}\n" for key, value in fields.items())
+    header = f"NDims = 3\nDimSize = 7 6 5\n{named}ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    path.write_bytes(header.encode() + data)
+    return path
+
+
+@pytest.mark.parametrize("key", ["BinaryDataByteOrderMSB", "ElementByteOrderMSB"])
+@pytest.mark.parametrize("word", ["True", "true", "T", "1"])
+def test_every_way_to_say_true_swaps_the_bytes_of_a_metaimage(tmp_path: Path, key: str, word: str) -> None:
+    path = metaimage(tmp_path / "big.mha", VALUES.astype(">i2").tobytes(), **{key: word})
+    np.testing.assert_array_equal(read_volume(path).voxels, VALUES)
+
+
+@pytest.mark.parametrize("word", ["False", "F", "0"])
+def test_every_way_to_say_false_makes_a_metaimage_text(tmp_path: Path, word: str) -> None:
+    text = " ".join(map(str, VALUES.ravel())).encode()
+    np.testing.assert_array_equal(read_volume(metaimage(tmp_path / "a.mha", text, BinaryData=word)).voxels, VALUES)
+
+
+@pytest.mark.parametrize("key", ["BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"])
+def test_neither_true_nor_false_in_a_metaimage_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(VolumeError, match=f"{key} is 'big'; expected True or False"):
+        read_volume(metaimage(tmp_path / "odd.mha", VALUES.tobytes(), **{key: "big"}))
+
+
+def test_packed_voxels_of_a_metaimage_begin_where_they_stand(tmp_path: Path) -> None:
+    packed = metaimage(tmp_path / "packed.mha", zlib.compress(VALUES.tobytes()), CompressedData="True", HeaderSize="-1")
+    np.testing.assert_array_equal(read_volume(packed).voxels, VALUES)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("um", 1e-3), ("mm", 1.0), ("cm", 10.0), ("m", 1e3)])
+def test_lengths_of_a_nrrd_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
+    x, y, z = (size / factor for size in (1, 2, 3))
+    path = tmp_path / "units.nrrd"
+    header = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 7 6 5\n"
+        f'space units: "{unit}" "{unit}" "{unit}"\nspace origin: ({4 * x},0,0)\n'
+        f"space directions: ({x},0,0) (0,{y},0) (0,0,{z})\nendian: little\nencoding: raw\n\n"
+    )
+    path.write_bytes(header.encode() + VALUES.tobytes())
+    read = read_volume(path)
+    np.testing.assert_allclose(read.spacing_mm, [3, 2, 1])
+    np.testing.assert_allclose(read.affine_lps[:3, 3], [4, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kinds"),
+    [
+        ("3 7 6 5", "3-vector domain domain domain"),
+        ("3 7 6 5", "RGB-color domain domain domain"),
+        ("2 7 6 1", "vector domain domain domain"),
+        ("5 7 6", "3-color domain domain"),
+    ],
+)
+def test_several_values_at_each_voxel_of_a_nrrd_are_no_volume(tmp_path: Path, sizes: str, kinds: str) -> None:
+    path = tmp_path / "color.nrrd"
+    numbers = np.arange(np.prod([int(size) for size in sizes.split()]), dtype="<i2")
+    header = f"NRRD0004\ntype: short\ndimension: {len(sizes.split())}\nsizes: {sizes}\nkinds: {kinds}\n"
+    path.write_bytes(f"{header}endian: little\nencoding: raw\n\n".encode() + numbers.tobytes())
+    with pytest.raises(VolumeError, match=rf"every voxel holds {sizes[0]} values"):
+        read_volume(path, time_point=0)
 
 
 @pytest.mark.parametrize("kind", ["LIST", "pattern"])

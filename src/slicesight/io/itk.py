@@ -1,4 +1,4 @@
-"""How are ITK's formats read, NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd): text headers, voxels behind or beside?
+"""What do the fields of ITK's formats mean, NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd)?
 
 Read here and not by ITK because a damaged header must end in one line, never in a crash; ITK is the tests' oracle.
 MetaImage's world is LPS already; NRRD names its own.
@@ -7,25 +7,29 @@ MetaImage's world is LPS already; NRRD names its own.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.io.assemble import MAX_VOXELS, ReadOptions, assemble, chosen_volume
 from slicesight.io.files import ScanError
-from slicesight.io.voxel_bytes import byte_source, check_claim, read_voxels, skip
+from slicesight.io.text_headers import (
+    MAX_HEADER_BYTES,
+    MAX_LINES,
+    Fields,
+    fields_of,
+    listed_names,
+    numbers_of,
+    read_data,
+    sizes_of,
+    text_lines,
+    whole_numbers_of,
+)
 from slicesight.volumes.volume import Volume
 
-Fields = dict[str, str]
-_MAX_LINE_BYTES = 4096
-_MAX_LINES = 20_000
-_MAX_HEADER_BYTES = 1 << 26
 _META_TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -40,8 +44,7 @@ _META_TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-
-_TYPES = {
+_NRRD_NAMES = {
     "i1": "signed char, int8, int8_t",
     "u1": "uchar, unsigned char, uint8, uint8_t",
     "i2": "short, short int, signed short, signed short int, int16, int16_t",
@@ -53,7 +56,7 @@ _TYPES = {
     "f4": "float",
     "f8": "double",
 }
-_NRRD_TYPES = {word.strip(): code for code, words in _TYPES.items() for word in words.split(",")}
+_NRRD_TYPES = {word.strip(): code for code, words in _NRRD_NAMES.items() for word in words.split(",")}
 _PACKING_OF = {
     "raw": "plain",
     "gzip": "gzip",
@@ -67,6 +70,7 @@ _PACKING_OF = {
 }
 _MM_OF = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "um": 1e-3, "\xb5m": 1e-3, "micron": 1e-3, "micrometer": 1e-3}
 _MM_OF |= {"cm": 10.0, "m": 1e3}
+_SPATIAL_KINDS = ("domain", "space", "???", "none")  # any other kind of NRRD axis counts a voxel's values
 _LPS_SIGNS = {
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
@@ -92,17 +96,17 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
     """A MetaImage scan."""
     notes: list[str] = []
     with path.open("rb") as stream:
-        fields = _fields(_text_lines(stream, ends_at="ElementDataFile"), separator="=")
+        fields = fields_of(text_lines(stream, ends_at="ElementDataFile"), separator="=")
         if fields.get("ElementNumberOfChannels", "1") != "1":
             raise ScanError(f"every voxel holds {fields['ElementNumberOfChannels']} values; expected one channel")
-        sizes = _sizes(fields, "DimSize")
+        sizes = sizes_of(fields, "DimSize")
         dtype = _meta_dtype(fields)
         shape, skipped = chosen_volume(sizes, options, notes)
         data_name = fields.get("ElementDataFile", "")
-        names = _listed_names(data_name) if data_name.upper() != "LOCAL" else []
+        names = listed_names(data_name) if data_name.upper() != "LOCAL" else []
         if data_name.split()[:1] == ["LIST"]:
-            names = _text_lines(stream, ends_at="", may_end=True)
-        stored = _read_data(
+            names = text_lines(stream, ends_at="", may_end=True)
+        stored = read_data(
             path,
             stream,
             names,
@@ -110,7 +114,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
             dtype,
             num_volumes=sizes[3] if len(sizes) > 3 else 1,
             packing=_meta_packing(fields),
-            header_bytes=_whole_numbers(fields, "HeaderSize")[0] if "HeaderSize" in fields else 0,
+            header_bytes=whole_numbers_of(fields, "HeaderSize")[0] if "HeaderSize" in fields else 0,
             skipped=skipped,
         )
     affine, spacing = _meta_affine(fields, len(sizes), notes)
@@ -122,7 +126,7 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
     """A NRRD scan."""
     notes: list[str] = []
     with path.open("rb") as stream:
-        lines = _text_lines(stream, ends_at="")
+        lines = text_lines(stream, ends_at="")
         if not lines[0].startswith("NRRD000"):
             raise ScanError(f"the NRRD version line is {lines[0][:20]!r}; expected NRRD0004 or so, copy the file again")
         names: list[str] = []
@@ -131,8 +135,8 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
                 names, lines = lines[index + 1 :] or [""], lines[:index]
                 break
         named = [line for line in lines[1:] if not line.startswith("#") and ":=" not in line]
-        fields = {key.lower(): value for key, value in _fields(named, separator=": ").items()}
-        sizes = _sizes(fields, "sizes")
+        fields = {key.lower(): value for key, value in fields_of(named, separator=": ").items()}
+        sizes = sizes_of(fields, "sizes")
         dtype = _nrrd_dtype(fields)
         packing = _PACKING_OF.get(fields.get("encoding", "").lower())
         if packing is None:
@@ -140,7 +144,7 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
                 f"NRRD encoding {fields.get('encoding')!r} is not read; expected raw, gzip, bzip2, ascii or hex"
             )
         if detached := fields.get("data file") or fields.get("datafile"):
-            names = _listed_names(detached)
+            names = listed_names(detached)
         first = _first_spatial_axis(fields, sizes, notes)
         is_time_first = first == 1 and sizes[0] > 1
         axes = [*sizes[1:], sizes[0]] if is_time_first else sizes[first:]
@@ -149,7 +153,7 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
             shape = tuple(sizes)
             if np.prod(shape, dtype=float) > MAX_VOXELS:
                 raise ScanError(f"{sizes} voxels of all times are above the limit of 1024³; save a single time")
-        stored = _read_data(
+        stored = read_data(
             path,
             stream,
             names,
@@ -168,202 +172,24 @@ def read_nrrd(path: Path, options: ReadOptions) -> Volume:
     return assemble(stored, affine, options, spacing_ijk=spacing, warnings=notes, source=source)
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """How a file holds voxels: packing, type, what lies before them, and how many there are."""
-
-    packing: str
-    dtype: np.dtype[Any]
-    header_lines: int
-    header_bytes: int
-    num_voxels: int
-
-
-def _read_data(
-    path: Path,
-    stream: BinaryIO,
-    names: Sequence[str],
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    *,
-    packing: str,
-    header_bytes: int,
-    skipped: int,
-    num_volumes: int,
-    header_lines: int = 0,
-) -> NDArray[Any]:
-    """The voxels behind the header, or in the data files it names, which share them evenly.
-
-    header_lines, header_bytes: before them in each file; -1 bytes: they end the file.
-    """
-    num_voxels = int(np.prod(shape, dtype=np.int64))
-    share, rest = divmod(num_voxels * num_volumes, max(1, len(names)))
-    if rest:
-        raise ScanError(f"{len(names)} data files cannot share {num_voxels * num_volumes} voxels evenly; fix the list")
-    how = _Stored(packing, dtype, header_lines, header_bytes, share)
-    if not names:
-        return _read_file(path, stream, shape, how, skipped * num_voxels)
-    wanted = (skipped * num_voxels, (skipped + 1) * num_voxels)
-    pieces: list[NDArray[Any]] = []
-    for index, name in enumerate(names):
-        first, last = (min(max(end - index * share, 0), share) for end in wanted)
-        if first == last:
-            continue
-        place = _data_file_beside(path, name)
-        with place.open("rb") as file:
-            if len(names) == 1:
-                return _read_file(place, file, shape, how, first)
-            pieces.append(_read_file(place, file, (last - first,), how, first))
-    return np.asarray(np.concatenate(pieces).reshape(shape, order="F"))
-
-
-def _read_file(
-    path: Path,
-    stream: BinaryIO,
-    shape: Sequence[int],
-    how: _Stored,
-    skipped_voxels: int,
-) -> NDArray[Any]:
-    skipped_bytes = skipped_voxels * how.dtype.itemsize
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * how.dtype.itemsize
-    check_claim(path, shape, skipped_bytes + num_bytes, how.packing)
-    for _ in range(how.header_lines):
-        while (part := stream.readline(_MAX_LINE_BYTES)) and not part.endswith(b"\n"):
-            pass
-    header_bytes = how.header_bytes
-    if header_bytes == -1 and how.packing == "zlib":  # MetaImage's packed voxels begin where they stand
-        header_bytes = 0
-    elif header_bytes == -1:
-        if how.packing != "plain":
-            raise ScanError(
-                "a header of -1 bytes before packed or written voxels; expected their number, fix the header"
-            )
-        header_bytes = path.stat().st_size - how.num_voxels * how.dtype.itemsize - stream.tell()
-        if header_bytes < 0:
-            raise ScanError(
-                f"the file is {-header_bytes} bytes too short for its voxels; it is truncated, copy it again"
-            )
-    elif not 0 <= header_bytes <= _MAX_HEADER_BYTES:
-        raise ScanError(f"{header_bytes} bytes before the voxels; expected 0 or a little more, fix the header")
-    if how.packing in ("text", "hex"):
-        skip(stream, header_bytes)
-        stream, header_bytes = _written_out(stream, how), 0
-    source = byte_source(stream, how.packing)
-    skip(source, header_bytes + skipped_bytes)
-    return read_voxels(source, shape, how.dtype)
-
-
-def _written_out(stream: BinaryIO, how: _Stored) -> BinaryIO:
-    """The bytes of voxels that are written as decimal numbers or as hexadecimal digits."""
-    text = stream.read()
-    if how.packing == "hex":
-        try:
-            return BytesIO(bytes.fromhex(text.decode("latin-1")))
-        except ValueError:
-            raise ScanError("the voxels are not hexadecimal digits; the file is damaged, copy it again") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of what is no number
-            numbers = np.fromstring(text.replace(b",", b" "), dtype=np.float64, sep=" ")
-    except (ValueError, DeprecationWarning):
-        raise ScanError("the voxels are not numbers with spaces between; the file is damaged, copy it again") from None
-    if how.dtype.kind != "f":
-        limits = np.iinfo(how.dtype)
-        is_fit = (numbers == np.rint(numbers)) & (numbers >= limits.min) & (numbers <= limits.max)
-        if not is_fit.all():
-            raise ScanError(f"a voxel is {numbers[~is_fit][0]:g}; expected whole numbers of {how.dtype}, fix the type")
-    with np.errstate(over="ignore"):  # `assemble` refuses infinity
-        return BytesIO(numbers.astype(how.dtype).tobytes())
-
-
-def _listed_names(text: str) -> list[str]:
-    """The data files of one name, or of a pattern with its first, last and step: "slice%03d.raw 1 20 1"."""
-    pattern, *numbers = text.split()[:4] if text.split() else [""]
-    is_pattern = re.fullmatch(r"[^%]*%0?\d?d[^%]*", pattern) is not None
-    if not is_pattern or len(numbers) < 2 or not all(map(str.isdigit, numbers)):
-        return [text]
-    first, last, step = (int(part) for part in (*numbers, "1")[:3])
-    if not (step > 0 and 0 <= last - first < _MAX_LINES):
-        raise ScanError(f"the data files are {text[:60]!r}; expected a pattern with first, last and step")
-    return [pattern % number for number in range(first, last + 1, step)]
-
-
-def _text_lines(stream: BinaryIO, *, ends_at: str, may_end: bool = False) -> list[str]:
-    """Header lines up to the one that starts with `ends_at`; for "" up to the empty line, which is dropped."""
-    lines: list[str] = []
-    while len(lines) < _MAX_LINES:
-        raw = stream.readline(_MAX_LINE_BYTES)
-        if not raw:
-            if ends_at == "" and (len(lines) > 1 or may_end):
-                return lines  # a detached header may simply end
-            raise ScanError("the header does not end; the file is truncated, copy it again")
-        if not raw.endswith(b"\n") and len(raw) == _MAX_LINE_BYTES:
-            break
-        line = raw.decode("latin-1").strip()
-        if line == "" and ends_at == "":
-            return lines
-        lines.append(line)
-        if ends_at and line.startswith(ends_at):
-            return lines
-    raise ScanError("the header is longer than any scan's; the file is damaged, copy it again")
-
-
-def _fields(lines: list[str], *, separator: str) -> Fields:
-    fields: Fields = {}
-    for line in lines:
-        key, found, value = line.partition(separator)
-        if not found:
-            raise ScanError(f"header line {line[:40]!r} has no 'field{separator}value'; the header is damaged")
-        fields[key.strip()] = value.strip()
-    return fields
-
-
-def _numbers(fields: Fields, key: str, *, may_be_unknown: bool = False) -> list[float]:
-    if key not in fields:
-        raise ScanError(f"the header has no {key!r}; fix the header or export the scan again")
-    try:
-        values = [float(part) for part in fields[key].split()]
-    except ValueError:
-        values = []
-    if not values or not (np.isfinite(values) | (may_be_unknown & np.isnan(values))).all():
-        raise ScanError(f"{key!r} is {fields[key][:60]!r}; expected numbers, fix the header")
-    return values
-
-
-def _whole_numbers(fields: Fields, key: str) -> list[int]:
-    values = _numbers(fields, key)
-    if any(value != int(value) or abs(value) > 2**40 for value in values):
-        raise ScanError(f"{key!r} is {fields[key][:60]!r}; expected whole numbers, fix the header")
-    return [int(value) for value in values]
-
-
-def _sizes(fields: Fields, key: str) -> list[int]:
-    sizes = _whole_numbers(fields, key)
-    if min(sizes) < 1:
-        raise ScanError(f"{key} is {sizes}; expected sizes of 1 or more, fix the header")
-    return sizes
-
-
-def _data_file_beside(header_path: Path, data_name: str) -> Path:
-    if Path(data_name).name != data_name or data_name in ("", ".", ".."):
-        raise ScanError(f"the header points to {data_name[:60]!r}; expected a file in its own folder")
-    place = header_path.with_name(data_name)
-    if not place.is_file():
-        raise ScanError(f"the voxels should be in {data_name[:60]!r} beside it; put both into one folder")
-    return place
-
-
 def _meta_packing(fields: Fields) -> str:
-    if fields.get("BinaryData", "True").lower() == "false":
+    if not _is_true(fields, "BinaryData", default="True"):
         return "text"
-    return "zlib" if fields.get("CompressedData", "False").lower() == "true" else "plain"
+    return "zlib" if _is_true(fields, "CompressedData") else "plain"
+
+
+def _is_true(fields: Fields, key: str, *, default: str = "False") -> bool:
+    word = fields.get(key, default)
+    if word.lower() not in ("true", "t", "1", "false", "f", "0"):
+        raise ScanError(f"{key} is {word[:40]!r}; expected True or False, fix the header")
+    return word.lower() in ("true", "t", "1")
 
 
 def _meta_dtype(fields: Fields) -> np.dtype[Any]:
     word = fields.get("ElementType", "")
     if word not in _META_TYPES:
         raise ScanError(f"ElementType is {word[:40]!r}; expected MET_SHORT, MET_FLOAT or another number type")
-    is_big = "true" in (fields.get("BinaryDataByteOrderMSB", "").lower(), fields.get("ElementByteOrderMSB", "").lower())
+    is_big = any(_is_true(fields, key) for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
     return np.dtype((">" if is_big else "<") + _META_TYPES[word])
 
 
@@ -390,7 +216,7 @@ def _meta_affine(
 def _first_found(fields: Fields, keys: tuple[str, ...]) -> list[float] | None:
     for key in keys:
         if key in fields:
-            return _numbers(fields, key)
+            return numbers_of(fields, key)
     return None
 
 
@@ -409,24 +235,22 @@ def _nrrd_dtype(fields: Fields) -> np.dtype[Any]:
 
 def _first_spatial_axis(fields: Fields, sizes: list[int], notes: list[str]) -> int:
     """0, or 1 where the first of four axes is a single one, or counts the times of a sequence."""
-    if len(sizes) != _whole_numbers(fields, "dimension")[0]:
+    if len(sizes) != whole_numbers_of(fields, "dimension")[0]:
         raise ScanError(f"{len(sizes)} sizes for dimension {fields['dimension']}; fix the header")
-    if len(sizes) != 4 or (sizes[3] == 1 and sizes[0] > 1):
-        return 0
-    if sizes[0] == 1:
+    if len(sizes) == 4 and sizes[0] == 1:
         notes.append("stored as 4D with single extra axes; read as 3D")
         return 1
-    directions, kinds = fields.get("space directions", "").split(), fields.get("kinds", "").split()
-    if kinds[:1] in (["list"], ["time"]):
+    directions, kinds = fields.get("space directions", "").split(), fields.get("kinds", "").lower().split()
+    if len(sizes) == 4 and kinds[:1] in (["list"], ["time"]):
         return 1
-    if directions[:1] == ["none"] or (kinds and kinds[0] in ("vector", "RGB-color")):
-        raise ScanError(f"every voxel holds {sizes[0]} values (4D); expected one, save a single component")
+    if directions[:1] == ["none"] or (kinds and kinds[0] not in _SPATIAL_KINDS):
+        raise ScanError(f"every voxel holds {sizes[0]} values ({len(sizes)}D); expected one, save a single component")
     return 0
 
 
 def _line_skip(fields: Fields) -> int:
     text = fields.get("line skip") or fields.get("lineskip") or "0"
-    if not text.isdigit() or int(text) > _MAX_LINES:
+    if not text.isdigit() or int(text) > MAX_LINES:
         raise ScanError(f"NRRD line skip is {text!r}; expected a small whole number, save the file again")
     return int(text)
 
@@ -435,7 +259,7 @@ def _byte_skip(fields: Fields) -> int:
     text = fields.get("byte skip") or fields.get("byteskip") or "0"
     if text == "-1":
         return -1
-    if not text.isdigit() or int(text) > 1 << 26:
+    if not text.isdigit() or int(text) > MAX_HEADER_BYTES:
         raise ScanError(f"NRRD byte skip is {text!r}; expected a small whole number, save the file again")
     return int(text)
 
@@ -444,14 +268,14 @@ def _nrrd_affine(
     fields: Fields, axes: Sequence[int], notes: list[str]
 ) -> tuple[NDArray[np.float64] | None, list[float] | None]:
     vectors = _vectors(fields.get("space directions", ""))
-    if vectors and len(vectors) != len(_whole_numbers(fields, "sizes")):
+    if vectors and len(vectors) != len(whole_numbers_of(fields, "sizes")):
         raise ScanError(f"NRRD space directions are {fields['space directions'][:60]!r}; expected one per axis")
     signs = _LPS_SIGNS.get(fields.get("space", "").lower())
     if signs is None or not vectors:
         notes.append("unknown side: the file names no patient space; axes are taken as left, posterior, superior")
         if "spacings" not in fields:
             return None, None
-        spacing = _numbers(fields, "spacings", may_be_unknown=True)
+        spacing = numbers_of(fields, "spacings", may_be_unknown=True)
         if len(spacing) <= max(axes) or np.isnan([spacing[axis] for axis in axes]).any():
             return None, None
         units = _mm_of(fields, "units", len(spacing), notes)

@@ -87,7 +87,10 @@ def _one_at_each_place(frames: list[Frame], options: ReadOptions, notes: list[st
     counts = np.diff(np.append(starts, len(frames)))
     if counts.min() == counts.max():
         return _at_time_point(frames, starts.tolist(), options, notes)
-    contents = ((round(place, 3), raw_pixels(frame)) for frame, place in zip(frames, places, strict=True))
+    contents = (
+        (round(place, 3), frame.slope, frame.intercept, raw_pixels(frame))
+        for frame, place in zip(frames, places, strict=True)
+    )
     kept = _without_copies(frames, contents, notes)
     if len(kept) == len(frames):
         raise ScanError(

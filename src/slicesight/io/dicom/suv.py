@@ -23,6 +23,7 @@ _PHILIPS_SUV_FACTOR, _PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1000), Tag(0x7053,
 _NO_DATE = "19000102"
 _CORRECTIONS = {"attenuation": ("ATTN",), "decay": ("DECY", "DECAY")}  # PS3.3 C.8.9.1 has DECY; DECAY is also met
 _LONG_HALF_LIFE_S = 12 * 3600.0  # such tracers are scanned days after their injection
+_MAX_HALF_LIVES = 10.0  # longer after the injection nothing is left to scan: one of the times is wrong
 
 
 def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
@@ -30,7 +31,8 @@ def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
     header = headers[0]
     units = text_of(header, "Units").upper()
     if units == "GML":
-        return 1.0, ""
+        by = text_of(header, "SUVType").upper() or "BW"  # PS3.3 C.8.9.1: body weight where it is absent
+        return (1.0, "") if by == "BW" else (None, f"its uptake values are by {by}, expected BW (body weight)")
     to_activity = 1.0
     if units == "CNTS":
         if factor := _positive(header, _PHILIPS_SUV_FACTOR):
@@ -56,6 +58,8 @@ def suv_factor(headers: Sequence[Any]) -> tuple[float | None, str]:
     decay_s, reason = (0.0, "") if correction == "ADMIN" else _decay_s(headers, tracer, half_life_s)
     if decay_s is None:
         return None, reason
+    if decay_s > _MAX_HALF_LIVES * half_life_s:
+        return None, f"the scan began {decay_s / half_life_s:.0f} half-lives after the injection; a time is wrong"
     return to_activity * weight_kg * 1000 / (dose * 2.0 ** (-decay_s / half_life_s)), ""
 
 
