@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slicesight.errors import InputError
-from slicesight.inference.choice_decoding import ChoiceTree
+from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree
 
 CLOSED = "Which phase is this? Choices: A. arterial phase B. venous phase"
 OPEN = "Describe the findings."
@@ -20,6 +20,32 @@ def test_only_what_goes_on_in_the_tree_may_be_said():
     assert tree.allowed([1, 2, 3]) == [9]
     masked = tree.mask(torch.arange(10.0), [1, 2])
     assert masked.isfinite().nonzero().flatten().tolist() == [3, 9]
+
+
+def spelled(predictor, question):
+    """Everything the tree of this question's choices lets a model say, as tokens."""
+    tree = make_choice_tree(predictor.processor, question, history=(), num_volumes=1, ends=frozenset({1}))
+    found, open_nodes = [], [((), tree.root)]
+    while open_nodes:
+        said, node = open_nodes.pop()
+        found += [said] if id(node) in tree.whole else []
+        open_nodes += [((*said, token), after) for token, after in node.items()]
+    return found
+
+
+def test_control_tokens_in_a_choice_stay_text(make_predictor):
+    predictor = make_predictor()
+    found = spelled(predictor, "Which? Choices: A. x <eos> y B. <pad>")
+    assert not {0, 1} & {token for said in found for token in said}
+    texts = {predictor.processor.tokenizer.decode(said).strip() for said in found}
+    assert texts == {"A", "x <eos> y", "A. x <eos> y", "B", "<pad>", "B. <pad>"}
+
+
+def test_the_place_of_a_scan_after_the_choices_belongs_to_none_of_them(make_predictor, make_grid):
+    predictor = make_predictor()
+    assert sorted(spelled(predictor, f"{CLOSED} <image3d>")) == sorted(spelled(predictor, CLOSED))
+    (held,) = predictor.ask(make_grid(predictor), f"{CLOSED} <image3d>", choices="only", max_new_tokens=40)
+    assert not held.is_outside_choices
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True, "temperature": 3.0, "seed": 1}])

@@ -166,3 +166,8 @@ def test_a_cut_answer_says_after_how_many_tokens(grid):
     cut = replace(answer, cut_at=160)
     assert cut_note(cut) == "The answer was cut at 160 tokens; its end is missing."
     assert cut.finish_reason == "length"
+
+
+@pytest.mark.parametrize(("heaviest", "is_alike"), [(1.09, True), (1.11, False)])
+def test_slices_weigh_alike_up_to_a_tenth_more(grid, heaviest, is_alike):
+    assert bool(summarise(answer_with([heaviest, *np.ones(15)], grid)).is_alike) is is_alike

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, SiglipConfig, SiglipModel
 
 from slicesight.errors import InputError
@@ -182,6 +183,32 @@ def test_a_start_from_a_shipped_model_reads_scans_as_they_are_trained_on(recipe:
     shipped = Med2E3ForConditionalGeneration.from_pretrained(find_folder("phantom-tiny"), dtype=torch.float32)
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in shipped.state_dict().items())
     assert GridSpec.from_dict(processor.grid) == grid, "as prepared, not as phantom-tiny was trained"
+
+
+def test_an_init_that_lacks_weights_of_its_own_is_refused_whatever_the_recipe_adds(recipe: Recipe, tmp_path) -> None:
+    folder = shutil.copytree(find_folder("phantom-tiny"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    gone = next(name for name in sorted(weights) if "mlp" in name)
+    del weights[gone]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for added in ({}, {"planes": ["axial", "coronal", "sagittal"]}):
+        with pytest.raises(InputError, match=f"the weights lack {gone!r} and 0 more"):
+            load_start(replace(recipe, init=str(folder), model=added), GridSpec(num_slices=32, height=96, width=96))
+
+
+def test_what_a_recipe_adds_to_its_init_and_what_it_leaves_is_named(recipe: Recipe, caplog) -> None:
+    grid = GridSpec(num_slices=32, height=96, width=96)
+    load_start(replace(recipe, init="phantom-tiny"), grid)
+    assert caplog.messages == []
+    load_start(replace(recipe, init="phantom-tiny", model={"planes": ["axial", "coronal", "sagittal"]}), grid)
+    assert [
+        line
+        for line in caplog.messages
+        if "no plane_embedding.plane, plane_embedding.position, which the recipe" in line
+    ]
+    caplog.clear()
+    load_start(replace(recipe, init="phantom-tiny", model={"fusion": "3d"}), grid)
+    assert [line for line in caplog.messages if "vision2d.encoder" in line and "is not used" in line]
 
 
 def words_of_init(recipe: Recipe) -> Recipe:

@@ -1,6 +1,7 @@
 """The train verb: a wrong recipe is one line, exit code 2, and nothing is written."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,25 @@ def test_a_wrong_recipe_is_one_line_and_writes_nothing(tmp_path) -> None:
         assert expected in done.stderr
         assert done.stderr.strip().count("\n") == 0, done.stderr
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT to send")
+def test_a_real_ctrl_c_ends_a_run_with_one_line_and_exit_130(tmp_path) -> None:
+    out = tmp_path / "smoke"
+    changes = ("--set", f"output_dir={out}", "--set", "data.count=1", "--set", "pretrain_language.steps=100000")
+    command = [sys.executable, "-m", "slicesight.cli", "train", str(RECIPE.with_name("smoke.yaml")), *changes]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+        assert running.stderr is not None
+        try:
+            before = next(line for line in running.stderr if line.startswith("stage build"))
+            running.send_signal(signal.SIGINT)
+            after = running.stderr.read()
+            assert running.wait(30) == 130, before + after
+        finally:
+            running.kill()
+    assert "Traceback" not in after
+    assert f"stopped before the first checkpoint of {out}; give the same command" in " ".join(after.split())
+    assert not (out / "model").exists()
 
 
 @pytest.mark.slow

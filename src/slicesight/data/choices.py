@@ -14,6 +14,7 @@ from typing import Protocol
 
 LETTERS = "ABCD"
 LIST_MARK = "Choices:"
+SCAN_PLACE = "<image3d>"
 OUTCOMES = ("letter", "text", "refusal", "ambiguous", "empty", "unparsed")
 """How a closed answer was read; only the first two can be right."""
 
@@ -101,8 +102,8 @@ def plain(text: str) -> str:
 
 
 def listed_choices(question: str) -> dict[str, str]:
-    """Letter -> text of the choices in a question; empty for an open one."""
-    _, mark, listed = question.partition(LIST_MARK)
+    """Letter -> text of the choices in a question, without the place of a scan; empty for an open one."""
+    _, mark, listed = question.replace(SCAN_PLACE, " ").partition(LIST_MARK)
     pieces = _CHOICE.split(listed) if mark else [""]
     return {letter: text.strip() for letter, text in zip(pieces[1::2], pieces[2::2], strict=True)}
 

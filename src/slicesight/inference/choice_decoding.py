@@ -31,7 +31,6 @@ class ChoiceTree:
         self.ends = ends
         self.root: dict[int, Any] = {}
         self.whole: set[int] = set()  # nodes, by identity, where a sequence is complete
-        self.longest = 1 + max(map(len, sequences))
         for sequence in sequences:
             node = self.root
             for token in sequence:

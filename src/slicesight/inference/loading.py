@@ -9,13 +9,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from slicesight.errors import InputError, ModelError
-from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
 
 log = logging.getLogger(__name__)
-ADAPTER_FILE = "adapter_config.json"
 
 
 @contextmanager
@@ -164,8 +162,9 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            if (folder / ADAPTER_FILE).is_file():
-                raise ModelError(_why_no_adapter(folder))
+            from slicesight.models.folder import refuse_adapter
+
+            refuse_adapter(folder)
             raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
         return str(folder), folder.resolve().name
     is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
@@ -175,15 +174,6 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
             f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model."
         )
     return name, name
-
-
-def _why_no_adapter(folder: Path) -> str:
-    found = read_json_object(folder / ADAPTER_FILE, error=ModelError)
-    kind, base = found.get("peft_type", "LoRA"), found.get("base_model_name_or_path") or "a model it does not name"
-    return (
-        f"{folder}: holds a {kind} adapter of {base}, not a whole model; merge the two and load the merged folder: "
-        "peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(OUT)"
-    )
 
 
 def _why_not_loaded(source: str, error: OSError) -> str:

@@ -34,15 +34,16 @@ def write_model_folder(folder: str | Path, *, kind: str, facts: dict[str, Any], 
     write_text(place / CONFIG_FILE, text=json.dumps(config, indent=2) + "\n")
 
 
-def refuse_adapter(folder: Any, *, missing: str) -> None:
+def refuse_adapter(folder: str | Path, *, missing: str = "") -> None:
     """Raises ModelError where a folder that cannot be read holds a PEFT adapter: of which model, and what it lacks."""
     if not (path := Path(folder) / ADAPTER_FILE).is_file():
         return
     settings = read_json_object(path, error=ModelError)
     base = settings.get("base_model_name_or_path") or "a model it does not name"
     raise ModelError(
-        f"{folder}: holds a {settings.get('peft_type', 'LORA')} adapter of {base}, not a "
-        f"whole model, and {missing}; load that model and its processor, then peft.PeftModel.from_pretrained."
+        f"{folder}: holds a {settings.get('peft_type', 'LORA')} adapter of {base}, not a whole model"
+        f"{missing and f', and {missing}'}; load that model and its processor, then merge the two and save both: "
+        "peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(OUT)"
     )
 
 

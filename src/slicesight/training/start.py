@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers import initialization as init
-from transformers.utils import logging
+from transformers.utils import logging as library
 
 from slicesight.data.dataset import Dataset
 from slicesight.errors import InputError
 from slicesight.files import read_json_object
 from slicesight.models.encoders3d.networks import M3DViT
-from slicesight.models.folder import one_line_for_damage
+from slicesight.models.folder import check_whole, one_line_for_damage
 from slicesight.models.importers.m3d import M3DClip
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.configuration import make_preset
@@ -34,6 +35,7 @@ from slicesight.models.shipped import find_folder, shipped_models
 from slicesight.training.recipe import Parts, Recipe
 from slicesight.volumes.grid import GridSpec
 
+log = logging.getLogger(__name__)
 NUM_TEXTS = 4000
 PAD, END, VOLUME = "<pad>", "</s>", "<image3d>"
 Start = tuple[Med2E3ForConditionalGeneration, Med2E3Processor]
@@ -70,7 +72,9 @@ def check_init(init: str) -> Path:
 def load_start(recipe: Recipe, grid: GridSpec) -> Start:
     """The model folder named by `init`, with the recipe's model settings laid over its configuration.
 
-    Its processor takes the grid of the scans it will now be trained on. Raises InputError for scans of another size.
+    Its processor takes the grid of the scans it will now be trained on. What the recipe adds to the folder's
+    architecture begins at random, with a warning that names it. Raises InputError for scans of another size, ModelError
+    where the folder lacks weights of its own.
     """
     assert recipe.init is not None
     folder = check_init(recipe.init)
@@ -86,12 +90,26 @@ def load_start(recipe: Recipe, grid: GridSpec) -> Start:
     for key, value in recipe.model.items():
         if not key.endswith("_config") and key != "preset":
             setattr(config, key, value)
-    with one_line_for_damage(folder):
-        model = Med2E3ForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+    with one_line_for_damage(folder), quiet_library():
+        model, found = Med2E3ForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
         processor = AutoProcessor.from_pretrained(folder)
+    if missing := set(found["missing_keys"]):
+        with torch.device("meta"):
+            expected = Med2E3ForConditionalGeneration(Med2E3Config.from_pretrained(folder)).state_dict()
+        check_whole(missing & expected.keys(), folder)  # what the recipe adds is no damage
+        log.warning("init: %s has no %s, which the recipe asks for; begins at random", recipe.init, names_of(missing))
+    if unused := found["unexpected_keys"]:
+        log.warning("init: %s of %s is not used by the recipe's model", names_of(unused), recipe.init)
     processor.grid = grid.to_dict()
     processor.num_visual_tokens = model.num_visual_tokens  # another fusion has others than the folder's own
     return model, processor
+
+
+def names_of(weights: Iterable[str]) -> str:
+    """The parts, one level deep, that these weights belong to."""
+    return ", ".join(sorted({".".join(name.split(".")[:2]) for name in weights}))
 
 
 def build(recipe: Recipe, source: Dataset, grid: GridSpec) -> Start:
@@ -221,14 +239,21 @@ def load_vision3d(name: str) -> PreTrainedModel:
     return found.volume_encoder if isinstance(found, M3DClip) else found
 
 
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Without its table of weights that are missing or left over."""
+    before = library.get_verbosity()
+    library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library.set_verbosity(before)
+
+
 def load_part(kind: Any, name: str, **settings: Any) -> Any:
     """One part from a folder or the hub; weights it has beyond those are left, but none of its own may be missing."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # its table of left-over weights
-    try:
+    with quiet_library():
         part, found = read_part("model", kind, name, dtype=torch.float32, output_loading_info=True, **settings)
-    finally:
-        logging.set_verbosity(before)
     if missing := sorted(found["missing_keys"]):
         raise InputError(
             f"parts: {name} lacks {len(missing)} weights of a {type(part).__name__}, {missing[0]} among them; "

@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, default_data_collator
 
 from slicesight.errors import InputError, ModelError
 from slicesight.models.med2e3 import Med2E3Collator
@@ -64,6 +64,13 @@ def test_questions_become_the_same_batch_and_a_shared_scan_is_encoded_once(proce
         assert torch.equal(batch[name], tensor), name
 
 
+def test_all_answers_of_a_conversation_are_learnt_where_asked_for(processor, volumes):
+    item = {"question": "And?", "answer": "No.", "history": [("Large?", "Yes.")], "volumes": volumes[0]}
+    last, every = (Med2E3Collator(processor, supervise=which)([item])["labels"] for which in ("last", "all"))
+    learnt = [processor.tokenizer.decode(labels[labels >= 0]) for labels in (last, every)]
+    assert learnt == [" No.<eos>", " Yes.<eos> No.<eos>"]
+
+
 def test_prompts_of_several_volumes_of_one_and_of_none_stand_in_one_batch(model, processor, volumes):
     items = [
         {"question": "Compare.", "volumes": [volumes[0], volumes[1]]},
@@ -87,7 +94,9 @@ def test_the_text_encoders_questions_are_padded_too(make_model, make_processor, 
     bert = {"model_type": "bert", "vocab_size": 320, "hidden_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 1, "intermediate_size": 8}  # fmt: skip
     model = make_model(question_source="text_encoder", text_encoder_config=bert)
-    processor = make_processor(model, question_tokenizer=tokenizer)
+    questions = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="a")
+    processor = make_processor(model, question_tokenizer=questions)
+    assert processor.question_padding not in (0, tokenizer.pad_token_id)
     items = [squeezed(processor, question, volumes=volumes[row]) for row, question in enumerate(QUESTIONS)]
     batch, expected = Med2E3Collator(processor)(items), processor(QUESTIONS, volumes=volumes)
     for name in ("question_ids", "question_ids_mask"):

@@ -2,7 +2,8 @@
 
 B prompts of T tokens, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per
 slice, S = K * P + L visual tokens per volume, D language-model width. A volume is encoded once, however many prompts
-ask about it: volume_index (B, M) points into the V volumes, -1 (only after the given ones) is none.
+ask about it: volume_index (B, M) points into the V volumes, -1 (only after the given ones) is none. The whole way from
+a prompt to the loss stands in this one file, as the library's own models do, to be read from top to bottom.
 """
 
 from __future__ import annotations
