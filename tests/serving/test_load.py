@@ -6,38 +6,12 @@ import asyncio
 import select
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from http_questions import events_of, metric, question
-
-
-@pytest.fixture
-def held(monkeypatch):
-    """Keeps the model's thread from its next step until it is set."""
-    from slicesight.inference.scheduler import Scheduler
-
-    go = threading.Event()
-    go.set()
-    step = Scheduler._pass_token
-
-    def patient(self, *arguments):
-        go.wait(30)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(Scheduler, "_pass_token", patient)
-    yield go
-    go.set()
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
+from http_questions import events_of, metric, question, until
 
 
 def connect(address):
