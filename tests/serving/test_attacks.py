@@ -205,7 +205,7 @@ def test_a_scan_that_needs_more_memory_than_given_is_refused(make_client):
 def test_the_reading_process_leaves_when_the_server_is_gone(tmp_path):
     request = {"folder": str(tmp_path), "memory_bytes": 1 << 34, "cpu_seconds": 60, "series": None}
     code = "import slicesight.serving.reading_worker as w, time\nw._read = lambda *_: (print('at work', flush=True), "
-    command = [sys.executable, "-c", f"{code}time.sleep(300))\nw.main()"]
+    command = [sys.executable, "-c", f"{code}time.sleep(90))\nw.main()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         worker.stdin.write(json.dumps(request).encode() + b"\n")
         worker.stdin.flush()
