@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 
 def question(volume_id, text="Which phase is this?", **settings):
@@ -29,3 +30,11 @@ def metric(client, name, **labels):
         if line.startswith(f"slicesight_{name}{wanted} "):
             return float(line.rpartition(" ")[2])
     return 0.0
+
+
+def until(condition, seconds=60):
+    """Wait for it -> what it said last."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()

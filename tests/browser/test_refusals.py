@@ -32,6 +32,20 @@ def opened(open_page, served, file_of):
     return page
 
 
+@pytest.fixture
+def guarded_page(open_page, tmp_path):
+    """Of a server that wants a token."""
+    token_file = tmp_path / "token"
+    token_file.write_text(TOKEN + "\n")
+    guarded = Served(tmp_path / "scans", "--token-file", str(token_file))
+    try:
+        page = open_page(guarded.address)
+        page.allowed_complaints = ("401",)
+        yield page
+    finally:
+        guarded.stop()
+
+
 def test_a_busy_server_is_asked_again_by_itself(opened):
     refused = []
 
@@ -103,59 +117,43 @@ def test_a_file_that_is_too_large_is_not_even_sent(open_page, served, tmp_path):
     assert sent == []
 
 
-def test_a_token_is_asked_for_refused_when_wrong_and_used_for_everything(open_page, file_of, tmp_path):
-    token_file = tmp_path / "token"
-    token_file.write_text(TOKEN + "\n")
-    guarded = Served(tmp_path / "scans", "--token-file", str(token_file))
-    try:
-        page = open_page(guarded.address)
-        page.allowed_complaints = ("401",)
-        dialog = page.get_by_role("dialog")
-        dialog.wait_for()
-        for token in ("wrong", TOKEN):
-            dialog.get_by_label("Token").fill(token)
-            dialog.get_by_role("button", name="Go on").click()
-            if token == "wrong":
-                dialog.get_by_text("refused").wait_for()
-        dialog.wait_for(state="hidden")
-        open_scan(page, file_of("axial"))
-        ask(page, QUESTION)
-        page.locator("summary", has_text="Export").click()
-        with page.expect_download() as download:
-            page.get_by_role("button", name="Report page").click()
-        assert download.value.path().stat().st_size > 10_000
-        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
-    finally:
-        guarded.stop()
+def test_a_token_is_asked_for_refused_when_wrong_and_used_for_everything(guarded_page, file_of):
+    dialog = guarded_page.get_by_role("dialog")
+    dialog.wait_for()
+    for token in ("wrong", TOKEN):
+        dialog.get_by_label("Token").fill(token)
+        dialog.get_by_role("button", name="Go on").click()
+        if token == "wrong":
+            dialog.get_by_text("refused").wait_for()
+    dialog.wait_for(state="hidden")
+    open_scan(guarded_page, file_of("axial"))
+    ask(guarded_page, QUESTION)
+    guarded_page.locator("summary", has_text="Export").click()
+    with guarded_page.expect_download() as download:
+        guarded_page.get_by_role("button", name="Report page").click()
+    assert download.value.path().stat().st_size > 10_000
+    assert guarded_page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
 @pytest.mark.parametrize("way", ["Escape", "Cancel"])
-def test_a_token_that_nobody_gives_ends_the_upload_in_words(way, open_page, file_of, tmp_path):
-    token_file = tmp_path / "token"
-    token_file.write_text(TOKEN + "\n")
-    guarded = Served(tmp_path / "scans", "--token-file", str(token_file))
-    try:
-        page = open_page(guarded.address)
-        page.allowed_complaints = ("401",)
-        dialog = page.get_by_role("dialog")
-        for opening in (True, False):
-            dialog.wait_for()
-            for _ in range(2):  # a browser may let the first Escape be refused, the second never
-                if way == "Escape" and dialog.is_visible():
-                    page.keyboard.press("Escape")
-            if way == "Cancel":
-                dialog.get_by_role("button", name="Cancel").click()
-            dialog.wait_for(state="hidden")
-            page.locator(".problem", has_text="token").wait_for()
-            assert not page.get_by_text("Reading the scan").is_visible()
-            if opening:
-                page.locator("input[type=file]").first.set_input_files(file_of("axial"))
-        page.locator("input[type=file]").first.set_input_files(file_of("axial"))
-        dialog.get_by_label("Token").fill(TOKEN)
-        dialog.get_by_role("button", name="Go on").click()
-        page.locator(".readout[data-mm]").wait_for()
-    finally:
-        guarded.stop()
+def test_a_token_that_nobody_gives_ends_the_upload_in_words(way, guarded_page, file_of):
+    dialog = guarded_page.get_by_role("dialog")
+    for opening in (True, False):
+        dialog.wait_for()
+        for _ in range(2):  # a browser may let the first Escape be refused, the second never
+            if way == "Escape" and dialog.is_visible():
+                guarded_page.keyboard.press("Escape")
+        if way == "Cancel":
+            dialog.get_by_role("button", name="Cancel").click()
+        dialog.wait_for(state="hidden")
+        guarded_page.locator(".problem", has_text="token").wait_for()
+        assert not guarded_page.get_by_text("Reading the scan").is_visible()
+        if opening:
+            guarded_page.locator("input[type=file]").first.set_input_files(file_of("axial"))
+    guarded_page.locator("input[type=file]").first.set_input_files(file_of("axial"))
+    dialog.get_by_label("Token").fill(TOKEN)
+    dialog.get_by_role("button", name="Go on").click()
+    guarded_page.locator(".readout[data-mm]").wait_for()
 
 
 def test_after_a_restart_the_users_file_is_opened_again_and_asked(open_page, file_of, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,24 @@ def client(tiny_reader, tmp_path_factory):
     options = ServeOptions(model="tiny-random", folder=tmp_path_factory.mktemp("serving") / "kept")
     with TestClient(create_app(tiny_reader, options), base_url="http://127.0.0.1:8000") as client:
         yield client
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Keeps the model's thread from its next step until it is set."""
+    from slicesight.inference.scheduler import Scheduler
+
+    go = threading.Event()
+    go.set()
+    step = Scheduler._pass_token
+
+    def patient(self, *arguments):
+        go.wait(30)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Scheduler, "_pass_token", patient)
+    yield go
+    go.set()
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_what_is_no_scan_is_one_line(client, content, name):
     began = time.monotonic()
     message = refused(post(client, content, name), 422)
     assert message
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120, "it was read as long as it may be"
     assert not list(client.app.state.server.scan_store.incoming.iterdir())
 
 
@@ -203,12 +203,15 @@ def test_a_scan_that_needs_more_memory_than_given_is_refused(make_client):
 
 
 def test_the_reading_process_leaves_when_the_server_is_gone(tmp_path):
-    request = {"folder": str(tmp_path), "memory_bytes": 1 << 34}
-    code = "import slicesight.serving.reading_worker as w, time; w._read = lambda *_: time.sleep(60); w.main()"
-    worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    worker.stdin.write(json.dumps(request).encode() + b"\n")
-    worker.stdin.close()
-    assert worker.wait(15) == 1
+    request = {"folder": str(tmp_path), "memory_bytes": 1 << 34, "cpu_seconds": 60, "series": None}
+    code = "import slicesight.serving.reading_worker as w, time\nw._read = lambda *_: (print('at work', flush=True), "
+    command = [sys.executable, "-c", f"{code}time.sleep(90))\nw.main()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        worker.stdin.write(json.dumps(request).encode() + b"\n")
+        worker.stdin.flush()
+        assert worker.stdout.readline() == b"at work\n"
+        worker.stdin.close()
+        assert worker.wait(60) == 1
 
 
 # --- who may ask ----------------------------------------------------------------------------------------------------
@@ -396,7 +399,7 @@ def test_a_client_that_leaves_while_its_scan_is_read_leaves_nothing(listen_with,
     with listen_with() as (address, server):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())}, timeout=1)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while list(server.scan_store.incoming.iterdir()) and time.monotonic() < end:
             time.sleep(0.02)
         assert not list(server.scan_store.incoming.iterdir())

@@ -120,7 +120,8 @@ def test_harmless_fields_are_left_alone(client, volume):
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "system", "content": "be brief"}]}, "messages"),
+        ({"messages": [{"role": "system", "content": "be brief"}]}, "messages.0.role"),
+        ({"messages": [{"role": "developer", "content": [{"type": "text", "text": "no"}]}]}, "messages.0.role"),
         ({"messages": [{"role": "tool", "content": "be brief"}]}, "messages.0.role"),
         ({"messages": [{"role": "assistant", "content": "yes"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "no volume"}]}, "messages"),
@@ -152,12 +153,14 @@ def test_a_picture_or_a_file_inside_a_message_is_told_where_scans_go(say):
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_system_message_is_taken_and_the_answer_says_that_it_was_left_out(say, volume, role):
+def test_an_instruction_is_refused_and_not_left_out_of_the_answer(say, volume, role):
+    told = say([named(volume, "Which phase is this?"), {"role": role, "content": "Answer in German."}])
+    assert told.status_code == 400
+    assert f"messages.1 is a {role} message" in told.json()["error"]["message"]
+    assert "leave it out, or say it in the question" in told.json()["error"]["message"]
     plain = say([named(volume, "Which phase is this?")]).json()
-    told = say([{"role": role, "content": "be brief"}, named(volume, "Which phase is this?")]).json()
-    assert told["choices"] == plain["choices"]
-    assert "system message was left out" in told["notices"][-1]
-    assert told["notices"][:-1] == plain["notices"]
+    empty = say([{"role": role, "content": " "}, named(volume, "Which phase is this?")]).json()
+    assert empty["choices"] == plain["choices"]
 
 
 def test_half_a_character_is_named(client, volume):

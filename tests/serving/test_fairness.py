@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from http_questions import question
+from http_questions import question, until
+from slicesight.serving import answering, chat_routes
 from slicesight.serving.fairness import FairQueue, FairSlots, client_of
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
@@ -145,8 +148,6 @@ def test_the_disk_has_a_budget(store):
 
 
 def test_uploads_of_one_client_on_their_way_are_bounded(store):
-    from contextlib import ExitStack
-
     with ExitStack() as open_uploads:
         store.max_client_volumes = store.max_volumes = 100
         for _ in range(8):
@@ -156,33 +157,36 @@ def test_uploads_of_one_client_on_their_way_are_bounded(store):
     assert keep(store, "a")
 
 
-def test_a_first_question_is_taken_beside_a_full_batch_of_another_client(make_client, lend, monkeypatch):
+def test_a_first_question_is_taken_beside_a_full_batch_of_another_client(make_client, lend, held, monkeypatch):
     """Addresses are told apart by a header here, as a proxy would tell them."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from slicesight.serving import answering, chat_routes
-
     for module in (answering, chat_routes):
-        monkeypatch.setattr(module, "client_of", lambda scope: dict(scope["headers"]).get(b"x-who", b"a").decode())
-    client = make_client(batch_size=2, max_waiting=4)
+        monkeypatch.setattr(module, "client_of", lambda scope: dict(scope["headers"])[b"x-who"].decode())
+    client = make_client(batch_size=1, max_waiting=4)
     volume_id = lend(client.app.state.server)
-    client.post("/v1/chat/completions", json=question(volume_id))
-    ended = []
+    thread = client.app.state.server.thread
+    take, taken = thread._take, []
 
-    def ask(who, tokens):
-        body = question(volume_id, max_tokens=tokens)
-        found = client.post("/v1/chat/completions", json=body, headers={"x-who": who})
-        ended.append((who, found.status_code))
+    def told():
+        num_rows, request = thread.num_rows, take()
+        if request is not None:
+            taken.append((request.client, num_rows))
+        return request
 
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(6):
-            pool.submit(ask, "hog", 300)
-        thread = client.app.state.server.thread
-        end = time.monotonic() + 20
-        while not (thread.num_rows == 2 and thread.num_waiting == 4) and time.monotonic() < end:
-            time.sleep(0.002)
-        pool.submit(ask, "guest", 4).result(20)
-        assert ("guest", 200) in ended
-        assert ("hog", 200) not in ended
-        assert thread.num_rows <= 3
-    assert sorted(status for who, status in ended if who == "hog")[:5] == [200] * 5
+    monkeypatch.setattr(thread, "_take", told)
+
+    def ask(who):
+        body = question(volume_id, max_tokens=8)
+        return client.post("/v1/chat/completions", json=body, headers={"x-who": who}).status_code
+
+    held.clear()
+    with ThreadPoolExecutor(6) as pool:
+        hogs = [pool.submit(ask, "hog")]
+        assert until(lambda: taken == [("hog", 0)])
+        hogs += [pool.submit(ask, "hog") for _ in range(4)]
+        assert until(lambda: thread.num_waiting == 4)
+        guest = pool.submit(ask, "guest")
+        assert until(lambda: 429 in [hog.result() for hog in hogs if hog.done()]), "the guest has a hog's place"
+        held.set()
+        assert guest.result() == 200
+    assert sorted(hog.result() for hog in hogs) == [200] * 4 + [429]
+    assert taken == [("hog", 0), ("guest", 1), *[("hog", 0)] * 3]

@@ -6,38 +6,12 @@ import asyncio
 import select
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from http_questions import events_of, metric, question
-
-
-@pytest.fixture
-def held(monkeypatch):
-    """Keeps the model's thread from its next step until it is set."""
-    from slicesight.inference.scheduler import Scheduler
-
-    go = threading.Event()
-    go.set()
-    step = Scheduler._pass_token
-
-    def patient(self, *arguments):
-        go.wait(30)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(Scheduler, "_pass_token", patient)
-    yield go
-    go.set()
-
-
-def until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
+from http_questions import events_of, metric, question, until
 
 
 def connect(address):
@@ -99,14 +73,14 @@ def test_nothing_more_is_said_to_a_client_that_has_left(listen_with, lend, is_st
         body = question(volume_id, stream=is_streamed, max_tokens=1500)
 
         async def leave():
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=60) as client:
                 asking = asyncio.create_task(client.post(f"{address}/v1/chat/completions", json=body))
                 while server.thread.num_rows == 0:
                     await asyncio.sleep(0.005)
                 asking.cancel()
 
         asyncio.run(leave())
-        assert until(lambda: server.thread.num_rows == 0, seconds=30)
+        assert until(lambda: server.thread.num_rows == 0, seconds=60)
         text = httpx.get(f"{address}/metrics").text
         assert 'slicesight_questions_total{end="called off"} 1.0' in text
         assert "slicesight_answer_tokens_total 0.0" in text
@@ -118,7 +92,7 @@ def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, lend, held)
         held.clear()
 
         async def fill_and_leave():
-            async with httpx.AsyncClient(timeout=30) as client:
+            async with httpx.AsyncClient(timeout=60) as client:
                 post = lambda text: client.post(f"{address}/v1/chat/completions", json=question(volume_id, text))  # noqa: E731
                 first = asyncio.create_task(post("a"))
                 while server.thread.num_rows == 0 and not server.thread.encoded.memory.num_bytes:
@@ -133,7 +107,7 @@ def test_a_client_that_leaves_the_queue_frees_its_place(listen_with, lend, held)
                 held.set()
                 return (await first).status_code
 
-        assert asyncio.run(asyncio.wait_for(fill_and_leave(), 20)) == 200
+        assert asyncio.run(asyncio.wait_for(fill_and_leave(), 60)) == 200
 
 
 def test_an_upload_that_stalls_is_cut(listen_with):
@@ -292,10 +266,8 @@ def test_a_conversation_longer_than_any_the_model_reads_is_refused_without_being
     monkeypatch.setattr(server.own_processor, "encode_prompt", lambda *_, **__: pytest.fail("it was tokenised"))
     turns = [{"role": role, "content": "word " * 18_000} for _ in range(20) for role in ("user", "assistant")]
     body = question(volume_id)
-    began = time.monotonic()
     refused = client.post("/v1/chat/completions", json={**body, "messages": [*turns, *body["messages"]]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_long")
-    assert time.monotonic() - began < 2
 
 
 def test_prompts_are_tokenised_beside_the_model(make_client, lend, monkeypatch):

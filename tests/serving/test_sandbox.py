@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from slicesight.serving import isolated_reading
+from http_questions import metric
+from slicesight.serving import isolated_reading, sandbox, server
 
 CONFINED = """
 import json, os, resource, socket, sys, pathlib, threading
@@ -34,7 +35,7 @@ print(json.dumps({
     "list": tries(lambda: os.listdir("/root" if os.getuid() == 0 else "/home")),
     "write": tries(lambda: open(secret + ".new", "w")),
     "own": tries(lambda: (folder / "a").write_text("x")),
-    "tcp": tries(lambda: socket.create_connection(("127.0.0.1", port), 2)),
+    "tcp": tries(lambda: socket.create_connection(("127.0.0.1", port), 20)),
     "udp": tries(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", port))),
     "large": tries(lambda: (folder / "b").write_bytes(bytes(2 << 20))),
     "cpu": resource.getrlimit(resource.RLIMIT_CPU)[0],
@@ -65,6 +66,51 @@ def test_a_confined_process_reaches_nothing_but_its_folder(tmp_path):
     assert {found[name] for name in ("read", "list", "write")} == {"PermissionError"}
     assert "done" not in (found["tcp"], found["udp"])
     assert (found["cpu"], found["oom"]) == (7, "1000")
+
+
+@pytest.mark.parametrize(("shut", "warned"), [("files network", ""), ("files", "network"), ("", "files and network")])
+def test_what_this_machine_leaves_open_is_a_warning_at_the_start_and_a_figure(make_client, monkeypatch, shut, warned):
+    said = []
+    monkeypatch.setattr(server, "what_is_shut", lambda: frozenset(shut.split()))
+    monkeypatch.setattr(server.log, "warning", lambda line, part: said.append(line % part))
+    client = make_client()
+    assert [one.rpartition(": ")[2] for one in said] == [warned] * bool(warned)
+    for part in ("files", "network"):
+        assert metric(client, "reading_shut", part=part) == (part in shut)
+
+
+def test_the_trial_finds_what_a_reading_process_finds(tmp_path):
+    code = (
+        "import sys; from slicesight.serving.sandbox import *; print(*confine(Path(sys.argv[1]), needs_network=False))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert sandbox.what_is_shut() == set(done.stdout.split())
+
+
+def test_nothing_in_the_folder_the_server_was_started_in_is_loaded(make_client, upload, tmp_path, monkeypatch):
+    (tmp_path / "gzip.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    upload(make_client())
+
+
+def test_reading_from_an_archive_sees_of_its_users_folder_only_the_netrc(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in (".netrc", "key"):
+        (home / name).write_text("x")
+    monkeypatch.setenv("HOME", str(home))
+    code = (
+        "import sys; from slicesight.serving.sandbox import *\n"
+        "print('files' in confine(Path(sys.argv[1]), needs_network=True))\n"
+        "for name in ('.netrc', 'key'):\n"
+        "    try:\n        print(open(os.path.expanduser('~/') + name).read())\n"
+        "    except OSError:\n        print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, os.devnull], capture_output=True, text=True, check=True)
+    is_shut, *found = done.stdout.split()
+    if is_shut == "False":
+        pytest.skip("this kernel has no Landlock")
+    assert found == ["x", "refused"]
 
 
 def test_an_upload_is_read_without_the_servers_secrets(make_client, phantom_file, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ export interface Turn {
   isGone: boolean;
 }
 
-const NEW_TURN: Omit<Turn, "key" | "question" | "followsUp"> = {
+export const NEW_TURN: Omit<Turn, "key" | "question" | "followsUp"> = {
   state: "waiting",
   text: "",
   answerId: "",

@@ -1,7 +1,7 @@
 /** Small scans for tests. */
 
 import type { GridSlice, Plane, Receipt } from "../src/contract";
-import type { Turn } from "../src/session";
+import { NEW_TURN, type Turn } from "../src/session";
 
 export function receiptOf(plane: Plane, facts: Partial<Receipt> = {}): Receipt {
   return {
@@ -39,16 +39,8 @@ export const turnOf = (key: number, question: string, facts: Partial<Turn> = {})
   key,
   question,
   followsUp: false,
+  ...NEW_TURN,
   state: "done",
   text: `answer ${key}`,
-  answerId: "",
-  evidence: null,
-  problem: "",
-  isCut: false,
-  maxTokens: null,
-  isAtLimit: false,
-  confidence: null,
-  abstained: false,
-  isGone: false,
   ...facts,
 });

@@ -36,6 +36,7 @@ def chat_routes(server: Server) -> APIRouter:
 
         Name the volume once in the conversation, as a content part `{"type": "file", "file": {"file_id": "vol_..."}}`
         of a user message. A user message with a volume and no words asks for the findings.
+        A system or developer message with words is refused: no model here has learnt to follow one.
         """
         if body.model != server.name:
             raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
@@ -49,7 +50,7 @@ def chat_routes(server: Server) -> APIRouter:
             Completion(
                 id=new_id("chatcmpl-"),
                 model=server.name,
-                notices=[*server.notices(stored.volume), *asked.notices],
+                notices=server.notices(stored.volume),
                 plane=stored.grid.plane,
             ),
             scan=functools.partial(server.thread.encoded.get, asked.volume_id),

@@ -36,7 +36,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty", "prediction", "web_search_options"), ()),
 }
 """Fields that ask for what this model cannot do, and with which values they ask for nothing."""
-_NOT_FOLLOWED = "The system message was left out: this model has never learnt to follow one."
 
 
 class FileReference(BaseModel):
@@ -91,7 +90,6 @@ class ConversationTurn:
     volume_id: str
     question: str
     history: tuple[tuple[str, str], ...]
-    notices: tuple[str, ...] = ()
 
 
 def read_conversation(body: ChatRequest, *, caption_question: str) -> ConversationTurn:
@@ -105,20 +103,24 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
     """
     _refuse_unsupported(body)
     turns: list[str] = []
-    is_instructed = False
     volume_ids: set[str] = set()
     for number, message in enumerate(body.messages):
         place = f"messages.{number}"
         expected = "user" if len(turns) % 2 == 0 else "assistant"
         if message.role in ("system", "developer"):
-            is_instructed = True
-            _read_content(message, place)
+            if _read_content(message, place)[0]:
+                raise Refusal(
+                    400,
+                    f"{place} is a {message.role} message, and no model here has learnt to follow one; leave it out, "
+                    "or say it in the question.",
+                    param=f"{place}.role",
+                    code="unsupported_parameter",
+                )
             continue
         if message.role not in ("user", "assistant"):
             raise Refusal(
                 400,
-                f"{place}.role is {message.role}, and this model calls no tools; send system, user and assistant "
-                "messages.",
+                f"{place}.role is {message.role}, and this model calls no tools; send user and assistant messages.",
                 param=f"{place}.role",
             )
         if message.role != expected:
@@ -147,7 +149,6 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
         volume_id=volume_ids.pop(),
         question=turns[-1],
         history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)),
-        notices=(_NOT_FOLLOWED,) if is_instructed else (),
     )
 
 

@@ -19,7 +19,8 @@ from slicesight.serving.refusals import Refusal
 from slicesight.serving.stored_scan import REFUSAL_FILE, SCAN_FILE
 from slicesight.volumes.grid import GridSpec
 
-WORKER = ("-m", "slicesight.serving.reading_worker")
+WORKER = ("-P", "-m", "slicesight.serving.reading_worker")
+"""-P: nothing of the folder that the server was started in is loaded, or may be read."""
 _VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 _ARCHIVE_VARIABLES = (
     *("HOME", "NETRC", "SLICESIGHT_ARCHIVE_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),

@@ -1,16 +1,18 @@
 """What may the process that reads a stranger's file still do? Its own folder and the programs it is made of, no more.
 
 Each step is what this kernel and this user allow: where one is not to be had (an old kernel, a container that forbids
-it) the others still hold, and `confine` says which did. Landlock: https://docs.kernel.org/userspace-api/landlock.html
+it) the others still hold, and `what_is_shut` says which do. Landlock: https://docs.kernel.org/userspace-api/landlock.html
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
 import site
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +25,8 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}
 """How many kinds of access to files each version of Landlock knows; one more since the fifth."""
 _NETWORK_ABI, _SCOPE_ABI = 4, 6
+PARTS = ("files", "network")
+"""What can be shut."""
 _PROGRAMS = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _FACTS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/sys/fs/cgroup")
@@ -52,12 +56,20 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> 
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
+@functools.cache
+def what_is_shut() -> frozenset[str]:
+    """Which of `PARTS` this machine lets `confine` shut, tried out once in a process of its own."""
+    command = [sys.executable, "-I", __file__, os.devnull]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    return frozenset(PARTS) & frozenset(tried.stdout.split())
+
+
 def confine(folder: Path, *, needs_network: bool) -> frozenset[str]:
-    """Shut this process in, for good; before its first thread -> what of "network" and "files" is shut.
+    """Shut this process in, for good; before its first thread -> which of `PARTS` are shut.
 
     Args:
         folder: where it may write.
-        needs_network: it fetches from an archive, and so may also read certificates and its user's .netrc.
+        needs_network: it fetches from an archive, and so may also read certificates, /etc and its user's .netrc.
     """
     if not sys.platform.startswith("linux"):
         return frozenset()
@@ -67,10 +79,11 @@ def confine(folder: Path, *, needs_network: bool) -> frozenset[str]:
         shut.add("network")
     readable = [*_PROGRAMS, *_FACTS, sys.prefix, sys.base_prefix, *site.getsitepackages(), *filter(None, sys.path)]
     if needs_network:
-        readable += ["/etc", "/run/systemd/resolve", os.environ.get("HOME", ""), os.environ.get("NETRC", "")]
+        readable += ["/etc", "/run/systemd/resolve", os.environ.get("NETRC", "")]
         readable += [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
+        readable += [os.path.expanduser(f"~/{name}") for name in (".netrc", "_netrc")]
     if _restrict(system, readable, writable=[str(folder), *_DEVICES], with_network=needs_network):
-        shut |= {"files"} if needs_network else {"files", "tcp"}
+        shut.add("files")
     return frozenset(shut)
 
 
@@ -111,3 +124,7 @@ def _allow(system: ctypes.CDLL, ruleset: int, path: str, allowed: int) -> None:
         system.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
         os.close(place)
+
+
+if __name__ == "__main__":
+    print(*confine(Path(sys.argv[1]), needs_network=False))

@@ -16,8 +16,9 @@ from slicesight.serving.fairness import FairSlots
 from slicesight.serving.isolated_reading import IsolatedReader
 from slicesight.serving.model_thread import ModelThread
 from slicesight.serving.options import ServeOptions
+from slicesight.serving.sandbox import PARTS, what_is_shut
 from slicesight.serving.scan_store import ScanStore
-from slicesight.serving.telemetry import Metrics
+from slicesight.serving.telemetry import Metrics, log
 from slicesight.volumes.volume import Volume
 
 _EXPIRE_EVERY_S = 15.0
@@ -78,6 +79,7 @@ class Server:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answer meanwhile; afterwards no scan is left."""
+        await asyncio.to_thread(self._tell_what_is_open)
         self.thread.start()
         self.is_stopping = False
         tidying = asyncio.create_task(self._tidy_forever())
@@ -101,6 +103,15 @@ class Server:
     def tidy_memory(self) -> None:
         """Forget the encoded scans of volumes that are gone."""
         self.thread.encoded.memory.keep_only(self.scan_store.volume_ids())
+
+    def _tell_what_is_open(self) -> None:
+        """The process that reads a stranger's file is shut in as far as this machine allows; less is not kept quiet."""
+        shut = what_is_shut()
+        for part in PARTS:
+            self.metrics.reading_shut.labels(part).set(part in shut)
+        if not shut.issuperset(PARTS):
+            still_open = " and ".join(part for part in PARTS if part not in shut)
+            log.warning("this machine does not let the process that reads a scan be shut off from: %s", still_open)
 
     async def _tidy_forever(self) -> None:
         while True:

@@ -42,8 +42,8 @@ class Metrics:
         def count(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"slicesight_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"slicesight_{name}", text, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"slicesight_{name}", text, labels, registry=registry)
 
         def seconds(name: str, text: str) -> Histogram:
             return Histogram(f"slicesight_{name}_seconds", text, registry=registry, buckets=_SECONDS)
@@ -60,6 +60,7 @@ class Metrics:
         self.rows = gauge("questions_at_work", "Questions answered together now.")
         self.volumes = gauge("volumes", "Volumes kept.")
         self.encoded_bytes = gauge("encoded_bytes", "Memory of encoded scans.")
+        self.reading_shut = gauge("reading_shut", "1: what reads a scan is shut off from that part.", "part")
         self.encode_seconds = seconds("encode", "To encode one scan.")
         self.read_seconds = seconds("read", "To read one uploaded scan.")
         self.wait_seconds = seconds("wait", "From a question's arrival to its turn.")
