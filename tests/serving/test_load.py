@@ -183,7 +183,9 @@ def test_a_broken_model_is_started_again_and_the_next_question_is_answered(clien
     assert metric(client, "model_restarts_total") == 1
     assert "Miller" not in failed.text
     assert "Miller" not in caplog.text
+    encodes = metric(client, "encodes_total")
     assert client.post("/v1/chat/completions", json=question(volume["id"])).status_code == 200
+    assert metric(client, "encodes_total") == encodes + 1, "nothing that was at work is used again"
     assert client.get("/healthz").json()["status"] == "ok"
 
 
