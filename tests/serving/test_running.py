@@ -16,6 +16,7 @@ import pytest
 from http_questions import question
 from slicesight.errors import InputError
 from slicesight.serving.options import ServeOptions
+from slicesight.serving.running import run_server
 
 
 def start(model, folder):
@@ -87,3 +88,17 @@ def test_the_folder_of_scans_is_below_the_one_that_was_named(tmp_path):
     assert scan_store.run.parent == tmp_path / f"slicesight-serve-{os.getuid()}"
     assert tmp_path.stat().st_mode & 0o777 == 0o755, "the operator's folder stays as it was"
     scan_store.close()
+
+
+def test_the_address_that_is_said_takes_connections_already(monkeypatch, capsys):
+    """Whoever opens it on reading the line must not be refused because the server is still getting ready."""
+    reached = []
+
+    async def serve(self, sockets):
+        assert "open http://127.0.0.1:" in capsys.readouterr().err
+        with socket.create_connection(sockets[0].getsockname(), timeout=5):
+            reached.append(True)
+
+    monkeypatch.setattr("uvicorn.Server.serve", serve)
+    run_server(ServeOptions(model="phantom-tiny", port=0))
+    assert reached

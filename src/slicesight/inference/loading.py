@@ -71,6 +71,8 @@ def load(
     device = _check_device(device)
     if not isinstance(cache_bytes, int) or cache_bytes < 0:
         raise InputError(f"cache_bytes is {cache_bytes!r}; expected 0 or more, a whole number of bytes.")
+    if compile_mode is not None and quantize is not None:
+        raise ModelError("compile_mode and quantize do not go together; leave one of them out.")
     torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # a container has fewer than the machine
     if dtype == "fastest":
         dtype = fastest_dtype() if device == "cpu" else "auto"
@@ -100,8 +102,6 @@ def load(
 
         quantize_model(model, quantize=quantize, device=device)
     if compile_mode is not None:
-        if quantize is not None:
-            raise ModelError("compile_mode and quantize do not go together; leave one of them out.")
         from slicesight.inference.compiling import compile_encoders
 
         compile_encoders(model, mode=compile_mode)

@@ -40,16 +40,17 @@ def run_server(options: ServeOptions) -> None:
         with stderr.status(f"loading {options.model}"):
             predictor = load_quietly(options.model, int8=options.int8)
         app = create_app(predictor, options)
-        server = uvicorn.Server(uvicorn_config(app, options))
+        config = uvicorn_config(app, options)
         stderr.print(RESEARCH_NOTICE, style="yellow", soft_wrap=True)
         for warning in predictor.card.warnings:
             stderr.print(warning, style="yellow", highlight=False, soft_wrap=True)
         if not (PAGE_FOLDER / "index.html").is_file():
             stderr.print("the page has not been built (make web); the API answers without it", soft_wrap=True)
+        listening.listen(config.backlog)  # whoever reads the line below is not refused
         address = options.public_url or _address(options.host, listening.getsockname()[1])
         stderr.print(f"open {address}  (Ctrl+C stops, and removes every scan)", highlight=False, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(server.serve(sockets=[listening]))
+            asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
     stderr.print("stopped; no scan is left", highlight=False)
 
 
