@@ -11,7 +11,7 @@ from pathlib import Path
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
-from slicesight.models.shipped import find_folder, shipped_models
+from slicesight.models.shipped import find_folder, how_to_get, nearest_model, pulled_models, shipped_models
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def load(
     cache_bytes: int = 0,
     cache_folder: str | Path | None = None,
 ) -> Predictor:
-    """Load a model by the name of a shipped one, by its folder, or by its name on the Hugging Face hub.
+    """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
 
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
@@ -157,7 +157,7 @@ def _check_device(device: str | None) -> str:
 def _find(name_or_dir: str | Path) -> tuple[str, str]:
     """(what from_pretrained takes, the model's name)."""
     name = str(name_or_dir)
-    if name in shipped_models():
+    if name in shipped_models() or name in pulled_models():
         return str(find_folder(name)), name
     folder = Path(name)
     if folder.is_dir():
@@ -169,9 +169,9 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
         return str(folder), folder.resolve().name
     is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if folder.exists() or not is_hub_name:
-        shipped = ", ".join(shipped_models()) or "none"
         raise ModelError(
-            f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model."
+            how_to_get(name)
+            or f"{name}: no such model; {nearest_model(name)}, a model folder, or a hub name owner/model."
         )
     return name, name
 
