@@ -1,7 +1,7 @@
 """A Hugging Face hub small enough for a test: what `slicesight pull` asks a hub, on loopback, with faults on demand.
 
 It answers as huggingface.co does: model info with sizes and checksums, `resolve` with ETag and commit headers, LFS
-files by a redirect to another address, ranges, gated and private repositories with their error codes, 429 with Retry-After.
+files by a redirect to another address, ranges, gated and private repositories with their error codes, 429 and how long.
     python tests/loopback_hub.py FOLDER   # serves FOLDER/owner/model until it is stopped
 """
 

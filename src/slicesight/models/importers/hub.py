@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
+from unittest.mock import patch
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub import errors as hub_errors
@@ -26,12 +28,15 @@ from slicesight import __version__
 from slicesight.errors import InputError, ModelError
 
 CHUNK = 8 * 2**20
+PIECE = 2**20
+"""What a cut loses at most; the library's own pieces, 10 MiB, are minutes of a slow line, without a sign of life."""
 TRIES = 4
 LONGEST_WAIT = 60.0
 SMALL_BYTES = 16 * 2**20
 """A settings file larger than this is not one."""
 TRANSPORT_ERROR: type[Exception] = getattr(hub_errors, "HTTPError", OSError)
 """What the hub library's transport (httpx or httpx2, by its version) raises for any lost connection."""
+ADDRESS = re.compile(r"https?://\S+?(?=:? |$)")
 OnBytes = Callable[[int], None]
 """Called with the bytes that came; negative where they had to be dropped."""
 Note = Callable[[str], None]
@@ -211,7 +216,8 @@ def receive(repository: Repository, file: HubFile, content: BinaryIO, *, on_byte
     """Append what is missing of a file; the library goes on by itself after a stall or a cut, several times."""
     headers = build_hf_headers(library_name="slicesight", library_version=__version__)
     headers["Accept-Encoding"] = "identity"  # else a half could not be continued
-    with plain_hub_errors(repository.hub, repository.endpoint):
+    smaller = min(PIECE, constants.DOWNLOAD_CHUNK_SIZE)
+    with plain_hub_errors(repository.hub, repository.endpoint), patch.object(constants, "DOWNLOAD_CHUNK_SIZE", smaller):
         http_get(
             address_of(repository, file.path),
             content,
@@ -279,7 +285,7 @@ def noting_retries(note: Note) -> Iterator[None]:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            text = " ".join(record.getMessage().split())
+            text = ADDRESS.sub("the hub", " ".join(record.getMessage().split()))
             note(text if len(text) < 160 else text[:157] + "...")
 
     logger = logging.getLogger("huggingface_hub")
