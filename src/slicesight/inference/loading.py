@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from slicesight.errors import InputError, ModelError
+from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, how_to_get, nearest_model, pulled_models, shipped_models
@@ -158,6 +159,7 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
     """(what from_pretrained takes, the model's name)."""
     name = str(name_or_dir)
     if name in shipped_models() or name in pulled_models():
+        _refuse_vectors(find_folder(name), name)
         return str(find_folder(name)), name
     folder = Path(name)
     if folder.is_dir():
@@ -166,6 +168,7 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
 
             refuse_adapter(folder)
             raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
+        _refuse_vectors(folder, name)
         return str(folder), folder.resolve().name
     is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if folder.exists() or not is_hub_name:
@@ -174,6 +177,17 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
             or f"{name}: no such model; {nearest_model(name)}, a model folder, or a hub name owner/model."
         )
     return name, name
+
+
+def _refuse_vectors(folder: Path, name: str) -> None:
+    """Raises ModelError for the one model of this package that has no language model; what is damaged is told later."""
+    kind = None
+    with suppress(ModelError):
+        kind = read_json_object(folder / "config.json", error=ModelError).get("model_type")
+    if kind == "m3d_clip_vectors":
+        raise ModelError(
+            f"{name}: holds M3D-CLIP, which gives vectors and answers no questions; name a Med-2E3 or an M3D-LaMed"
+        )
 
 
 def _why_not_loaded(source: str, error: OSError) -> str:
