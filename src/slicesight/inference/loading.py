@@ -195,5 +195,5 @@ def _why_not_loaded(source: str, error: OSError) -> str:
         return f"{source}: cannot be read ({error}); expected a folder that you may read."
     return (
         f"{source}: neither a folder here nor reachable on the Hugging Face hub; "
-        "check the name, the connection and HF_HUB_OFFLINE, or give a folder."
+        "check the name, the connection and HF_HUB_OFFLINE, or give a folder; slicesight pull fetches one to stay."
     )

@@ -137,6 +137,17 @@ def test_an_interrupted_conversion_leaves_nothing_half_and_is_taken_up_without_f
     assert everything_in(pulled_folder())[0] == "med-2e3"
 
 
+def test_a_folder_that_cannot_be_converted_says_so_and_keeps_what_was_fetched(pull, hub):
+    files = hub.repos[HUB_NAME].files
+    files["llm/pytorch_model.bin"] = files["vision2d_connector/pytorch_model.bin"]
+    with pytest.raises(
+        ModelError, match=r"nowhere in the folder.*the files themselves are kept in .*med-2e3.pull/original"
+    ):
+        pull()
+    assert pulled_models() == []
+    assert everything_in(pulled_folder() / ".med-2e3.pull")[:2] == [".lock", "fetching.json"]
+
+
 def test_an_interrupted_fetch_goes_on_with_what_is_missing(pull, hub):
     hub.faults["vision3d_model/pytorch_model.bin"] = [("cut", 20_000), ("cut for good", 0)]
     with pytest.raises(InputError, match="goes on where it stopped"):
@@ -269,13 +280,18 @@ def test_m3d_lamed_and_m3d_clip_come_by_their_names(pull, hub, make_model, token
         slicesight.load("m3d-clip", device="cpu")
 
 
-def test_names_that_cannot_be_fetched_are_refused_with_the_nearest(hub):
+def test_names_that_cannot_be_fetched_are_refused_with_the_nearest(hub, tmp_path):
     with pytest.raises(InputError, match=r"'med-2e' is no model .*; did you mean 'med-2e3'"):
         prepare("med-2e")
     with pytest.raises(InputError, match="names known here: phantom-tiny, med-2e3"):
         prepare("zzz")
     with pytest.raises(InputError, match="phantom-tiny comes with the package"):
         prepare("phantom-tiny")
+    for odd in ("..", "a/b/c", "/etc/x", ".hidden", "hf:owner/model"):
+        with pytest.raises(InputError, match="is no model that can be fetched by name"):
+            prepare(odd, source=tmp_path)
+    with pytest.raises(InputError, match="--revision asks the hub and --from does not"):
+        prepare("med-2e3", source=tmp_path, revision="main")
     hub.add("someone/notes", Path(__file__).parent)
     with pytest.raises(ModelError, match=r"someone/notes: holds no config.json, so it is not a model"):
         prepare("someone/notes", endpoint=hub.url)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ GIB = 2**30
 SPARE_BYTES = 64 * 2**20
 STATE_FILE = "fetching.json"
 ORIGINALS = "original"
+NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
 WORDS_FOLDER = "m3d_clip_tokenizer"
 Source = hub.Repository | Downloaded
 
@@ -139,7 +141,9 @@ def prepare(
     known = KNOWN_MODELS.get(name) or next((k for k in KNOWN_MODELS.values() if k.hub == name), None)
     if name in shipped_models():
         raise InputError(f"{name} comes with the package, there is nothing to fetch; use it: --model {name}")
-    if known is None and source is None and name.count("/") != 1:
+    if revision is not None and source is not None:
+        raise InputError("--revision asks the hub and --from does not; leave one of them out")
+    if not NAME.fullmatch(name) or (known is None and source is None and "/" not in name):
         raise InputError(f"{name!r} is no model that can be fetched by name; {nearest_model(name)} or owner/model")
     name = known.name if known is not None else name
     target = (to if to is not None else pulled_folder() / folder_name(name)).absolute()
@@ -220,7 +224,13 @@ def run(pull: Pull, *, keep: bool = False, hooks: Hooks | None = None) -> Path:
         shutil.rmtree(made, ignore_errors=True)
         report = None
         if not pull.layout.is_own:
-            report = convert_folder(originals, made, on_progress=hooks.on_part)
+            try:
+                report = convert_folder(originals, made, on_progress=hooks.on_part)
+            except ModelError as error:
+                shutil.rmtree(made, ignore_errors=True)
+                raise ModelError(
+                    f"{error} (the files themselves are kept in {originals}; delete that to give up)"
+                ) from error
             if keep and pull.is_download:
                 originals.rename(made / ORIGINALS)
         elif pull.is_download:
