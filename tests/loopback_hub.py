@@ -63,7 +63,8 @@ class Hub:
     datasets: set[str] = field(default_factory=set)
     faults: dict[str, list[tuple[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     """Path's end -> what goes wrong with the next GETs of it: ("cut", bytes), ("stall", bytes), ("status", (code,
-    headers)), ("damage", None), ("ignore range", None), ("slow", bytes a second), ("cut for good", bytes)."""
+    headers)), ("damage", None), ("ignore range", None), ("slow", bytes a second), ("cut for good", bytes),
+    ("silent", seconds)."""
     requests: list[Request] = field(default_factory=list)
     without_checksums: bool = False
     commit_sent: str | None = None
@@ -132,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             Request(self.command, path, self.headers.get("Range"), authorization, is_storage=self.is_storage)
         )
         fault = self._fault_of(path) if with_content else None
+        if fault is not None and fault[0] == "silent":
+            time.sleep(fault[1])
         if fault is not None and fault[0] == "status":
             code, headers = fault[1]
             self._send(code, b"", headers)

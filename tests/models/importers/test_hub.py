@@ -232,6 +232,12 @@ def test_a_hub_at_fault_is_asked_again_then_named(look, small_hub):
         look()
 
 
+def test_a_hub_that_is_silent_at_first_is_asked_again(look, small_hub):
+    small_hub.faults["/api/models/owner/model"] = [("silent", 1.0)]
+    assert look().hub == NAME
+    assert len([request for request in small_hub.requests if request.path.startswith("/api/")]) == 2
+
+
 def test_a_mirror_that_sends_another_commit_or_another_content_is_refused(bring, small_hub, look, tmp_path):
     small_hub.commit_sent = "0" * 40
     with pytest.raises(ModelError, match="sent from commit 0000") as caught:

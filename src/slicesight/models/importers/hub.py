@@ -262,7 +262,7 @@ def counting_bar(on_bytes: OnBytes) -> Any:
 
 
 def patiently(ask: Callable[[], Found]) -> Found:
-    """Ask again after a 429 (as long as the hub says) or a server's fault; the last error is the caller's."""
+    """Ask again after a 429 (as long as the hub says), a server's fault or silence; the last error is the caller's."""
     for number in range(TRIES):
         try:
             return ask()
@@ -276,6 +276,11 @@ def patiently(ask: Callable[[], Found]) -> Found:
                 raise
             logging.getLogger("huggingface_hub").warning("HTTP %d, asking again in %g s", status, wait)
             time.sleep(wait)
+        except TRANSPORT_ERROR as error:
+            is_timeout = any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__)
+            if number == TRIES - 1 or not is_timeout:
+                raise
+            logging.getLogger("huggingface_hub").warning("no answer yet, asking again")
     raise AssertionError
 
 
