@@ -186,7 +186,9 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         box=box,
     )
     source = volume.geometry.source_slices(range(*box[volume.acquisition_axis]))
-    return replace(grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids, volume.first_source_slice))))
+    return replace(
+        grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids, volume.first_source_slice)))
+    )
 
 
 def _restack(grid: GridVolume, plane: Plane) -> GridVolume:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from slicesight.data.manifest import LETTERS, Conversation, Split
+from slicesight.data.manifest import LETTERS, Conversation, Split, Task
 from slicesight.data.sources.mask_truth import ScanTruth, Seen, View
 from slicesight.errors import InputError
 
@@ -36,12 +36,15 @@ LEAST_OF_RARER = 0.2
 """Which of two lies higher is asked where the rarer order has this share of all patients."""
 
 _TEXTS: dict[str, tuple[str, ...]] = {
-    "presence": ("Is the {0} in this scan?", "Does this scan show the {0}?", "Can the {0} be seen here?", "Is the {0} in view?"),
-    "in view": ("Which of these structures is in this scan?", "Which of these does the scan show?", "Which structure is in view?"),
+    "presence": ("Is the {0} in this scan?", "Does this scan show the {0}?", "Can the {0} be seen here?",
+                 "Is the {0} in view?"),
+    "in view": ("Which of these structures is in this scan?", "Which of these does the scan show?",
+                "Which structure is in view?"),
     "not in view": ("Which of these structures is not in this scan?", "Which of these is missing from the scan?"),
     "third": ("Which third of the scan holds the {0}?", "In which third of the slices does the {0} lie?",
               "Where along the scan is the {0}?"),
-    "slices": ("Which slices show the {0}?", "In which slices is the {0} seen?", "From which slice to which is the {0} in view?"),
+    "slices": ("Which slices show the {0}?", "In which slices is the {0} seen?",
+               "From which slice to which is the {0} in view?"),
     "side": ("Which half of the patient does this scan show?", "Is this the left or the right half of the patient?"),
     "larger": ("Is the {0} larger than the {1}?", "Does the {0} have a larger volume than the {1}?"),
     "size": ("How large is the {0}?", "What is the size of the {0}?"),
@@ -181,8 +184,8 @@ class _Writer:
             if what.state != "unknown" and (view.side is None or scan.truth.structures[name].side)
         ]  # fmt: skip
         if view.side is not None:
-            choices = ("left half", "right half")
-            return [*found, _Candidate(view=number, topic="side", answer=f"{view.side} half", choices=choices)]
+            halves = ("left half", "right half")
+            return [*found, _Candidate(view=number, topic="side", answer=f"{view.side} half", choices=halves)]
         found += self._fours(scan, number, asked)
         for name, what in asked.items():
             if what.state == "present":
@@ -200,10 +203,10 @@ class _Writer:
     def report(self, scan: AskedScan, number: int) -> _Candidate | None:
         """All that is known of a view, from the top down."""
         view, seen = scan.views[number], self.seen[scan.name, number]
-        shown = {name: what for name, what in seen.items() if what.state == "present" and scan.truth.structures[name].ask}
-        hidden = [
-            name for name, what in seen.items() if what.state == "absent" and scan.truth.structures[name].ask
-        ]
+        shown = {
+            name: what for name, what in seen.items() if what.state == "present" and scan.truth.structures[name].ask
+        }
+        hidden = [name for name, what in seen.items() if what.state == "absent" and scan.truth.structures[name].ask]
         order = sorted(shown, key=lambda name: (-shown[name].slices[-1], name))
         named = [f"{name} ({range_text(*self._range(view, shown[name].slices), self.num_slices)})" for name in order]
         facts = scan.facts
@@ -316,11 +319,7 @@ class _Writer:
             middles = {name: float((row * np.arange(len(row))).sum() / row.sum()) for name, row in counts.items()}
             for one, other in combinations(sorted(middles), 2):
                 orders[one, other].append(middles[one] > middles[other])
-        return {
-            pair
-            for pair, found in orders.items()
-            if LEAST_OF_RARER <= float(np.mean(found)) <= 1 - LEAST_OF_RARER
-        }
+        return {pair for pair, found in orders.items() if LEAST_OF_RARER <= float(np.mean(found)) <= 1 - LEAST_OF_RARER}
 
     def _range(self, view: View, slices: tuple[int, ...]) -> tuple[int, int]:
         return self._place(view, slices[0]), self._place(view, slices[-1])
@@ -358,7 +357,8 @@ def _balanced(candidates: list[_Candidate], rng: Generator, *, most: int) -> lis
     for (topic, *_), by_answer in groups.items():
         if topic in ("presence", "in view", "not in view", "third", "near") and len(by_answer) < 2:
             continue
-        count = min(most, *(len(found) for found in by_answer.values())) if len(by_answer) > 1 else most
+        limit = 1 if topic in ("in view", "not in view") else most
+        count = min(limit, *(len(found) for found in by_answer.values())) if len(by_answer) > 1 else limit
         for found in by_answer.values():
             kept += [found[i] for i in sorted(rng.permutation(len(found))[:count].tolist())]
     return sorted(kept, key=lambda candidate: candidate.view)
@@ -375,7 +375,7 @@ def _conversation(scan: AskedScan, candidate: _Candidate, *, number: int) -> Con
     name = f"{scan.name}#{candidate.view}:{number}:{candidate.topic.replace(' ', '_')}:{about}{ending}"
     slices = None if candidate.topic in _SLICES_OF_ALL else scan.truth.source(candidate.slices) or None
     if candidate.choices is None:
-        task = "report" if candidate.topic == "report" else "open"
+        task: Task = "report" if candidate.topic == "report" else "open"
         return Conversation(
             id=name, task=task, topic=candidate.topic, question=question, answer=candidate.answer, source_slices=slices
         )

@@ -22,7 +22,7 @@ LEAST_SLICES = 3
 MARGIN = 2
 """It is not in view where the view ends more than so many slices from it."""
 HALF_SHARE, STRAY_SHARE = 0.5, 0.02
-"""A half of the patient shows it with the larger share of its voxels in view, and does not with less than the smaller."""
+"""A half of the patient shows it with the larger share of its voxels in view, and not with less than the smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +165,9 @@ def truth_of(
     if axis == COLUMNS and any(structures[name].side for name in names):
         raise InputError("the slices are sagittal, and structures have a side; leave side out, or the scan")
     middle = (box[COLUMNS][0] + box[COLUMNS][1] + 1) // 2
-    counts = {}
-    for name in names:
-        mask = np.moveaxis(labels_ZYX == structures[name].label, axis, 0)
+    counts: dict[str, NDArray[np.int64]] = {}
+    for name in names if labels_ZYX is not None else ():
+        mask: NDArray[np.bool_] = np.moveaxis(np.equal(labels_ZYX, structures[name].label), axis, 0)
         if axis == COLUMNS:
             total = mask.sum(axis=(1, 2))
             counts[name] = np.stack([total, np.zeros_like(total)], axis=1)

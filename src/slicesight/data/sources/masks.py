@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from slicesight.data.manifest import SPLITS, Case, Reading, Split
+from slicesight.data.manifest import SPLITS, Case, Conversation, Reading, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, split_of
 from slicesight.data.sources.mask_questions import AskedScan, write_conversations
 from slicesight.data.sources.mask_truth import ScanTruth, Structure, View, truth_of
@@ -37,10 +37,12 @@ from slicesight.errors import InputError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels
 from slicesight.settings import read_settings
+from slicesight.volumes.slice_range import Side
 
 SOURCE = "masks"
 SETTINGS_FILE = "masks.yaml"
 _PATIENT = "{patient}"
+SIDES: tuple[Side, Side] = ("left", "right")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def read_masks(request: SourceRequest, intake: Intake) -> list[Case]:
     """The cases of every set, each with its questions.
 
     Raises:
-        InputError: the settings say what cannot be, or a structure is in every view, so that asking for it has one answer.
+        InputError: the settings say what cannot be, or a structure is in every view, so that its question has one answer.
     """
     file = request.source / SETTINGS_FILE if request.source.is_dir() else request.source
     if not file.is_file():
@@ -101,7 +103,9 @@ def read_masks(request: SourceRequest, intake: Intake) -> list[Case]:
         listed = _listed_patients(file.parent / each.patients, each) if each.patients else {}
         found = sorted(_scans(root, each.scan))
         if not found:
-            raise InputError(f"{where}: no scan lies at {root / each.scan}; correct scan, or name the folder by --volumes")
+            raise InputError(
+                f"{where}: no scan lies at {root / each.scan}; correct scan, or name the folder by --volumes"
+            )
         for patient, scan in found:
             if each.patients and patient not in listed:
                 intake.leave_out("not listed", f"{each.patients} does not name this patient", case_id=patient)
@@ -113,8 +117,12 @@ def read_masks(request: SourceRequest, intake: Intake) -> list[Case]:
             except InputError as error:
                 intake.refuse("unusable label map", f"{error}", SourceLocation(name), case_id=name)
     conversations = write_conversations(scans, num_slices=settings.num_slices, most=settings.questions)
-    return [_case(scan, number, conversations[scan.name, number]) for scan in scans for number in range(len(scan.views))
-            if conversations[scan.name, number]]
+    return [
+        _case(scan, number, conversations[scan.name, number])
+        for scan in scans
+        for number in range(len(scan.views))
+        if conversations[scan.name, number]
+    ]
 
 
 def _read(
@@ -161,11 +169,11 @@ def draw_views(truth: ScanTruth, rng: Generator, settings: MaskSettings) -> Iter
         length = int(rng.integers(min(total, max(8, total // 8)), max(8, 2 * total // 3) + 1))
         length = min(length, total)
         start = first + int(rng.integers(total - length + 1))
-        side = None if number < num_ranges else ("left", "right")[number % 2]
+        side: Side | None = None if number < num_ranges else SIDES[number % 2]
         yield View(first=start, last=start + length - 1, side=side)
 
 
-def _case(scan: AskedScan, number: int, conversations: tuple[object, ...]) -> Case:
+def _case(scan: AskedScan, number: int, conversations: tuple[Conversation, ...]) -> Case:
     view, truth = scan.views[number], scan.truth
     first, *_, last = truth.source((view.first, view.last)) * 2
     return Case(
