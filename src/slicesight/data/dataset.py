@@ -98,7 +98,7 @@ class Dataset(ABC):
                 yield f"{conversation.prompt} Answer: {conversation.target}"
 
     def stage0(self, *arguments: Any, **settings: Any) -> None:
-        """Teach a model's parts what the data's own truth says, before the stages; arguments: phantoms/stage0.py.
+        """Teach a model's parts what the data's own truth says, before the stages; arguments: training/stage0.
 
         Raises:
             InputError: there is no truth to learn from.
