@@ -103,7 +103,9 @@ class Dataset(ABC):
         Raises:
             InputError: there is no truth to learn from.
         """
-        raise InputError("stage 0 learns from the truth of phantoms; start from init or parts instead")
+        raise InputError(
+            "stage 0 learns from the truth of phantoms or prepared label maps; start from init or parts instead"
+        )
 
     def voxels(self, case: Case) -> NDArray[np.float32]:
         """(N, H, W) in [0, 1], on the dataset's own grid."""

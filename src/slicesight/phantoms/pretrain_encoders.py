@@ -65,7 +65,7 @@ def _batch(
     coarse: Cells,
     keep_depth: bool,
 ) -> EncoderBatch:
-    pixels = np.stack([phantoms.voxels[case, part] for case, part in picked]).astype(np.float32) / 255
+    pixels = np.stack([phantoms.voxels[case, part] for case, part in picked]).astype(np.float32) / np.float32(255)
     pixels = vary_grey(pixels, rng)
     labels, coarse_labels = (
         np.stack([cell_labels(phantoms, case, part, size) for case, part in picked]) for size in (cells, coarse)
