@@ -168,9 +168,10 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     windows = [window_bounds(volume, word, threshold=threshold) for word in channel_windows(spec.window)]
     is_m3d = windows[0].name == "m3d"
     box = whole_box(volume.shape)
-    if spec.crop_foreground and is_m3d:
+    crops = spec.crop_foreground and not volume.keeps_frame
+    if crops and is_m3d:
         box = foreground_box(volume.voxels, windows[0].low, min_share=0.0)
-    elif spec.crop_foreground:
+    elif crops:
         box = foreground_box(volume.voxels, threshold)
     upright = _upright(volume.voxels[tuple(slice(start, stop) for start, stop in box)], plane)
     channels = [resize(upright, size, to_grey=window.to_grey, antialias=not is_m3d) for window in windows]
@@ -185,7 +186,7 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         box=box,
     )
     source = volume.geometry.source_slices(range(*box[volume.acquisition_axis]))
-    return replace(grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids))))
+    return replace(grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids, volume.first_source_slice))))
 
 
 def labels_to_grid(
