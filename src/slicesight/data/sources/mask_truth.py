@@ -166,7 +166,8 @@ def truth_of(
         raise InputError("the slices are sagittal, and structures have a side; leave side out, or the scan")
     middle = (box[COLUMNS][0] + box[COLUMNS][1] + 1) // 2
     counts: dict[str, NDArray[np.int64]] = {}
-    for name in names if labels_ZYX is not None else ():
+    for name in names:
+        assert labels_ZYX is not None
         mask: NDArray[np.bool_] = np.moveaxis(np.equal(labels_ZYX, structures[name].label), axis, 0)
         if axis == COLUMNS:
             total = mask.sum(axis=(1, 2))

@@ -90,7 +90,8 @@ def read_masks(request: SourceRequest, intake: Intake) -> list[Case]:
     """The cases of every set, each with its questions.
 
     Raises:
-        InputError: the settings say what cannot be, or a structure is in every view, so that its question has one answer.
+        InputError: the settings say what cannot be, or a structure is in every view, so that its question has one
+            answer.
     """
     file = request.source / SETTINGS_FILE if request.source.is_dir() else request.source
     if not file.is_file():
@@ -190,6 +191,9 @@ def _case(scan: AskedScan, number: int, conversations: tuple[Conversation, ...])
             "structures": {name: structure.label for name, structure in truth.structures.items()},
             "unknown": {name: ranges for name in truth.structures if (ranges := truth.unknown_slices(name))},
             "facts": scan.facts,
+            "synonyms": {
+                name: list(structure.words) for name, structure in truth.structures.items() if structure.words
+            },
         },
     )
 
