@@ -160,15 +160,17 @@ def _read(
 
 
 def draw_views(truth: ScanTruth, rng: Generator, settings: MaskSettings) -> Iterator[View]:
-    """The whole frame, ranges from an eighth to two thirds of it (at least 8 slices), and ranges of one half."""
+    """The whole frame, ranges from an eighth to two thirds of it (at least 8 slices, short ones as often as long ones),
+    and ranges of one half.
+    """
     first, last = truth.frame
     total = last - first + 1
     yield View(first=first, last=last)
     has_sides = any(structure.side for structure in truth.structures.values())
     num_ranges = settings.ranges if truth.structures else max(1, settings.ranges // 4)
     for number in range(num_ranges + (settings.halves if has_sides else 0)):
-        length = int(rng.integers(min(total, max(8, total // 8)), max(8, 2 * total // 3) + 1))
-        length = min(length, total)
+        shortest, longest = min(total, max(8, total // 8)), min(total, max(8, 2 * total // 3))
+        length = round(float(np.exp(rng.uniform(np.log(shortest), np.log(longest)))))
         start = first + int(rng.integers(total - length + 1))
         side: Side | None = None if number < num_ranges else SIDES[number % 2]
         yield View(first=start, last=start + length - 1, side=side)
