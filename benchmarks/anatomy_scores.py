@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             systems[f"{name}, {control}"] = [run[control] for run in runs]
     for name, folders in named(options.blind):
         systems[name] = [blind(folder, source, options.out / f"{name}-{place}.jsonl") for place, folder in enumerate(folders)]
+    for name, files in named(options.rows):
+        wanted = {case.id for case in source.cases}
+        systems[name] = [[row for row in read_jsonl(Path(file)) if row.volume in wanted] for file in files]
     for name, kinds in (("majority", ()), ("position", ("place",)), ("body", ("place", "body"))):
         systems[name] = [nearest(training, source, kinds)]
     table = make_table(systems, source.cases)
@@ -79,6 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="val", help="the test patients are looked at once")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER[,FOLDER]")
     parser.add_argument("--blind", action="append", default=[], metavar="NAME=FOLDER[,FOLDER]")
+    parser.add_argument("--rows", action="append", default=[], metavar="NAME=FILE[,FILE]", help="answers given already")
     parser.add_argument("--controls", nargs="*", default=list(CONTROLS))
     parser.add_argument("--max-cases", type=int)
     parser.add_argument("--out", type=Path, required=True)

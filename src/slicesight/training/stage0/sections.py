@@ -111,9 +111,9 @@ def pretrain(
     embed: Any = model.get_input_embeddings()
     if recipe.pretrain_slices and model.vision2d is not None and not run.is_behind(1):
         settings, vision2d, rng = recipe.pretrain_slices, model.vision2d, np.random.default_rng(recipe.seed)
-        num_tokens, width = measure_slice_tokens(model.config)
-        side, pool = math.isqrt(num_tokens), config.slice_pool
-        cells, coarse = (1, side * pool, side * pool), (1, side, side)
+        width, pool, coarse = measure_slice_tokens(model.config)[1], config.slice_pool, token_grids(model).flat
+        assert coarse is not None
+        cells = (1, coarse[1] * pool, coarse[2] * pool)
         train_encoder(
             lambda slices: with_average(vision2d.encode_grid(slices), cells, coarse),
             vision2d,
@@ -152,8 +152,10 @@ def token_grids(model: Med2E3ForConditionalGeneration) -> TokenGrids:
     flat = None
     if config.needs_2d:
         num_tokens, _ = measure_slice_tokens(model.config)
-        side = math.isqrt(num_tokens)
-        flat = (1, side, num_tokens // side)
+        _, height, width = config.image_size
+        rows = round(math.sqrt(num_tokens * height / width))
+        flat = (1, rows, num_tokens // rows)
+        assert math.prod(flat) == num_tokens, (flat, num_tokens)
     num_deep = model.num_visual_tokens - (0 if flat is None else math.prod(flat))
     deep = config.vision3d_config.pooled_grid if num_deep else None
     assert num_deep == (0 if deep is None else math.prod(deep)), (num_deep, deep)
