@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for control in options.controls:
             systems[f"{name}, {control}"] = [run[control] for run in runs]
     for name, folders in named(options.blind):
-        systems[name] = [blind(folder, source, options.out / f"{name}-{place}.jsonl") for place, folder in enumerate(folders)]
+        systems[name] = [
+            blind(folder, source, options.out / f"{name}-{place}.jsonl") for place, folder in enumerate(folders)
+        ]
     for name, files in named(options.rows):
         wanted = {case.id for case in source.cases}
         systems[name] = [[row for row in read_jsonl(Path(file)) if row.volume in wanted] for file in files]
@@ -102,7 +104,9 @@ def answered(folder: str, source: PreparedDataset, out: Path, controls: Sequence
     run = PredictionRun(folder=out, source=source, systems=(MODEL, *controls))
     predictor = slicesight.load(folder)
     open_run(run, predictor)
-    predict(run, predictor, progress=lambda done, total: say(f"{out.name}: {done} of {total}") if done % 200 == 0 else None)
+    predict(
+        run, predictor, progress=lambda done, total: say(f"{out.name}: {done} of {total}") if done % 200 == 0 else None
+    )
     return {system: run.rows(system) for system in run.systems}
 
 
@@ -160,7 +164,9 @@ def common_answer(asked: Conversation, answers: Sequence[str]) -> str:
             first, last = (int(np.median([row[end] for row in ranges(numbers)])) for end in (0, 1))
             return f"slices {first} to {last} of {numbers[0][-1]}"
         middle = int(np.median([row[0] for row in numbers]))
-        return f"slice {middle} of {numbers[0][-1]}" if asked.topic == "most" else f"{middle} of {numbers[0][-1]} slices"
+        return (
+            f"slice {middle} of {numbers[0][-1]}" if asked.topic == "most" else f"{middle} of {numbers[0][-1]} slices"
+        )
     if asked.topic == "report":
         counted: Counter[str] = Counter()
         for answer in answers:
@@ -210,7 +216,9 @@ def with_choices(features: NDArray[np.float64], asked: Conversation, kinds: Sequ
     """For `near`, the slices that the choices name, too."""
     if asked.topic != "near" or not kinds:
         return features
-    return np.array([*features, *(float(number) for choice in asked.choices or () for number in NUMBERS.findall(choice))])
+    return np.array(
+        [*features, *(float(number) for choice in asked.choices or () for number in NUMBERS.findall(choice))]
+    )
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -276,13 +284,15 @@ def make_table(systems: Mapping[str, Sequence[Rows]], cases: Sequence[Case]) -> 
         subjects = sorted({subject_of(row) for row in systems[first][0] if row.topic == topic} - {""})
         if 1 < len(subjects) <= 8:
             for subject in subjects:
-                groups[f"{topic}: {subject}"] = (
-                    lambda row, topic=topic, subject=subject: row.topic == topic and subject_of(row) == subject
+                groups[f"{topic}: {subject}"] = lambda row, topic=topic, subject=subject: (
+                    row.topic == topic and subject_of(row) == subject
                 )
     table: dict[str, Any] = {"patients": len(set(patient_of.values())), "scores": {}, "excess": {}, "tests": {}}
     for group, belongs in groups.items():
         table["scores"][group] = {
-            name: interval([[(patient_of[str(row.volume)], score(row)) for row in rows if belongs(row)] for rows in runs])
+            name: interval(
+                [[(patient_of[str(row.volume)], score(row)) for row in rows if belongs(row)] for rows in runs]
+            )
             for name, runs in systems.items()
         }
         table["excess"][group] = {

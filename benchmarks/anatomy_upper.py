@@ -85,7 +85,11 @@ class SliceCounter(nn.Module):
         layers: list[nn.Module] = []
         width = 1
         for following in (24, 48, 80, 112):
-            layers += [nn.Conv2d(width, following, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(following), nn.ReLU()]
+            layers += [
+                nn.Conv2d(width, following, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(following),
+                nn.ReLU(),
+            ]
             layers += [nn.Conv2d(following, following, 3, padding=1, bias=False), nn.BatchNorm2d(following), nn.ReLU()]
             width = following
         self.body = nn.Sequential(*layers)
@@ -97,7 +101,9 @@ class SliceCounter(nn.Module):
         return functional.softplus(self.head(pooled))
 
 
-def train_slices(scans: LabelledScans, *, steps: int, rng: np.random.Generator) -> Callable[[Tensor], NDArray[np.float64]]:
+def train_slices(
+    scans: LabelledScans, *, steps: int, rng: np.random.Generator
+) -> Callable[[Tensor], NDArray[np.float64]]:
     num_structures, num_slices = len(scans.scheme.cell_labels), scans.voxels.shape[1]
     network = SliceCounter(num_structures)
 
@@ -117,7 +123,9 @@ def train_slices(scans: LabelledScans, *, steps: int, rng: np.random.Generator) 
     return lambda voxels: network(voxels[:, None]).square().double().numpy()
 
 
-def train_volume(scans: LabelledScans, *, steps: int, rng: np.random.Generator) -> Callable[[Tensor], NDArray[np.float64]]:
+def train_volume(
+    scans: LabelledScans, *, steps: int, rng: np.random.Generator
+) -> Callable[[Tensor], NDArray[np.float64]]:
     """A structure that was not drawn, or is not known in a slice, gives no loss there."""
     nets = import_monai("monai.networks.nets")
     num_structures = len(scans.scheme.cell_labels)
