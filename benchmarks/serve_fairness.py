@@ -13,7 +13,8 @@ come too, each from a loopback address of its own (127.0.1.1, ...), by which the
 
 Printed: the good clients' seconds alone, among themselves and in the crowd, with the ratio of each to alone and of the
 crowd to themselves (median, 95 %, longest), the share of its time that the server needs for the good ones' questions
-alone (above 1 nobody can be served in time, whoever else is there), what the others were told by status, and the server's memory at the beginning, the middle and the end. Any 5xx but 503 and 507 is a failure.
+alone (above 1 nobody can be served in time, whoever else is there), what the others were told by status, and the
+server's memory as it goes. Any 5xx but 503 and 507 is a failure.
 Addresses other than 127.0.0.0/8 are never spoken to.
 """
 
