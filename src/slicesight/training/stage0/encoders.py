@@ -94,7 +94,10 @@ def with_average(
 
 
 def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[Tensor, dict[str, float]]:
-    """Loss and how well the probe reads: recall and precision of every group of cells, accuracy on whole scans."""
+    """Loss and how well the probe reads: recall and precision of every group of cells, accuracy on whole scans.
+
+    Of label maps a group is left out where the batch neither shows nor claims any of it.
+    """
     scheme = probe.scheme
     cells, whole = probe(tokens_STC)
     positive = torch.tensor(POSITIVE_WEIGHT)
@@ -113,13 +116,16 @@ def probe_loss(probe: Probe, tokens_STC: Tensor, batch: EncoderBatch) -> tuple[T
             found, true = cells[..., part] > 0, batch.cells[..., part] > 0.5
             if batch.known is not None:
                 found = found & (batch.known[..., part] > 0)
+            if batch.known is not None and not (found | true).any():
+                continue  # none there to be found
             hits = (found & true).sum().item()
             facts[f"{name}_recall"] = round(hits / max(1, true.sum().item()), 3)
             facts[f"{name}_precision"] = round(hits / max(1, found.sum().item()), 3)
         for name, said in said_of.items():
             is_known = batch.wholes[name] != UNKNOWN
             right = (said.argmax(-1) == batch.wholes[name])[is_known].float()
-            facts[name] = round(right.mean().item(), 3) if len(right) else 0.0
+            if len(right):
+                facts[name] = round(right.mean().item(), 3)
     return loss, facts
 
 
