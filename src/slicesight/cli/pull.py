@@ -21,17 +21,18 @@ SECONDS_BETWEEN_LINES = 10.0
 def run_pull(
     name: str, *, to: Path | None, source: Path | None, revision: str | None, keep: bool, dry_run: bool
 ) -> Path | None:
-    """Say what will be fetched, then do it; the model's folder, or None after a dry run."""
+    """Say what will be fetched, then do it; the model's folder, or None where nothing was to be written."""
     from transformers.utils import logging
 
     from slicesight.models.importers.pull import check_disk, prepare, run
+    from slicesight.models.shipped import find_folder
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     with stderr().status(f"asking the hub about {name}" if source is None else f"looking at {source}"):
         pull = prepare(name, to=to, source=source, revision=revision)
     if pull.is_done():
         say(f"{pull.name} is in {pull.target} already, at commit {pull.main.revision}; nothing to do")
-        return pull.target
+        return None
     for line in describe(pull, keep=keep):
         say(line)
     check_disk(pull)
@@ -39,10 +40,14 @@ def run_pull(
         return None
     try:
         with showing(pull) as hooks:
-            return run(pull, keep=keep, hooks=hooks)
+            folder = run(pull, keep=keep, hooks=hooks)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise
+    if pull.layout.config is not None:
+        named = pull.name if find_folder(pull.name).resolve() == folder.resolve() else folder
+        say(f'use it: slicesight ask scan.nii.gz "Is there a lesion in the liver?" --model {named}')
+    return folder
 
 
 def describe(pull: Pull, *, keep: bool) -> list[str]:

@@ -37,6 +37,8 @@ SMALL_BYTES = 16 * 2**20
 TRANSPORT_ERROR: type[Exception] = getattr(hub_errors, "HTTPError", OSError)
 """What the hub library's transport (httpx or httpx2, by its version) raises for any lost connection."""
 ADDRESS = re.compile(r"https?://\S+?(?=:? |$)")
+LOST = re.compile(r"Error while downloading from the hub: (.*?) ?\.? ?\b(Trying|Max)\b")
+"""How the library tells of a transfer that broke."""
 OnBytes = Callable[[int], None]
 """Called with the bytes that came; negative where they had to be dropped."""
 Note = Callable[[str], None]
@@ -291,6 +293,8 @@ def noting_retries(note: Note) -> Iterator[None]:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = ADDRESS.sub("the hub", " ".join(record.getMessage().split()))
+            if lost := LOST.match(text):
+                text = f"the connection was lost ({lost[1]}); {'going on' if lost[2] == 'Trying' else 'giving up'}"
             note(text if len(text) < 160 else text[:157] + "...")
 
     logger = logging.getLogger("huggingface_hub")
