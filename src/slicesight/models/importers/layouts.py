@@ -66,7 +66,7 @@ def find_layout(name: str, paths: Iterable[str], read: Callable[[str], bytes]) -
     """
     there = sorted(paths)
     root = [path for path in there if ROOT_SETTINGS.fullmatch(path)]
-    if "args/config.json" in there or "vision3d_connector/pytorch_model.bin" in there:
+    if any(path == "args/config.json" or path.startswith("vision3d_connector/") for path in there):
         return _official_med2e3(name, there, root, read)
     if "config.json" not in there:
         if "adapter_config.json" in there:
