@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from slicesight import __version__
-from slicesight.data.choices import OUTCOMES, is_right, legacy_right, read_choice
+from slicesight.data.answer_text import final_text
+from slicesight.data.choices import OUTCOMES, WAYS, has_truth, is_right, legacy_right, read_choice
 from slicesight.evaluation.metrics import text_metric_names
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
@@ -77,7 +78,7 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     """Score every row of a file; bertscore, layer: as `metrics.MetricOptions` has them."""
     rows = file.rows
     values = {name: np.full(len(rows), np.nan) for name in (*text_metric_names(), *CLOSED_METRICS)}
-    texts = [place for place, row in enumerate(rows) if row.task != "closed"]
+    texts = [place for place, row in enumerate(rows) if row.task != "closed" and has_truth(row)]
     said, true = ([getattr(rows[place], name) for place in texts] for name in ("prediction", "answer"))
     found = score_texts(said, true, bertscore=bertscore, layer=layer)
     for name, scores in found.values.items():
@@ -88,7 +89,7 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
             values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
             values["accuracy_constrained"][place] = is_right(row.choice or "", row)
-    missing = {**file.missing, **found.missing}
+    missing = {**file.missing, **found.missing, **_without_answer(rows)}
     if any(row.task == "closed" and row.choice is None for row in rows):
         missing["accuracy_constrained"] = NO_CHOICE
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
@@ -192,6 +193,27 @@ def count_outcomes(rows: Iterable[Prediction]) -> dict[str, int]:
     return {outcome: counted[outcome] for outcome in OUTCOMES}
 
 
+def count_ways(rows: Iterable[Prediction]) -> dict[str, dict[str, int]]:
+    """How many closed answers were found in which way, and how many of those are right by our rule and the papers'."""
+    found = {way: {"num": 0, "num_right": 0, "num_right_legacy": 0} for way in WAYS}
+    for row in rows:
+        counts = found[read_choice(row.prediction, row.choices).way]
+        counts["num"] += 1
+        counts["num_right"] += is_right(row.prediction, row)
+        counts["num_right_legacy"] += legacy_right(row.prediction, row.answer_choice or "")
+    return found
+
+
+def count_reasoning(rows: Iterable[Prediction]) -> dict[str, float]:
+    """How many outputs hold reasoning, how many end within it, and its mean number of words where there is any."""
+    said = [final for row in rows if (final := final_text(row.prediction)).reasoning or final.is_unfinished]
+    return {
+        "num": len(said),
+        "num_unfinished": sum(final.is_unfinished for final in said),
+        "mean_words": float(np.mean([final.num_reasoning_words for final in said])) if said else 0.0,
+    }
+
+
 def score_evidence(
     pointed: Iterable[tuple[Sequence[float] | None, Sequence[int] | None, str]],
 ) -> dict[str, Any] | None:
@@ -232,16 +254,20 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
     values = {name: scored.values[name][chosen] for name in metrics}
     in_topic = {topic: np.array([row.topic == topic for row in rows]) for topic in topics}
     by_topic = {
-        topic: {name: float(np.mean(values[name][mask])) if name in values else None for name in metrics_of(task)}
+        topic: {name: _mean(values[name][mask]) if name in values else None for name in metrics_of(task)}
         for topic, mask in in_topic.items()
     }
     part = {
         "num_pairs": len(rows),
         "num_empty": sum(not row.prediction.strip() for row in rows),
         "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
-        "micro": {name: float(np.mean(values[name])) if name in values else None for name in metrics_of(task)},
+        "num_without_answer": sum(not has_truth(row) for row in rows),
+        "reasoning": count_reasoning(rows),
+        "micro": {name: _mean(values[name]) if name in values else None for name in metrics_of(task)},
         "macro": {
-            name: float(np.mean([by_topic[topic][name] for topic in topics])) if name in values else None
+            name: _mean(np.array([by_topic[topic][name] for topic in topics], dtype=np.float64))
+            if name in values
+            else None
             for name in metrics_of(task)
         },
         "by_topic": by_topic,
@@ -249,7 +275,28 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
     }
     if task == "closed":
         part["outcomes"] = count_outcomes(rows)
+        part["ways"] = count_ways(rows)
     return part
+
+
+def _mean(values: Floats) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else None
+
+
+def _without_answer(rows: Sequence[Prediction]) -> dict[str, str]:
+    """Which kinds of questions have lines without a true answer, and what becomes of them."""
+    found = {}
+    for task in TASKS:
+        of_task = [row for row in rows if row.task == task]
+        lacking = [row for row in of_task if not has_truth(row)]
+        if lacking:
+            found[f"{task}.answer"] = (
+                f"{len(lacking)} of {len(of_task)} {task} lines have no true answer (the first is {lacking[0].id}); "
+                "they are in no mean"
+            )
+    return found
 
 
 def _intervals(
@@ -264,7 +311,8 @@ def _intervals(
             groups = [values[name], *(np.where(mask, values[name], np.nan) for mask in in_topic.values())]
             sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
             micro_R, *topics_R = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1)).T
-            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(topics_R, axis=1).mean(axis=1), *topics_R)]
+            known_R = [drawn_R for drawn_R, count in zip(topics_R, counts[1:], strict=True) if count.any()] or topics_R
+            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(known_R, axis=1).mean(axis=1), *topics_R)]
         found["micro"][name], found["macro"][name], *by_topic = ends
         for topic, one in zip(in_topic, by_topic, strict=True):
             found["by_topic"][topic][name] = one

@@ -78,7 +78,7 @@ def _pick_cases(scored: Scored, source: Dataset, predictor: Predictor, *, count:
     for place, row in enumerate(scored.rows):
         if row.volume in cases:
             by_volume.setdefault(row.volume, []).append(place)
-    ranked = sorted(by_volume, key=lambda name: (np.mean(values[by_volume[name]]), name))
+    ranked = sorted(by_volume, key=lambda name: (mean_known(values[by_volume[name]]), name))
     count = min(count, len(ranked))
     chosen = [ranked[round(step * (len(ranked) - 1) / max(1, count - 1))] for step in range(count)]
     found = []
@@ -92,6 +92,12 @@ def _pick_cases(scored: Scored, source: Dataset, predictor: Predictor, *, count:
     return found
 
 
+def mean_known(values: NDArray[np.float64]) -> float:
+    """The mean of the questions that have a true answer; 1 for a case without any, which is none of the worst."""
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else 1.0
+
+
 def _main_values(scored: Scored) -> NDArray[np.float64]:
     """The value each row is ranked by: closed questions by accuracy, texts by ROUGE-1."""
     return np.array([scored.values[MAIN_METRIC[row.task]][place] for place, row in enumerate(scored.rows)])
@@ -100,7 +106,8 @@ def _main_values(scored: Scored) -> NDArray[np.float64]:
 def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[PicturedCase]) -> str:
     """The page as HTML text."""
     values = _main_values(scored)
-    worst = sorted(range(len(values)), key=lambda place: (values[place], place))[:MAX_ROWS]
+    order = np.where(np.isnan(values), np.inf, values)  # a line without a true answer is no failure
+    worst = sorted(range(len(values)), key=lambda place: (order[place], place))[:MAX_ROWS]
     rows = [_answer_row(scored.rows[place], float(values[place])) for place in worst]
     return render_template(
         "evaluation.html.j2",
@@ -130,15 +137,15 @@ def _answer_row(row: Prediction, value: float) -> dict[str, str]:
         "question": row.question,
         "prediction": row.prediction or "(nothing)",
         "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
-        "value": "" if row.task == "closed" else f"ROUGE-1 {value:.2f}",
+        "value": "" if row.task == "closed" or np.isnan(value) else f"ROUGE-1 {value:.2f}",
         "verdict": verdict(row.task, value),
         "outcome": read_choice(row.prediction, row.choices).outcome if row.task == "closed" else "",
     }
 
 
 def verdict(task: str, value: float) -> str:
-    """ "right", "wrong" or neither: a report, or an open answer in part, is judged by its reader."""
-    if task == "report" or 0.5 <= value < 1.0 - 1e-9:
+    """ "right", "wrong" or neither: a report, an open answer in part or without a truth is judged by its reader."""
+    if task == "report" or np.isnan(value) or 0.5 <= value < 1.0 - 1e-9:
         return ""
     return "right" if value >= 1.0 - 1e-9 else "wrong"
 
@@ -184,7 +191,7 @@ def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
 def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
     """Bars of the task's main metric: all, then by topic, with intervals and each control as a mark; 0 to 1 across."""
     part, metric = sheet[task], MAIN_METRIC[task]
-    if part is None:
+    if part is None or part["micro"][metric] is None:
         return None
     controls = [(name, control[task]) for name, control in (sheet["controls"] or {}).items() if control]
 
@@ -199,6 +206,8 @@ def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
             for name, control in controls
             if control and (theirs := values(control, topic)).get(metric) is not None
         ]
+        if values(part, topic)[metric] is None:
+            continue
         ends = part["ci95"] and values(part["ci95"], topic)[metric]
         bars.append({**_bar(topic, values(part, topic)[metric], ends), "marks": marks})
     return {"title": MAIN_NAMES[task], "bars": bars}
@@ -267,7 +276,7 @@ def _case(one: PicturedCase) -> dict[str, Any]:
     ]
     return {
         "id": one.case.id,
-        "mean": f"{np.mean(one.values):.2f}",
+        "mean": f"{mean_known(np.array(one.values)):.2f}",
         "plane": one.grid.plane,
         "picture": _contact_sheet(one.grid, columns=columns, height=height),
         "num_slices": num_slices,

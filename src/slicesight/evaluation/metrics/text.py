@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.data.answer_text import final_text
 from slicesight.data.choices import same_text
 from slicesight.evaluation.metrics import (
     MetricOptions,
@@ -56,9 +57,9 @@ class TextScores:
 def score_texts(
     predictions: Sequence[str], references: Sequence[str], *, bertscore: str | None = None, layer: int | None = None
 ) -> TextScores:
-    """Every metric of every pair; bertscore, layer: as `MetricOptions` has them."""
+    """Every metric of every pair, the predictions without their reasoning; bertscore, layer: as `MetricOptions`."""
     options = MetricOptions(bertscore=bertscore, layer=layer)
-    pairs = list(zip((p.strip() for p in predictions), (r.strip() for r in references), strict=True))
+    pairs = list(zip((final_text(p).text for p in predictions), (r.strip() for r in references), strict=True))
     scores = TextScores()
     for name in text_metric_names():
         try:
