@@ -83,10 +83,10 @@ _IDIOM = re.compile(r"\bno (?:doubt|longer|question|idea|change|matter|problem|l
 _OPENS_WITH_NO = re.compile(r"^(?:there (?:is|are|was|were)|i see|we see)?\s*no\s+[^,;.]+[.!]?$", re.IGNORECASE)
 _CONDITION = re.compile(r"(?:^|(?<=[.!?\n]))\s*if\b(?! i (?:had|have|must|were))(?! forced)[^.!?\n]*", re.IGNORECASE)
 _DIALOGUE = re.compile(r"^\s*Q(?:uestion)?\s*:.*\bA(?:nswer)?\s*:", re.DOTALL)
-_NOT_CHOICES = frozenset(
-    ("hepatitis", "vitamin", "vitamins", "type", "stage", "grade", "group", "class", "category", "level", "phase")
-    + ("zone", "segment", "series", "step", "part", "figure", "fig", "panel", "image", "table", "section", "appendix")
-    + ("point", "factor", "protein", "influenza")
+_NAMED_LETTER = re.compile(
+    r"\b(?:hepatitis|vitamins?|type|stage|grade|group|class|category|level|phase|zone|segment|series|step|part|figure|"
+    r"fig|panel|image|table|section|appendix|point|factor|protein|influenza)\s+\(?$",
+    re.IGNORECASE,
 )
 
 
@@ -327,8 +327,7 @@ def _own(choices: tuple[str, ...], known: str) -> list[tuple[str, str]]:
 
 def _is_name(text: str, one: _Said) -> bool:
     """Hepatitis B, type A, figure C: a letter that belongs to the word before it."""
-    before = re.search(r"([A-Za-z]+)\s+\(?$", text[: one.start])
-    return before is not None and before.group(1).lower() in _NOT_CHOICES
+    return bool(_NAMED_LETTER.search(text[: one.start]))
 
 
 def _is_denied(text: str, one: _Said, *, since: int) -> bool:

@@ -20,13 +20,23 @@ from slicesight import __version__
 from slicesight.data.answer_text import final_text
 from slicesight.data.choices import OUTCOMES, WAYS, has_truth, is_right, legacy_right, read_choice
 from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.metrics.overlap import bleu_counts, corpus_bleu4
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
-from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
+from slicesight.evaluation.statistics import (
+    Floats,
+    bounds,
+    compare,
+    draw_means,
+    draw_sums,
+    holm,
+    mean_interval,
+    volume_sums,
+)
 
 FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
-NOT_COMPARED = ("accuracy_constrained",)
+NOT_COMPARED = ("accuracy_constrained", "rougel", "bleu4", "chrf", "cider")
 """Stands beside the tests and in none of them, so that their correction is of the same family with and without it."""
 NO_CHOICE = (
     "not every closed question has a choice, what a system says when held to the choices; slicesight evaluate asks"
@@ -80,7 +90,8 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     values = {name: np.full(len(rows), np.nan) for name in (*text_metric_names(), *CLOSED_METRICS)}
     texts = [place for place, row in enumerate(rows) if row.task != "closed" and has_truth(row)]
     said, true = ([getattr(rows[place], name) for place in texts] for name in ("prediction", "answer"))
-    found = score_texts(said, true, bertscore=bertscore, layer=layer)
+    kinds = [rows[place].task for place in texts]
+    found = score_texts(said, true, bertscore=bertscore, layer=layer, kinds=kinds)
     for name, scores in found.values.items():
         values[name][texts] = scores
     for place, row in enumerate(rows):
@@ -273,6 +284,8 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
         "by_topic": by_topic,
         "ci95": _intervals(rows, values, in_topic, names=metrics_of(task)) if scored.has_volumes else None,
     }
+    if task != "closed":
+        part["corpus"] = _corpus_part(rows, has_volumes=scored.has_volumes)
     if task == "closed":
         part["outcomes"] = count_outcomes(rows)
         part["ways"] = count_ways(rows)
@@ -297,6 +310,20 @@ def _without_answer(rows: Sequence[Prediction]) -> dict[str, str]:
                 "they are in no mean"
             )
     return found
+
+
+def _corpus_part(rows: Sequence[Prediction], *, has_volumes: bool) -> dict[str, Any] | None:
+    """BLEU-4 of all texts together, as machine translation and captioning print it, with its interval by volume."""
+    told = [row for row in rows if has_truth(row)]
+    if not told:
+        return None
+    counts_P10 = np.array([bleu_counts(final_text(row.prediction).text, row.answer.strip()) for row in told], float)
+    ends = None
+    if has_volumes:
+        volumes = [row.volume or "" for row in told]
+        sums_V10 = np.stack([volume_sums(volumes, counts_P10[:, column])[0] for column in range(10)], axis=1)
+        ends = list(bounds(np.array([corpus_bleu4(list(drawn)) for drawn in draw_sums(sums_V10)])))
+    return {"bleu4": corpus_bleu4(list(counts_P10.sum(axis=0))), "bleu4_ci95": ends}
 
 
 def _intervals(

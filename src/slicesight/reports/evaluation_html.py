@@ -26,7 +26,7 @@ from slicesight.reports.case_figure import draw_case
 from slicesight.reports.evidence import EVIDENCE_CAVEAT
 from slicesight.reports.figure import height_over_width, save_figure
 from slicesight.reports.html import data_address, grey_image, render_template, score_bars
-from slicesight.reports.score_tables import blocks, or_dash, percent
+from slicesight.reports.score_tables import NO_FRACTIONS, blocks, or_dash, percent, printed
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -163,27 +163,28 @@ def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any)
 
 def _cell(part: Mapping[str, Any], average: str, metric: str) -> dict[str, str]:
     ends = part["ci95"][average][metric] if part["ci95"] else None
+    scale = 1 if metric in NO_FRACTIONS else 100
     return {
-        "value": percent(part[average][metric]),
-        "ends": f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}" if ends and ends[0] is not None else "",
+        "value": printed(metric, part[average][metric]),
+        "ends": f"{scale * ends[0]:.1f}–{scale * ends[1]:.1f}" if ends and ends[0] is not None else "",
     }
 
 
 def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
     """A row per topic: every metric that could be had."""
+    known = {metric: heading for _, _, parts in blocks()[1:] for _, names in parts for metric, heading in names}
     columns = [
         (task, metric)
         for task in ("open", "closed")
         if sheet[task] is not None
         for metric in metrics_of(task)
-        if sheet[task]["micro"][metric] is not None
+        if metric in known and sheet[task]["micro"][metric] is not None
     ]
     topics = list(dict.fromkeys(topic for task, _ in columns for topic in sheet[task]["by_topic"]))
     rows = [
         [topic, *(percent(sheet[task]["by_topic"].get(topic, {}).get(metric)) for task, metric in columns)]
         for topic in topics
     ]
-    known = {metric: heading for _, _, parts in blocks() for _, names in parts for metric, heading in names}
     headings = [known[metric] if task == "closed" else f"{task} {known[metric]}" for task, metric in columns]
     return {"columns": headings, "rows": rows} if rows else None
 
