@@ -55,8 +55,10 @@ _FILL = (
 )
 _CUES = (
     r"\b(?:answers?|ans|selection|prediction|conclusion|(?:correct|right|best|likely|final)\s+(?:option|choice|one))\b",
-    r"\b(?:i|we)\b(?:'d|'ll|\s+would|\s+will|\s+therefore|\s+must)?\s+"
-    r"(?:choose|pick|select|go with|opt for|say|chose)\b",
+    (
+        r"\b(?:i|we)\b(?:'d|'ll|\s+would|\s+will|\s+therefore|\s+must)?\s+"
+        r"(?:choose|pick|select|go with|opt for|say|chose)\b"
+    ),
     r"\b(?:actually|correction|on second thought|scratch that|therefore|thus|hence|final)\b",
     r"\b(?:respuesta|réponse|reponse|antwort|risposta|resposta|cevap|antwoord|svar|odpowiedź|đáp án)\b",
     r"(?:ответ|الإجابة|إجابة|الجواب|उत्तर|答案|正解|答え|정답|답은|故选|应选|應選|选择|選擇|选|選(?!項|択)|正确选项|最佳选项)",

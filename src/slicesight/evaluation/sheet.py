@@ -23,6 +23,7 @@ from slicesight.evaluation.metrics import text_metric_names
 from slicesight.evaluation.metrics.overlap import bleu_counts, corpus_bleu4
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
+from slicesight.evaluation.report_labels import LabelOptions, clinical_of, radeval_of
 from slicesight.evaluation.statistics import (
     Floats,
     bounds,
@@ -107,8 +108,8 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     return Scored(file=file, values=values, missing=missing, about=about)
 
 
-def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
-    """The sheet of one system from one file; numbers unrounded."""
+def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = None) -> dict[str, Any]:
+    """The sheet of one system from one file; numbers unrounded. labels: how findings are read from its reports."""
     rows = scored.rows
     volumes = {row.volume for row in rows if row.volume is not None}
     missing = dict(scored.missing)
@@ -120,6 +121,8 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
     evidence = score_evidence((row.scores, row.true_slices, row.volume or row.id) for row in rows)
     if evidence is None:
         missing["evidence"] = "no prediction has both scores and true_slices"
+    clinical, radeval = clinical_of(rows, labels or LabelOptions()), radeval_of(rows, labels or LabelOptions())
+    missing |= {**clinical.missing, **radeval[1]}
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
     missing.setdefault("leaks", "no training data named")
     return {
@@ -131,6 +134,8 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
         "num_volumes": len(volumes) if scored.has_volumes else None,
         **{task: _task_part(scored, task) for task in TASKS},
         "evidence": evidence,
+        "clinical": clinical.part,
+        **({} if radeval[0] is None else {"radeval": radeval[0]}),
         "controls": None,
         "leaks": None,
         "metrics": dict(scored.about),
@@ -159,6 +164,7 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for task in TASKS:
         if averaged[task] is not None:
             averaged[task]["ci95"] = None
+    averaged["clinical"] = _without_intervals(averaged["clinical"])
     why = "the mean of several seeds; the sheet of each has its interval"
     return {**averaged, "missing": {**sheets[0]["missing"], "ci95": why}}
 
@@ -344,6 +350,12 @@ def _intervals(
         for topic, one in zip(in_topic, by_topic, strict=True):
             found["by_topic"][topic][name] = one
     return {**found, "by_topic": dict(found["by_topic"])}
+
+
+def _without_intervals(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: None if key == "ci95" else _without_intervals(inner) for key, inner in value.items()}
+    return value
 
 
 def _mean_of(values: list[Any]) -> Any:

@@ -23,6 +23,7 @@ from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
 from slicesight.reports.case_figure import draw_case
+from slicesight.reports.clinical_tables import COLUMNS, value_at
 from slicesight.reports.evidence import EVIDENCE_CAVEAT
 from slicesight.reports.figure import height_over_width, save_figure
 from slicesight.reports.html import data_address, grey_image, render_template, score_bars
@@ -114,7 +115,7 @@ def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[P
         caveat=EVIDENCE_CAVEAT,
         sheet=sheet,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
-        tables=[table for table in (_block_table(sheet, *block) for block in blocks()) if table],
+        tables=[table for table in (*(_block_table(sheet, *block) for block in blocks()), _findings(sheet)) if table],
         topics=_topic_table(sheet),
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
         controls=_control_rows(sheet),
@@ -159,6 +160,29 @@ def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any)
         if sheet[task][average][metric] is not None
     ]
     return {"title": title, "cells": cells} if cells else None
+
+
+def _findings(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
+    """CRG, F1 and the like of the findings that the reports claim, where they were labelled."""
+    part = sheet.get("clinical")
+    if not part:
+        return None
+    cells = []
+    for heading, path in COLUMNS:
+        if (value := value_at(part, path)) is None:
+            continue
+        where = part if path[0] in ("crg", "macro", "micro") else part[path[0]]
+        ends = value_at_ends(where["ci95"], path)
+        cells.append({"heading": heading, "value": percent(value), "ends": ends})
+    return {"title": f"findings, labels by {part['labels']['said'].get('from', '?')}", "cells": cells}
+
+
+def value_at_ends(ci95: Any, path: Sequence[str]) -> str:
+    """The interval of a clinical figure, in percent."""
+    found: Any = ci95
+    for key in path if path[0] in ("crg", "macro", "micro") else path[1:]:
+        found = None if found is None else found.get(key)
+    return f"{100 * found[0]:.1f}–{100 * found[1]:.1f}" if found else ""
 
 
 def _cell(part: Mapping[str, Any], average: str, metric: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.report_labels import NO_LABELS
 
 TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))
 CHALLENGE_COLUMNS = (("rougel", "R-L"), ("bleu4", "B@4"), ("chrf", "chrF"), ("cider", "CIDEr"))
@@ -47,7 +48,8 @@ def tables_of(sheets: Sequence[dict[str, Any]]) -> list[Table]:
         for _, _, heading in used:
             table.add_column(heading, justify="right")
         for sheet in sheets:
-            table.add_row(sheet["system"], *(printed(column[1], _value(sheet, average, *column[:2])) for column in used))
+            numbers = [printed(metric, _value(sheet, average, task, metric)) for task, metric, _ in used]
+            table.add_row(sheet["system"], *numbers)
         tables.append(table)
     return tables
 
@@ -76,7 +78,9 @@ def notes_of(sheets: Sequence[dict[str, Any]]) -> list[str]:
         about = sheet["metrics"].get("bertscore_f1", {})
         if about and not about["comparable_with_published"]:
             notes.append(f"{sheet['system']}: BERTScore by {about['model']}, layer {about['layer']}: {about['note']}")
-        skipped = {"controls", "leaks", "accuracy_constrained"}
+        skipped = {"controls", "leaks", "accuracy_constrained", "clinical"}
+        if str(sheet["missing"].get("clinical", "")) not in ("", NO_LABELS):
+            skipped.discard("clinical")
         notes += [f"{sheet['system']}: no {key}: {why}" for key, why in sheet["missing"].items() if key not in skipped]
     return notes
 

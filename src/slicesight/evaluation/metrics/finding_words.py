@@ -148,8 +148,8 @@ VOCABULARY = (
 REAL_WORDS = frozenset(
     {
         "infusion", "infusions", "effusive", "epicardial", "opaque", "capacity", "sepal", "septate", "resolve",
-        "absence", "observe", "observes", "enlarge", "thicken", "thickens", "increased", "increases", "module", "modules",
-        "hernias", "noduli",
+        "absence", "observe", "observes", "enlarge", "thicken", "thickens", "increased", "increases",
+        "module", "modules", "hernias", "noduli",
     }
 )  # fmt: skip
 """Near a word of the vocabulary, but words of their own."""

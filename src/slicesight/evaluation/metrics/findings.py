@@ -70,8 +70,8 @@ _NOT_EXCLUDED = (
     r"\bnot (?:be )?(?:excluded|ruled out)\b"
 )
 _DOUBT_BEFORE = re.compile(
-    rf"\b(?:possib\w+|probab\w+|suspicious(?: for)?|suspected|suspicion|suggest\w*|(?<!less )likely|questionable|versus|"
-    rf"vs|doubtful|equivocal|differential|to be considered)\b|{_MAY}|{_NOT_EXCLUDED}"
+    rf"\b(?:possib\w+|probab\w+|suspicious(?: for)?|suspected|suspicion|suggest\w*|(?<!less )likely|questionable|"
+    rf"versus|vs|doubtful|equivocal|differential|to be considered)\b|{_MAY}|{_NOT_EXCLUDED}"
 )
 _DOUBT_BEHIND = re.compile(
     rf"\b(?:is|are|was|were|be|remains?)\b[^,]*?\b(?:possible|probable|(?<!un)(?<!less )likely|suspected|questionable|"
@@ -82,8 +82,8 @@ _NO_DOUBT = re.compile(r"\b(?:no doubt|definite\w*|doubtless)\b")
 _PREDICATE = re.compile(r"\b(?:enlarged|increased|thickened|dilated)$")
 _OUTSIDE = re.compile(
     r"^\s*(?:indication|clinical (?:information|history|data|question)|history|reason for (?:exam\w*|study)|request|"
-    r"technique|question|comparison)\b\s*:|\b(?:history of|evaluate for|evaluation for|to (?:exclude|rule out|look for)|"
-    r"rule out|if an?|in case of|risk of|r/o|advised if|recommended if)\b"
+    r"technique|question|comparison)\b\s*:|\b(?:history of|evaluate for|evaluation for|"
+    r"to (?:exclude|rule out|look for)|rule out|if an?|in case of|risk of|r/o|advised if|recommended if)\b"
 )
 _CONTRAST = re.compile(_HARD_END)
 
