@@ -400,17 +400,32 @@ HELD_OUT: tuple[tuple[str, str], ...] = (
     # written after the rules, and first read without a change to them
     ("Trachea, both main bronchi are open and no obstructive pathology is observed.", "-"),
     ("Mediastinal vascular structures could not be evaluated optimally since the examination was non-contrast.", "-"),
-    ("Calibration of the mediastinal main vascular structures is natural, with millimetric calcific plaques in the aortic arch.", "AC"),
+    (
+        "Calibration of the mediastinal main vascular structures is natural, with millimetric calcific plaques in the aortic arch.",
+        "AC",
+    ),
     ("Heart size increased, pericardial effusion-thickening was not observed.", "CM"),
     ("Pericardial effusion with a thickness of 12 mm was observed.", "PE"),
     ("Thoracic esophagus calibration was normal and no significant tumoral wall thickening was detected.", "-"),
-    ("No enlarged lymph nodes in prevascular, pre-paratracheal, subcarinal or bilateral hilar-axillary pathological dimensions were detected.", "-"),
-    ("When examined in the lung parenchyma window; there are emphysematous changes in both lungs, more prominent in the upper lobes.", "EM"),
-    ("Pleural effusion reaching 4 cm on the right and 2 cm on the left is observed, and compression atelectasis is seen in the adjacent lung.", "EF AT"),
+    (
+        "No enlarged lymph nodes in prevascular, pre-paratracheal, subcarinal or bilateral hilar-axillary pathological dimensions were detected.",
+        "-",
+    ),
+    (
+        "When examined in the lung parenchyma window; there are emphysematous changes in both lungs, more prominent in the upper lobes.",
+        "EM",
+    ),
+    (
+        "Pleural effusion reaching 4 cm on the right and 2 cm on the left is observed, and compression atelectasis is seen in the adjacent lung.",
+        "EF AT",
+    ),
     ("No mass, nodule or infiltration was detected in both lungs.", "-"),
     ("A few millimetric nonspecific nodules in both lungs; no infiltration.", "NO"),
     ("Aeration of both lung parenchyma is normal and no nodular or infiltrative lesion is detected.", "-"),
-    ("There are peripherally located ground-glass densities, and consolidation areas in the lower lobes (Covid-19 pneumonia).", "OP CO"),
+    (
+        "There are peripherally located ground-glass densities, and consolidation areas in the lower lobes (Covid-19 pneumonia).",
+        "OP CO",
+    ),
     ("Ventilation of both lungs is natural.", "-"),
     ("Minimal pleuroparenchymal sequela density increases were observed in both lung apices.", "FI OP"),
     ("Sliding type hiatal hernia was observed at the lower end of the esophagus, and the stomach is empty.", "HH"),

@@ -329,11 +329,12 @@ def _paired(ours_VC: Floats, theirs_VC: Floats, metric: str, *, seed: int = 0) -
     both_R = draw_sums(np.concatenate([ours_VC, theirs_VC], axis=1))
     drawn = difference(both_R[:, :columns], both_R[:, columns:])
     rng = np.random.default_rng(seed)
-    swaps = rng.integers(0, 2, size=(FLIPS, num_volumes)).astype(np.float64)
-    total, moved = ours_VC + theirs_VC, swaps @ (theirs_VC - ours_VC)
-    first = ours_VC.sum(axis=0) + moved
-    flipped = np.abs(difference(first, total.sum(axis=0) - first))
-    extreme = int(np.count_nonzero(flipped >= abs(observed) - 1e-12))
+    total_C, extreme, step = (ours_VC + theirs_VC).sum(axis=0), 0, max(1, _MOST // num_volumes)
+    for start in range(0, FLIPS, step):
+        swaps_rV = rng.integers(0, 2, size=(min(step, FLIPS - start), num_volumes), dtype=np.int8)
+        first_rC = ours_VC.sum(axis=0) + swaps_rV @ (theirs_VC - ours_VC)
+        flipped = np.abs(difference(first_rC, total_C - first_rC))
+        extreme += int(np.count_nonzero(flipped >= abs(observed) - 1e-12))
     low, high = bounds(drawn)
     return {
         "difference": observed,

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.data.sources.tables import csv_columns, csv_rows
+from slicesight.data.sources.tables import csv_columns, csv_rows, read_text
 from slicesight.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -98,6 +98,7 @@ def read_labels(path: Path, *, uncertain: Uncertain = "present", threshold: floa
     Raises:
         InputError: file and line of what cannot be used: no name column, a scan twice, a cell that is no label.
     """
+    read_text(path)  # an InputError where it is not there, or not UTF-8
     columns = csv_columns(path)
     name_column = next((name for wanted in NAME_COLUMNS for name in columns if normal(name) == wanted), None)
     if name_column is None:

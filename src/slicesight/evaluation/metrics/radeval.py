@@ -59,7 +59,7 @@ class RadEvalScores:
 def radeval_scores(
     pairs: Sequence[tuple[str, str]], metrics: Sequence[str], *, python: Path | None = None
 ) -> RadEvalScores:
-    """RadEval's metrics of (said, true) reports; python: that of the environment which has RadEval, None for this one."""
+    """RadEval's metrics of (said, true) reports; python: the one of its environment, None for this one."""
     interpreter = str(python or sys.executable)
     job = {"metrics": list(metrics), "hyps": [said for said, _ in pairs], "refs": [true for _, true in pairs]}
     with tempfile.TemporaryDirectory() as folder:
