@@ -83,6 +83,12 @@ _EXPLANATION = re.compile(
 )
 _IDIOM = re.compile(r"\bno (?:doubt|longer|question|idea|change|matter|problem|less|more|other)\b", re.IGNORECASE)
 _OPENS_WITH_NO = re.compile(r"^(?:there (?:is|are|was|were)|i see|we see)?\s*no\s+[^,;.]+[.!]?$", re.IGNORECASE)
+_SHORT = 200
+"""Letters: an answer that is a choice and nothing else is shorter."""
+_NEAR = 300
+"""Letters before and behind a choice in which it may be denied."""
+_REPEATED = re.compile(r"([^\w\s])\1{3,}")
+"""More of a mark than a sentence needs; runs of thousands would be slow to read."""
 _CONDITION = re.compile(r"(?:^|(?<=[.!?\n]))\s*if\b(?! i (?:had|have|must|were))(?! forced)[^.!?\n]*", re.IGNORECASE)
 _DIALOGUE = re.compile(r"^\s*Q(?:uestion)?\s*:.*\bA(?:nswer)?\s*:", re.DOTALL)
 _NAMED_LETTER = re.compile(
@@ -129,14 +135,15 @@ def read_choice_of(prediction: str, choices: Sequence[str], letters: str) -> Cho
         return ChoiceReading(outcome="empty")
     text = _DIALOGUE.sub(" ", text)
     known = letters[: len(choices)] if choices else letters
-    reading = _read(text, tuple(choices), known)
+    reading = _read(_REPEATED.sub(r"\1\1\1", text), tuple(choices), known)
     if said.wrapping and reading.letter:
         return ChoiceReading(outcome=reading.outcome, letter=reading.letter, way=said.wrapping)
     return reading
 
 
 def _read(text: str, choices: tuple[str, ...], known: str) -> ChoiceReading:
-    alone = re.fullmatch(rf"\W*(?:(?:option|choice|letter)\s+)?\W*([{known}])\W*", text, re.IGNORECASE)
+    pattern = rf"\W*(?:(?:option|choice|letter)\s+)?\W*([{known}])\W*"
+    alone = re.fullmatch(pattern, text, re.IGNORECASE) if len(text) < _SHORT else None
     if alone and not text.rstrip().endswith("?"):
         return ChoiceReading(outcome="letter", letter=alone.group(1).upper(), way="alone")
     if whole := _whole(text, choices, known):
@@ -163,10 +170,9 @@ def _read(text: str, choices: tuple[str, ...], known: str) -> ChoiceReading:
 
 def _whole(text: str, choices: tuple[str, ...], known: str) -> ChoiceReading | None:
     """The text is one choice's words and nothing else, an article aside; or two letters and nothing else."""
-    both = re.fullmatch(
-        rf"\W*(?:both|either)?\W*[{known}]\W*(?:(?:\band\b|\bor\b|[,/&+])\W*[{known}]\W*)+", text, re.IGNORECASE
-    )
-    if both:
+    pattern = rf"\W*(?:both|either)?\W*[{known}]\W*(?:(?:\band\b|\bor\b|[,/&+])\W*[{known}]\W*)+"
+    both = re.fullmatch(pattern, text[:_SHORT], re.IGNORECASE)
+    if both and len(text) < _SHORT:
         return _AMBIGUOUS
     words = tokens(text).replace("-", " ")
     found = [
@@ -269,14 +275,14 @@ def _first_or_last_line(text: str, choices: tuple[str, ...], known: str) -> Choi
     """A line that is a choice and nothing else: the first, before an explanation, or the last, after prose."""
     head = _EXPLANATION.split(text, maxsplit=1)[0]
     lines = [line for line in head.split("\n") if line.strip()]
-    if not lines:
+    if not lines or len(lines[-1]) > _NEAR:
         return None
     if len(lines) == 1:
         letter = _line(lines[0], choices, known)
     else:
         letter = _line(lines[-1], choices, known)
         others = {one.letter for line in lines[:-1] for one in _marked(line, choices, known, is_line_start_only=True)}
-        first = _line(" ".join(lines), choices, known) if len(lines) == 2 else None
+        first = _line(" ".join(lines), choices, known) if len(lines) == 2 and len(head) < _NEAR else None
         letter = first or (letter if letter and not others - {letter} else None)
     return ChoiceReading(outcome="letter", letter=letter, way="marked") if letter else None
 
@@ -329,16 +335,17 @@ def _own(choices: tuple[str, ...], known: str) -> list[tuple[str, str]]:
 
 def _is_name(text: str, one: _Said) -> bool:
     """Hepatitis B, type A, figure C: a letter that belongs to the word before it."""
-    return bool(_NAMED_LETTER.search(text[: one.start]))
+    return bool(_NAMED_LETTER.search(text[max(0, one.start - 30) : one.start]))
 
 
 def _is_denied(text: str, one: _Said, *, since: int) -> bool:
     """Whether it is denied ("not A", "A is wrong"), asked ("is it A?") or weighed ("whether A", "if it were A")."""
-    before = _CLAUSE_END.split(text[: one.start])[-1]
-    after = text[one.end :]
+    first = max(0, one.start - _NEAR)
+    before = _CLAUSE_END.split(text[first : one.start])[-1]
+    after = text[one.end : one.end + _NEAR]
     if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
         return True
-    governed = _CLAUSE_END.split(text[:since])[-1] + text[since : one.start]
+    governed = _CLAUSE_END.split(text[min(first, since) : since])[-1] + text[since : one.start]
     if _WEIGHED.search(governed):
         return True
     return bool(re.match(r"[)\"']*[\w\s]{0,30}\?", after)) and not re.match(r"[)\"']*\s*[.\n]", after)

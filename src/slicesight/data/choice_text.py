@@ -23,7 +23,8 @@ def plain_text(text: str) -> str:
     text = "".join(_letter(sign) for sign in text)
     text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
     text = _LATEX.sub(lambda found: found.group(1) or "", text)
-    return _MARKDOWN.sub(" ", text).translate(_SAME).strip()
+    text = _MARKDOWN.sub(" ", text).translate(_SAME)
+    return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 
 def _letter(sign: str) -> str:

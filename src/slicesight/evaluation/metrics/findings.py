@@ -149,14 +149,17 @@ def _stronger(one: Finding | None, other: Finding) -> Finding:
     return Finding(status=one.status, place=Place(side=sides, location=locations))
 
 
-def _mentions(sentence: str) -> Iterator[tuple[str, int, int]]:
+@lru_cache(maxsize=2**10)
+def _mentions(sentence: str) -> tuple[tuple[str, int, int], ...]:
+    found: list[tuple[str, int, int]] = []
     for name, patterns in PATTERNS.items():
         spans: list[tuple[int, int]] = []
         for pattern in patterns:
             for match in pattern.finditer(sentence):
                 if not any(match.start() < end and start < match.end() for start, end in spans):
                     spans.append(match.span())
-        yield from ((name, start, end) for start, end in spans)
+        found += [(name, start, end) for start, end in spans]
+    return tuple(found)
 
 
 def _status(sentence: str, start: int, end: int) -> Status | None:
