@@ -412,6 +412,7 @@ ANSWERS: tuple[Written, ...] = (
     # --- letters that are no choice
     ("traps", ORGANS, "There is hepatitis B.", "unparsed"),
     ("traps", ORGANS, "Vitamin D: low", "unparsed"),
+    ("traps", ORGANS, "Chronic hepatitis (B)", "unparsed"),
     ("traps", ORGANS, "A B-cell lymphoma", "unparsed"),
     ("traps", ORGANS, "The answer is a cyst", "unparsed"),
     ("traps", ORGANS, "The answer is A cyst of unknown origin", "unparsed"),

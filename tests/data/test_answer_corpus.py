@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from itertools import permutations
 
@@ -127,6 +128,16 @@ def test_whatever_is_written_words_alone_follow_their_choice(text, order):
 def test_no_text_breaks_the_reading(text):
     assert read_choice(text, ("liver", "spleen")).outcome in OUTCOMES
     assert final_text(text).text == final_text(final_text(text).text).text or final_text(text).wrapping
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [".:", "(", "A. liver or B. spleen ", "option A ", "the answer is ", "<think>", "\\boxed{", '{"a":', "\n", "not "],
+)
+def test_a_text_that_never_ends_is_read_quickly(piece):
+    began = time.process_time()
+    read_choice(piece * (12000 // len(piece)), ("liver", "spleen"))
+    assert time.process_time() - began < 4
 
 
 def test_reasoning_is_taken_off_and_counted():
