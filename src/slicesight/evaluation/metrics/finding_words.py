@@ -30,6 +30,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
             r"materials?|devices?|hardware|plates?)\b"
         ),
         r"\b(?:chest|endotracheal|intubation|tracheostomy|nasogastric|drainage|feeding|thoracic) (?:tubes?|drains?)\b",
+        r"\b(?:subclavian|jugular|chest|catheter|venous) ports?\b",
         r"\b(?:drains?|picc|port-a-cath|valve replacement|bypass grafts?|cabg|clips|sutures|tracheostomy)\b",
     ),
     "Arterial wall calcification": (
@@ -72,7 +73,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "Lymphadenopathy": (
         r"\b(?:lymph)?adenopath(?:y|ies|ic)\b",
-        r"\b(?:enlarged|pathological(?:ly enlarged)?|pathologic)(?: \w+){0,2} lymph nodes?\b",
+        r"\b(?:enlarged|pathological(?:ly enlarged)?|pathologic)(?: \w+){0,2} (?:lymph )?nodes?\b",
         (
             r"\blymph nodes?(?: (?:that|which|is|are|was|were|appears?|not|mildly|in|with|of|reaching|a|have|has|no|"
             r"longer|seen|the|and))* (?:enlarged|enlargement|pathological)\b"

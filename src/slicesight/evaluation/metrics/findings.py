@@ -57,7 +57,7 @@ _BEHIND = re.compile(
     r"\b(?:is|are|was|were) (?:absent|negative|excluded|ruled out|removed|resolved)\b|\babsent\b|"
     r"\b(?:has|have)(?: (?:completely|totally|fully|now|since|been|already))* "
     r"(?:resolved|disappeared|cleared|vanished|regressed completely|removed)\b|"
-    r"\b(?:resolved|disappeared|cleared)(?: completely)?$|\bfree of\b|\b(?:unlikely|less likely)\b|"
+    r"\b(?:resolved|disappeared|cleared|gone)(?: completely)?$|\bfree of\b|\b(?:unlikely|less likely)\b|"
     r"\bneither$|[:-]\s*(?:no|none|negative|nil)$|^\s*\(\s*-\s*\)"
 )
 _PART = re.compile(
@@ -79,6 +79,7 @@ _DOUBT_BEHIND = re.compile(
 )
 _EXCUSED = re.compile(_NOT_EXCLUDED + "|" + r"\b(?:can|could)(?:not|n't| not)$|\b(?:can|could)n't\b$")
 _NO_DOUBT = re.compile(r"\b(?:no doubt|definite\w*|doubtless)\b")
+_SUSPECT = re.compile(r"(?:micro)?nodul|lymph|node")
 _PREDICATE = re.compile(r"\b(?:enlarged|increased|thickened|dilated)$")
 _OUTSIDE = re.compile(
     r"^\s*(?:indication|clinical (?:information|history|data|question)|history|reason for (?:exam\w*|study)|request|"
@@ -173,7 +174,10 @@ def _status(sentence: str, start: int, end: int) -> Status | None:
     if is_denied and not _PART.search(f"{before[-40:]} {after}"):
         return "absent"
     first, last = _clause(sentence, start, end)
-    is_doubted = _DOUBT_BEFORE.search(sentence[first:start]) or _DOUBT_BEHIND.search(sentence[end:last])
+    told = sentence[first:start]
+    if _SUSPECT.match(named):  # a suspicious nodule is one, of whatever kind
+        told = told.removesuffix("suspicious ")
+    is_doubted = _DOUBT_BEFORE.search(told) or _DOUBT_BEHIND.search(sentence[end:last])
     return "uncertain" if is_doubted and not _NO_DOUBT.search(sentence[first:last]) else "present"
 
 
