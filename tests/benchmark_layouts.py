@@ -149,11 +149,15 @@ def write_amos_mm(root: Path) -> Path:
     report = {"findings": {"chest": "", "abdomen": "The liver is normal.\nA cyst.", "pelvis": "No mass."}}
     images = {"training": ["imagesTr/amos_0001"], "validation": ["imagesVa/amos_7008", "imagesVa/amos_0008"]}
     reports = {
-        split: [{"image": f"./{name}.nii.gz", "meta": {"spacing": [1, 1, 5]}, "labels": {"report": report}} for name in of]
+        split: [
+            {"image": f"./{name}.nii.gz", "meta": {"spacing": [1, 1, 5]}, "labels": {"report": report}} for name in of
+        ]
         for split, of in images.items()
     }
     asked = {
-        split: [{"image": f"./{name}.nii.gz", "labels": {"qa": [amos_question("Which organ shows a cyst?")]}} for name in of]
+        split: [
+            {"image": f"./{name}.nii.gz", "labels": {"qa": [amos_question("Which organ shows a cyst?")]}} for name in of
+        ]
         for split, of in images.items()
     }
     (base / "report_generation_train_val.json").write_text(json.dumps({"licence": "CC BY-ND 4.0", **reports}, indent=1))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from slicesight.cli.options import made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
-from slicesight.cli.scoring import AblateOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
+from slicesight.cli.scoring import AblateOptions, CompareOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
 from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation import ablate
@@ -25,6 +25,7 @@ from slicesight.evaluation.benchmarks.running import (
     benchmark_cases,
     open_benchmark,
 )
+from slicesight.evaluation.comparing import Comparison, compare_files
 from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
@@ -39,6 +40,7 @@ from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
 from slicesight.reports.benchmark_table import board_notes, board_table
+from slicesight.reports.compare_html import write_comparison
 from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
 from slicesight.reports.figure import save_figure
@@ -124,6 +126,31 @@ def run_score(options: ScoreOptions) -> None:
     if options.json is not None:
         write_text(options.json, text=to_json(document))
         say(f"wrote {options.json}")
+
+
+def run_compare(options: CompareOptions) -> None:
+    """Print the tables; write the page and JSON where they are wanted."""
+    with stderr().status("scoring"):
+        comparison = compare_files(
+            options.runs, answers=options.answers or (), bertscore=options.bertscore, layer=options.bertscore_layer
+        )
+        facts = _benchmark_of(comparison, options.benchmark)
+        board = None if facts is None else make_board(facts, {one.name: one.first for one in comparison.systems})
+    sheets = [one.sheet for one in comparison.systems]
+    document = {"schema": 1, "systems": sheets, "comparisons": comparison.tests, "benchmark": board}
+    if options.json == STDOUT:
+        sys.stdout.write(to_json(document))
+    else:
+        _print_comparison(comparison, board, Console(highlight=False))
+        if options.json is not None:
+            write_text(options.json, text=to_json(document))
+            say(f"wrote {options.json}")
+    if options.html is not None:
+        with stderr().status("cutting slices"):
+            write_comparison(options.html, comparison, num_cases=options.cases, data=options.data, board=board)
+        say(f"wrote {options.html}; open it in a browser")
+    elif options.json is None:
+        say("the page with the worst cases: --html FILE")
 
 
 def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
@@ -222,6 +249,29 @@ def _predict_in_bulk(
         address=options.ray,
         progress=progress,
     )
+
+
+def _benchmark_of(comparison: Comparison, name: str | None) -> Benchmark | None:
+    """The benchmark that is named, else the one that all runs were of."""
+    if name is None:
+        names = {(one.stated.get("benchmark") or {}).get("name") for one in comparison.systems}
+        name = names.pop() if len(names) == 1 else None
+    return None if name is None else benchmark(name)
+
+
+def _print_comparison(comparison: Comparison, board: Mapping[str, Any] | None, console: Console) -> None:
+    sheets = [one.sheet for one in comparison.systems]
+    for table in tables_of(sheets):
+        console.print(table)
+    if any(test["p"] is not None for test in comparison.tests):
+        console.print(comparison_table(comparison.tests))
+    if board is not None:
+        _print_board(board, console)
+    counts = ", ".join(f"{name} {number}" for name, number in comparison.num_questions.items())
+    lines = [] if comparison.is_one_test else [f"questions: {counts}; {len(comparison.shared)} answered by all"]
+    lines += dict.fromkeys(why_not_compared(test) for test in comparison.tests if test["p"] is None)
+    for line in (*lines, *notes_of(sheets)):
+        console.print(line, style="dim", soft_wrap=True)
 
 
 def _print_board(board: Mapping[str, Any], console: Console) -> None:

@@ -144,6 +144,52 @@ def score(options: ScoreOptions) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of `slicesight compare`."""
+
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Two or more of FOLDER (of evaluate), FILE or NAME=FILE[,FILE...], as score takes them.",
+            show_default=False,
+        ),
+    ]
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page; one file, needs nothing else.")] = (
+        None
+    )
+    json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the sheets and tests; - is stdout.")] = None
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Published rows too ({', '.join(BENCHMARKS)}); left out, the runs' own benchmark."
+        ),
+    ] = None
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Where the scans lie, if not where the runs had them.")
+    ] = None
+    cases: Annotated[int, typer.Option(min=0, help="How many of the worst scans the page pictures.")] = 6
+    answers: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="The answers json of official outputs; repeatable.")
+    ] = None
+    bertscore: BertScoreOption = None
+    bertscore_layer: LayerOption = None
+
+    def __post_init__(self) -> None:
+        for place in (self.html, self.json):
+            if place is not None and place != STDOUT:
+                checked_place(place)
+
+
+@verb
+def compare(options: CompareOptions) -> None:
+    """Several systems on the same questions: leaderboard, paired tests, topics and worst cases, on one HTML page."""
+    from slicesight.cli.measure import run_compare
+
+    run_compare(options)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AblateOptions:
     """The options of `slicesight ablate`."""
 

@@ -18,6 +18,7 @@ from slicesight.data.choices import read_choice
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
+from slicesight.evaluation.comparing import MAIN_METRIC
 from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1500
 THUMBNAIL = 128
-MAIN_METRIC = {"report": "rouge1", "open": "rouge1", "closed": "accuracy"}
 MAIN_NAMES = {"report": "report, ROUGE-1", "open": "open questions, ROUGE-1", "closed": "closed questions, accuracy"}
 CONTROL_NAMES = {
     "blank": "empty volume",

@@ -110,5 +110,6 @@ def add_board(
     written = write_submission(opened.benchmark.name, scored[MODEL].rows, folder / SUBMISSION)
     board["submission"] = [path.relative_to(folder).as_posix() for path in written]
     sheet["benchmark"] = board
+    sheet["data"]["manifest"] = str(opened.manifest.resolve())
     write_text(folder / "sheet.json", text=to_json(sheet))
     return board, written
