@@ -92,7 +92,7 @@ def tumor_question(number: int, image: str, **changes: Any) -> dict[str, Any]:
     """A question of DeepTumorVQA v2 about a scan."""
     kinds = (
         ("recognition", "liver lesion existence", "Is there a liver lesion?", "Yes", ("Yes", "No"), "A"),
-        ("measurement", "organ volume measurement", "What is the spleen's volume?", "212.5", ("90", "212.5", "400"), "B"),
+        ("measurement", "organ volume measurement", "How large is the spleen?", "212.5", ("90", "212.5", "400"), "B"),
         ("medical reasoning", "splenomegaly grading", "How large is the spleen?", "Normal (no splenomegaly)",
          ("Normal", "Moderate", "Severe", "Mild"), "A"),
     )  # fmt: skip

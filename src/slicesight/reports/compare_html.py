@@ -19,6 +19,7 @@ from slicesight.errors import InputError
 from slicesight.evaluation.comparing import MAIN_METRIC, ComparedSystem, Comparison, SharedQuestion, best_of
 from slicesight.evaluation.predictions import Prediction
 from slicesight.evaluation.sheet import metrics_of
+from slicesight.evaluation.statistics import FLIPS
 from slicesight.files import write_text
 from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.evaluation_html import MAIN_NAMES, verdict
@@ -74,11 +75,12 @@ def render_comparison(
     comparison: Comparison, *, num_cases: int, data: str | None = None, board: Mapping[str, Any] | None = None
 ) -> str:
     """The page as HTML text; arguments as `write_comparison`."""
-    columns = list(_columns(comparison))
+    columns = sorted(_columns(comparison), key=lambda column: not column["is_main"])
     topics = [ALL, MACRO, *_topics(comparison)]
     worst = sorted(comparison.shared, key=lambda one: (one.mean, -one.spread))[:MAX_QUESTIONS]
     pictures = _Pictures(comparison, data)
     cases = list(pictures.cases(num_cases))
+    tested = [test for test in comparison.tests if test["p"] is not None]
     return render_template(
         "compare.html.j2",
         caveat=EVIDENCE_CAVEAT,
@@ -89,7 +91,9 @@ def render_comparison(
         columns=columns,
         topics=topics,
         board_rows=_leaderboard(comparison, columns, topics),
-        tests=[_test(test) for test in comparison.tests if test["p"] is not None],
+        tests=[_test(test) for test in tested],
+        test_scale=max([1.0, *(100 * abs(end) for test in tested for end in test["ci95"])]),
+        smallest_p=_smallest_p(tested),
         untested=sorted(
             {f"{t['first']} and {t['second']}: {t['missing']}" for t in comparison.tests if t["p"] is None}
         ),
@@ -107,7 +111,7 @@ def render_comparison(
 
 
 def _columns(comparison: Comparison) -> Iterator[dict[str, str]]:
-    """Every number that any system has, in the order of the papers' tables."""
+    """Every number that any system has, by kind of question in the order of the papers' tables."""
     titles = {(task, metric): title for _, _, parts in blocks() for task, names in parts for metric, title in names}
     for task in comparison.tasks:
         for metric in metrics_of(task):
@@ -225,6 +229,12 @@ def _system(one: ComparedSystem, comparison: Comparison) -> dict[str, Any]:
         "num_seeds": len(one.runs),
         "notes": notes,
     }
+
+
+def _smallest_p(tests: Sequence[Mapping[str, Any]]) -> float:
+    """The smallest p after Holm's correction that tests of so few scans could give at all."""
+    smallest = [max(2.0 ** (1 - test["num_volumes"]), 1 / (1 + FLIPS)) for test in tests]
+    return min(1.0, len(tests) * min(smallest, default=0.0))
 
 
 def _test(test: Mapping[str, Any]) -> dict[str, Any]:

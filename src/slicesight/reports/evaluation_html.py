@@ -23,6 +23,7 @@ from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
+from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.case_figure import draw_case
 from slicesight.reports.evidence import EVIDENCE_CAVEAT
 from slicesight.reports.figure import height_over_width, save_figure
@@ -112,6 +113,7 @@ def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[P
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
         controls=_control_rows(sheet),
         comparisons=_comparison_rows(sheet),
+        published=board_rows(sheet["benchmark"]) if "benchmark" in sheet else [],
         rows=rows,
         num_rows=len(scored.rows),
         row_topics=list(dict.fromkeys(row["topic"] for row in rows)),

@@ -65,11 +65,11 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
             if found:
                 raise UnusableError(f"mc_question has a choice after {letter}, but no {letter}: {text[:60]!r}")
             continue
-        found.insert(0, text[marks[-1].end() : ends].strip(" \t\r\n;,"))
+        found.insert(0, text[marks[-1].end() : ends].strip(" \t\r\n;,("))
         ends = marks[-1].start()
     if len(found) < 2:
         raise UnusableError(f"mc_question lists no choices A: ... B: ...: {text[:60]!r}")
-    return re.sub(r"\s*(?:Choices|Options)\s*:?\s*$", "", text[:ends].strip()), tuple(found)
+    return re.sub(r"\s*(?:Choices|Options)\s*:?\s*$", "", text[:ends].strip().rstrip(" (")), tuple(found)
 
 
 def _question_file(request: SourceRequest) -> Path:
