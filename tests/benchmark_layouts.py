@@ -194,9 +194,9 @@ def write_rexgroundingct(root: Path, **changes: Any) -> Path:
 
 
 def write_ct_rate(root: Path) -> Path:
-    """CT-RATE's tree with one scan of training, whose volume is not there, and two of validation; returns it."""
+    """CT-RATE's tree with one scan of training, whose volume is not there, and one of validation; returns it."""
     base = root / "CT-RATE" / "dataset"
-    names = ("valid_1_a_1", "valid_2_b_1")
+    names = ("valid_1_a_1",)
     for number, name in enumerate(names):
         split, patient, part, _ = name.split("_")
         place = base / f"{split}_fixed" / f"{split}_{patient}" / f"{split}_{patient}_{part}"

@@ -18,7 +18,7 @@ from slicesight.data.manifest import LETTERS
 from slicesight.data.sources.deeptumorvqa import split_choices
 from slicesight.data.sources.intake import UnusableError
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS
+from slicesight.evaluation import controls
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.loading import load
 from slicesight.inference.predictor import Predictor
@@ -64,7 +64,8 @@ class VolumeAsker:
             raise InputError(f"found {path!r}, expected the path of a NIfTI; run it with --input 3d_volume")
         if self._last is None or self._last[0] != path:
             self._last = path, self.predictor.encode(Path(path))
-        (found,) = self.predictor.ask(self._last[1], [asked_in(prompt)], max_new_tokens=MAX_NEW_TOKENS, choices="both")
+        length = controls.MAX_NEW_TOKENS
+        (found,) = self.predictor.ask(self._last[1], [asked_in(prompt)], max_new_tokens=length, choices="both")
         return found.generated_text
 
 
