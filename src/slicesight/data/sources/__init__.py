@@ -9,6 +9,7 @@ LAYOUTS: dict[str, str] = {
     "m3d-vqa": "slicesight.data.sources.m3d:read_m3d_vqa",
     "med2e3-json": "slicesight.data.sources.med2e3_json:read_med2e3_json",
     "ct-rate": "slicesight.data.sources.ct_rate:read_ct_rate",
+    "masks": "slicesight.data.sources.masks:read_masks",
     "3d-rad": "slicesight.data.sources.three_d_rad:read_3d_rad",
     "deeptumorvqa": "slicesight.data.sources.deeptumorvqa:read_deeptumorvqa",
     "amos-mm": "slicesight.data.sources.amos_mm:read_amos_mm",
