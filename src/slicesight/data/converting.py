@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
-from slicesight.data.manifest import PART_OPTIONS, SPLITS, Case, write_manifest
+from slicesight.data.manifest import PART_OPTIONS, SPLITS, Case, Split, write_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest

@@ -11,18 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from slicesight.data.sources.deeptumorvqa import SEPARATOR
 from slicesight.evaluation.benchmarks.deeptumorvqa import freeform_value, letter_of_output
+from slicesight.evaluation.benchmarks.submissions import is_present
 from slicesight.evaluation.metrics import MissingPartError
 from slicesight.evaluation.predictions import Prediction
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.evaluation.statistics import Floats, mean_interval
 
 NOT_A_MASK = "the scorer takes voxel masks; answers with slice scores are no masks"
+NO_PROBABILITY = "a yes or no is no probability; give a system's probabilities as a csv to slicesight score"
+NO_BLEU = "VLM3D prints the mean of pycocoevalcap's BLEU-1 to 4; score the result file there"
+METRICS = "slicesight.evaluation.metrics"
+CLINICAL = f"{METRICS}.clinical"
 NO_GREEN = "needs the GREEN model (green-score, 7B, a GPU); score the result file there"
 
 
@@ -66,14 +72,51 @@ def column_value(scored: Scored, rule: str, *, task: str, topic: str = "") -> Co
 
 
 def finding_scores(scored: Scored, places: Sequence[int], metric: str) -> ColumnValue:
-    """A per-finding metric over closed yes-or-no questions whose topic names the finding.
+    """A per-finding metric of closed yes-or-no questions (topic: the finding), or of what reports say.
 
-    The hook for per-finding metrics: `slicesight.evaluation.metrics.clinical.score_findings` is called where it is.
+    The hook for per-finding metrics: here, and nowhere else, `metrics.clinical` is asked.
+
+    Args:
+        metric: "crg", or a metric of which the mean over findings is taken.
 
     Raises:
-        MissingPartError: there is none.
+        MissingPartError: it is not here, or cannot say this of these questions.
     """
-    raise MissingPartError(f"{metric} of findings needs slicesight.evaluation.metrics.clinical")
+    try:
+        clinical = import_module(CLINICAL)
+        labels, findings = import_module(f"{METRICS}.labels"), import_module(f"{METRICS}.findings")
+    except ImportError:
+        raise MissingPartError(f"{metric} of findings needs {CLINICAL}") from None
+    rows = [scored.rows[place] for place in places]
+    if any(row.volume is None for row in rows):
+        raise MissingPartError("findings are counted by scan, and not every answer names its scan")
+    if rows[0].task == "report":
+        volumes = tuple(row.volume or "" for row in rows)
+        said = findings.label_texts(volumes, [row.prediction for row in rows])
+        true = findings.label_texts(volumes, [row.answer for row in rows])
+    else:
+        said, true = (labels.Labels(**table) for table in _finding_tables(rows))
+    part = clinical.clinical_part(said, true, is_control=True)
+    value, ends = (part["crg"], part["ci95"]["crg"]) if metric == "crg" else (
+        part["macro"][metric], part["ci95"]["macro"][metric])  # fmt: skip
+    if value is None:
+        raise MissingPartError(clinical.missing_of({**part, "side": 0, "location": 0}).get(f"clinical.{metric}", "0/0"))
+    low, high = ends if ends and ends[0] is not None else (None, None)
+    return ColumnValue(value=float(value), low=low, high=high, num_questions=len(rows))
+
+
+def _finding_tables(rows: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is said and what is true of each scan's findings, as `metrics.labels.Labels` takes them; NaN: not asked."""
+    volumes = tuple(dict.fromkeys(row.volume or "" for row in rows))
+    findings = tuple(dict.fromkeys(row.topic for row in rows))
+    at, column = ({name: place for place, name in enumerate(names)} for names in (volumes, findings))
+    said_VF, true_VF = np.full((2, len(volumes), len(findings)), np.nan)
+    for row in rows:
+        place = at[row.volume or ""], column[row.topic]
+        said_VF[place] = float(is_present(row) is True)
+        true_VF[place] = float(row.answer.strip().lower() == "yes")
+    names: dict[str, Any] = {"volumes": volumes, "findings": findings}
+    return {**names, "present": said_VF}, {**names, "present": true_VF}
 
 
 def _metric(scored: Scored, places: Sequence[int], name: str, task: str) -> Floats:
@@ -147,10 +190,10 @@ RULES: Mapping[str, Rule] = {
     "masks": _missing(NOT_A_MASK),
     "green": _missing(NO_GREEN),
     "finding_crg": _finding("crg"),
-    "finding_f1": _finding("f1_macro"),
-    "finding_auroc": _finding("auroc_macro"),
-    "report_crg": _missing("needs labels read from the reports"),
-    "report_f1": _missing("needs labels read from the reports"),
-    "report_bleu_mean": _missing("needs BLEU of order 1 to 4"),
+    "finding_f1": _finding("f1"),
+    "finding_auroc": _missing(NO_PROBABILITY),
+    "report_crg": _finding("crg"),
+    "report_f1": _finding("f1"),
+    "report_bleu_mean": _missing(NO_BLEU),
 }
 """What the columns of facts/*.yaml name, beside the sheet's own metrics."""
