@@ -304,3 +304,20 @@ def test_a_csv_row_with_too_few_cells_is_named(tmp_path):
     path.write_text(path.read_text() + "1,q\n")
     with pytest.raises(InputError, match=r"t\.csv line 3: fewer cells than the header"):
         read_predictions(path)
+
+
+def test_findings_of_yes_or_no_answers_give_the_challenges_crg_and_f1():
+    pytest.importorskip("slicesight.evaluation.metrics.clinical", reason="no per-finding metrics in this version")
+    # scan: (finding, true, said); A = 2 of T = 4, w = .5: TP 1, FN 1, FP 1, s = .5 - .5 - 1 = -1, S = 1, CRG = 1/3
+    told = [("v1", "emphysema", "yes", "yes"), ("v1", "lung nodule", "no", "yes"),
+            ("v2", "emphysema", "yes", "no"), ("v2", "lung nodule", "no", "no")]  # fmt: skip
+    rows = [
+        Prediction(id=f"{volume}#{finding}", task="closed", topic=finding, question="q", volume=volume, answer=true,
+                   choices=("yes", "no"), answer_choice="AB"[true == "no"], prediction=f"{'AB'[said == 'no']}. {said}")
+        for volume, finding, true, said in told
+    ]  # fmt: skip
+    scored = score_file(PredictionFile(rows=tuple(rows), format="jsonl"))
+    assert column_value(scored, "finding_crg", task="closed").value == pytest.approx(1 / 3)
+    assert column_value(scored, "finding_f1", task="closed").value == pytest.approx((2 / 3 + 0) / 2)
+    with pytest.raises(MissingPartError, match="no probability"):
+        column_value(scored, "finding_auroc", task="closed")
