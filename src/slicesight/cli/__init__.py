@@ -28,6 +28,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
     scoring.evaluate: "slicesight evaluate --data test/manifest.jsonl --out runs/test --train-data train",
     scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
+    scoring.compare: "slicesight compare ours=runs/ours theirs=runs/theirs --html compare.html",
     scoring.ablate: "slicesight ablate recipes/phantom-ablation.yaml --table 4 --seeds 3 --out runs/ablation",
     scoring.faithfulness: "slicesight faithfulness --data phantoms:9000:40 --out runs/faithful",
     models.pull: "slicesight pull med-2e3",

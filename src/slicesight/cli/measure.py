@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +13,20 @@ from rich.console import Console
 from slicesight.cli.label_choice import compare_labels, label_tables, labels_of_evaluate, labels_of_score
 from slicesight.cli.options import made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
-from slicesight.cli.scoring import AblateOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
+from slicesight.cli.scoring import AblateOptions, CompareOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
 from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
 from slicesight.evaluation.ablation import ablate
+from slicesight.evaluation.benchmarks import Benchmark, benchmark
+from slicesight.evaluation.benchmarks.board import make_board
+from slicesight.evaluation.benchmarks.running import (
+    SUBMISSION,
+    OpenedBenchmark,
+    add_board,
+    benchmark_cases,
+    open_benchmark,
+)
+from slicesight.evaluation.comparing import Comparison, compare_files
 from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
@@ -23,12 +34,15 @@ from slicesight.evaluation.predict import MODEL, PredictionRun
 from slicesight.evaluation.predictions import PredictionFile
 from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
+from slicesight.evaluation.truths import checked_against
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress
 from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
+from slicesight.reports.benchmark_table import board_notes, board_table
 from slicesight.reports.clinical_tables import clinical_tables
+from slicesight.reports.compare_html import write_comparison
 from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
 from slicesight.reports.figure import save_figure
@@ -37,18 +51,23 @@ from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
 
 Load = Callable[[str], Predictor]
+NO_FILES = "its own scorer takes nothing that such answers hold"
 
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
     labels = labels_of_evaluate(options)
-    source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
+    opened = None if options.benchmark is None else _open_benchmark(options)
+    if opened is None:
+        source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
+    else:
+        source = opened.source
     training = training_cases(options.train_data)
-    made_folder(options.out)
+    made_folder(options.folder)
     with stderr().status(f"loading {options.model}"):
         predictor = load(options.model)
     run = PredictionRun(
-        folder=options.out,
+        folder=options.folder,
         source=source,
         systems=(MODEL, *(VOLUME_CONTROLS if options.controls else ())),
         on_bad_case="skip" if options.skip_bad_cases else "stop",
@@ -56,18 +75,24 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
     sheet, scored = evaluate(
         run,
         predictor,
-        data={"source": options.data, "split": options.split},
+        data={"source": options.data, "split": options.split if opened is None else opened.split},
         training=training,
         blind=None if options.blind_model is None else partial(load, options.blind_model),
         bertscore=options.bertscore,
         layer=options.bertscore_layer,
         labels=labels,
-        answer=None if options.ray is None else partial(_predict_in_bulk, run, options, load),
+        answer=None if options.ray is None else partial(_predict_in_bulk, run, options, load, opened),
         bars=partial(progress_bar, stderr()),
     )
+    board, submission = (None, ()) if opened is None else add_board(opened, run.folder, sheet, scored)
     page = run.folder / "report.html"
     write_report(page, sheet=sheet, scored=scored[MODEL], source=source, predictor=predictor, num_cases=options.figures)
-    _print_sheet(sheet, Console(highlight=False))
+    console = Console(highlight=False)
+    _print_sheet(sheet, console)
+    if board is not None:
+        _print_board(board, console)
+        files = f"{len(submission)} files for its own scorer in {run.folder / SUBMISSION}" if submission else NO_FILES
+        say(f"{board['title']}: {files}")
     say(
         f"wrote {run.folder}/predictions.jsonl, sheet.json and {page.name}; open {page} in a browser, or compare: "
         f"slicesight score {run.folder} OTHER"
@@ -80,6 +105,8 @@ def run_score(options: ScoreOptions) -> None:
     systems = read_systems(files, answers=options.answers or ()) if files else {}
     labels = labels_of_score(options, systems, tables)
     systems |= {name: [PredictionFile(rows=(), format="labels-csv")] for name in tables}
+    facts = None if options.benchmark is None else benchmark(options.benchmark)
+    notes = [] if options.data is None else _hold_against_data(systems, options.data, facts)
     with stderr().status("scoring"):
         scored = {
             name: [score_file(run, bertscore=options.bertscore, layer=options.bertscore_layer) for run in runs]
@@ -90,8 +117,9 @@ def run_score(options: ScoreOptions) -> None:
             for name, runs in scored.items()
         ]
         comparisons = compare_systems(scored) + compare_labels(scored, labels) if len(scored) > 1 else []
+        board = None if facts is None else make_board(facts, {name: runs[0] for name, runs in scored.items()})
     found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
-    document = {"schema": 1, **found}
+    document = {"schema": 1, **found, **({} if board is None else {"benchmark": board})}
     if options.json == STDOUT:
         sys.stdout.write(to_json(document))
         return
@@ -101,11 +129,38 @@ def run_score(options: ScoreOptions) -> None:
     if any(entry["p"] is not None for entry in comparisons):
         console.print(comparison_table(comparisons))
     unpaired = dict.fromkeys(why_not_compared(entry) for entry in comparisons if entry["p"] is None)
-    for line in (*notes_of(sheets), *unpaired):
+    if board is not None:
+        _print_board(board, console)
+    for line in (*notes, *notes_of(sheets), *unpaired):
         console.print(line, style="dim", soft_wrap=True)
     if options.json is not None:
         write_text(options.json, text=to_json(document))
         say(f"wrote {options.json}")
+
+
+def run_compare(options: CompareOptions) -> None:
+    """Print the tables; write the page and JSON where they are wanted."""
+    with stderr().status("scoring"):
+        comparison = compare_files(
+            options.runs, answers=options.answers or (), bertscore=options.bertscore, layer=options.bertscore_layer
+        )
+        facts = _benchmark_of(comparison, options.benchmark)
+        board = None if facts is None else make_board(facts, {one.name: one.first for one in comparison.systems})
+    sheets = [one.sheet for one in comparison.systems]
+    document = {"schema": 1, "systems": sheets, "comparisons": comparison.tests, "benchmark": board}
+    if options.json == STDOUT:
+        sys.stdout.write(to_json(document))
+    else:
+        _print_comparison(comparison, board, Console(highlight=False))
+        if options.json is not None:
+            write_text(options.json, text=to_json(document))
+            say(f"wrote {options.json}")
+    if options.html is not None:
+        with stderr().status("cutting slices"):
+            write_comparison(options.html, comparison, num_cases=options.cases, data=options.data, board=board)
+        say(f"wrote {options.html}; open it in a browser")
+    elif options.json is None:
+        say("the page with the worst cases: --html FILE")
 
 
 def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
@@ -154,7 +209,41 @@ def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly)
     say(f"wrote {options.out}/faithfulness.json and faithfulness.png; look at the picture")
 
 
-def _predict_in_bulk(run: PredictionRun, options: EvaluateOptions, load: Load, progress: Progress) -> None:
+def _open_benchmark(options: EvaluateOptions) -> OpenedBenchmark:
+    assert options.benchmark is not None
+    if not Path(options.data).exists():
+        raise InputError(f"{options.data}: no such folder; --data names the benchmark's own folder")
+    made_folder(options.folder)
+    with stderr().status(f"reading {options.data}"):
+        return open_benchmark(
+            benchmark(options.benchmark),
+            Path(options.data),
+            out=options.folder,
+            volumes=options.volumes,
+            split=options.split,
+            count=options.count,
+            skip_bad_cases=options.skip_bad_cases,
+        )
+
+
+def _hold_against_data(systems: dict[str, list[PredictionFile]], data: str, facts: Benchmark | None) -> list[str]:
+    """Replace every file by one whose rows are questions of DATA; returns what was not answered."""
+    if facts is None:
+        cases = open_dataset(data, prefer="test").cases
+    else:
+        cases = benchmark_cases(facts, Path(data))
+    notes = []
+    for name, files in systems.items():
+        for number, file in enumerate(files):
+            files[number], unanswered = checked_against(file, cases, data=data)
+            if unanswered:
+                notes.append(f"{name}: {unanswered} questions of {data} are not answered; the scores are of the others")
+    return notes
+
+
+def _predict_in_bulk(
+    run: PredictionRun, options: EvaluateOptions, load: Load, opened: OpenedBenchmark | None, progress: Progress
+) -> None:
     from slicesight.evaluation.bulk import predict_in_bulk
 
     assert options.ray is not None
@@ -162,14 +251,43 @@ def _predict_in_bulk(run: PredictionRun, options: EvaluateOptions, load: Load, p
         run,
         load=load,
         model=options.model,
-        data=options.data,
-        split=options.split,
+        data=options.data if opened is None else str(opened.manifest),
+        split=options.split if opened is None else opened.split,
         count=options.count,
         fill=options.fill,
         num_workers=options.workers,
         address=options.ray,
         progress=progress,
     )
+
+
+def _benchmark_of(comparison: Comparison, name: str | None) -> Benchmark | None:
+    """The benchmark that is named, else the one that all runs were of."""
+    if name is None:
+        names = {(one.stated.get("benchmark") or {}).get("name") for one in comparison.systems}
+        name = names.pop() if len(names) == 1 else None
+    return None if name is None else benchmark(name)
+
+
+def _print_comparison(comparison: Comparison, board: Mapping[str, Any] | None, console: Console) -> None:
+    sheets = [one.sheet for one in comparison.systems]
+    for table in tables_of(sheets):
+        console.print(table)
+    if any(test["p"] is not None for test in comparison.tests):
+        console.print(comparison_table(comparison.tests))
+    if board is not None:
+        _print_board(board, console)
+    counts = ", ".join(f"{name} {number}" for name, number in comparison.num_questions.items())
+    lines = [] if comparison.is_one_test else [f"questions: {counts}; {len(comparison.shared)} answered by all"]
+    lines += dict.fromkeys(why_not_compared(test) for test in comparison.tests if test["p"] is None)
+    for line in (*lines, *notes_of(sheets)):
+        console.print(line, style="dim", soft_wrap=True)
+
+
+def _print_board(board: Mapping[str, Any], console: Console) -> None:
+    console.print(board_table(board))
+    for line in board_notes(board):
+        console.print(line, style="dim", soft_wrap=True)
 
 
 def _print_sheet(sheet: Mapping[str, Any], console: Console) -> None:

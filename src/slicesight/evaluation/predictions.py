@@ -54,12 +54,14 @@ class Prediction(BaseModel):
 class PredictionFile:
     """What was read from one file or several that belong together.
 
-    missing: what the format cannot give -> why, for instance {"volume": "M3D's csv names no volume"}.
+    missing: what the format cannot give -> why, for instance {"volume": "M3D's csv names no volume"}. places: where
+    each row stands, for messages; empty where nobody kept it.
     """
 
     rows: tuple[Prediction, ...]
     format: str
     missing: dict[str, str] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> frozenset[str]:
@@ -73,8 +75,14 @@ def read_jsonl(path: Path) -> list[Prediction]:
     Raises:
         InputError: names the first line that is not a prediction.
     """
+    return [row for row, _ in read_placed_lines(path)]
+
+
+def read_placed_lines(path: Path) -> list[tuple[Prediction, str]]:
+    """(prediction, "file line n") of plain JSONL; InputError as `read_jsonl`."""
     lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
-    return [prediction(line, where=f"{path.name} line {number}") for number, line in lines if line.strip()]
+    placed = ((line, f"{path.name} line {number}") for number, line in lines if line.strip())
+    return [(prediction(line, where=place), place) for line, place in placed]
 
 
 def own_file(path: Path) -> PredictionFile:

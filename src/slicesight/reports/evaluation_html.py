@@ -18,10 +18,12 @@ from slicesight.data.choices import read_choice
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
+from slicesight.evaluation.comparing import MAIN_METRIC
 from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
+from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.case_figure import draw_case
 from slicesight.reports.clinical_tables import COLUMNS, value_at
 from slicesight.reports.evidence import EVIDENCE_CAVEAT
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1500
 THUMBNAIL = 128
-MAIN_METRIC = {"report": "rouge1", "open": "rouge1", "closed": "accuracy"}
 MAIN_NAMES = {"report": "report, ROUGE-1", "open": "open questions, ROUGE-1", "closed": "closed questions, accuracy"}
 CONTROL_NAMES = {
     "blank": "empty volume",
@@ -120,6 +121,7 @@ def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[P
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
         controls=_control_rows(sheet),
         comparisons=_comparison_rows(sheet),
+        published=board_rows(sheet["benchmark"]) if "benchmark" in sheet else [],
         rows=rows,
         num_rows=len(scored.rows),
         row_topics=list(dict.fromkeys(row["topic"] for row in rows)),
