@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.cli.label_choice import compare_labels, label_tables, labels_of_evaluate, labels_of_score
 from slicesight.cli.options import made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, CompareOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
@@ -40,6 +41,7 @@ from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
 from slicesight.reports.benchmark_table import board_notes, board_table
+from slicesight.reports.clinical_tables import clinical_tables
 from slicesight.reports.compare_html import write_comparison
 from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
@@ -54,6 +56,7 @@ NO_FILES = "its own scorer takes nothing that such answers hold"
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
+    labels = labels_of_evaluate(options)
     opened = None if options.benchmark is None else _open_benchmark(options)
     if opened is None:
         source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
@@ -77,6 +80,7 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
         blind=None if options.blind_model is None else partial(load, options.blind_model),
         bertscore=options.bertscore,
         layer=options.bertscore_layer,
+        labels=labels,
         answer=None if options.ray is None else partial(_predict_in_bulk, run, options, load, opened),
         bars=partial(progress_bar, stderr()),
     )
@@ -97,24 +101,33 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
 
 def run_score(options: ScoreOptions) -> None:
     """Print the table, or write JSON; raises InputError before anything is written."""
-    systems = read_systems(options.predictions, answers=options.answers or ())
+    tables, files = label_tables(options.predictions)
+    systems = read_systems(files, answers=options.answers or ()) if files else {}
     facts = None if options.benchmark is None else benchmark(options.benchmark)
     notes = [] if options.data is None else _hold_against_data(systems, options.data, facts)
+    answered = list(systems)
+    if facts is not None and not answered:
+        raise InputError(f"--benchmark {facts.name} is about answers; a csv of labels has none, leave it out")
+    labels = labels_of_score(options, systems, tables)
+    systems |= {name: [PredictionFile(rows=(), format="labels-csv")] for name in tables}
     with stderr().status("scoring"):
         scored = {
             name: [score_file(run, bertscore=options.bertscore, layer=options.bertscore_layer) for run in runs]
             for name, runs in systems.items()
         }
-        sheets = [average_sheets([make_sheet(run, system=name) for run in runs]) for name, runs in scored.items()]
-        comparisons = compare_systems(scored) if len(scored) > 1 else []
-        board = None if facts is None else make_board(facts, {name: runs[0] for name, runs in scored.items()})
+        sheets = [
+            average_sheets([make_sheet(run, system=name, labels=labels[name]) for run in runs])
+            for name, runs in scored.items()
+        ]
+        comparisons = compare_systems(scored) + compare_labels(scored, labels) if len(scored) > 1 else []
+        board = None if facts is None else make_board(facts, {name: scored[name][0] for name in answered})
     found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
     document = {"schema": 1, **found, **({} if board is None else {"benchmark": board})}
     if options.json == STDOUT:
         sys.stdout.write(to_json(document))
         return
     console = Console(highlight=False)
-    for table in tables_of(sheets):
+    for table in (*tables_of(sheets), *clinical_tables(sheets)):
         console.print(table)
     if any(entry["p"] is not None for entry in comparisons):
         console.print(comparison_table(comparisons))
@@ -281,8 +294,10 @@ def _print_board(board: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_sheet(sheet: Mapping[str, Any], console: Console) -> None:
-    controls = ({"system": name, **part} for name, part in sheet["controls"].items() if part is not None)
+    controls = [{"system": name, **part} for name, part in sheet["controls"].items() if part is not None]
     for table in tables_of([dict(sheet), *controls]):
+        console.print(table)
+    for table in clinical_tables([dict(sheet), *controls]) if sheet["clinical"] else ():
         console.print(table)
     for line in notes_of([dict(sheet)]):
         console.print(line, style="dim", soft_wrap=True)
