@@ -307,7 +307,6 @@ def test_a_csv_row_with_too_few_cells_is_named(tmp_path):
 
 
 def test_findings_of_yes_or_no_answers_give_the_challenges_crg_and_f1():
-    pytest.importorskip("slicesight.evaluation.metrics.clinical", reason="no per-finding metrics in this version")
     # scan: (finding, true, said); A = 2 of T = 4, w = .5: TP 1, FN 1, FP 1, s = .5 - .5 - 1 = -1, S = 1, CRG = 1/3
     told = [("v1", "emphysema", "yes", "yes"), ("v1", "lung nodule", "no", "yes"),
             ("v2", "emphysema", "yes", "no"), ("v2", "lung nodule", "no", "no")]  # fmt: skip

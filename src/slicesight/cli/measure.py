@@ -103,10 +103,13 @@ def run_score(options: ScoreOptions) -> None:
     """Print the table, or write JSON; raises InputError before anything is written."""
     tables, files = label_tables(options.predictions)
     systems = read_systems(files, answers=options.answers or ()) if files else {}
-    labels = labels_of_score(options, systems, tables)
-    systems |= {name: [PredictionFile(rows=(), format="labels-csv")] for name in tables}
     facts = None if options.benchmark is None else benchmark(options.benchmark)
     notes = [] if options.data is None else _hold_against_data(systems, options.data, facts)
+    answered = list(systems)
+    if facts is not None and not answered:
+        raise InputError(f"--benchmark {facts.name} is about answers; a csv of labels has none, leave it out")
+    labels = labels_of_score(options, systems, tables)
+    systems |= {name: [PredictionFile(rows=(), format="labels-csv")] for name in tables}
     with stderr().status("scoring"):
         scored = {
             name: [score_file(run, bertscore=options.bertscore, layer=options.bertscore_layer) for run in runs]
@@ -117,7 +120,7 @@ def run_score(options: ScoreOptions) -> None:
             for name, runs in scored.items()
         ]
         comparisons = compare_systems(scored) + compare_labels(scored, labels) if len(scored) > 1 else []
-        board = None if facts is None else make_board(facts, {name: runs[0] for name, runs in scored.items()})
+        board = None if facts is None else make_board(facts, {name: scored[name][0] for name in answered})
     found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
     document = {"schema": 1, **found, **({} if board is None else {"benchmark": board})}
     if options.json == STDOUT:

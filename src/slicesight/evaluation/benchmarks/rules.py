@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,9 @@ from slicesight.data.sources.deeptumorvqa import SEPARATOR
 from slicesight.evaluation.benchmarks.deeptumorvqa import freeform_value, letter_of_output
 from slicesight.evaluation.benchmarks.submissions import is_present
 from slicesight.evaluation.metrics import MissingPartError
+from slicesight.evaluation.metrics.clinical import clinical_part, missing_of
+from slicesight.evaluation.metrics.findings import label_texts
+from slicesight.evaluation.metrics.labels import Labels
 from slicesight.evaluation.predictions import Prediction
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.evaluation.statistics import Floats, mean_interval
@@ -27,8 +29,6 @@ from slicesight.evaluation.statistics import Floats, mean_interval
 NOT_A_MASK = "the scorer takes voxel masks; answers with slice scores are no masks"
 NO_PROBABILITY = "a yes or no is no probability; give a system's probabilities as a csv to slicesight score"
 NO_BLEU = "VLM3D prints the mean of pycocoevalcap's BLEU-1 to 4; score the result file there"
-METRICS = "slicesight.evaluation.metrics"
-CLINICAL = f"{METRICS}.clinical"
 NO_GREEN = "needs the GREEN model (green-score, 7B, a GPU); score the result file there"
 
 
@@ -80,33 +80,28 @@ def finding_scores(scored: Scored, places: Sequence[int], metric: str) -> Column
         metric: "crg", or a metric of which the mean over findings is taken.
 
     Raises:
-        MissingPartError: it is not here, or cannot say this of these questions.
+        MissingPartError: these questions cannot say it.
     """
-    try:
-        clinical = import_module(CLINICAL)
-        labels, findings = import_module(f"{METRICS}.labels"), import_module(f"{METRICS}.findings")
-    except ImportError:
-        raise MissingPartError(f"{metric} of findings needs {CLINICAL}") from None
     rows = [scored.rows[place] for place in places]
     if any(row.volume is None for row in rows):
         raise MissingPartError("findings are counted by scan, and not every answer names its scan")
     if rows[0].task == "report":
         volumes = tuple(row.volume or "" for row in rows)
-        said = findings.label_texts(volumes, [row.prediction for row in rows])
-        true = findings.label_texts(volumes, [row.answer for row in rows])
+        said = label_texts(volumes, [row.prediction for row in rows])
+        true = label_texts(volumes, [row.answer for row in rows])
     else:
-        said, true = (labels.Labels(**table) for table in _finding_tables(rows))
-    part = clinical.clinical_part(said, true, is_control=True)
+        said, true = _finding_tables(rows)
+    part = clinical_part(said, true, is_control=True)
     value, ends = (part["crg"], part["ci95"]["crg"]) if metric == "crg" else (
         part["macro"][metric], part["ci95"]["macro"][metric])  # fmt: skip
     if value is None:
-        raise MissingPartError(clinical.missing_of({**part, "side": 0, "location": 0}).get(f"clinical.{metric}", "0/0"))
+        raise MissingPartError(missing_of({**part, "side": 0, "location": 0}).get(f"clinical.{metric}", "0/0"))
     low, high = ends if ends and ends[0] is not None else (None, None)
     return ColumnValue(value=float(value), low=low, high=high, num_questions=len(rows))
 
 
-def _finding_tables(rows: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is said and what is true of each scan's findings, as `metrics.labels.Labels` takes them; NaN: not asked."""
+def _finding_tables(rows: Sequence[Prediction]) -> tuple[Labels, Labels]:
+    """What is said and what is true of each scan's findings; NaN: not asked."""
     volumes = tuple(dict.fromkeys(row.volume or "" for row in rows))
     findings = tuple(dict.fromkeys(row.topic for row in rows))
     at, column = ({name: place for place, name in enumerate(names)} for names in (volumes, findings))
@@ -115,8 +110,8 @@ def _finding_tables(rows: Sequence[Prediction]) -> tuple[dict[str, Any], dict[st
         place = at[row.volume or ""], column[row.topic]
         said_VF[place] = float(is_present(row) is True)
         true_VF[place] = float(row.answer.strip().lower() == "yes")
-    names: dict[str, Any] = {"volumes": volumes, "findings": findings}
-    return {**names, "present": said_VF}, {**names, "present": true_VF}
+    said = Labels(volumes=volumes, findings=findings, present=said_VF)
+    return said, Labels(volumes=volumes, findings=findings, present=true_VF)
 
 
 def _metric(scored: Scored, places: Sequence[int], name: str, task: str) -> Floats:
