@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
@@ -211,10 +213,27 @@ def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVo
     for number, (asked, answer) in enumerate(zip(case.conversations, answers, strict=True)):
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
         shown = true_slices(asked, grid) if system == MODEL and is_one_plane else None
-        extra: dict[str, Any] = {"scores": answer.scores or None, "true_slices": shown}
+        extra: dict[str, Any] = {
+            "scores": answer.scores or None,
+            "true_slices": shown,
+            "slice_places_mm": slice_places_mm(grid) if shown is not None and answer.scores else None,
+            "evidence": None if answer.evidence == "scores" else answer.evidence,
+            "confidence": answer.confidence,
+            "abstained": answer.abstained,
+            "would_say": answer.would_say,
+        }
         row = as_prediction(case, number, answer.generated_text, choice=answer.choice)
         rows.append(row.model_copy(update=extra))
     return rows
+
+
+def slice_places_mm(grid: GridVolume) -> tuple[float, ...] | None:
+    """How far each grid slice's centre lies from the first one's, in mm; None without geometry."""
+    positions = [piece.position_mm for piece in grid.slices if piece.position_mm is not None]
+    if len(positions) < len(grid.slices):
+        return None
+    away = np.linalg.norm(np.asarray(positions) - positions[0], axis=1)
+    return tuple(np.round(away, 3).tolist())
 
 
 def _drop_half_cases(run: PredictionRun, system: str) -> None:

@@ -19,9 +19,11 @@ import numpy as np
 from slicesight import __version__
 from slicesight.data.choices import OUTCOMES, is_right, legacy_right, read_choice
 from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.metrics.evidence import Pointed, score_evidence
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
-from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
+from slicesight.evaluation.selective_answers import NO_CONFIDENCE, score_selective
+from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, volume_sums
 
 FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
@@ -105,7 +107,10 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
     for task in TASKS:
         if task not in scored.file.tasks:
             missing[task] = f"the file holds no {task} questions"
-    evidence = score_evidence((row.scores, row.true_slices, row.volume or row.id) for row in rows)
+    evidence = score_evidence(map(_pointed, rows))
+    selective = score_selective(rows)
+    if selective is None:
+        missing["selective"] = NO_CONFIDENCE
     if evidence is None:
         missing["evidence"] = "no prediction has both scores and true_slices"
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
@@ -119,6 +124,7 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
         "num_volumes": len(volumes) if scored.has_volumes else None,
         **{task: _task_part(scored, task) for task in TASKS},
         "evidence": evidence,
+        "selective": selective,
         "controls": None,
         "leaks": None,
         "metrics": dict(scored.about),
@@ -144,6 +150,8 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(sheets) == 1:
         return sheets[0]
     averaged: dict[str, Any] = {**_mean_of(list(sheets)), "num_seeds": len(sheets)}
+    for name in ("evidence", "selective"):
+        averaged[name] = _without_intervals(averaged[name])
     for task in TASKS:
         if averaged[task] is not None:
             averaged[task]["ci95"] = None
@@ -192,34 +200,15 @@ def count_outcomes(rows: Iterable[Prediction]) -> dict[str, int]:
     return {outcome: counted[outcome] for outcome in OUTCOMES}
 
 
-def score_evidence(
-    pointed: Iterable[tuple[Sequence[float] | None, Sequence[int] | None, str]],
-) -> dict[str, Any] | None:
-    """Score mass on the slices that truly show what is asked, their share, and the excess (mass - share) / (1 - share).
-
-    Only questions whose slices are fewer than half of all count; elsewhere there is no place to point at.
-
-    Args:
-        pointed: every question's slice scores, true slices and volume.
-    """
-    masses, shares, volumes = [], [], []
-    for scores, true_slices, volume in pointed:
-        share = len(true_slices or ()) / len(scores) if scores else 1.0
-        if 0 < share < 0.5:
-            masses.append(float(np.asarray(scores)[list(true_slices or ())].sum()))
-            shares.append(share)
-            volumes.append(volume)
-    if not masses:
-        return None
-    mass, share_array = np.array(masses), np.array(shares)
-    excess = mean_interval((mass - share_array) / (1 - share_array), volumes)
-    return {
-        "mass": float(mass.mean()),
-        "share": float(share_array.mean()),
-        "excess": excess.value,
-        "excess_ci95": [excess.low, excess.high],
-        "num_questions": len(masses),
-    }
+def _pointed(row: Prediction) -> Pointed:
+    """A question's slices as the evidence metrics take them."""
+    return Pointed(
+        scores=row.scores,
+        true_slices=row.true_slices,
+        volume=row.volume or row.id,
+        places_mm=row.slice_places_mm,
+        measured_by=row.evidence or "scores",
+    )
 
 
 def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
@@ -269,6 +258,16 @@ def _intervals(
         for topic, one in zip(in_topic, by_topic, strict=True):
             found["by_topic"][topic][name] = one
     return {**found, "by_topic": dict(found["by_topic"])}
+
+
+def _without_intervals(value: Any) -> Any:
+    """The same with null for what is one seed's alone: intervals, a curve, the bins of confidences."""
+    if isinstance(value, dict):
+        return {
+            key: None if key.endswith("ci95") or key in ("curve", "bins") else _without_intervals(inner)
+            for key, inner in value.items()
+        }
+    return value
 
 
 def _mean_of(values: list[Any]) -> Any:
