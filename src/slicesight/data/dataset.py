@@ -28,6 +28,7 @@ from slicesight.io.assemble import checked_fill
 from slicesight.io.loading import read_volume
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
+from slicesight.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from slicesight.data.store import PreparedVolumes
@@ -154,7 +155,11 @@ class ManifestDataset(Dataset):
         return read_manifest(self.manifest)
 
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
-        return to_grid(read_volume(self._path(case), **case.read_options), spec)
+        return to_grid(self.volume(case), spec)
+
+    def volume(self, case: Case) -> Volume:
+        """The case's scan, read as its line says; errors as of `read_volume`."""
+        return read_volume(self._path(case), **case.read_options)
 
     def stamp(self, case: Case) -> str:
         return stat_fingerprint(self._path(case)) + (repr(case.read_options) if case.reading else "")

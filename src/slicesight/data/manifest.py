@@ -6,6 +6,7 @@ prompts `{question} Choices: A. {} B. {} C. {} D. {}`, closed targets `{letter}.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,6 +113,13 @@ class Case(BaseModel):
     def read_options(self) -> dict[str, Any]:
         """Arguments for `io.loading.read_volume`; mostly none."""
         return self.reading.options() if self.reading is not None else {}
+
+    @property
+    def patient_key(self) -> str | None:
+        """What the scans of one patient share, without the name: a digest of source and patient."""
+        if self.patient is None:
+            return None
+        return hashlib.sha256(f"{self.source}\t{self.patient}".encode()).hexdigest()[:12]
 
     def with_fill(self, fill: Fill) -> Case:
         """The case with what takes the place of its scan's NaN, unless it says so itself."""

@@ -6,7 +6,6 @@ commonest answer, without any model. blind: a model trained without scans, asked
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -98,16 +97,9 @@ def as_prediction(case: Case, number: int, said: str, *, choice: str | None = No
         answer_choice=asked.answer_choice,
         choice=choice,
         volume=case.id,
-        patient=patient_key(case),
+        patient=case.patient_key,
         choices=asked.choices,
     )
-
-
-def patient_key(case: Case) -> str | None:
-    """What the scans of one patient share, without the patient's name: a digest of source and name."""
-    if case.patient is None:
-        return None
-    return hashlib.sha256(f"{case.source}\t{case.patient}".encode()).hexdigest()[:12]
 
 
 def ask_blind(

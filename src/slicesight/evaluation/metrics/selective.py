@@ -160,8 +160,7 @@ def _intervals(confidence_Q: Floats, right_Q: Floats, patients: Sequence[str], *
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, largest + 1))])
 
     def by_patient(values_Q: Floats) -> Floats:
-        found: Floats = np.bincount(patient_Q, weights=values_Q, minlength=num_patients)
-        return found
+        return np.bincount(patient_Q, weights=values_Q, minlength=num_patients).astype(np.float64)
 
     ones = np.ones(len(right_Q))
     sums_PM = [
