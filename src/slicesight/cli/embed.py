@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,11 +15,12 @@ from rich.console import Console
 from slicesight.cli.options import say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.vectors import EmbedOptions, NearestOptions
-from slicesight.data.dataset import MANIFEST, PREPARED_INDEX, ManifestDataset, open_dataset
+from slicesight.data.dataset import MANIFEST, PREPARED_INDEX, Dataset, ManifestDataset, open_dataset
 from slicesight.data.fingerprints import stat_fingerprint
+from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.files import write_text
-from slicesight.inference.embedding import Embedder, Embedding, load_embedder
+from slicesight.inference.embedding import Embedder, Embedding, Vectors, load_embedder
 from slicesight.inference.embedding_table import EmbeddingTable, ScanName, TableFacts, TableWriter, read_table
 from slicesight.inference.encoded_scan import Scan
 from slicesight.inference.retrieval import Neighbour, nearest_scans, nearest_slices
@@ -88,7 +91,9 @@ def run_nearest(options: NearestOptions, *, load: Load = load_embedder) -> None:
     if options.query in table.scans:
         place = table.scans.index(options.query)
         patient, without = table.patients[place], (options.query,)
-        vector = table.volumes[place] if options.slice is None else _slice(table.slices(place), options)
+        vector = (
+            table.volumes[place] if options.slice is None else _slice(table.slices(place), options.slice, options.query)
+        )
     else:
         found = _embed_query(table, options, load)
         patient, without = None, ()
@@ -97,7 +102,7 @@ def run_nearest(options: NearestOptions, *, load: Load = load_embedder) -> None:
                 f"--other-patients needs to know whose scan {options.query} is; it is no scan of {options.table}, "
                 "leave the option out"
             )
-        vector = found.volume if options.slice is None else _slice(found.slices, options)
+        vector = found.volume if options.slice is None else _slice(found.slices, options.slice, options.query)
     if options.other_patients and patient is None:
         raise InputError(f"{options.table}: does not say whose scan {options.query} is; leave --other-patients out")
     look = nearest_scans if options.slice is None else nearest_slices
@@ -130,11 +135,7 @@ def _scans_of(options: EmbedOptions) -> Iterator[ScanToEmbed]:
         if options.split is not None or options.count is not None:
             raise InputError(f"{argument}: is a scan; --split and --count are for DATA, leave them out")
         name = ScanName(scan=argument, stamp=stat_fingerprint(path))
-
-        def read(embedder: Embedder, path: Path = path) -> Scan:
-            return read_volume(path, fill=options.fill)
-
-        yield ScanToEmbed(name=name, open=read)
+        yield ScanToEmbed(name=name, open=partial(_open_file, path, options.fill))
 
 
 def _is_data(argument: str) -> bool:
@@ -150,21 +151,26 @@ def _cases_of(data: str, options: EmbedOptions) -> Iterator[ScanToEmbed]:
     for case in source.cases:
         name = ScanName(scan=case.id, stamp=source.stamp(case), patient=case.patient_key, split=case.split)
 
-        def grid(embedder: Embedder, case: object = case) -> Scan:
-            spec = embedder.grid_spec
-            if spec is not None:
-                return source.grid(case, spec)  # type: ignore[arg-type]  # bound for this turn of the loop
-            if isinstance(source, ManifestDataset):
-                return source.volume(case)  # type: ignore[arg-type]
-            raise InputError(f"{embedder.name} brings scans to its own voxel size; name the scans' files, not {data}")
+        yield ScanToEmbed(name=name, open=partial(_open_case, source, case))
 
-        yield ScanToEmbed(name=name, open=grid)
+
+def _open_case(source: Dataset, case: Case, embedder: Embedder) -> Scan:
+    """The case on the embedder's grid, or its scan where the embedder makes its own."""
+    if embedder.grid_spec is not None:
+        return source.grid(case, embedder.grid_spec)
+    if isinstance(source, ManifestDataset):
+        return source.volume(case)
+    raise InputError(f"{embedder.name} brings scans to its own voxel size; name the scans' files")
+
+
+def _open_file(path: Path, fill: str | None, embedder: Embedder) -> Scan:
+    return read_volume(path, fill=fill)
 
 
 def _check_names(scans: list[ScanToEmbed]) -> None:
-    names = [one.name.scan for one in scans]
-    if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
-        raise InputError(f"two scans are called {twice[0]}; name each once")
+    counted = Counter(one.name.scan for one in scans)
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise InputError(f"{counted[twice[0]]} scans are called {twice[0]}; name each once")
 
 
 def _embed_query(table: EmbeddingTable, options: NearestOptions, load: Load) -> Embedding:
@@ -186,16 +192,14 @@ def _embed_query(table: EmbeddingTable, options: NearestOptions, load: Load) -> 
         return embedder.embed(read_volume(path), space=table.facts["space"])
 
 
-def _slice(slices: object, options: NearestOptions) -> object:
-    import numpy as np
-
-    if slices is None:
-        raise InputError(f"{options.query}: the model gives no vectors of slices; leave --slice out")
-    rows = np.asarray(slices)
-    assert options.slice is not None
-    if options.slice >= len(rows):
-        raise InputError(f"--slice {options.slice}: the grid has {len(rows)} slices, 0 to {len(rows) - 1}")
-    return rows[options.slice]
+def _slice(slices_NL: Vectors | None, number: int, query: str) -> Vectors:
+    """One slice's vector."""
+    if slices_NL is None:
+        raise InputError(f"{query}: the model gives no vectors of slices; leave --slice out")
+    if number >= len(slices_NL):
+        raise InputError(f"--slice {number}: the grid has {len(slices_NL)} slices, 0 to {len(slices_NL) - 1}")
+    found: Vectors = slices_NL[number]
+    return found
 
 
 def _show(neighbours: list[Neighbour], table: EmbeddingTable, options: NearestOptions) -> None:

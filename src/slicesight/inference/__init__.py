@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slicesight.inference.answers import Answer, AnswerPiece, SliceEvidence
-    from slicesight.inference.encoded_scan import EncodedScan
     from slicesight.inference.embedding import Embedding, load_embedder
+    from slicesight.inference.encoded_scan import EncodedScan
     from slicesight.inference.loading import load
     from slicesight.inference.predictor import Predictor
 

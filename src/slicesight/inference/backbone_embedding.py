@@ -3,7 +3,8 @@
 A pre-trained backbone reads the whole scan as one axial cube, as its triplets were cut; what it learnt to say of every
 slice (PSAT) are its slices' vectors. A segmenter or classifier brings the scan to its own spacing first, and a scan
 larger than its cube is read in neighbouring cubes, whose cells lie side by side as if it were one. The volume is the
-mean of the cells that hold the scan. B = 1 scan, C memory channels, d x h x w cells, K = d depth bins of P = h w tokens.
+mean of the cells that hold the scan. B = 1 scan, C memory channels, d x h x w cells, K = d depth bins of P = h w
+tokens.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     depth bins   (K, P, C)  the 3D encoder's tokens, as they are
     slices       (N, L)     each slice's 2D tokens, their mean, of length 1
-    volume       (V,)       the means of all 3D and of all 2D tokens, each of length 1, one behind the other, of length 1
+    volume       (V,)       the means of all 3D and of all 2D tokens, each of length 1, joined, of length 1
 
 so that the dot product of two volumes is the mean of the two encoders' cosines. That is the space "encoder". In the
 space "language" the tokens are those that the language model is shown, both of one width D: a slice is the mean of its
-own 2D tokens and its depth bin's 3D tokens (docs/method.md, eq. 4), the volume the mean of its slices. What a model does
-not have is None, and `missing` says why. K depth bins of P tokens, N slices.
+own 2D tokens and its depth bin's 3D tokens (docs/method.md, eq. 4), the volume the mean of its slices. What a model
+does not have is None, and `missing` says why. K depth bins of P tokens, N slices.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def load_embedder(name_or_dir: str | Path = "phantom-tiny", *, device: str | Non
     predictor = load(name_or_dir, device=device)
     if not hasattr(predictor, "embed"):
         raise ModelError(
-            f"{name_or_dir}: answers questions but has no encoder whose vectors can be had; name a Med-2E3, a folder of "
-            "slicesight insight, or M3D-CLIP"
+            f"{name_or_dir}: answers questions but has no encoder whose vectors can be had; name a Med-2E3, a folder "
+            "of slicesight insight, or M3D-CLIP"
         )
     return ModelEmbedder(predictor)
 

@@ -3,7 +3,8 @@
 One row a scan: names (scan, patient, split), the vectors as lists of float32 (slices and depth bins row after row, with
 their shapes), where the slices lie, and the receipt as JSON. The file's own metadata (key `slicesight`) says by which
 model, in which space, and what is missing why. Rows are kept in FILE.partial/ while they are made: a run that was
-stopped goes on there, as long as model, space and a scan's files are the same; the file itself appears when it is whole.
+stopped goes on there, as long as model, space and a scan's files are the same; the file itself appears when it is
+whole.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class TableWriter:
             for name, wanted in facts.to_dict().items():
                 if found.get(name) != wanted:
                     raise InputError(
-                        f"{self.folder}: was begun with {name} {found.get(name)!r}, now it is {wanted!r}; remove it, or "
-                        "name another --out"
+                        f"{self.folder}: was begun with {name} {found.get(name)!r}, now it is {wanted!r}; remove it, "
+                        "or name another --out"
                     )
         else:
             try:
