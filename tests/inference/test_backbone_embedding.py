@@ -17,7 +17,6 @@ from slicesight.volumes.volume import PLANES
 
 pytest.importorskip("monai", reason="decoders of backbones are MONAI's")
 SIZE = (16, 32, 32)
-SPEC = {"name": "cnn3d", "image_size": SIZE, "settings": {
 SETTINGS = {"widths": [8, 12], "blocks": [0, 0], "strides": [[2, 4, 4], [2, 2, 2]], "num_groups": 4, "feature_size": 4}
 SPEC = {"name": "cnn3d", "image_size": SIZE, "settings": SETTINGS}
 RECIPE = {
