@@ -122,6 +122,10 @@ class Dataset(ABC):
         shown = np.array([not wanted.isdisjoint(source) for source in self.source_slices(case)])
         return shown & ~shown.all()
 
+    def labels(self, case: Case) -> NDArray[np.int32] | None:
+        """The case's canonical label map (Z, Y, X); None where the source holds none."""
+        return None
+
     def plane(self, case: Case) -> str | None:
         """How the slices are stacked, None where the file does not say which way they lie."""
         grid = self.grid(case, self.own_spec)
@@ -160,6 +164,16 @@ class ManifestDataset(Dataset):
     def volume(self, case: Case) -> Volume:
         """The case's scan, read as its line says; errors as of `read_volume`."""
         return read_volume(self._path(case), **case.read_options)
+
+    def labels(self, case: Case) -> NDArray[np.int32] | None:
+        if case.labels is None:
+            return None
+        from slicesight.io.masks import read_labels
+
+        path = self.manifest.parent / case.labels
+        if not path.exists():
+            raise InputError(f"{self.manifest.name}: case {case.id}: no such label map {path}; mend the manifest.")
+        return read_labels(path, self.volume(case))
 
     def stamp(self, case: Case) -> str:
         return stat_fingerprint(self._path(case)) + (repr(case.read_options) if case.reading else "")

@@ -47,6 +47,8 @@ class Conversation(BaseModel):
     answer_choice: str | None = None
     source_slices: tuple[int, ...] | None = None
     """Slices of the file that show what is asked; None where nobody knows."""
+    label_values: tuple[int, ...] | None = None
+    """Values of the case's label map that mark what is asked, where source_slices is not given."""
 
     @model_validator(mode="after")
     def _closed_answers_are_among_the_choices(self) -> Conversation:
@@ -108,6 +110,12 @@ class Case(BaseModel):
     """How the volume is to be read, where its file leaves that open."""
     conversations: tuple[Conversation, ...]
     truth: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _label_values_are_of_a_label_map(self) -> Case:
+        if self.labels is None and any(asked.label_values for asked in self.conversations):
+            raise ValueError("a question names label_values but the case has no `labels`, the file of its label map")
+        return self
 
     @property
     def read_options(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, true_slices
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, labels_wanted, true_slices
 from slicesight.evaluation.likelihood import (
     BRANCHES,
     MaskableScan,
@@ -91,11 +91,12 @@ def measure(
         scan = open_scan(predictor, grid)
         prompts = [pair.prompt for pair in case.conversations]
         scores_QN = score_questions(scan, prompts)
+        labels_ZYX = labels_wanted(source, case)
         for scores_N, pair in zip(scores_QN, case.conversations, strict=True):
             pointed.append(
                 Pointed(
                     scores=tuple(scores_N),
-                    true_slices=true_slices(pair, grid),
+                    true_slices=true_slices(pair, grid, labels_ZYX=labels_ZYX),
                     volume=case.id,
                     places_mm=slice_places_mm(grid),
                 )

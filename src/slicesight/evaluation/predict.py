@@ -22,7 +22,7 @@ import numpy as np
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb, true_slices
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb, labels_wanted, true_slices
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer, Progress
@@ -150,7 +150,7 @@ def answer_cases(
     jobs = _jobs(run, predictor.grid_spec, answered, taken)
     for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both"):
         case, system, grid = taken.popleft()
-        yield system, _rows_of(case, answers, system=system, grid=grid)
+        yield system, _rows_of(run.source, case, answers, system=system, grid=grid)
 
 
 def digest_model(predictor: Predictor) -> str:
@@ -165,7 +165,10 @@ def digest_questions(cases: Sequence[Case]) -> str:
     """SHA-256 of ids, questions and answers, in order."""
     digest = hashlib.sha256()
     for case in cases:
-        digest.update(case.model_dump_json(include={"id", "volume", "conversations"}).encode() + b"\n")
+        asks_of_labels = any(asked.label_values is not None for asked in case.conversations)
+        unknown_before: Any = None if asks_of_labels else {"conversations": {"__all__": {"label_values"}}}
+        written = case.model_dump_json(include={"id", "volume", "conversations"}, exclude=unknown_before)
+        digest.update(written.encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -208,11 +211,13 @@ def _neighbour(cases: Sequence[Case], place: int) -> Case | None:
     return None
 
 
-def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVolume) -> list[Prediction]:
-    rows = []
+def _rows_of(
+    source: Dataset, case: Case, answers: Sequence[Answer], *, system: str, grid: GridVolume
+) -> list[Prediction]:
+    rows, labels_ZYX = [], labels_wanted(source, case) if system == MODEL else None
     for number, (asked, answer) in enumerate(zip(case.conversations, answers, strict=True)):
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
-        shown = true_slices(asked, grid) if system == MODEL and is_one_plane else None
+        shown = true_slices(asked, grid, labels_ZYX=labels_ZYX) if system == MODEL and is_one_plane else None
         extra: dict[str, Any] = {
             "scores": answer.scores or None,
             "true_slices": shown,
