@@ -71,6 +71,7 @@ def run_embed(options: EmbedOptions, *, load: Load = load_embedder) -> None:
             writer.add(one.name, found)
             warnings.update(dict.fromkeys(found.warnings))
     if len(skipped) == len(scans):
+        writer.abandon()
         raise InputError(f"none of the {len(scans)} scans could be read; the first: {next(iter(skipped.values()))}")
     num_bytes = writer.finish()
     for name, why in skipped.items():

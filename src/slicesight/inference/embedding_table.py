@@ -136,8 +136,12 @@ class TableWriter:
         ):
             for name in self._names:
                 writer.write_table(pq.read_table(self._place(name), schema=self._schema()))
-        shutil.rmtree(self.folder)
+        self.abandon()
         return self.out.stat().st_size
+
+    def abandon(self) -> None:
+        """Remove what is kept beside the table."""
+        shutil.rmtree(self.folder)
 
     def _place(self, scan: str) -> Path:
         return self.folder / f"{hashlib.sha256(scan.encode()).hexdigest()[:24]}.parquet"
