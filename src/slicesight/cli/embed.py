@@ -91,13 +91,13 @@ def run_nearest(options: NearestOptions, *, load: Load = load_embedder) -> None:
     table = read_table(options.table)
     if options.query in table.scans:
         place = table.scans.index(options.query)
-        patient, without = table.patients[place], (options.query,)
+        patient, without = table.patients[place], [options.query]
         vector = (
             table.volumes[place] if options.slice is None else _slice(table.slices(place), options.slice, options.query)
         )
     else:
         found = _embed_query(table, options, load)
-        patient, without = None, ()
+        patient, without = None, []
         if options.other_patients:
             raise InputError(
                 f"--other-patients needs to know whose scan {options.query} is; it is no scan of {options.table}, "

@@ -64,7 +64,7 @@ class BackboneEmbedder:
         model = KINDS[kind].from_pretrained(folder) if kind in KINDS else None
         backbone = load_backbone(folder) if model is None else model.backbone
         (backbone if model is None else model).to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-        makes_own = kind in ("segmenter", "classifier")
+        own = model.preparation if isinstance(model, (Segmenter, Classifier)) else None
         cut = ((config.get("pretraining") or {}).get("recipe") or {}).get("triplets") or {}
         num_slices, height, width = backbone.spec.image_size
         spec = GridSpec(
@@ -78,8 +78,8 @@ class BackboneEmbedder:
         return cls(
             name=folder.resolve().name,
             backbone=backbone,
-            preparation=model.preparation if makes_own else None,
-            grid_spec=None if makes_own else spec,
+            preparation=own,
+            grid_spec=spec if own is None else None,
             pretraining=model if isinstance(model, PretrainingModel) and model.psat is not None else None,
             trained_on=config.get("trained_on"),
             settings={"kind": kind, "backbone": config["backbone"], "preparation": config.get("preparation")},
@@ -122,7 +122,9 @@ class BackboneEmbedder:
         target = "image" if "image" in model.sizes else "text"
         read = [
             model.read_memory(memory_1Cdhw, planes, bins)[target][0]
-            for planes, bins in zip(planes_1N.split(SLICES_AT_ONCE, 1), bins_1N.split(SLICES_AT_ONCE, 1), strict=True)
+            for planes, bins in zip(
+                torch.split(planes_1N, SLICES_AT_ONCE, dim=1), torch.split(bins_1N, SLICES_AT_ONCE, dim=1), strict=True
+            )
         ]
         return torch.cat(read)
 
@@ -195,7 +197,7 @@ class ClipEmbedder:
         from slicesight.models.importers.m3d import M3DClip
 
         with one_line_for_damage(folder):
-            model = M3DClip.from_pretrained(folder)
+            model: Any = M3DClip.from_pretrained(folder)
         num_slices, height, width = model.config.vision3d_config.image_size
         return cls(
             name=folder.resolve().name,

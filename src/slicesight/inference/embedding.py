@@ -61,7 +61,9 @@ class Embedding:
 class Embedder(Protocol):
     """What embeds scans: a model with its name, and the grid it wants (None: it makes its own of a Volume)."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The model's name."""
 
     @property
     def grid_spec(self) -> GridSpec | None:

@@ -162,7 +162,7 @@ class GridVolume:
             )
         axis = PLANES.index(self.plane)
         inside = mask_ZYX[tuple(slice(start, stop) for start, stop in self.box)]
-        held = inside.any(axis=tuple(other for other in range(3) if other != axis))
+        held: NDArray[np.bool_] = np.asarray(inside.any(axis=tuple(other for other in range(3) if other != axis)))
         num_slices = len(self.voxels)
         return tuple(
             index
