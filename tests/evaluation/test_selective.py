@@ -154,6 +154,7 @@ def test_a_confidence_that_ranks_gains_and_one_that_does_not_gains_nothing():
     found = measure_selective(confidence, right, names)
     assert found["gain"]["ci95"][0] > 0
     assert found["aurc_best"] < found["aurc"]["value"] < found["aurc_none"]
+    assert found["gain"]["value"] == pytest.approx(found["aurc_none"] - found["aurc"]["value"])
     assert found["accuracy_at_80"]["value"] > found["accuracy"]["value"]
     shuffled = measure_selective(np.random.default_rng(0).permutation(confidence), right, names)
     low, high = shuffled["gain"]["ci95"]
