@@ -54,6 +54,10 @@ def test_a_question_shown_nearly_everywhere_or_without_scores_does_not_count():
     assert both["num_questions"] == 1
 
 
+def test_a_bare_tuple_says_the_same_without_places():
+    assert score_evidence([((0.1, 0.9, 0.0, 0.0), (1,), "v")]) == score_evidence([pointed((0.1, 0.9, 0.0, 0.0), (1,))])
+
+
 def test_weight_on_the_wrong_slices_is_below_chance():
     found = score_evidence([pointed((0.0, 0.0, 0.1, 0.9), (0,), places_mm=(0, 5, 10, 15))])
     assert found["excess"] < 0

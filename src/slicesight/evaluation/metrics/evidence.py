@@ -44,6 +44,14 @@ class Pointed:
     places_mm: ArrayLike | None = None
     measured_by: str = "scores"
 
+    @classmethod
+    def of(cls, given: Pointed | Bare) -> Pointed:
+        """The same of a bare tuple."""
+        if isinstance(given, Pointed):
+            return given
+        scores, true_slices, volume = given
+        return cls(scores=scores, true_slices=true_slices, volume=volume)
+
 
 def as_weights(values_N: ArrayLike) -> Floats:
     """Weights >= 0 that sum to 1: scores as they are, what occlusion costs without its negative part.
@@ -104,7 +112,11 @@ def shortest_runs(weights_N: Floats, *, share: float = HALF) -> tuple[NDArray[np
     raise AssertionError("all slices together hold all of the weight")
 
 
-def score_evidence(pointed: Iterable[Pointed]) -> dict[str, Any] | None:
+Bare = tuple[Sequence[float] | None, Sequence[int] | None, str]
+"""(scores, true_slices, volume), where that is all there is."""
+
+
+def score_evidence(pointed: Iterable[Pointed | Bare]) -> dict[str, Any] | None:
     """The four numbers with their intervals and what chance gives; None where no question has a place to point at.
 
     mass, share, excess and excess_ci95 stand for themselves; each of MEASURES has value, ci95, chance, gain (how much
@@ -113,7 +125,8 @@ def score_evidence(pointed: Iterable[Pointed]) -> dict[str, Any] | None:
     masses, shares, volumes, methods = [], [], [], []
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURES}
     nothing = (np.nan, np.nan)
-    for one in pointed:
+    for given in pointed:
+        one = Pointed.of(given)
         true = list(dict.fromkeys(one.true_slices or ()))
         num_slices = len(one.scores or ())
         share = len(true) / num_slices if num_slices else 1.0
