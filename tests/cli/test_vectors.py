@@ -77,6 +77,7 @@ def test_a_bad_scan_stops_the_run_and_the_next_goes_on_with_what_is_kept(embed, 
     code, _, err = embed("a.nii.gz", "bad.nii.gz", "b.nii.gz", "--skip-bad-cases")
     assert code == 0
     assert len(seen) == 1, "a.nii.gz is kept from the run before"
+    assert "1 of 3 scans are kept from an earlier run" in err
     assert "skipped bad.nii.gz: " in err
     assert read_table(scans / "t.parquet").scans == ["a.nii.gz", "b.nii.gz"]
 

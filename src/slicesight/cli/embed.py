@@ -73,7 +73,10 @@ def run_embed(options: EmbedOptions, *, load: Load = load_embedder) -> None:
     if len(skipped) == len(scans):
         writer.abandon()
         raise InputError(f"none of the {len(scans)} scans could be read; the first: {next(iter(skipped.values()))}")
+    num_kept = writer.num_kept
     num_bytes = writer.finish()
+    if num_kept:
+        say(f"{num_kept} of {len(scans)} scans are kept from an earlier run")
     for name, why in skipped.items():
         say(f"skipped {name}: {why}")
     for what, why in writer.missing.items():

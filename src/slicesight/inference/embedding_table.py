@@ -103,6 +103,7 @@ class TableWriter:
                 raise InputError(f"{self.folder}: cannot be made ({error.strerror}); name another --out") from error
             write_text(state, text=json.dumps(facts.to_dict(), indent=1) + "\n")
         self.missing: dict[str, str] = {}
+        self.num_kept = 0
         self._names: list[str] = []
 
     def has(self, name: ScanName) -> bool:
@@ -116,6 +117,7 @@ class TableWriter:
     def keep(self, name: ScanName) -> None:
         """Take an earlier run's row into this table."""
         self._names.append(name.scan)
+        self.num_kept += 1
         self.missing.update(_metadata_of(pq.read_schema(self._place(name.scan)))["missing"])
 
     def add(self, name: ScanName, found: Embedding) -> None:
