@@ -13,6 +13,7 @@ from slicesight.evaluation.predictions import Prediction, own_file
 from slicesight.evaluation.selective_answers import is_meant_right, score_selective
 from slicesight.evaluation.sheet import average_sheets, make_sheet, score_file
 from slicesight.reports.evaluation_html import render_report, write_selective_figures
+from slicesight.reports.selective_tables import abstention_line
 
 from .conftest import prediction_line
 
@@ -71,6 +72,10 @@ def test_an_answer_held_back_counts_with_what_is_held_back_and_is_told_apart():
     assert found["accuracy"]["value"] == pytest.approx(2 / 3)
     assert found["abstained"] == {"low_confidence": 1, "strange_scan": 1}
     assert found["answered"] == {"coverage": pytest.approx(1 / 3), "accuracy": 1.0}
+    said = (
+        "Abstains from 1 for low confidence, 1 for strange scan; the other answers are 33.3 % of all, 100.0 % of them"
+    )
+    assert abstention_line(found).startswith(said)
 
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.2, "sure"])

@@ -60,6 +60,8 @@ def selective_tables(sheets: Sequence[Mapping[str, Any]]) -> list[Table]:
             table = headed_table(title, "", "value", "95 % CI", "beside", title_style="bold", pad_edge=False)
             for row in selective_rows(part):
                 table.add_row(*row)
+            if line := abstention_line(part):
+                table.caption, table.caption_justify = line, "left"
             tables.append(table)
     return tables
 
@@ -81,13 +83,15 @@ def evidence_tables(sheets: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def abstention_line(part: Mapping[str, Any]) -> str:
-    """How many answers were held back and how good the others are; empty where none was."""
+    """Where the system abstains, or would, and how good its other answers are; empty where it never does."""
     if not part["abstained"]:
         return ""
-    why = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in part["abstained"].items())
+    why = ", ".join(f"{count} for {name.replace('_', ' ')}" for name, count in part["abstained"].items())
     answered = part["answered"]
-    accuracy = "none is left" if answered["accuracy"] is None else f"{100 * answered['accuracy']:.1f} % of them right"
-    return f"Held back: {why}. Answered: {100 * answered['coverage']:.1f} %, {accuracy}."
+    if answered["accuracy"] is None:
+        return f"Abstains from all: {why}."
+    rest = f"{100 * answered['coverage']:.1f} % of all, {100 * answered['accuracy']:.1f} % of them are right"
+    return f"Abstains from {why}; the other answers are {rest}."
 
 
 def _ends(ends: Sequence[float] | None, digits: int = 3) -> str:
