@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slicesight.data.dataset import ManifestDataset
-from slicesight.data.manifest import Case, write_manifest
+from slicesight.data.manifest import Case, Reading, write_manifest
 from slicesight.errors import InputError
 from slicesight.evaluation.controls import labels_wanted, true_slices
 from slicesight.evaluation.predict import MODEL, PredictionRun, digest_questions, open_run, predict
@@ -70,6 +70,18 @@ def test_a_question_that_names_label_values_is_scored_by_the_mask(labelled, phan
     np.testing.assert_allclose(steps, steps[0], atol=0.01)
     assert first.patient == labelled.cases[0].patient_key
     assert "Jane" not in (run.folder / "predictions.jsonl").read_text(), "no patient is named"
+
+
+def test_the_labels_of_a_part_are_the_same_part_of_the_label_map(labelled, phantom):
+    (case,) = labelled.cases
+    reading = Reading(slices=(10, 40), side="left")
+    part = case.model_copy(update={"reading": reading})
+    found = labelled.labels(part)
+    assert found.shape == labelled.volume(part).shape != phantom.volume.shape
+    box = labelled.volume(part).source["box_zyx"]
+    np.testing.assert_array_equal(found, phantom.organ_labels[tuple(slice(*extent) for extent in box)])
+    grid = labelled.grid(part, GridSpec(num_slices=8, height=16, width=16))
+    assert grid.slices_showing(found > 0)
 
 
 def test_the_label_map_is_read_only_where_a_question_needs_it(labelled, monkeypatch):

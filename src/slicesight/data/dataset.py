@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.data.fingerprints import content_digest, stat_fingerprint
-from slicesight.data.manifest import Case, Conversation, read_manifest
+from slicesight.data.manifest import PART_OPTIONS, Case, Conversation, read_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.errors import InputError, check_type
 from slicesight.io.assemble import checked_fill
 from slicesight.io.loading import read_volume
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
+from slicesight.volumes.slice_range import range_box
 from slicesight.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -99,12 +100,14 @@ class Dataset(ABC):
                 yield f"{conversation.prompt} Answer: {conversation.target}"
 
     def stage0(self, *arguments: Any, **settings: Any) -> None:
-        """Teach a model's parts what the data's own truth says, before the stages; arguments: phantoms/stage0.py.
+        """Teach a model's parts what the data's own truth says, before the stages; arguments: training/stage0.
 
         Raises:
             InputError: there is no truth to learn from.
         """
-        raise InputError("stage 0 learns from the truth of phantoms; start from init or parts instead")
+        raise InputError(
+            "stage 0 learns from the truth of phantoms or prepared label maps; start from init or parts instead"
+        )
 
     def voxels(self, case: Case) -> NDArray[np.float32]:
         """(N, H, W) in [0, 1], on the dataset's own grid."""
@@ -173,7 +176,15 @@ class ManifestDataset(Dataset):
         path = self.manifest.parent / case.labels
         if not path.exists():
             raise InputError(f"{self.manifest.name}: case {case.id}: no such label map {path}; mend the manifest.")
-        return read_labels(path, self.volume(case))
+        options = case.read_options
+        whole = read_volume(
+            self._path(case), **{name: value for name, value in options.items() if name not in PART_OPTIONS}
+        )
+        labels_ZYX = read_labels(path, whole)
+        if not set(PART_OPTIONS) & set(options):
+            return labels_ZYX
+        box = range_box(whole, options.get("slices"), side=options.get("side"))
+        return labels_ZYX[tuple(slice(*extent) for extent in box)]
 
     def stamp(self, case: Case) -> str:
         return stat_fingerprint(self._path(case)) + (repr(case.read_options) if case.reading else "")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
@@ -150,7 +151,8 @@ def answer_cases(
     jobs = _jobs(run, predictor.grid_spec, answered, taken)
     for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both"):
         case, system, grid = taken.popleft()
-        yield system, _rows_of(run.source, case, answers, system=system, grid=grid)
+        labels_ZYX = labels_wanted(run.source, case) if system == MODEL else None
+        yield system, _rows_of(case, answers, system=system, grid=grid, labels_ZYX=labels_ZYX)
 
 
 def digest_model(predictor: Predictor) -> str:
@@ -212,9 +214,14 @@ def _neighbour(cases: Sequence[Case], place: int) -> Case | None:
 
 
 def _rows_of(
-    source: Dataset, case: Case, answers: Sequence[Answer], *, system: str, grid: GridVolume
+    case: Case,
+    answers: Sequence[Answer],
+    *,
+    system: str,
+    grid: GridVolume,
+    labels_ZYX: NDArray[np.int32] | None = None,
 ) -> list[Prediction]:
-    rows, labels_ZYX = [], labels_wanted(source, case) if system == MODEL else None
+    rows = []
     for number, (asked, answer) in enumerate(zip(case.conversations, answers, strict=True)):
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
         shown = true_slices(asked, grid, labels_ZYX=labels_ZYX) if system == MODEL and is_one_plane else None
