@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import data, insight, models, scans, scoring, serving, training
+from slicesight.cli import data, insight, models, scans, scoring, serving, training, vectors
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
@@ -33,6 +33,8 @@ EXAMPLES: dict[Callable[..., None], str] = {
     scoring.faithfulness: "slicesight faithfulness --data phantoms:9000:40 --out runs/faithful",
     models.pull: "slicesight pull med-2e3",
     models.models: "slicesight models",
+    vectors.embed: "slicesight embed scans/*.nii.gz --out features.parquet",
+    vectors.nearest: "slicesight nearest features.parquet scan.nii.gz --top 5",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
 }

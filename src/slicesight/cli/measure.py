@@ -47,6 +47,7 @@ from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
 from slicesight.reports.figure import save_figure
 from slicesight.reports.score_tables import comparison_table, notes_of, tables_of, why_not_compared
+from slicesight.reports.selective_tables import evidence_tables, selective_tables
 from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
 
@@ -127,7 +128,12 @@ def run_score(options: ScoreOptions) -> None:
         sys.stdout.write(to_json(document))
         return
     console = Console(highlight=False)
-    for table in (*tables_of(sheets), *clinical_tables(sheets)):
+    for table in (
+        *tables_of(sheets),
+        *evidence_tables(sheets),
+        *selective_tables(sheets),
+        *clinical_tables(sheets),
+    ):
         console.print(table)
     if any(entry["p"] is not None for entry in comparisons):
         console.print(comparison_table(comparisons))
@@ -206,7 +212,7 @@ def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly)
         save_figure(draw_faithfulness(found), options.out / "faithfulness.png")
     console = Console(highlight=False)
     for one in found:
-        for table in faithfulness_tables(one):
+        for table in (*faithfulness_tables(one), *evidence_tables([one])):
             console.print(table)
         console.print(verdict_line(one), style="bold", soft_wrap=True)
     say(f"wrote {options.out}/faithfulness.json and faithfulness.png; look at the picture")
@@ -295,7 +301,8 @@ def _print_board(board: Mapping[str, Any], console: Console) -> None:
 
 def _print_sheet(sheet: Mapping[str, Any], console: Console) -> None:
     controls = [{"system": name, **part} for name, part in sheet["controls"].items() if part is not None]
-    for table in tables_of([dict(sheet), *controls]):
+    shown = [dict(sheet)]
+    for table in (*tables_of([*shown, *controls]), *evidence_tables(shown), *selective_tables(shown)):
         console.print(table)
     for table in clinical_tables([dict(sheet), *controls]) if sheet["clinical"] else ():
         console.print(table)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, true_slices
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, labels_wanted, true_slices
 from slicesight.evaluation.likelihood import (
     BRANCHES,
     MaskableScan,
@@ -28,9 +28,9 @@ from slicesight.evaluation.likelihood import (
     open_scan,
     score_questions,
 )
-from slicesight.evaluation.predict import unwatched
+from slicesight.evaluation.metrics.evidence import Pointed, score_evidence
+from slicesight.evaluation.predict import slice_places_mm, unwatched
 from slicesight.evaluation.score_claims import AskedScores, ask_for_claims, weigh_claims
-from slicesight.evaluation.sheet import score_evidence
 from slicesight.evaluation.statistics import Floats, holm, mean_interval, sign_flip_p
 from slicesight.inference.answers import NO_WORDS, Progress
 from slicesight.inference.predictor import Predictor
@@ -83,7 +83,7 @@ def measure(
             "a model of one plane."
         )
     curves: list[QuestionCurves] = []
-    pointed: list[tuple[Sequence[float], Sequence[int] | None, str]] = []
+    pointed: list[Pointed] = []
     asked: list[AskedScores] = []
     for place, case in enumerate(source.cases):
         progress(place, len(source.cases))
@@ -91,8 +91,16 @@ def measure(
         scan = open_scan(predictor, grid)
         prompts = [pair.prompt for pair in case.conversations]
         scores_QN = score_questions(scan, prompts)
+        labels_ZYX = labels_wanted(source, case)
         for scores_N, pair in zip(scores_QN, case.conversations, strict=True):
-            pointed.append((tuple(scores_N), true_slices(pair, grid), case.id))
+            pointed.append(
+                Pointed(
+                    scores=tuple(scores_N),
+                    true_slices=true_slices(pair, grid, labels_ZYX=labels_ZYX),
+                    volume=case.id,
+                    places_mm=slice_places_mm(grid),
+                )
+            )
         asked.append(ask_for_claims(scan, case))
         curves += _curves_of(scan, case, grid, scores_QN, tasks=tasks, rng=np.random.default_rng([seed, place]))
     progress(len(source.cases), len(source.cases))

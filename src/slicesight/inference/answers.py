@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
@@ -46,7 +47,8 @@ class Answer:
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
     model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
     cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
-    nothing but its choices may be said.
+    nothing but its choices may be said. confidence: how likely it is right, 0 to 1; confidence_note: why there is none.
+    abstained: why nothing was said, would_say: the text that is held back then.
     """
 
     question: str
@@ -55,6 +57,11 @@ class Answer:
     slices: tuple[SliceEvidence, ...]
     cut_at: int | None = None
     choice: str | None = None
+    confidence: float | None = None
+    confidence_note: str | None = None
+    abstained: Literal["strange_scan", "unknown_question", "low_confidence"] | None = None
+    would_say: str | None = None
+    evidence: Literal["scores", "occlusion", "none"] = "scores"
 
     @property
     def is_truncated(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from slicesight.inference.choice_decoding import ChoicesMode
+    from slicesight.inference.embedding import Embedding, EmbeddingSpace
     from slicesight.inference.feature_cache import FeatureCache
     from slicesight.inference.jobs import Job, JobRunner
     from slicesight.inference.prompts import History
@@ -114,23 +115,44 @@ class Predictor:
             InputError: the scan cannot be read; the grid has several windows, one channel each, and the model reads one
                 channel; or it is not stacked axially and the model cuts several planes from it.
         """
+        if isinstance(scan, EncodedScan):
+            return scan
+        grid = self.as_grid(scan)
+        if self.cache is None:
+            return EncodedScan(grid=grid, features=self._run_encoders(grid))
+        return EncodedScan(grid=grid, features=self.cache.get(self.model, grid, lambda: self._run_encoders(grid)))
+
+    def as_grid(self, scan: Scan) -> GridVolume:
+        """The scan as the encoders will see it; errors as of `encode`."""
+        if isinstance(scan, EncodedScan):
+            return scan.grid
         if isinstance(scan, (str, Path)):
             from slicesight.io.loading import read_volume
 
             scan = read_volume(scan)
         if isinstance(scan, np.ndarray):
-            scan = _read_array(scan)
-        if isinstance(scan, EncodedScan):
-            return scan
+            scan = read_array(scan)
         grid = self.grid(scan) if isinstance(scan, Volume) else self.as_scored(scan)
         if grid.channels is not None:
             raise InputError(
                 f"window {grid.spec.window!r} gives {len(grid.channels)} channels but {self.card.name} reads one; "
                 "name a single window."
             )
-        if self.cache is None:
-            return EncodedScan(grid=grid, features=self._run_encoders(grid))
-        return EncodedScan(grid=grid, features=self.cache.get(self.model, grid, lambda: self._run_encoders(grid)))
+        return grid
+
+    def embed(self, scan: Scan, *, space: EmbeddingSpace = "encoder") -> Embedding:
+        """Vectors of the scan, its slices and its depth bins, with the receipt; no question is asked.
+
+        Args:
+            space: "encoder" takes what the encoders give; "language" what the language model is shown of it, where
+                slices and depth bins lie in one space.
+
+        Raises:
+            InputError: as of `encode`; another space.
+        """
+        from slicesight.inference.embedding import embed_scan
+
+        return embed_scan(self, scan, space=space)
 
     def ask(
         self,
@@ -243,14 +265,20 @@ class Predictor:
         """Both encoders' tokens of one volume; the 2D encoder gets as many slices at once as suit the machine."""
         import torch
 
+        with torch.inference_mode():
+            return self.model.encode_volumes(self.model_input(grid))
+
+    def model_input(self, grid: GridVolume) -> torch.Tensor:
+        """The grid as the encoders take it, (1, 1, N, H, W), the 2D encoder set to as many slices at once as suit."""
+        import torch
+
         from slicesight.models.med2e3.vision2d import measure_slice_tokens
 
         model = self.model
         if model.vision2d is not None:
             num_tokens = measure_slice_tokens(model.config)[0] * model.config.slice_pool**2
             model.vision2d.slices_at_once = max(1, self.scheduler.block_tokens // num_tokens)
-        with torch.inference_mode():
-            return model.encode_volumes(torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype))
+        return torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype)
 
     def _runner(
         self, history: History, max_new_tokens: int, batch_size: int, options: dict[str, Any], choices: ChoicesMode
@@ -279,7 +307,7 @@ class Predictor:
         return {**vars(self), "_scheduler": None}
 
 
-def _read_array(voxels: NDArray[Any]) -> Volume:
+def read_array(voxels: NDArray[Any]) -> Volume:
     """An array as it is read from a .npy file."""
     from slicesight.io.loading import read_volume
 

@@ -150,6 +150,26 @@ class GridVolume:
         wanted = set(np.atleast_1d(np.asarray(source_slice_indices, dtype=int)).tolist())
         return tuple(piece.index for piece in self.slices if not wanted.isdisjoint(piece.source_slices))
 
+    def slices_showing(self, mask_ZYX: NDArray[np.bool_]) -> tuple[int, ...]:
+        """Grid slices whose slab holds any voxel of a canonical mask, the nearest layer where it holds no centre.
+
+        Raises:
+            InputError: a mask of another shape than the scan.
+        """
+        if mask_ZYX.shape != self.geometry.shape:
+            raise InputError(
+                f"the mask is {mask_ZYX.shape}, the scan {self.geometry.shape} (z, y, x); expected one grid"
+            )
+        axis = PLANES.index(self.plane)
+        inside = mask_ZYX[tuple(slice(start, stop) for start, stop in self.box)]
+        held: NDArray[np.bool_] = np.asarray(inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        num_slices = len(self.voxels)
+        return tuple(
+            index
+            for index in range(num_slices)
+            if any(held[layer] for layer in _slab(index, start=0, length=len(held), num_slices=num_slices))
+        )
+
 
 def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it.
