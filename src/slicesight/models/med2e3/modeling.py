@@ -15,10 +15,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import ModelOutput
+from transformers.models.auto import modeling_auto
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
@@ -40,6 +48,20 @@ from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
 
 VOLUME_INPUTS = ("volumes", "volume_features", "volume_index", "question_mask", "question_ids", "question_ids_mask")
 PART_NAMES = ("vision3d", "projector_3d", "vision2d", "projector_2d", "plane_embedding", "scorer", "language_model")
+
+
+@dataclass
+class Med2E3ImageFeatures(ModelOutput):
+    """What the library's tools expect of `get_image_features`, for V scans of N slices.
+
+    last_hidden_state: the 2D tokens (V, N * L, D) behind their projector; the 3D ones where there are no 2D ones.
+    pooler_output: of each scan all its tokens before any question weighs its slices (K * P + N * L, D), 3D ones first.
+    features: the same for `forward` and `generate`, as volume_features.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: tuple[Tensor, ...] | None = None
+    features: VolumeFeatures | None = None
 
 
 @dataclass
@@ -154,6 +176,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 module.eval()
         return self
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -309,6 +332,19 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)
 
+    @can_return_tuple
+    def get_image_features(self, volumes: Tensor) -> Med2E3ImageFeatures:
+        """What both encoders make of V volumes (V, 1, N, H, W), as the library's tools ask for it.
+
+        What the language model is shown depends on the question too: give `features` to `forward` or `generate`.
+        """
+        features = self.encode_volumes(volumes)
+        tokens_2d, tokens_3d = features.tokens_2d_VNLD, features.tokens_3d_VKPD
+        tokens = [tokens.flatten(1, 2) for tokens in (tokens_3d, tokens_2d) if tokens is not None]
+        return Med2E3ImageFeatures(
+            last_hidden_state=tokens[-1], pooler_output=tuple(torch.cat(tokens, dim=1)), features=features
+        )
+
     def encode_3d(self, volumes: Tensor | None) -> Tensor:
         """The 3D encoder's features (V, K, P, C) before projection; no graph is kept where the encoder is frozen."""
         assert self.vision3d is not None
@@ -413,4 +449,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         return model_inputs
 
 
-AutoModelForImageTextToText.register(Med2E3Config, Med2E3ForConditionalGeneration)
+for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    _auto_class.register(Med2E3Config, Med2E3ForConditionalGeneration)
+for _table in ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"):
+    # the pipelines look for a model's name here, and log an error about a working one that is registered alone
+    getattr(modeling_auto, _table, {}).setdefault(Med2E3Config.model_type, Med2E3ForConditionalGeneration.__name__)

@@ -8,8 +8,8 @@ B prompts of T tokens, M volumes per prompt, V volumes (V, 1, N, H, W), Q text-e
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.hub import cached_file
 
 from slicesight.errors import InputError, ModelError
 from slicesight.models.arguments import check_choice
 from slicesight.models.folder import refuse_adapter
+from slicesight.models.med2e3.chat import Conversation, read_messages, split_rendered, system_gap, write_chat_template
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.loss import IGNORED
 from slicesight.models.med2e3.matching import check_asked, count_visual_tokens
 from slicesight.models.med2e3.prompt_templates import TEMPLATES, VOLUME_TOKEN, PromptTemplate
-from slicesight.models.med2e3.scans import VolumeInput, stack_volumes
+from slicesight.models.med2e3.scans import VolumeInput, flatten_scans, stack_volumes
 from slicesight.models.med2e3.text_tokens import TextTokenizer, find_opening_ids
 
 QUESTION_TOKENIZER_FOLDER = "question_tokenizer"
 MAX_QUESTION_TOKENS = 512
+HUB_SETTINGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 class PromptPart(NamedTuple):
@@ -87,7 +90,9 @@ class Med2E3Processor(ProcessorMixin):
         self.placeholder_token_id: int = tokenizer.get_vocab()[placeholder]
         self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
         self.text_tokenizer = TextTokenizer(tokenizer, placeholder=placeholder)
-        super().__init__(tokenizer, chat_template=chat_template)
+        super().__init__(tokenizer, chat_template=write_chat_template(self.prompt))
+        if chat_template not in (None, self.chat_template):
+            self._check_chat_template(chat_template)
 
     @classmethod
     def for_model(cls, config: Med2E3Config, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Med2E3Processor:
@@ -98,54 +103,206 @@ class Med2E3Processor(ProcessorMixin):
 
     def __call__(
         self,
-        questions: str | Sequence[str],
+        questions: str | Sequence[str] | None = None,
         *,
-        volumes: VolumeInput | Sequence[VolumeInput] | None = None,
+        text: str | Sequence[str] | None = None,
+        images: VolumeInput | Sequence[Any] | None = None,
+        volumes: VolumeInput | Sequence[Any] | None = None,
         volume_index: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
         answers: str | Sequence[str] | None = None,
         history: Sequence[Sequence[tuple[str, str]]] | None = None,
+        system: str | None = None,
+        prefix: str = "",
         supervise: str = "last",
+        padding: bool | str = True,
         padding_side: str | None = None,
-        return_tensors: str = "pt",
+        truncation: bool | None = None,
+        return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Build the model's inputs for B questions.
 
         Args:
+            text: as the library's own processors take it: prompts that `apply_chat_template` rendered, or bare
+                questions, which stand in the model's template as `questions` do.
             volumes: V scans: files or folders, `Volume`s, or arrays and tensors that are on the model's grid already,
-                each (N, H, W) or (1, N, H, W), in [0, 1]. One alone need not be a list.
+                each (N, H, W) or (1, N, H, W), in [0, 1]; any other array is put on the grid as a .npy file is. One
+                alone need not be a list; a list for each question names its own. images is the same.
             volume_index: which volumes each question is about: (B,) or rows of (B, M), -1 for none. Left out: one
                 volume for all questions or one each when volumes are given, otherwise one place per question.
             answers: gives labels and right padding (training); without them the prompt ends where the answer begins.
             history: per question, the earlier (question, answer) turns; the volume's place is in the first of them.
+            system: stands in place of the template's opening. prefix: how the answer begins, for the model to go on.
             supervise: "last" answer only, or "all" answers of the conversation.
 
         Raises:
             InputError: an argument of the wrong kind or number, a scan that cannot be read, or a text that is too long.
         """
-        check_choice(return_tensors, "return_tensors", ("pt",))
-        questions = [questions] if isinstance(questions, str) else list(questions)
+        check_choice(return_tensors, "return_tensors", ("pt", None))
+        check_choice(padding, "padding", (True, "longest"))
+        check_choice(truncation, "truncation", (None, False))
+        if (questions is None) == (text is None):
+            raise InputError("give the questions once, as questions or as text.")
+        if images is not None and volumes is not None:
+            raise InputError("images and volumes are the same here; give the scans once.")
+        if questions is not None:
+            given = [questions] if isinstance(questions, str) else list(questions)
+            conversations = [Conversation(question=question) for question in given]
+        else:
+            given = [text] if isinstance(text, str) else list(text or ())
+            conversations = [split_rendered(one, self.prompt) or Conversation(question=one) for one in given]
         answer_list = [answers] if isinstance(answers, str) else list(answers) if answers is not None else None
-        for name, given in (("answers", answer_list), ("history", history)):
-            if given is not None and len(given) != len(questions):
-                raise InputError(f"{len(given)} {name} for {len(questions)} questions; give one for each.")
-        volumes_V1NHW = None if volumes is None else stack_volumes(volumes, self.grid)
-        index_BM = self.choose_volumes(len(questions), volumes_V1NHW, volume_index)
+        for name, found in (("answers", answer_list), ("history", history)):
+            if found is not None and len(found) != len(conversations):
+                raise InputError(f"{len(found)} {name} for {len(conversations)} questions; give one for each.")
+        conversations = [
+            replace(
+                one,
+                answer=None if answer_list is None else answer_list[row],
+                history=() if history is None else tuple(history[row]),
+                system=system,
+                prefix=prefix,
+            )
+            for row, one in enumerate(conversations)
+        ]
+        return self.encode_conversations(
+            conversations,
+            volumes=images if volumes is None else volumes,
+            volume_index=volume_index,
+            supervise=supervise,
+            padding_side=padding_side,
+        )
+
+    def encode_conversations(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        volumes: VolumeInput | Sequence[Any] | None = None,
+        volume_index: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        supervise: str = "last",
+        padding_side: str | None = None,
+    ) -> BatchFeature:
+        """The model's inputs of B conversations; arguments as for a call.
+
+        Raises:
+            InputError: some conversations have an answer and others none, or what a call raises it for.
+        """
+        has_answers = conversations[0].answer is not None if conversations else False
+        if any((one.answer is not None) != has_answers for one in conversations):
+            raise InputError("some conversations end with an answer and others do not; separate them.")
+        rows = None
+        if volumes is not None:
+            volumes, rows = flatten_scans(volumes, num_questions=len(conversations))
+            if rows is not None and volume_index is not None:
+                raise InputError("volumes are lists for each question already; leave volume_index out.")
+            volume_index = volume_index if rows is None else rows
+        has_none = volumes is None or (rows is not None and not volumes)
+        volumes_V1NHW = None if has_none else stack_volumes(volumes, self.grid)
+        index_BM = self.choose_volumes(len(conversations), volumes_V1NHW, volume_index)
         encoded = [
             self.encode_prompt(
-                question,
-                answer=None if answer_list is None else answer_list[row],
-                history=() if history is None else history[row],
+                one.question,
+                answer=one.answer,
+                history=one.history,
                 num_volumes=int((index_BM[row] >= 0).sum()),
                 supervise=supervise,
+                system=one.system,
+                prefix=one.prefix,
             )
-            for row, question in enumerate(questions)
+            for row, one in enumerate(conversations)
         ]
-        data = self.pad_prompts(encoded, padding_side or ("left" if answer_list is None else "right"))
-        if answer_list is None:
+        data = self.pad_prompts(encoded, padding_side or ("right" if has_answers else "left"))
+        if not has_answers:
             del data["labels"]
         if volumes_V1NHW is not None:
             data["volumes"] = volumes_V1NHW
+        questions = [one.question for one in conversations]
         return BatchFeature({**data, "volume_index": index_BM, **self.encode_questions(questions)})
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        *,
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "auto",
+        return_dict: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Messages, or a list of conversations, as prompts: text, or with tokenize=True the model's inputs.
+
+        Args:
+            conversation: messages with scans as parts (chat.py). An answer at the end is a finished one, or with
+                continue_final_message the beginning of the one to generate.
+            processor_kwargs: volumes, for places in the messages that name none; padding_side.
+
+        Raises:
+            InputError: messages that cannot be read, tools, documents, or a chat template that is not this model's.
+        """
+        if tools or documents:
+            raise InputError("this model calls no tools and reads no documents; leave tools and documents out.")
+        if chat_template not in (None, self.chat_template):
+            self._check_chat_template(chat_template)
+        settings = {**(processor_kwargs or {}), **kwargs}
+        batched = bool(conversation) and isinstance(conversation[0], Sequence) and not isinstance(conversation[0], str)
+        chats = list(conversation) if batched else [conversation]
+        is_continued = bool(continue_final_message)
+        read = [read_messages(messages, self.prompt, is_continued=is_continued) for messages in chats]
+        if not tokenize:
+            return super().apply_chat_template(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **settings,
+            )
+        if not is_continued and not add_generation_prompt and any(one.answer is None for one in read):
+            raise InputError(
+                "the messages end with a question; pass add_generation_prompt=True to have it answered, or end them "
+                "with an answer."
+            )
+        if add_generation_prompt and any(one.answer is not None for one in read):
+            raise InputError(
+                "the messages end with an answer; pass continue_final_message=True to have it gone on with, or a "
+                "question behind it."
+            )
+        check_choice(return_tensors, "return_tensors", ("auto", "pt", None))
+        for name, allowed in (("padding", (True, "longest")), ("truncation", (None, False))):
+            check_choice(settings.pop(name, allowed[0]), name, allowed)
+        named = [list(one.scans) for one in read]
+        if any(named):
+            if any(name in settings for name in ("volumes", "images", "volume_index")):
+                raise InputError("the messages name their scans already; leave volumes, images and volume_index out.")
+            settings["volumes"] = named
+        elif "images" in settings:
+            settings["volumes"] = settings.pop("images")
+        elif not any(name in settings for name in ("volumes", "volume_index")):
+            settings["volume_index"] = [list(range(one.num_places)) for one in read]  # places for scans still to come
+        supervise = "all" if return_assistant_tokens_mask else "last"
+        inputs = self.encode_conversations(read, supervise=supervise, **settings)
+        if return_assistant_tokens_mask and "labels" in inputs:
+            inputs["assistant_masks"] = (inputs["labels"] != IGNORED).long()
+        inputs.pop("labels", None)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _check_chat_template(self, given: str | None) -> None:
+        """Raises ModelError where a chat template renders other prompts than the ones the model was trained with."""
+        first = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is it large?"}]}
+        turns = [first, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "How large?"}]
+        try:
+            found = super().apply_chat_template(turns, chat_template=given, add_generation_prompt=True)
+        except Exception as error:  # whatever a foreign template raises
+            found = f"an error ({' '.join(str(error).split())[:100]})"
+        wanted = self.render("How large?", history=[(self.prompt.place + "Is it large?", "Yes.")])
+        if found != wanted:
+            raise ModelError(
+                f"chat_template gives {found[-120:]!r} where this model's own prompt is {wanted[-120:]!r}; set the "
+                "processor's template instead, and leave chat_template (chat_template.jinja) out."
+            )
 
     def encode_questions(self, questions: Sequence[str]) -> dict[str, Tensor]:
         """The bare questions for a text encoder, question_ids and question_ids_mask (B, Q); nothing without one."""
@@ -178,22 +335,48 @@ class Med2E3Processor(ProcessorMixin):
             )
 
     def render(
-        self, question: str, *, answer: str | None = None, history: Sequence[tuple[str, str]] = (), num_volumes: int = 1
+        self,
+        question: str,
+        *,
+        answer: str | None = None,
+        history: Sequence[tuple[str, str]] = (),
+        num_volumes: int = 1,
+        system: str | None = None,
+        prefix: str = "",
     ) -> str:
         """The prompt as text, with "<image3d>" for each volume."""
-        return "".join(part.text for part in self.list_parts(question, answer, history, num_volumes))
+        parts = self.list_parts(question, answer, history, num_volumes, system=system, prefix=prefix)
+        return "".join(part.text for part in parts)
 
     def list_parts(
-        self, question: str, answer: str | None, history: Sequence[tuple[str, str]], num_volumes: int
+        self,
+        question: str,
+        answer: str | None,
+        history: Sequence[tuple[str, str]],
+        num_volumes: int,
+        *,
+        system: str | None = None,
+        prefix: str = "",
     ) -> list[PromptPart]:
-        """The prompt's parts in order."""
+        """The prompt's parts in order.
+
+        Raises:
+            InputError: the system's message or the prefix has a place for a volume; a prefix beside an answer.
+        """
+        if VOLUME_TOKEN in prefix or VOLUME_TOKEN in (system or ""):
+            raise InputError(f"{VOLUME_TOKEN} stands in the system's message or in the prefix; put it in a question.")
+        if prefix and answer is not None:
+            raise InputError("an answer and a prefix were given; the prefix is of an answer still to be generated.")
         turns: list[tuple[str, str | None]] = [*history, (question, answer)]
         before_question, has_question, after_question = self.prompt.user.partition("{question}")
         if has_question and not any(VOLUME_TOKEN in text for text, _ in turns):
             turns[0] = (self.prompt.place * num_volumes + turns[0][0], turns[0][1])
         before_answer, _, after_answer = self.prompt.answer.partition("{answer}")
         cue = before_answer.rstrip()  # the space before an answer is the model's to say
-        parts = [PromptPart(self.prompt.system)]
+        if system is None:
+            parts = [PromptPart(self.prompt.system)]
+        else:
+            parts = [PromptPart(system.strip(), is_user=True), PromptPart(system_gap(self.prompt))]
         for number, (turn_question, turn_answer) in enumerate(turns, start=1):
             is_last = number == len(turns)
             parts.append(PromptPart(before_question))
@@ -204,7 +387,9 @@ class Med2E3Processor(ProcessorMixin):
                 parts.append(PromptPart(bare, "question" if is_last else "", is_user=True))
                 parts.append(PromptPart(piece[len(lead) + len(bare) :]))
             parts.append(PromptPart(after_question))
-            if turn_answer is None:
+            if turn_answer is None and prefix.strip():
+                parts += [PromptPart(before_answer), PromptPart(prefix.strip(), is_user=True)]
+            elif turn_answer is None:
                 parts.append(PromptPart(self.prompt.cue))
             else:
                 if self.tokenizer.eos_token is None and "{eos}" in after_answer:
@@ -223,11 +408,13 @@ class Med2E3Processor(ProcessorMixin):
         history: Sequence[tuple[str, str]] = (),
         num_volumes: int = 1,
         supervise: str = "last",
+        system: str | None = None,
+        prefix: str = "",
     ) -> EncodedPrompt:
         """Tokenise one prompt; InputError where its "<image3d>" are not its volumes, or it exceeds max_length."""
         check_choice(supervise, "supervise", ("last", "all"))
         self.check_question(question)
-        parts = self.list_parts(question, answer, history, num_volumes)
+        parts = self.list_parts(question, answer, history, num_volumes, system=system, prefix=prefix)
         text = "".join(part.text for part in parts)
         found = text.count(VOLUME_TOKEN)
         if found != num_volumes:
@@ -319,7 +506,8 @@ class Med2E3Processor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "question_mask", "volume_index", "volumes"]
+        names = ["input_ids", "attention_mask", "question_mask", "volume_index", "volumes"]
+        return names + ([] if self.question_tokenizer is None else ["question_ids", "question_ids_mask"])
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that are saved in processor_config.json."""
@@ -328,20 +516,28 @@ class Med2E3Processor(ProcessorMixin):
         return {**settings, "template": template, "processor_class": type(self).__name__}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As the library does, and the question tokenizer beside; uploaded is everything that was written."""
+        files = super().save_pretrained(save_directory)
         if self.question_tokenizer is not None:
             self.question_tokenizer.save_pretrained(Path(save_directory) / QUESTION_TOKENIZER_FOLDER)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return files
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Med2E3Processor:
+        """As the library does, from a folder or by a name on the hub, the question tokenizer with it."""
         try:
             processor: Med2E3Processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (OSError, ValueError):
             refuse_adapter(pretrained_model_name_or_path, missing="no processor")
             raise
-        folder = Path(pretrained_model_name_or_path) / QUESTION_TOKENIZER_FOLDER
-        if folder.is_dir():
-            processor.question_tokenizer = AutoTokenizer.from_pretrained(folder)
+        if processor.question_tokenizer is None:
+            where = {name: value for name, value in kwargs.items() if name in HUB_SETTINGS}
+            where["subfolder"] = "/".join(filter(None, (kwargs.get("subfolder"), QUESTION_TOKENIZER_FOLDER)))
+            place = str(pretrained_model_name_or_path)
+            if cached_file(place, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **where):
+                processor.question_tokenizer = AutoTokenizer.from_pretrained(place, **where)
         return processor
 
 
