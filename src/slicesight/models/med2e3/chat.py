@@ -67,8 +67,8 @@ def read_messages(
         expected = "user" if len(turns) % 2 == 0 else "assistant"
         if role != expected:
             raise InputError(
-                f"messages.{number}.role is {role!r}, expected {expected!r}: user and assistant take turns, user first, "
-                "after a system message or none."
+                f"messages.{number}.role is {role!r}, expected {expected!r}: user and assistant take turns, user "
+                "first, after a system message or none."
             )
         if places and role != "user":
             raise InputError(f"messages.{number} is the assistant's and holds a scan; put it into a user's message.")

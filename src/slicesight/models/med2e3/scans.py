@@ -39,7 +39,9 @@ def flatten_scans(given: Any, *, num_questions: int) -> tuple[Any, list[list[int
             refuse_picture(one)
         return given, None
     if not all(isinstance(one, (list, tuple)) for one in given) or len(given) != num_questions:
-        raise InputError(f"volumes are {len(given)} lists or scans for {num_questions} questions; give a list for each.")
+        raise InputError(
+            f"volumes are {len(given)} lists or scans for {num_questions} questions; give a list for each."
+        )
     scans: list[Any] = []
     keys: list[Any] = []  # a scan that several questions name, as a file or as the same object, is encoded once
     rows = []
@@ -109,7 +111,7 @@ def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
         from slicesight.io.loading import read_volume
 
         scan = read_volume(Path(scan) if isinstance(scan, os.PathLike) else scan)
-    elif isinstance(scan, np.ndarray) and grid is not None and not is_on_grid(scan, GridSpec.from_dict(grid)):
+    elif isinstance(scan, np.ndarray) and grid is not None and not is_on_grid(scan, grid):
         scan = read_array(scan)
         for warning in scan.warnings:
             log.warning("an array as a scan: %s", warning)
@@ -124,12 +126,13 @@ def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
     return scan.voxels
 
 
-def is_on_grid(voxels: np.ndarray, spec: GridSpec) -> bool:
-    """Whether an array is what the model reads already: of the grid's shape, in [0, 1]."""
+def is_on_grid(voxels: np.ndarray, grid: dict[str, Any]) -> bool:
+    """Whether an array is what the model reads already: of the grid's shape (as far as it is set), in [0, 1]."""
     shape = voxels.shape[1:] if voxels.ndim == 4 and len(voxels) == 1 else voxels.shape
-    if shape != (spec.num_slices, spec.height, spec.width) or voxels.dtype.kind != "f":
+    if len(shape) != 3 or voxels.dtype.kind != "f":
         return False
-    return bool(voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING)
+    wanted = [grid.get(name, size) for name, size in zip(("num_slices", "height", "width"), shape, strict=True)]
+    return list(shape) == wanted and bool(voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING)
 
 
 def read_array(voxels: np.ndarray) -> Volume:
