@@ -46,7 +46,7 @@ class Answer:
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
     model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
     cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
-    nothing but its choices may be said.
+    nothing but its choices may be said. prefix: how the one who asked began the text, which the model went on with.
     """
 
     question: str
@@ -55,6 +55,7 @@ class Answer:
     slices: tuple[SliceEvidence, ...]
     cut_at: int | None = None
     choice: str | None = None
+    prefix: str = ""
 
     @property
     def is_truncated(self) -> bool:
@@ -125,11 +126,19 @@ class AnswerDecoder:
 
 
 def make_answer(
-    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
+    question: str,
+    text: str,
+    scores: Sequence[float],
+    *,
+    grid: GridVolume | None,
+    cut_at: int | None = None,
+    prefix: str = "",
 ) -> Answer:
     """An answer with its slices ranked; no slice weighs where no scan was given."""
     slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
+    return Answer(
+        question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at, prefix=prefix.strip()
+    )
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

@@ -26,7 +26,7 @@ MAX_QUESTION_TOKENS = 512
 
 
 class PromptPart(NamedTuple):
-    """A part of a prompt; role is "", "question" (the latest, bare), "answer" or "last_answer"."""
+    """A part of a prompt; role is "", "question" (the latest, bare), "answer", "last_answer" or "prefix"."""
 
     text: str
     role: str = ""
@@ -35,11 +35,15 @@ class PromptPart(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPrompt:
-    """One prompt: token ids, which of them are the bare question, which are to be learnt."""
+    """One prompt: token ids, which of them are the bare question, which are to be learnt.
+
+    num_prefix: how many at the end begin the answer, as the one who asks wrote it.
+    """
 
     input_ids: list[int]
     question_mask: list[bool]
     labels: list[int]
+    num_prefix: int = 0
 
 
 class PromptEncoding(ProcessorMixin):
@@ -107,7 +111,7 @@ class PromptEncoding(ProcessorMixin):
                 parts.append(PromptPart(piece[len(lead) + len(bare) :]))
             parts.append(PromptPart(after_question))
             if turn_answer is None and prefix.strip():
-                parts += [PromptPart(before_answer), PromptPart(prefix.strip(), is_user=True)]
+                parts += [PromptPart(before_answer), PromptPart(prefix.strip(), "prefix", is_user=True)]
             elif turn_answer is None:
                 parts.append(PromptPart(self.prompt.cue))
             else:
@@ -150,7 +154,7 @@ class PromptEncoding(ProcessorMixin):
         is_user = [part.is_user for part in parts for _ in part.text]
         rows: list[tuple[int, bool, int]] = [(token, False, IGNORED) for token in self.opening_ids]
         learnt = {"last_answer", "answer"} if supervise == "all" else {"last_answer"}
-        offset = 0
+        offset = num_prefix = 0
         for number, piece in enumerate(pieces):
             if number:
                 rows += [(self.placeholder_token_id, False, IGNORED)] * self.num_visual_tokens
@@ -160,6 +164,7 @@ class PromptEncoding(ProcessorMixin):
             for token, start, end in self.text_tokenizer.tokenize(piece, is_user[offset : offset + len(piece)]):
                 covered = set(roles[offset + start : offset + max(end, start + 1)])
                 rows.append((token, "question" in covered, token if covered & learnt else IGNORED))
+                num_prefix += "prefix" in covered
             offset += len(piece)
         if self.max_length is not None and len(rows) > self.max_length:
             raise InputError(
@@ -170,6 +175,7 @@ class PromptEncoding(ProcessorMixin):
             input_ids=[token for token, _, _ in rows],
             question_mask=[is_question for _, is_question, _ in rows],
             labels=[label for _, _, label in rows],
+            num_prefix=num_prefix,
         )
 
     def pad_prompts(self, encoded: Sequence[EncodedPrompt], side: str) -> dict[str, Tensor]:
