@@ -5,7 +5,7 @@
 TESTS is the `tests` folder of transformers at the installed version: the source distribution (`pip download --no-binary
 :all: transformers==...`) has test_modeling_common.py and its neighbours, the public repository tests/generation too.
 Nothing of it is part of this project: this file only says which model is tested, and with which inputs. Needs
-`parameterized`. Prints a line for each test and the numbers; a test that does not pass is one for docs/how-to/hugging-face.md.
+`parameterized`. Prints a line for each test and the numbers; docs/how-to/hugging-face.md lists what does not pass.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ class Results:
             reason = report.longreprtext.strip().splitlines()[-1]
             lines = [line[2:] for line in report.longreprtext.splitlines() if line.startswith("E ")]
             reason = f"{lines[0].strip() if lines else ''} ({reason})"
-        self.found[report.nodeid.rsplit("::", 1)[-1]] = (report.outcome, reason)
+        name = report.nodeid.rsplit("::", 1)[-1]
+        self.found[name] = (report.outcome, reason)
+        print(f"{report.outcome:8}{name}  {report.duration:.1f} s  {reason[:300]}", flush=True)
 
 
 def main() -> None:
@@ -146,9 +148,9 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     os.environ[VARIABLE] = str(options.tests.resolve())
     results = Results()
-    pytest.main(["-q", "-p", "no:cacheprovider", "--tb=short", *rest, __file__], plugins=[results])
-    for name, (outcome, reason) in sorted(results.found.items(), key=lambda item: (item[1][0], item[0])):
-        print(f"{outcome:8}{name}  {reason[:200]}")
+    pytest.main(
+        ["-q", "-s", "-p", "no:cacheprovider", "--tb=short", "-c", os.devnull, *rest, __file__], plugins=[results]
+    )
     outcomes = [outcome for outcome, _ in results.found.values()]
     print(", ".join(f"{outcomes.count(one)} {one}" for one in ("passed", "failed", "skipped")))
     if options.json:
