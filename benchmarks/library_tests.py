@@ -31,6 +31,9 @@ class Med2E3ModelTester:
 
     batch_size = BATCH
     num_hidden_layers = 2
+    num_attention_heads = 4
+    hidden_size = 32
+    vocab_size = 99
     is_training = True
 
     def __init__(self, parent: unittest.TestCase) -> None:
@@ -109,9 +112,16 @@ def make_test_class(folder: Path) -> type[unittest.TestCase]:
         all_model_classes = (Med2E3ForConditionalGeneration,)
         config_class = Med2E3Config
         _is_composite = True
+        additional_model_inputs = ("volumes", "volume_index", "question_mask")
+
+        skip_test_image_features_output_shape = True  # it asks for pixel_values
 
         def setUp(self) -> None:
             self.model_tester = Med2E3ModelTester(self)
+
+        def _image_features_prepare_config_and_inputs(self) -> tuple[Any, dict[str, torch.Tensor]]:
+            config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+            return config, {"volumes": inputs["volumes"]}
 
     return Med2E3LibraryTest
 
@@ -137,7 +147,8 @@ class Results:
             lines = [line[2:] for line in report.longreprtext.splitlines() if line.startswith("E ")]
             reason = f"{lines[0].strip() if lines else ''} ({reason})"
         name = report.nodeid.rsplit("::", 1)[-1]
-        self.found[name] = (report.outcome, reason)
+        if self.found.get(name, ("",))[0] != "failed":  # a test may have parts
+            self.found[name] = (report.outcome, reason)
         print(f"{report.outcome:8}{name}  {report.duration:.1f} s  {reason[:300]}", flush=True)
 
 

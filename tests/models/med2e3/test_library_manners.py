@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    BitsAndBytesConfig,
     pipeline,
 )
 
@@ -291,6 +293,20 @@ def test_the_output_comes_as_a_tuple_on_wish(parts, scan):
     assert generated.slice_scores is not None
 
 
+@pytest.mark.parametrize("is_training", [False, True])
+def test_labels_that_are_shifted_already_are_learnt_as_they_stand(parts, scan, is_training):
+    model, processor = parts
+    model.train(is_training)
+    inputs = processor([QUESTION, "Is it large?"], answers=["The liver.", "No, it is not."], volumes=scan)
+    expected = model(**inputs).loss
+    labels = inputs.pop("labels")
+    shifted = torch.cat([labels[:, 1:], torch.full((2, 1), -100)], dim=1)
+    assert torch.equal(model(**inputs, shift_labels=shifted).loss, expected)
+    assert torch.equal(model(**inputs, labels=labels.roll(1), shift_labels=shifted).loss, expected)
+    shifted[:, -1] = 5  # of the token behind the last one, which labels cannot name
+    assert not torch.equal(model(**inputs, shift_labels=shifted).loss, expected)
+
+
 def test_image_features_are_what_forward_takes_again(parts, scan):
     model, processor = parts
     inputs = processor(QUESTION, volumes=scan)
@@ -357,6 +373,61 @@ def test_parts_that_lie_on_the_disk_answer_as_the_whole_does(folder, parts, scan
     found, expected = model.generate(**inputs, **settings), parts[0].generate(**inputs, **settings)
     assert torch.equal(found.sequences, expected.sequences)
     torch.testing.assert_close(found.slice_scores, expected.slice_scores)
+
+
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bitsandbytes_rounds_the_language_model_and_leaves_the_scores_whole(
+    make_model, make_processor, volumes, tmp_path, bits
+):
+    base = make_model()
+    text = {**base.config.text_config.to_dict(), **WIDE, "head_dim": None}
+    model = make_model(text_config=text, vision2d_config={**base.config.vision2d_config.to_dict(), **WIDE})
+    processor = make_processor(model)
+    model.save_pretrained(tmp_path)
+    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True}, bnb_4bit_compute_dtype=torch.float32)
+
+    def load():
+        return AutoModelForImageTextToText.from_pretrained(
+            tmp_path, quantization_config=settings, dtype=torch.float32
+        ).eval()
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ImportError, match="bitsandbytes"):
+            load()
+        return
+    rounded = load()
+    found = {name for name, weight in rounded.named_parameters() if not weight.is_floating_point()}
+    assert {name.split(".")[0] for name in found} == {"language_model", "vision2d"}
+    assert settings.llm_int8_skip_modules is None
+    inputs = processor(QUESTION, volumes=volumes[:1])
+    output, expected = rounded(**inputs), model(**inputs)
+    assert 0 < (output.logits - expected.logits).std() < 0.7 * expected.logits.std()
+    assert output.slice_scores.sum().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(output.slice_scores, expected.slice_scores, rtol=0, atol=0.1)
+    assert rounded.generate(**inputs, max_new_tokens=3, do_sample=False).shape[0] == 1
+
+
+def test_an_answer_goes_on_from_the_cache_it_left(parts, scan):
+    model, processor = parts
+    inputs = processor(QUESTION, volumes=scan)
+    settings = {"do_sample": False, "return_dict_in_generate": True, "eos_token_id": -1, "pad_token_id": 0}
+    whole = model.generate(**inputs, max_new_tokens=6, **settings)
+    part = model.generate(**inputs, max_new_tokens=3, **settings)
+    length = part.sequences.shape[1]
+    inputs["input_ids"], inputs["attention_mask"] = part.sequences, torch.ones(1, length, dtype=torch.long)
+    rest = model.generate(**inputs, past_key_values=part.past_key_values, max_new_tokens=3, **settings)
+    assert torch.equal(rest.sequences, whole.sequences)
+
+
+def test_a_smaller_model_may_draft_the_answer(parts, make_model, scan):
+    model, processor = parts
+    inputs = processor(QUESTION, volumes=scan)
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**inputs, **settings)
+    assert torch.equal(model.generate(**inputs, assistant_model=make_model(seed=1), **settings), expected)
 
 
 def test_foreign_code_is_never_needed(folder):
