@@ -27,7 +27,13 @@ BATCH, SLICES, SIDE = 3, 4, 16
 
 
 class Med2E3ModelTester:
-    """What the library's common tests ask about a model: a small configuration and inputs for it."""
+    """What the library's common tests ask about a model: a small configuration and inputs for it.
+
+    is_guided: whether the question weighs the slices. Some tests make up inputs of their own, and a question's mask
+    is not among them.
+    """
+
+    is_guided = True
 
     batch_size = BATCH
     num_hidden_layers = 2
@@ -77,6 +83,7 @@ class Med2E3ModelTester:
                 **encoder,
             },
             image_size=[SLICES, SIDE, SIDE],
+            scoring_inputs=["text", "3d", "2d"] if self.is_guided else ["3d", "2d"],
             placeholder_token_id=3,
         )
 
@@ -87,17 +94,24 @@ class Med2E3ModelTester:
         input_ids[:, : self.num_places] = config.placeholder_token_id
         question_mask = torch.zeros_like(input_ids, dtype=torch.bool)
         question_mask[:, -6:] = True
-        return config, {
+        inputs = {
             "volumes": torch.rand(BATCH, 1, SLICES, SIDE, SIDE),
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
-            "question_mask": question_mask,
-            "volume_index": torch.arange(BATCH)[:, None],
         }
+        if self.is_guided:
+            inputs |= {"question_mask": question_mask, "volume_index": torch.arange(BATCH)[:, None]}
+        return config, inputs
 
 
-def make_test_class(folder: Path) -> type[unittest.TestCase]:
-    """The library's common model and generation tests of this project's model."""
+class UnguidedModelTester(Med2E3ModelTester):
+    """The same without the question in the scores."""
+
+    is_guided = False
+
+
+def make_test_classes(folder: Path) -> tuple[type[unittest.TestCase], type[unittest.TestCase]]:
+    """The library's common model and generation tests of this project's model, with and without guided scores."""
     sys.path.insert(0, str(folder.parent))
     if not (folder / "exporters").is_dir():  # of the source distribution; its tests then are not run
         stub = types.ModuleType("tests.exporters.test_export")
@@ -112,7 +126,6 @@ def make_test_class(folder: Path) -> type[unittest.TestCase]:
         all_model_classes = (Med2E3ForConditionalGeneration,)
         config_class = Med2E3Config
         _is_composite = True
-        additional_model_inputs = ("volumes", "volume_index", "question_mask")
 
         skip_test_image_features_output_shape = True  # it asks for pixel_values
 
@@ -123,11 +136,17 @@ def make_test_class(folder: Path) -> type[unittest.TestCase]:
             config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
             return config, {"volumes": inputs["volumes"]}
 
-    return Med2E3LibraryTest
+    class UnguidedLibraryTest(Med2E3LibraryTest):
+        additional_model_inputs = ("volumes",)
+
+        def setUp(self) -> None:
+            self.model_tester = UnguidedModelTester(self)
+
+    return Med2E3LibraryTest, UnguidedLibraryTest
 
 
 if VARIABLE in os.environ:
-    TestLibrary = make_test_class(Path(os.environ[VARIABLE]))
+    TestGuided, TestUnguided = make_test_classes(Path(os.environ[VARIABLE]))
 
 
 class Results:
@@ -146,7 +165,7 @@ class Results:
             reason = report.longreprtext.strip().splitlines()[-1]
             lines = [line[2:] for line in report.longreprtext.splitlines() if line.startswith("E ")]
             reason = f"{lines[0].strip() if lines else ''} ({reason})"
-        name = report.nodeid.rsplit("::", 1)[-1]
+        name = "::".join(report.nodeid.split("::")[-2:])
         if self.found.get(name, ("",))[0] != "failed":  # a test may have parts
             self.found[name] = (report.outcome, reason)
         print(f"{report.outcome:8}{name}  {report.duration:.1f} s  {reason[:300]}", flush=True)
