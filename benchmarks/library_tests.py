@@ -27,13 +27,7 @@ BATCH, SLICES, SIDE = 3, 4, 16
 
 
 class Med2E3ModelTester:
-    """What the library's common tests ask about a model: a small configuration and inputs for it.
-
-    is_guided: whether the question weighs the slices. Some tests make up inputs of their own, and a question's mask
-    is not among them.
-    """
-
-    is_guided = True
+    """What the library's common tests ask about a model: a small configuration and inputs for it."""
 
     batch_size = BATCH
     num_hidden_layers = 2
@@ -83,7 +77,6 @@ class Med2E3ModelTester:
                 **encoder,
             },
             image_size=[SLICES, SIDE, SIDE],
-            scoring_inputs=["text", "3d", "2d"] if self.is_guided else ["3d", "2d"],
             placeholder_token_id=3,
         )
 
@@ -94,24 +87,17 @@ class Med2E3ModelTester:
         input_ids[:, : self.num_places] = config.placeholder_token_id
         question_mask = torch.zeros_like(input_ids, dtype=torch.bool)
         question_mask[:, -6:] = True
-        inputs = {
+        return config, {
             "volumes": torch.rand(BATCH, 1, SLICES, SIDE, SIDE),
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
+            "question_mask": question_mask,
+            "volume_index": torch.arange(BATCH)[:, None],
         }
-        if self.is_guided:
-            inputs |= {"question_mask": question_mask, "volume_index": torch.arange(BATCH)[:, None]}
-        return config, inputs
 
 
-class UnguidedModelTester(Med2E3ModelTester):
-    """The same without the question in the scores."""
-
-    is_guided = False
-
-
-def make_test_classes(folder: Path) -> tuple[type[unittest.TestCase], type[unittest.TestCase]]:
-    """The library's common model and generation tests of this project's model, with and without guided scores."""
+def make_test_class(folder: Path) -> type[unittest.TestCase]:
+    """The library's common model and generation tests of this project's model."""
     sys.path.insert(0, str(folder.parent))
     if not (folder / "exporters").is_dir():  # of the source distribution; its tests then are not run
         stub = types.ModuleType("tests.exporters.test_export")
@@ -136,17 +122,11 @@ def make_test_classes(folder: Path) -> tuple[type[unittest.TestCase], type[unitt
             config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
             return config, {"volumes": inputs["volumes"]}
 
-    class UnguidedLibraryTest(Med2E3LibraryTest):
-        additional_model_inputs = ("volumes",)
-
-        def setUp(self) -> None:
-            self.model_tester = UnguidedModelTester(self)
-
-    return Med2E3LibraryTest, UnguidedLibraryTest
+    return Med2E3LibraryTest
 
 
 if VARIABLE in os.environ:
-    TestGuided, TestUnguided = make_test_classes(Path(os.environ[VARIABLE]))
+    TestLibrary = make_test_class(Path(os.environ[VARIABLE]))
 
 
 class Results:
@@ -165,7 +145,7 @@ class Results:
             reason = report.longreprtext.strip().splitlines()[-1]
             lines = [line[2:] for line in report.longreprtext.splitlines() if line.startswith("E ")]
             reason = f"{lines[0].strip() if lines else ''} ({reason})"
-        name = "::".join(report.nodeid.split("::")[-2:])
+        name = report.nodeid.rsplit("::", 1)[-1]
         if self.found.get(name, ("",))[0] != "failed":  # a test may have parts
             self.found[name] = (report.outcome, reason)
         print(f"{report.outcome:8}{name}  {report.duration:.1f} s  {reason[:300]}", flush=True)

@@ -22,7 +22,8 @@ PREFIX = "base_model.model."  # before every name in a file of peft's
 
 def stands_alone(recipe: Recipe) -> bool:
     """Whether the adapters of the run's last stage, put on the model it began from, are all that it learnt."""
-    return recipe.init is not None and len(recipe.stages) == 1 and recipe.stages[0].lora is not None
+    is_one = recipe.init is not None and not recipe.pretrains and len(recipe.stages) == 1
+    return is_one and recipe.stages[0].lora is not None
 
 
 def write_adapter(
