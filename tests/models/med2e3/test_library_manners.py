@@ -430,6 +430,14 @@ def test_a_smaller_model_may_draft_the_answer(parts, make_model, scan):
     assert torch.equal(model.generate(**inputs, assistant_model=make_model(seed=1), **settings), expected)
 
 
+def test_a_mask_that_is_not_the_prompts_is_one_line(parts, scan):
+    inputs = parts[1](QUESTION, volumes=scan)
+    inputs["input_ids"] = torch.nn.functional.pad(inputs["input_ids"], (3, 0))
+    inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (3, 0))
+    with pytest.raises(ModelError, match=r"question_mask has shape .* and input_ids .*: pad both alike"):
+        parts[0](**inputs)
+
+
 def test_foreign_code_is_never_needed(folder):
     for part in (AutoProcessor, AutoModelForImageTextToText):
         part.from_pretrained(folder, trust_remote_code=False)

@@ -330,7 +330,16 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         question_ids_mask: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, Question]:
-        """Which volumes each prompt asks about (B, M), and the question as the scores may need it."""
+        """Which volumes each prompt asks about (B, M), and the question as the scores may need it.
+
+        Raises:
+            ModelError: the mask is not the prompts'.
+        """
+        if question_mask is not None and question_mask.shape != input_ids.shape:
+            raise ModelError(
+                f"question_mask has shape {tuple(question_mask.shape)} and input_ids {tuple(input_ids.shape)}; expected "
+                "a mark for every token: pad both alike."
+            )
         question = Question(
             input_ids=input_ids,
             mask=question_mask,
