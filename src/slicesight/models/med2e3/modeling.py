@@ -337,8 +337,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         """
         if question_mask is not None and question_mask.shape != input_ids.shape:
             raise ModelError(
-                f"question_mask has shape {tuple(question_mask.shape)} and input_ids {tuple(input_ids.shape)}; expected "
-                "a mark for every token: pad both alike."
+                f"question_mask has shape {tuple(question_mask.shape)} and input_ids {tuple(input_ids.shape)}; "
+                "expected a mark for every token: pad both alike."
             )
         question = Question(
             input_ids=input_ids,
