@@ -49,6 +49,7 @@ class Answer:
     cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
     nothing but its choices may be said. confidence: how likely it is right, 0 to 1; confidence_note: why there is none.
     abstained: why nothing was said, would_say: the text that is held back then.
+    nothing but its choices may be said. prefix: how the one who asked began the text, which the model went on with.
     """
 
     question: str
@@ -62,6 +63,7 @@ class Answer:
     abstained: Literal["strange_scan", "unknown_question", "low_confidence"] | None = None
     would_say: str | None = None
     evidence: Literal["scores", "occlusion", "none"] = "scores"
+    prefix: str = ""
 
     @property
     def is_truncated(self) -> bool:
@@ -132,11 +134,19 @@ class AnswerDecoder:
 
 
 def make_answer(
-    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
+    question: str,
+    text: str,
+    scores: Sequence[float],
+    *,
+    grid: GridVolume | None,
+    cut_at: int | None = None,
+    prefix: str = "",
 ) -> Answer:
     """An answer with its slices ranked; no slice weighs where no scan was given."""
     slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
+    return Answer(
+        question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at, prefix=prefix.strip()
+    )
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

@@ -43,6 +43,8 @@ def load(
 ) -> Predictor:
     """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
 
+    A folder with a PEFT adapter is loaded with the model that it names.
+
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
         dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (on a CPU what it multiplies faster, float32 or
@@ -66,9 +68,13 @@ def load(
     from slicesight.inference.cpu.transposed_linear import use_transposed_linear
     from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
     from slicesight.inference.feature_cache import FeatureCache
+    from slicesight.models.adapters import apply_adapter, find_base
     from slicesight.models.folder import check_whole, one_line_for_damage
     from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
 
+    adapter = source
+    if (base := find_base(source)) is not None:
+        source, _ = _find(base)
     device = _check_device(device)
     if not isinstance(cache_bytes, int) or cache_bytes < 0:
         raise InputError(f"cache_bytes is {cache_bytes!r}; expected 0 or more, a whole number of bytes.")
@@ -90,8 +96,11 @@ def load(
             if extra := sorted(found["unexpected_keys"]):
                 log.warning("%s: %d weights are not used, %r among them", source, len(extra), extra[0])
             processor = Med2E3Processor.from_pretrained(source)
+        if base is not None:
+            with one_line_for_damage(Path(adapter)):
+                model = apply_adapter(model, adapter)
         card_path = cached_file(
-            source,
+            adapter if (Path(adapter) / CARD_FILE).is_file() else source,
             CARD_FILE,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
@@ -164,9 +173,10 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            from slicesight.models.folder import refuse_adapter
+            from slicesight.models.adapters import find_base
 
-            refuse_adapter(folder)
+            if find_base(folder) is not None:
+                return str(folder), folder.resolve().name
             raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
         _refuse_vectors(folder, name)
         return str(folder), folder.resolve().name

@@ -153,8 +153,13 @@ def choice_note(answer: Answer) -> str:
 
 
 def doubts_about(answer: Answer) -> list[str]:
-    """What must be read with an answer's text: that it is cut, that it is none of the choices."""
-    return list(filter(None, (cut_note(answer), choice_note(answer))))
+    """What must be read with an answer's text: that it is cut, none of the choices, or begun by the one who asks."""
+    return list(filter(None, (begun_note(answer), cut_note(answer), choice_note(answer))))
+
+
+def begun_note(answer: Answer) -> str:
+    """That the first words are not the model's; empty where they are."""
+    return f"begun by the question's author, who wrote: {answer.prefix}" if answer.prefix else ""
 
 
 def others_of(evidence: Evidence) -> tuple[int, float]:

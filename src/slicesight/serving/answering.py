@@ -50,7 +50,8 @@ class Answering:
         server, asked = self.server, self._request
         asked.client = client_of(request.scope)
         longest = longest_text(server.predictor.model.config)
-        num_characters = sum(map(len, (*asked.questions, *(text for turn in asked.history for text in turn))))
+        told = (asked.system or "", asked.prefix, *asked.questions)
+        num_characters = sum(map(len, (*told, *(text for turn in asked.history for text in turn))))
         if longest is not None and num_characters > longest * _CHARACTERS_PER_TOKEN:
             message = f"messages have {num_characters} characters, and this model reads fewer than {longest} tokens; "
             raise Refusal(400, f"{message}shorten them, or begin anew.", param="messages", code="too_long")
@@ -61,7 +62,15 @@ class Answering:
     def _tokenize(self, longest: int | None) -> list[TokenizedQuestion]:
         asked, processor = self._request, self.server.own_processor
         try:
-            return tokenize_questions(processor, asked.questions, history=asked.history, num_volumes=1, longest=longest)
+            return tokenize_questions(
+                processor,
+                asked.questions,
+                history=asked.history,
+                num_volumes=1,
+                longest=longest,
+                system=asked.system,
+                prefix=asked.prefix,
+            )
         except InputError as error:
             raise Refusal(400, str(error), param="messages", code="too_long") from None
         except BaseException as error:

@@ -239,6 +239,7 @@ class ScanStore:
         """Keep an answer with its volume; nothing happens where that is gone."""
         record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
         record["cut_at"] = answer.cut_at
+        record |= {"prefix": answer.prefix} if answer.prefix else {}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))
