@@ -30,6 +30,7 @@ from slicesight.reports.evidence import (
 )
 from slicesight.reports.fonts import fonts_for, wrap
 from slicesight.volumes.grid import GridVolume
+from slicesight.volumes.grid import height_over_width as height_over_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,16 +84,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG in one step."""
     with replacing(path) as temporary, fonts_for(figure):
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def height_over_width(grid: GridVolume) -> float:
-    """The true proportions of a grid slice: the grid squeezes every crop into one shape, a picture should not."""
-    num_slices, height, width = grid.voxels.shape
-    corners = np.array([[num_slices // 2, 0, 0], [num_slices // 2, height - 1, 0], [num_slices // 2, 0, width - 1]])
-    millimetres = grid.to_mm(corners)
-    places = grid.to_canonical(corners) if millimetres is None else millimetres
-    down, across = np.linalg.norm(places[1] - places[0]), np.linalg.norm(places[2] - places[0])
-    return float(down * height / max(height - 1, 1) / (across * width / max(width - 1, 1)))
 
 
 def tidy(axes: Axes, *, size: int = 8) -> None:
