@@ -1,9 +1,9 @@
 """Does occlusion find the slices that a model with slice scores points at, and those that truly show what is asked?
 
 On phantoms a shipped model answers every open and closed question; beside its own slice scores (TG-IS) stands what
-`inference/occlusion.py` measures by blanking slices in both encoders, with the same budget as for a guest. Printed, with
-intervals by volume: Spearman's rank correlation of the two over the slices, and the excess mass on the true slices of
-each, (mass - share) / (1 - share). Blind control: the occlusion of another phantom's question of the same topic.
+`inference/occlusion.py` measures by blanking slices in both encoders, with the same budget as for a guest. Printed,
+with intervals by volume: Spearman's rank correlation of the two over the slices, and the excess mass on the true slices
+of each, (mass - share) / (1 - share). Blind control: the occlusion of another phantom's question of the same topic.
 
     python benchmarks/occlusion.py --count 100 --out runs/occlusion      # goes on where it was stopped
 """
@@ -86,7 +86,9 @@ def report(rows, width):
         ),
         "passes": ([row["passes"][width] for row in rows], volumes),
     }
-    print(f"\nwidth {width}: {len(set(volumes))} volumes, {len(rows)} questions, {len(rows) - len(used)} rest on no slice")
+    print(
+        f"\nwidth {width}: {len(set(volumes))} volumes, {len(rows)} questions, {len(rows) - len(used)} rest on no slice"
+    )
     for name, (values, names) in numbers.items():
         found = mean_interval(np.array(values, dtype=float), names)
         print(f"{name:44}{found.value:8.3f}  ({found.low:.3f}…{found.high:.3f})  n = {len(values)}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from slicesight.cli.options import made_folder, say, stderr
+from slicesight.cli.options import guest_settings, made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
 from slicesight.data.dataset import open_dataset
@@ -23,6 +23,7 @@ from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress
+from slicesight.inference.loading import GUEST_PREFIXES
 from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
@@ -33,16 +34,17 @@ from slicesight.reports.score_tables import comparison_table, notes_of, tables_o
 from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
 
-Load = Callable[[str], Predictor]
+Load = Callable[..., Predictor]
 
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
     source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
     training = training_cases(options.train_data)
+    settings = guest_settings(preset=options.preset, evidence=options.evidence, passes=options.evidence_passes)
     made_folder(options.out)
     with stderr().status(f"loading {options.model}"):
-        predictor = load(options.model)
+        predictor = load(options.model, **settings)
     run = PredictionRun(
         folder=options.out,
         source=source,
@@ -57,7 +59,9 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
         blind=None if options.blind_model is None else partial(load, options.blind_model),
         bertscore=options.bertscore,
         layer=options.bertscore_layer,
-        answer=None if options.ray is None else partial(_predict_in_bulk, run, options, load),
+        answer=None
+        if options.ray is None
+        else partial(_predict_in_bulk, run, options, partial(load, **settings) if settings else load),
         bars=partial(progress_bar, stderr()),
     )
     page = run.folder / "report.html"
@@ -126,11 +130,15 @@ def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
 def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly) -> None:
     """Measure every model on the same scans, writing what is there after each; print at the end."""
     source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
+    settings = guest_settings(preset=options.preset, evidence=True, passes=options.evidence_passes)
+    names = options.model or ["phantom-tiny"]
+    if settings and not any(name.startswith(GUEST_PREFIXES) for name in names):
+        raise InputError("--preset and --evidence-passes are for guests (hf:… or openai:…); leave them out.")
     made_folder(options.out)
     found = []
-    for name in options.model or ["phantom-tiny"]:
+    for name in names:
         with stderr().status(f"loading {name}"):
-            predictor = load(name)
+            predictor = load(name, **(settings if name.startswith(GUEST_PREFIXES) else {}))
         with progress_bar(stderr(), f"measuring {predictor.card.name}") as progress:
             found.append(measure(predictor, source, progress=progress))
         write_text(options.out / "faithfulness.json", text=to_json({"data": options.data, "models": found}))

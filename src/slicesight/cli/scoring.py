@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import ChangesOption, FillOption, ModelOption, checked_folder, verb
+from slicesight.cli.options import (
+    ChangesOption,
+    EvidenceOption,
+    FillOption,
+    ModelOption,
+    PassesOption,
+    PresetOption,
+    checked_folder,
+    verb,
+)
 from slicesight.cli.scans import STDOUT
 from slicesight.errors import InputError
 from slicesight.files import checked_place
@@ -36,6 +45,9 @@ class EvaluateOptions:
     ] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many cases.")] = None
     fill: FillOption = None
+    preset: PresetOption = None
+    evidence: EvidenceOption = True
+    evidence_passes: PassesOption = None
     controls: Annotated[
         bool, typer.Option(help="Also answer with a blank volume, shuffled slices and a wrong volume.")
     ] = True
@@ -149,6 +161,8 @@ class FaithfulnessOptions:
     ] = None
     split: Annotated[str | None, typer.Option(help="Which split; left out, test where there are splits.")] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many scans.")] = None
+    preset: PresetOption = None
+    evidence_passes: PassesOption = None
 
     def __post_init__(self) -> None:
         checked_folder(self.out)

@@ -145,7 +145,10 @@ def answer_cases(
 ) -> Iterator[tuple[str, list[Prediction]]]:
     """(system, rows) of every case that a system has not answered."""
     taken: deque[tuple[Case, str, GridVolume]] = deque()
-    jobs = _jobs(run, predictor.grid_spec, answered, taken)
+    jobs = (
+        (shown if taken[-1][1] == MODEL else predictor.as_control(shown), questions)
+        for shown, questions in _jobs(run, predictor.grid_spec, answered, taken)
+    )
     for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both"):
         case, system, grid = taken.popleft()
         yield system, _rows_of(case, answers, system=system, grid=grid)
@@ -153,10 +156,7 @@ def answer_cases(
 
 def digest_model(predictor: Predictor) -> str:
     """SHA-256 of the weights, the configuration and the processor's settings, wherever they were loaded from."""
-    from slicesight.models.fingerprint import digest_weights, plain
-
-    settings = [plain(predictor.model.config), predictor.processor.to_dict()]
-    return digest_weights(predictor.model.state_dict(), settings=settings)
+    return predictor.digest()
 
 
 def digest_questions(cases: Sequence[Case]) -> str:
@@ -212,6 +212,8 @@ def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVo
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
         shown = true_slices(asked, grid) if system == MODEL and is_one_plane else None
         extra: dict[str, Any] = {"scores": answer.scores or None, "true_slices": shown}
+        if answer.evidence != "scores":
+            extra["evidence"] = answer.evidence
         row = as_prediction(case, number, answer.generated_text, choice=answer.choice)
         rows.append(row.model_copy(update=extra))
     return rows

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from slicesight.data.manifest import Task
 from slicesight.errors import InputError
+from slicesight.inference.answers import EvidenceKind
 
 TASKS: tuple[Task, ...] = ("report", "open", "closed")
 
@@ -25,7 +26,8 @@ class Prediction(BaseModel):
     """One question with its true answer and what a system said.
 
     volume: whatever names the scan; without it nothing can be said by volume. answer_choice: the right letter. choice:
-    what the system said to a closed question when held to its choices.
+    what the system said to a closed question when held to its choices. evidence: where the scores come from, if not
+    from the model itself: "occlusion", or "none".
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
@@ -42,6 +44,7 @@ class Prediction(BaseModel):
     choices: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
     true_slices: tuple[int, ...] | None = None
+    evidence: EvidenceKind | None = None
 
     @model_validator(mode="after")
     def _closed_questions_have_a_letter(self) -> Prediction:

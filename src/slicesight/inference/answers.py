@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
+EvidenceKind = Literal["scores", "occlusion", "none"]
 Progress = Callable[[int, int], None]
 """Called with (answers done, answers wanted); the second grows as further scans are read."""
 NO_WORDS = "(the model gave no words)"
@@ -55,6 +57,10 @@ class Answer:
     slices: tuple[SliceEvidence, ...]
     cut_at: int | None = None
     choice: str | None = None
+    evidence: EvidenceKind = "scores"
+    """Where `scores` come from: the model's own, or measured by blanking slices; none for a guest without either."""
+    evidence_note: str | None = None
+    """How they were measured, or why there are none."""
 
     @property
     def is_truncated(self) -> bool:
@@ -125,11 +131,25 @@ class AnswerDecoder:
 
 
 def make_answer(
-    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
+    question: str,
+    text: str,
+    scores: Sequence[float],
+    *,
+    grid: GridVolume | None,
+    cut_at: int | None = None,
+    evidence: EvidenceKind = "scores",
+    evidence_note: str | None = None,
 ) -> Answer:
     """An answer with its slices ranked; no slice weighs where no scan was given."""
-    slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
+    return Answer(
+        question=question,
+        text=text,
+        scores=tuple(scores),
+        slices=() if grid is None else rank_slices(scores, grid=grid),
+        cut_at=cut_at,
+        evidence=evidence,
+        evidence_note=evidence_note,
+    )
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,7 @@ def check_passes(passes: int | None) -> None:
         )
 
 
-def occlude(
-    likelihood: Likelihood, num_slices: int, *, max_passes: int | None = None, width: int = WIDTH
-) -> Occlusion:
+def occlude(likelihood: Likelihood, num_slices: int, *, max_passes: int | None = None, width: int = WIDTH) -> Occlusion:
     """Measure every slice's share in an answer.
 
     Args:
@@ -116,15 +115,13 @@ def occlude(
     shares = np.zeros(num_slices)
     for group in groups:
         shares[group.start : group.stop] = group.share / group.size
-    return Occlusion(
-        shares=tuple((shares / shares.sum()).tolist()), fall=base - blank, num_passes=used, is_flat=False
-    )
+    return Occlusion(shares=tuple((shares / shares.sum()).tolist()), fall=base - blank, num_passes=used, is_flat=False)
 
 
 def _split(group: _Group, count: int) -> list[_Group]:
     """`count` neighbouring parts, as equal as can be."""
     edges = [group.start + round(part * group.size / count) for part in range(count + 1)]
-    return [_Group(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [_Group(start, stop) for start, stop in pairwise(edges)]
 
 
 def _share(groups: list[_Group], whole: float) -> None:

@@ -12,21 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from slicesight.files import replacing
 from slicesight.inference.answers import Answer
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
     EVIDENCE_CAVEAT,
     KnownTruth,
-    describe,
+    caveats_of,
+    describe_answer,
     doubts_about,
     named_place,
     peak_slice,
     pick_over_volume,
+    share_name,
     sides,
-    summarise,
 )
 from slicesight.reports.fonts import fonts_for, wrap
 from slicesight.volumes.grid import GridVolume
@@ -67,7 +66,8 @@ def draw_report(report: AnswerReport) -> Figure:
     for (answer, truth), lines, height in zip(report.judged, texts, block_in, strict=True):
         _draw_answer(page, grid, answer, truth=truth, lines=lines, top=top, picture_in=picture_in)
         top += height
-    page.text(EVIDENCE_CAVEAT, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
+    (caveat, *_) = caveats_of(report.answers) or [EVIDENCE_CAVEAT]
+    page.text(caveat, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
     page.text(f"{report.reading} · {RESEARCH_NOTICE}", left=MARGIN_IN, top=top + 0.2, size=8.5, colour=FAINT)
     return page.figure
 
@@ -139,7 +139,7 @@ def _lines(answer: Answer, truth: KnownTruth | None) -> list[tuple[str, str, str
         verdict, colour = ("right", TRUTH_COLOUR) if truth.is_right else ("wrong", EVEN_COLOUR)
         said = verdict if truth.is_right else f"{verdict}; the truth: {truth.answer}"
         rows += [(line, "normal", colour) for line in wrap(said, WRAP_CHARACTERS)]
-    rows += [(line, "normal", FAINT) for line in wrap(describe(summarise(answer)), WRAP_CHARACTERS)]
+    rows += [(line, "normal", FAINT) for line in wrap(describe_answer(answer), WRAP_CHARACTERS)]
     return rows
 
 
@@ -231,7 +231,7 @@ def _draw_bars(
         if grid.planes:
             axes.set_xlabel(stack.plane, fontsize=9, color=INK, labelpad=1)
         if number == 0:
-            axes.set_ylabel("score", fontsize=8, color=FAINT)
+            axes.set_ylabel(share_name(answer), fontsize=8, color=FAINT)
             if shows_truth:
                 axes.text(-0.65, -0.055 * ceiling, "truth", color=TRUTH_COLOUR, fontsize=8, ha="right", va="center")
         if last == num_slices:

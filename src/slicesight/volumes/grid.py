@@ -189,7 +189,9 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         plane=plane,
         spec=replace(spec, plane=plane, window="+".join(window.word for window in windows)),
         slices=(),
-        receipt=grid_receipt(volume, windows=windows, box=box, size=size, plane=plane, antialias=not is_m3d, picked=spec.pick_slices),
+        receipt=grid_receipt(
+            volume, windows=windows, box=box, size=size, plane=plane, antialias=not is_m3d, picked=spec.pick_slices
+        ),
         geometry=volume.geometry,
         box=box,
     )

@@ -80,7 +80,9 @@ class Preset:
         if not 0 <= self.columns <= self.slices:
             raise InputError(f"preset {self.name}: columns is {self.columns}; expected 0 to {self.slices}")
         if len(self.thinking) not in (0, 2):
-            raise InputError(f"preset {self.name}: thinking has {len(self.thinking)} marks; expected the first and last")
+            raise InputError(
+                f"preset {self.name}: thinking has {len(self.thinking)} marks; expected the first and last"
+            )
         _check_fields(self.name, "caption", self.caption, CAPTION_FIELDS)
         _check_fields(self.name, "question", self.question, QUESTION_FIELDS)
         if "{question}" not in self.question:
@@ -159,7 +161,9 @@ def read_preset(path: Path) -> Preset:
         InputError: no such file, or a key or value in it that does not belong there.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such preset; expected a YAML file, or one of {', '.join(sorted(known_presets()))}")
+        raise InputError(
+            f"{path}: no such preset; expected a YAML file, or one of {', '.join(sorted(known_presets()))}"
+        )
     return read_settings(Preset, path, verb="guest", needs_verb=False)
 
 
