@@ -248,9 +248,12 @@ def _grid_slices(grid: GridVolume, source: tuple[int, ...], uids: Mapping[int, s
     """Args: source: every stored slice that the grid cuts. uids: by stored slice, empty where there are none."""
     num_slices, height, width = grid.voxels.shape
     acquisition_axis = grid.geometry.acquisition_axis
-    centres = np.stack(
-        [np.arange(num_slices), np.full(num_slices, (height - 1) / 2), np.full(num_slices, (width - 1) / 2)], axis=1
-    )
+    along = np.arange(num_slices, dtype=np.float64)
+    if grid.spec.pick_slices:  # where the picked slice itself lies, not the middle of the slab it stands for
+        low, high = grid.box[PLANES.index(grid.plane)]
+        picked = np.array([_nearest(index, high - low, num_slices) for index in range(num_slices)])
+        along = (picked + 0.5) * num_slices / (high - low) - 0.5
+    centres = np.stack([along, np.full(num_slices, (height - 1) / 2), np.full(num_slices, (width - 1) / 2)], axis=1)
     positions = grid.to_mm(centres)
     start, stop = grid.box[acquisition_axis]
     slices = []

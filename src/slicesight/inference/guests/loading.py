@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from slicesight.errors import InputError, ModelError
@@ -20,6 +20,9 @@ from slicesight.inference.occlusion import check_passes
 from slicesight.models.card import CARD_FILE, ModelCard, read_card
 from slicesight.models.folder import check_whole, one_line_for_damage
 from slicesight.models.guests.preset import Preset, find_preset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 HUB, SERVER = "hf:", "openai:"
 
@@ -46,7 +49,7 @@ def load_guest(
     check_passes(evidence_passes or None)
     if name.startswith(SERVER):
         guest: Guest = _server_guest(name.removeprefix(SERVER), preset)
-        card = _card_of_server(guest)
+        card = card_of_server(guest)
     else:
         guest, card = _hub_guest(name.removeprefix(HUB), preset, device=device, dtype=dtype)
     return GuestPredictor(guest=guest, card=card, evidence_passes=evidence_passes)
@@ -99,6 +102,16 @@ def check_source(source: str) -> str:
             f"{HUB}{source}: a {kind} model {what}; a guest must be a vision-language model (image-text-to-text)."
         )
     return str(kind)
+
+
+def read_guest_config(source: str) -> PreTrainedConfig:
+    """The configuration of a repository or folder that can be a guest; errors as of `check_source`."""
+    from transformers import AutoConfig
+
+    check_source(source)
+    with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():
+        found: PreTrainedConfig = AutoConfig.from_pretrained(source)
+        return found
 
 
 def _hub_guest(
@@ -203,7 +216,8 @@ def _server_guest(address: str, given: str | Path | None) -> ServerGuest:
     return ServerGuest(url=url, model=model, preset=find_preset(given, name=model, model_type=None))
 
 
-def _card_of_server(guest: Guest) -> ModelCard:
+def card_of_server(guest: Guest) -> ModelCard:
+    """What must be known about a server's model: above all where the pictures go."""
     assert isinstance(guest, ServerGuest)
     facts = {"guest": f"{SERVER}{guest.url}#{guest.model}"}
     notices = () if guest.is_this_machine else (f"The pictures of the scan are sent to {guest.host}.",)

@@ -93,9 +93,9 @@ class ServerGuest:
             return None
         if said.log_probs:
             return self._by_masks(
-                asked, lambda masked: _log_probability(said, masked), whole=sum(said.log_probs)
+                asked, lambda masked: log_probability(said, masked), whole=sum(said.log_probs)
             ), "first tokens"
-        return self._by_masks(asked, lambda masked: _agreement(said.text, masked.text), whole=None), "agreement"
+        return self._by_masks(asked, lambda masked: agreement(said.text, masked.text), whole=None), "agreement"
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raises InputError for an option that a server has not."""
@@ -347,7 +347,7 @@ def _data_address(hashed: _Hashed) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _log_probability(said: Said, masked: Said) -> float:
+def log_probability(said: Said, masked: Said) -> float:
     """The answer's log-probability with slices blank, as far as the two say the same, and as it was beyond."""
     assert isinstance(masked, ServerSaid)
     total = sum(said.log_probs)
@@ -364,7 +364,7 @@ def _log_probability(said: Said, masked: Said) -> float:
     return total
 
 
-def _agreement(first: str, second: str) -> float:
+def agreement(first: str, second: str) -> float:
     """How much two texts share: F1 of their words, 1 for the same."""
     one, other = Counter(plain(first).split()), Counter(plain(second).split())
     if not one or not other:
