@@ -55,8 +55,8 @@ def measure_guest(
         shown.add(len(grid.slices))
         if len(shown) > 1:
             raise InputError(
-                f"{name} was shown {' and '.join(map(str, sorted(shown)))} slices; curves of one length need a --preset "
-                f"of at most {min(shown)} slices."
+                f"{name} was shown {' and '.join(map(str, sorted(shown)))} slices; curves of one length need a "
+                f"--preset of at most {min(shown)} slices."
             )
         rng = np.random.default_rng([seed, place])
         random_orders = [rng.permutation(len(grid.slices)) for _ in range(NUM_RANDOM)]

@@ -57,8 +57,7 @@ class GuestPlan:
     """What one question about one scan takes.
 
     cache_bytes: keys and values of the whole prompt in every layer. vision_bytes, language_bytes: what passing the
-    pictures, and the prompt, holds at once beside the weights. occlusion_bytes: one mask of the evidence, which keeps no
-    keys and values.
+    pictures, and the prompt, holds at once beside the weights. A mask of the evidence takes no more than the question.
     """
 
     model_type: str
@@ -106,7 +105,7 @@ def plan_guest(config: PreTrainedConfig, preset: Preset, *, dtype: str = "bfloat
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"this {config.model_type} configuration cannot be built ({reason}).") from error
     sizes = {id(one): one.numel() for one in model.parameters()}
-    parameters = {name: 0 for name in (*PARTS, "language")}
+    parameters = dict.fromkeys((*PARTS, "language"), 0)
     for name, parameter in model.named_parameters():
         part = next((part for part, words in PARTS.items() if any(word in name for word in words)), "language")
         parameters[part] += parameter.numel()
@@ -153,7 +152,7 @@ def describe_guest(found: GuestPlan, *, free_bytes: int, device: str) -> str:
         *(f"{name:18}{number:>16,}" for name, number in found.parameters.items()),
         f"{'together':18}{sum(found.parameters.values()):>16,}   weights {found.weight_bytes / GIB:.2f} GiB",
         "",
-        f"{found.num_pictures} pictures of {found.tokens_per_picture} tokens each, {found.num_tokens:,} tokens with words",
+        f"{found.num_pictures} pictures of {found.tokens_per_picture} tokens, {found.num_tokens:,} tokens with words",
         f"cache of keys and values {found.cache_bytes / GIB:.2f} GiB",
         f"pictures through the vision encoder, at most about {found.vision_bytes / GIB:.2f} GiB",
         f"prompt through the language model, at most about {found.language_bytes / GIB:.2f} GiB",
