@@ -224,8 +224,8 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "llava_onevision": llava_onevision,
     **({"smolvlm": smolvlm} if find_spec("num2words") else {}),
 }
-PRESET = "name: small\nslices: 6\nsize: 56\nwindow: soft_tissue\n"
-SHEET = "name: small-sheet\nslices: 6\nsize: 56\nlayout: sheet\ncolumns: 3\nwindow: soft_tissue\n"
+PRESET = "name: small\nslices: 6\nsize: 56\nwindow: soft_tissue|-160,240\n"
+SHEET = "name: small-sheet\nslices: 6\nsize: 56\nlayout: sheet\ncolumns: 3\nwindow: soft_tissue|-160,240\n"
 
 
 def body(num_slices: int = 12, side: int = 40) -> Volume:

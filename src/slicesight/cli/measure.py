@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,8 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.predict import MODEL, PredictionRun
-from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
+from slicesight.evaluation.predictions import TASKS, own_file
+from slicesight.evaluation.run import CONTROLS, describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress
@@ -83,13 +85,18 @@ def run_score(options: ScoreOptions) -> None:
         }
         sheets = [average_sheets([make_sheet(run, system=name) for run in runs]) for name, runs in scored.items()]
         comparisons = compare_systems(scored) if len(scored) > 1 else []
+    beneath = _controls_of(options) if options.controls else {}
+    for sheet in sheets:
+        if sheet["system"] in beneath:
+            sheet["controls"] = beneath[sheet["system"]]
+            sheet["missing"].pop("controls", None)
     found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
     document = {"schema": 1, **found}
     if options.json == STDOUT:
         sys.stdout.write(to_json(document))
         return
     console = Console(highlight=False)
-    for table in tables_of(sheets):
+    for table in tables_of([row for sheet in sheets for row in (sheet, *_control_rows(sheet))]):
         console.print(table)
     if any(entry["p"] is not None for entry in comparisons):
         console.print(comparison_table(comparisons))
@@ -99,6 +106,37 @@ def run_score(options: ScoreOptions) -> None:
     if options.json is not None:
         write_text(options.json, text=to_json(document))
         say(f"wrote {options.json}")
+
+
+def _controls_of(options: ScoreOptions) -> dict[str, dict[str, Any]]:
+    """{system: {control: its numbers by task}} of every folder that `evaluate` wrote.
+
+    Raises:
+        InputError: none of the arguments is such a folder.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for argument in options.predictions:
+        folder = Path(argument if Path(argument).is_dir() else argument.partition("=")[2])
+        files = {name: folder / "controls" / f"{name}.jsonl" for name in CONTROLS}
+        present = {name: file for name, file in files.items() if file.is_file()}
+        if not folder.is_dir() or not present:
+            continue
+        (system,) = read_systems([argument])
+        scored = {name: score_file(own_file(file)) for name, file in present.items()}
+        found[system] = {
+            name: {task: sheet[task] for task in TASKS}
+            for name, one in scored.items()
+            if one.rows and (sheet := make_sheet(one, system=name))
+        }
+    if not found:
+        raise InputError("--controls: none of these is a folder of slicesight evaluate with controls/; leave it out.")
+    return found
+
+
+def _control_rows(sheet: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows for the tables, named after their system."""
+    controls = sheet.get("controls") or {}
+    return [{"system": f"  {name}", **parts} for name, parts in controls.items() if parts is not None]
 
 
 def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:

@@ -95,6 +95,9 @@ class ScoreOptions:
         list[Path] | None, typer.Option(metavar="FILE", help="The answers json of official outputs; repeatable.")
     ] = None
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the sheet; - is stdout.")] = None
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Beneath each system the controls that its folder holds.")
+    ] = False
     bertscore: BertScoreOption = None
     bertscore_layer: LayerOption = None
 

@@ -152,6 +152,11 @@ def caveats_of(answers: Iterable[Answer]) -> list[str]:
     return list(dict.fromkeys(known[answer.evidence] for answer in answers if answer.slices))
 
 
+def caveat_of_rows(kinds: Iterable[str | None]) -> str:
+    """What the weights of a test set's answers do not say; kinds: where each one's came from."""
+    return OCCLUSION_CAVEAT if "occlusion" in set(kinds) else EVIDENCE_CAVEAT
+
+
 def caveat_of(answer: Answer) -> str:
     """What an answer's weights do not say."""
     return OCCLUSION_CAVEAT if answer.evidence == "occlusion" else EVIDENCE_CAVEAT

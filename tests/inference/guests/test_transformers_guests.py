@@ -91,6 +91,16 @@ def test_the_likelihood_in_a_batch_is_that_of_the_model_alone(guest) -> None:
         assert total == pytest.approx(float(expected), abs=2e-3)
 
 
+def test_a_picture_is_never_said(guest) -> None:
+    asked = GuestQuestion(question=OPEN, shown=show(on_grid(guest.grid_spec), guest.guest.preset), max_new_tokens=60)
+    ends, guest.guest.ends = guest.guest.ends, frozenset()
+    said = guest.guest.answer(GuestQuestion(**{**vars(asked), "options": {"eos_token_id": 10**6}}))
+    guest.guest.ends = ends
+    assert len(said.token_ids) == 60
+    assert guest.guest.placeholders
+    assert guest.guest.placeholders.isdisjoint(said.token_ids)
+
+
 def test_a_question_without_a_scan_is_answered_and_has_no_evidence(guest) -> None:
     (answer,) = guest.ask(None, OPEN, max_new_tokens=4)
     assert answer.evidence == "none"

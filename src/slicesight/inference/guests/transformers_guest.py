@@ -50,6 +50,7 @@ class TransformersGuest:
         self.model.train(False)
         self.tokenizer = processor.tokenizer
         self.ends = _end_tokens(model, self.tokenizer)
+        self.placeholders = _placeholders(model, processor)
         _make_greedy(model)
 
     @property
@@ -71,7 +72,8 @@ class TransformersGuest:
                 "smaller slices, or shorten the question."
             )
         limit = asked.max_new_tokens if longest is None else min(asked.max_new_tokens, longest - length)
-        options = {name: value for name, value in asked.options.items() if value is not None and name != "seed"}
+        options = {"suppress_tokens": sorted(self.placeholders)} if self.placeholders else {}
+        options |= {name: value for name, value in asked.options.items() if value is not None and name != "seed"}
         if asked.only_choices:
             options["prefix_allowed_tokens_fn"] = self._held_to(asked.question, length)
         if on_text is not None:
@@ -286,6 +288,14 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     if found is None:
         found = tokenizer.eos_token_id
     return frozenset([found] if isinstance(found, int) else found or ())
+
+
+def _placeholders(model: PreTrainedModel, processor: Any) -> frozenset[int]:
+    """Tokens that stand for pictures: none is a word, and a said one would count as a picture that was never shown."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    found = {getattr(holder, name, None) for holder in (model.config, processor) for name in names}
+    found |= set(getattr(processor, "image_token_ids", None) or ())
+    return frozenset(token for token in found if isinstance(token, int))
 
 
 def _make_greedy(model: PreTrainedModel) -> None:
