@@ -2,8 +2,9 @@
 
 On phantoms a shipped model answers every open and closed question; beside its own slice scores (TG-IS) stands what
 `inference/occlusion.py` measures by blanking slices in both encoders, with the same budget as for a guest. Printed,
-with intervals by volume: Spearman's rank correlation of the two over the slices, and the excess mass on the true slices
-of each, (mass - share) / (1 - share). Blind control: the occlusion of another phantom's question of the same topic.
+with intervals by volume: Spearman's rank correlation of the two over all slices and over those that occlusion gives any
+weight, Pearson's, how often the heaviest slices are the same or neighbours, and the excess mass on the true slices of
+each, (mass - share) / (1 - share). Blind control: the occlusion of another phantom's question of the same topic.
 
     python benchmarks/occlusion.py --count 100 --out runs/occlusion      # goes on where it was stopped
 """
@@ -66,7 +67,9 @@ def report(rows, width):
     """Every number with its interval by volume."""
     volumes = [row["volume"] for row in rows]
     used = [row for row in rows if not row["flat"][width]]
-    correlation = [float(spearmanr(row["scores"], row["occlusion"][width]).statistic) for row in used]
+    pairs = [(np.array(row["scores"]), np.array(row["occlusion"][width])) for row in used]
+    some = [place for place, (_, shares) in enumerate(pairs) if np.unique(shares[shares > 0]).size > 2]
+    names = [row["volume"] for row in used]
     shown = [row for row in rows if row["true"] and len(row["true"]) < len(row["scores"]) / 2]
     others = {}
     for row in shown:
@@ -77,7 +80,13 @@ def report(rows, width):
     ]
     where = [row["volume"] for row in shown]
     numbers = {
-        "rank correlation with TG-IS": (correlation, [row["volume"] for row in used]),
+        "rank correlation with TG-IS": ([spearmanr(*pair).statistic for pair in pairs], names),
+        "rank correlation where occlusion gives weight": (
+            [spearmanr(pairs[n][0][pairs[n][1] > 0], pairs[n][1][pairs[n][1] > 0]).statistic for n in some],
+            [names[n] for n in some],
+        ),
+        "correlation (Pearson)": ([np.corrcoef(*pair)[0, 1] for pair in pairs], names),
+        "heaviest slice the same or its neighbour": ([abs(a.argmax() - b.argmax()) <= 1 for a, b in pairs], names),
         "excess mass, TG-IS": ([excess(row["scores"], row["true"]) for row in shown], where),
         "excess mass, occlusion": ([excess(row["occlusion"][width], row["true"]) for row in shown], where),
         "excess mass, occlusion of another phantom": (
@@ -91,7 +100,7 @@ def report(rows, width):
     )
     for name, (values, names) in numbers.items():
         found = mean_interval(np.array(values, dtype=float), names)
-        print(f"{name:44}{found.value:8.3f}  ({found.low:.3f}…{found.high:.3f})  n = {len(values)}")
+        print(f"{name:46}{found.value:8.3f}  ({found.low:.3f}…{found.high:.3f})  n = {len(values)}")
     return {name: mean_interval(np.array(v, dtype=float), n).to_dict() for name, (v, n) in numbers.items()}
 
 

@@ -62,7 +62,7 @@ def read_card(path: Path | None, *, name: str) -> ModelCard:
     if path is None or not path.is_file():
         return ModelCard(name=name)
     facts = read_json_object(path, error=ModelError)
-    known = {"name": name}
+    known: dict[str, Any] = {"name": name}
     for key in ("name", "trained_on", "summary", "caption_question"):
         if key not in facts:
             continue

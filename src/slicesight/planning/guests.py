@@ -169,9 +169,13 @@ def describe_guest(found: GuestPlan, *, free_bytes: int, device: str) -> str:
 def _patches(config: PreTrainedConfig, preset: Preset) -> int:
     """Of one picture in the vision encoder; where the encoder takes any size, that of the preset's pictures."""
     vision = config.vision_config
-    side, patch = getattr(vision, "image_size", None), vision.patch_size
-    side, patch = (one[0] if isinstance(one, list | tuple) else one for one in (side, patch))
-    return int((side or preset.size) // patch) ** 2
+    side = _side(getattr(vision, "image_size", None)) or preset.size
+    return (side // _side(vision.patch_size)) ** 2
+
+
+def _side(size: Any) -> int:
+    """Of a square, however it is written; 0 where it is not."""
+    return int((size[0] if isinstance(size, list | tuple) else size) or 0)
 
 
 def _inner(config: PreTrainedConfig) -> int:

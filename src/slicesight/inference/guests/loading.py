@@ -7,6 +7,7 @@ part; it is left out where torchvision is not installed, since a guest is shown 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -125,9 +126,10 @@ def _hub_guest(
 
     try:
         with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():
-            model, found = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
+        model, found = loaded
         check_whole(found["missing_keys"], source)
     except OSError as error:
         reason = " ".join(str(error).split())[:160]
@@ -153,11 +155,10 @@ def load_processor(source: str) -> Any:
         ModelError: there is none that takes pictures and text.
     """
     from transformers import AutoProcessor
-    from transformers.utils import is_torchvision_available
 
     try:
-        if is_torchvision_available():
-            processor = AutoProcessor.from_pretrained(source)
+        if find_spec("torchvision") is not None:
+            processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
         else:
             processor = _without_videos(source)
     except ImportError as error:
@@ -182,7 +183,7 @@ def _without_videos(source: str) -> Any:
     settings, _ = ProcessorMixin.get_processor_dict(source)
     kind = getattr(transformers, str(settings.get("processor_class")), None)
     if kind is None or "video_processor" not in kind.get_attributes():
-        return AutoProcessor.from_pretrained(source)
+        return AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
 
     class PicturesOnly(kind):  # type: ignore[misc, valid-type]  # of whichever family the folder is
         def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:

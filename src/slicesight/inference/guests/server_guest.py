@@ -369,4 +369,4 @@ def agreement(first: str, second: str) -> float:
     one, other = Counter(plain(first).split()), Counter(plain(second).split())
     if not one or not other:
         return float(one == other)
-    return 2 * (one & other).total() / (one.total() + other.total())
+    return float(2 * (one & other).total() / (one.total() + other.total()))

@@ -271,7 +271,7 @@ class _Watch(StoppingCriteria):
     def __init__(self, on_text: OnText, decode: Callable[[Sequence[int]], str], prompt_length: int) -> None:
         self.on_text, self.decode, self.prompt_length = on_text, decode, prompt_length
 
-    def __call__(self, input_ids: Tensor, scores: Any, **settings: Any) -> Tensor:  # type: ignore[override]  # also a bool tensor
+    def __call__(self, input_ids: Tensor, scores: Any, **settings: Any) -> Tensor:
         goes_on = self.on_text(lambda: self.decode(input_ids[0, self.prompt_length :].tolist()))
         return torch.full((len(input_ids),), not goes_on, dtype=torch.bool, device=input_ids.device)
 
