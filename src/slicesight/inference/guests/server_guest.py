@@ -300,7 +300,7 @@ def _wait_s(told: str | None, attempt: int) -> float:
     try:
         return min(LONGEST_WAIT_S, max(0.0, float(told or "")))
     except ValueError:
-        return min(LONGEST_WAIT_S, 0.5 * 2**attempt)
+        return min(LONGEST_WAIT_S, float(2**attempt) / 2)
 
 
 def _message_of(content: bytes) -> str:
@@ -350,7 +350,7 @@ def _data_address(hashed: _Hashed) -> str:
 def log_probability(said: Said, masked: Said) -> float:
     """The answer's log-probability with slices blank, as far as the two say the same, and as it was beyond."""
     assert isinstance(masked, ServerSaid)
-    total = sum(said.log_probs)
+    total: float = sum(said.log_probs)
     for place, (token, before) in enumerate(zip(said.tokens, said.log_probs, strict=True)):
         if place >= len(masked.tokens):  # it stops here, which is told of no token
             break
@@ -368,5 +368,5 @@ def agreement(first: str, second: str) -> float:
     """How much two texts share: F1 of their words, 1 for the same."""
     one, other = Counter(plain(first).split()), Counter(plain(second).split())
     if not one or not other:
-        return float(one == other)
+        return 1.0 if one == other else 0.0
     return float(2 * (one & other).total() / (one.total() + other.total()))
