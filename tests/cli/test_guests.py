@@ -134,7 +134,7 @@ def test_evaluate_measures_the_model_alone_and_score_sets_controls_beneath_each_
     out = tmp_path / "run"
     run(
         *("evaluate", "--data", manifest, "--out", out, "--model", model, "--preset", preset, "--blind-model", model),
-        *("--evidence-passes", "4", "--figures", "0"),
+        *("--evidence-passes", "4", "--figures", "1"),
     )
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 4
