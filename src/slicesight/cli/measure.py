@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.cli.label_choice import compare_labels, label_tables, labels_of_evaluate, labels_of_score
 from slicesight.cli.options import guest_settings, made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
@@ -20,7 +21,7 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.predict import MODEL, PredictionRun
-from slicesight.evaluation.predictions import TASKS, own_file
+from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file
 from slicesight.evaluation.run import CONTROLS, describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
@@ -29,6 +30,7 @@ from slicesight.inference.loading import GUEST_PREFIXES
 from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
+from slicesight.reports.clinical_tables import clinical_tables
 from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
 from slicesight.reports.figure import save_figure
@@ -41,6 +43,7 @@ Load = Callable[..., Predictor]
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
+    labels = labels_of_evaluate(options)
     source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
     training = training_cases(options.train_data)
     settings = guest_settings(preset=options.preset, evidence=options.evidence, passes=options.evidence_passes)
@@ -61,6 +64,7 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
         blind=None if options.blind_model is None else partial(load, options.blind_model),
         bertscore=options.bertscore,
         layer=options.bertscore_layer,
+        labels=labels,
         answer=None
         if options.ray is None
         else partial(_predict_in_bulk, run, options, partial(load, **settings) if settings else load),
@@ -77,14 +81,20 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
 
 def run_score(options: ScoreOptions) -> None:
     """Print the table, or write JSON; raises InputError before anything is written."""
-    systems = read_systems(options.predictions, answers=options.answers or ())
+    tables, files = label_tables(options.predictions)
+    systems = read_systems(files, answers=options.answers or ()) if files else {}
+    labels = labels_of_score(options, systems, tables)
+    systems |= {name: [PredictionFile(rows=(), format="labels-csv")] for name in tables}
     with stderr().status("scoring"):
         scored = {
             name: [score_file(run, bertscore=options.bertscore, layer=options.bertscore_layer) for run in runs]
             for name, runs in systems.items()
         }
-        sheets = [average_sheets([make_sheet(run, system=name) for run in runs]) for name, runs in scored.items()]
-        comparisons = compare_systems(scored) if len(scored) > 1 else []
+        sheets = [
+            average_sheets([make_sheet(run, system=name, labels=labels[name]) for run in runs])
+            for name, runs in scored.items()
+        ]
+        comparisons = compare_systems(scored) + compare_labels(scored, labels) if len(scored) > 1 else []
     beneath = _controls_of(options) if options.controls else {}
     for sheet in sheets:
         if sheet["system"] in beneath:
@@ -96,7 +106,10 @@ def run_score(options: ScoreOptions) -> None:
         sys.stdout.write(to_json(document))
         return
     console = Console(highlight=False)
-    for table in tables_of([row for sheet in sheets for row in (sheet, *_control_rows(sheet))]):
+    for table in (
+        *tables_of([row for sheet in sheets for row in (sheet, *_control_rows(sheet))]),
+        *clinical_tables(sheets),
+    ):
         console.print(table)
     if any(entry["p"] is not None for entry in comparisons):
         console.print(comparison_table(comparisons))
@@ -208,8 +221,10 @@ def _predict_in_bulk(run: PredictionRun, options: EvaluateOptions, load: Load, p
 
 
 def _print_sheet(sheet: Mapping[str, Any], console: Console) -> None:
-    controls = ({"system": name, **part} for name, part in sheet["controls"].items() if part is not None)
+    controls = [{"system": name, **part} for name, part in sheet["controls"].items() if part is not None]
     for table in tables_of([dict(sheet), *controls]):
+        console.print(table)
+    for table in clinical_tables([dict(sheet), *controls]) if sheet["clinical"] else ():
         console.print(table)
     for line in notes_of([dict(sheet)]):
         console.print(line, style="dim", soft_wrap=True)

@@ -35,7 +35,9 @@ ArchiveTokenOption = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option(help="A shipped model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL."),
+    typer.Option(
+        help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL."
+    ),
 ]
 PresetOption = Annotated[
     str | None,
