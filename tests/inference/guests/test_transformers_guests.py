@@ -91,6 +91,11 @@ def test_the_likelihood_in_a_batch_is_that_of_the_model_alone(guest) -> None:
         assert total == pytest.approx(float(expected), abs=2e-3)
 
 
+def test_two_loads_of_one_folder_have_one_digest(guest) -> None:
+    folder = Path(guest.card.facts["guest"].removeprefix("hf:"))
+    assert load(f"hf:{folder}", preset=folder.parent / "small.yaml").digest() == guest.digest()
+
+
 def test_a_picture_is_never_said(guest) -> None:
     asked = GuestQuestion(question=OPEN, shown=show(on_grid(guest.grid_spec), guest.guest.preset), max_new_tokens=60)
     ends, guest.guest.ends = guest.guest.ends, frozenset()

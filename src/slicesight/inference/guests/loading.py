@@ -175,6 +175,12 @@ def load_processor(source: str) -> Any:
     return processor
 
 
+class _NoVideos(dict[str, Any]):
+    """Stands for the part that prepares videos: no settings. SmolVLM's chat template asks it for frames."""
+
+    num_frames = fps = None
+
+
 def _without_videos(source: str) -> Any:
     """The processor's class made from its parts, the one for videos left empty."""
     import transformers
@@ -187,12 +193,14 @@ def _without_videos(source: str) -> Any:
 
     class PicturesOnly(kind):  # type: ignore[misc, valid-type]  # of whichever family the folder is
         def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
-            return type(None) if argument is None else super().check_argument_for_proper_class(name, argument)
+            if isinstance(argument, _NoVideos):
+                return _NoVideos
+            return super().check_argument_for_proper_class(name, argument)
 
     PicturesOnly.__name__ = kind.__name__
     loaders = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
     parts = [
-        loaders[name].from_pretrained(source) if name in loaders else None  # type: ignore[attr-defined]
+        loaders[name].from_pretrained(source) if name in loaders else _NoVideos()  # type: ignore[attr-defined]
         for name in kind.get_attributes()
     ]
     return PicturesOnly.from_args_and_dict(parts, {k: v for k, v in settings.items() if k not in kind.get_attributes()})
