@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from slicesight.cli.label_choice import compare_labels, label_tables, labels_of_evaluate, labels_of_score
-from slicesight.cli.options import made_folder, say, stderr
+from slicesight.cli.options import guest_settings, made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, CompareOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
 from slicesight.data.dataset import open_dataset
@@ -31,12 +31,13 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.predict import MODEL, PredictionRun
-from slicesight.evaluation.predictions import PredictionFile
-from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
+from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file
+from slicesight.evaluation.run import CONTROLS, describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.evaluation.truths import checked_against
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress
+from slicesight.inference.loading import GUEST_PREFIXES
 from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
@@ -51,7 +52,7 @@ from slicesight.reports.selective_tables import evidence_tables, selective_table
 from slicesight.reports.terminal import progress_bar
 from slicesight.training.recipe import read_recipe
 
-Load = Callable[[str], Predictor]
+Load = Callable[..., Predictor]
 NO_FILES = "its own scorer takes nothing that such answers hold"
 
 
@@ -64,9 +65,10 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
     else:
         source = opened.source
     training = training_cases(options.train_data)
+    settings = guest_settings(preset=options.preset, evidence=options.evidence, passes=options.evidence_passes)
     made_folder(options.folder)
     with stderr().status(f"loading {options.model}"):
-        predictor = load(options.model)
+        predictor = load(options.model, **settings)
     run = PredictionRun(
         folder=options.folder,
         source=source,
@@ -82,7 +84,9 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
         bertscore=options.bertscore,
         layer=options.bertscore_layer,
         labels=labels,
-        answer=None if options.ray is None else partial(_predict_in_bulk, run, options, load, opened),
+        answer=None
+        if options.ray is None
+        else partial(_predict_in_bulk, run, options, partial(load, **settings) if settings else load, opened),
         bars=partial(progress_bar, stderr()),
     )
     board, submission = (None, ()) if opened is None else add_board(opened, run.folder, sheet, scored)
@@ -122,6 +126,11 @@ def run_score(options: ScoreOptions) -> None:
         ]
         comparisons = compare_systems(scored) + compare_labels(scored, labels) if len(scored) > 1 else []
         board = None if facts is None else make_board(facts, {name: scored[name][0] for name in answered})
+    beneath = _controls_of(options) if options.controls else {}
+    for sheet in sheets:
+        if sheet["system"] in beneath:
+            sheet["controls"] = beneath[sheet["system"]]
+            sheet["missing"].pop("controls", None)
     found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
     document = {"schema": 1, **found, **({} if board is None else {"benchmark": board})}
     if options.json == STDOUT:
@@ -129,7 +138,7 @@ def run_score(options: ScoreOptions) -> None:
         return
     console = Console(highlight=False)
     for table in (
-        *tables_of(sheets),
+        *tables_of([row for sheet in sheets for row in (sheet, *_control_rows(sheet))]),
         *evidence_tables(sheets),
         *selective_tables(sheets),
         *clinical_tables(sheets),
@@ -172,6 +181,37 @@ def run_compare(options: CompareOptions) -> None:
         say("the page with the worst cases: --html FILE")
 
 
+def _controls_of(options: ScoreOptions) -> dict[str, dict[str, Any]]:
+    """{system: {control: its numbers by task}} of every folder that `evaluate` wrote.
+
+    Raises:
+        InputError: none of the arguments is such a folder.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for argument in options.predictions:
+        folder = Path(argument if Path(argument).is_dir() else argument.partition("=")[2])
+        files = {name: folder / "controls" / f"{name}.jsonl" for name in CONTROLS}
+        present = {name: file for name, file in files.items() if file.is_file()}
+        if not folder.is_dir() or not present:
+            continue
+        (system,) = read_systems([argument])
+        scored = {name: score_file(own_file(file)) for name, file in present.items()}
+        found[system] = {
+            name: {task: sheet[task] for task in TASKS}
+            for name, one in scored.items()
+            if one.rows and (sheet := make_sheet(one, system=name))
+        }
+    if not found:
+        raise InputError("--controls: none of these is a folder of slicesight evaluate with controls/; leave it out.")
+    return found
+
+
+def _control_rows(sheet: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows for the tables, named after their system."""
+    controls = sheet.get("controls") or {}
+    return [{"system": f"  {name}", **parts} for name, parts in controls.items() if parts is not None]
+
+
 def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
     """Train and score every cell that is not done, then write the tables."""
     recipe = read_recipe(options.recipe, tuple(options.changes or ()))
@@ -201,11 +241,15 @@ def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
 def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly) -> None:
     """Measure every model on the same scans, writing what is there after each; print at the end."""
     source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
+    settings = guest_settings(preset=options.preset, evidence=True, passes=options.evidence_passes)
+    names = options.model or ["phantom-tiny"]
+    if settings and not any(name.startswith(GUEST_PREFIXES) for name in names):
+        raise InputError("--preset and --evidence-passes are for guests (hf:… or openai:…); leave them out.")
     made_folder(options.out)
     found = []
-    for name in options.model or ["phantom-tiny"]:
+    for name in names:
         with stderr().status(f"loading {name}"):
-            predictor = load(name)
+            predictor = load(name, **(settings if name.startswith(GUEST_PREFIXES) else {}))
         with progress_bar(stderr(), f"measuring {predictor.card.name}") as progress:
             found.append(measure(predictor, source, progress=progress))
         write_text(options.out / "faithfulness.json", text=to_json({"data": options.data, "models": found}))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from slicesight.cli.options import (
     ArchiveTokenOption,
+    EvidenceOption,
     FillOption,
     ModelOption,
+    PassesOption,
     PlaneOption,
+    PresetOption,
     ScanArgument,
     SeriesOption,
     SpacingOption,
     TimePointOption,
     UnitOption,
     WindowOption,
+    guest_settings,
     three_numbers,
     verb,
 )
@@ -63,6 +67,9 @@ class AskOptions:
             show_default=False,
         ),
     ] = None
+    preset: PresetOption = None
+    evidence: EvidenceOption = True
+    evidence_passes: PassesOption = None
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False
@@ -93,6 +100,7 @@ class AskOptions:
         from slicesight.volumes.grid import GridSpec
 
         three_numbers(self.spacing_mm, "--spacing-mm")
+        _ = self.guest_settings
         GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
         for name, _ in self.written:
             report_writer(name)
@@ -111,6 +119,11 @@ class AskOptions:
             from slicesight.reports.dicom_sr.document import import_highdicom
 
             import_highdicom()
+
+    @property
+    def guest_settings(self) -> dict[str, Any]:
+        """What a guest is loaded with."""
+        return guest_settings(preset=self.preset, evidence=self.evidence, passes=self.evidence_passes)
 
     @property
     def written(self) -> list[tuple[str, Path]]:

@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from slicesight.cli.options import ChangesOption, FillOption, ModelOption, checked_folder, verb
+from slicesight.cli.options import (
+    ChangesOption,
+    EvidenceOption,
+    FillOption,
+    ModelOption,
+    PassesOption,
+    PresetOption,
+    checked_folder,
+    verb,
+)
 from slicesight.cli.scans import STDOUT
 from slicesight.data.sources import BENCHMARKS
 from slicesight.errors import InputError
@@ -77,6 +86,9 @@ class EvaluateOptions:
     ] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many cases.")] = None
     fill: FillOption = None
+    preset: PresetOption = None
+    evidence: EvidenceOption = True
+    evidence_passes: PassesOption = None
     controls: Annotated[
         bool, typer.Option(help="Also answer with a blank volume, shuffled slices and a wrong volume.")
     ] = True
@@ -145,6 +157,9 @@ class ScoreOptions:
         list[Path] | None, typer.Option(metavar="FILE", help="The answers json of official outputs; repeatable.")
     ] = None
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the sheet; - is stdout.")] = None
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Beneath each system the controls that its folder holds.")
+    ] = False
     bertscore: BertScoreOption = None
     bertscore_layer: LayerOption = None
     labels: Annotated[
@@ -276,6 +291,8 @@ class FaithfulnessOptions:
     ] = None
     split: Annotated[str | None, typer.Option(help="Which split; left out, test where there are splits.")] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many scans.")] = None
+    preset: PresetOption = None
+    evidence_passes: PassesOption = None
 
     def __post_init__(self) -> None:
         checked_folder(self.out)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import ModelOption
+from slicesight.cli.options import EvidenceOption, ModelOption, PassesOption, PresetOption, guest_settings
 from slicesight.errors import InputError
 
 
@@ -44,6 +44,9 @@ def serve(
             metavar="DIR", help="Keep scans there meanwhile, not where temporary files are.", show_default=False
         ),
     ] = None,
+    preset: PresetOption = None,
+    evidence: EvidenceOption = True,
+    evidence_passes: PassesOption = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False,
@@ -69,6 +72,7 @@ def serve(
         grace_s=grace,
         max_kept_bytes=read_size(max_disk, "--max-disk"),
         int8=int8,
+        **guest_settings(preset=preset, evidence=evidence, passes=evidence_passes),
     )
     from slicesight.serving.running import run_server
 

@@ -31,10 +31,11 @@ Counts = dict[tuple[str, str], Counter[str]]
 def disturb(control: str, grid: GridVolume, other: GridVolume | None, *, place: int) -> GridVolume:
     """The volume that is shown instead of `grid`; `other` is another case's, `place` the case's number."""
     if control == "blank":
-        return replace(grid, voxels=np.zeros_like(grid.voxels))
+        return replace(grid, voxels=np.zeros_like(grid.voxels), channels=None)
     if control == "shuffled_slices":
         order = np.random.default_rng(place).permutation(len(grid.voxels))
-        return replace(grid, voxels=np.ascontiguousarray(grid.voxels[order]))
+        channels = None if grid.channels is None else np.ascontiguousarray(grid.channels[:, order])
+        return replace(grid, voxels=np.ascontiguousarray(grid.voxels[order]), channels=channels)
     assert control == "wrong_volume"
     assert other is not None
     return other

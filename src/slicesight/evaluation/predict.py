@@ -148,7 +148,10 @@ def answer_cases(
 ) -> Iterator[tuple[str, list[Prediction]]]:
     """(system, rows) of every case that a system has not answered."""
     taken: deque[tuple[Case, str, GridVolume]] = deque()
-    jobs = _jobs(run, predictor.grid_spec, answered, taken)
+    jobs = (
+        (shown if taken[-1][1] == MODEL else predictor.as_control(shown), questions)
+        for shown, questions in _jobs(run, predictor.grid_spec, answered, taken)
+    )
     for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both"):
         case, system, grid = taken.popleft()
         labels_ZYX = labels_wanted(run.source, case) if system == MODEL else None
@@ -157,10 +160,7 @@ def answer_cases(
 
 def digest_model(predictor: Predictor) -> str:
     """SHA-256 of the weights, the configuration and the processor's settings, wherever they were loaded from."""
-    from slicesight.models.fingerprint import digest_weights, plain
-
-    settings = [plain(predictor.model.config), predictor.processor.to_dict()]
-    return digest_weights(predictor.model.state_dict(), settings=settings)
+    return predictor.digest()
 
 
 def digest_questions(cases: Sequence[Case]) -> str:

@@ -14,6 +14,7 @@ from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
+EvidenceKind = Literal["scores", "occlusion", "none"]
 Progress = Callable[[int, int], None]
 """Called with (answers done, answers wanted); the second grows as further scans are read."""
 NO_WORDS = "(the model gave no words)"
@@ -62,8 +63,11 @@ class Answer:
     confidence_note: str | None = None
     abstained: Literal["strange_scan", "unknown_question", "low_confidence"] | None = None
     would_say: str | None = None
-    evidence: Literal["scores", "occlusion", "none"] = "scores"
     prefix: str = ""
+    evidence: EvidenceKind = "scores"
+    """Where `scores` come from: the model's own, or measured by blanking slices; none for a guest without either."""
+    evidence_note: str | None = None
+    """How they were measured, or why there are none."""
 
     @property
     def is_truncated(self) -> bool:
@@ -141,11 +145,19 @@ def make_answer(
     grid: GridVolume | None,
     cut_at: int | None = None,
     prefix: str = "",
+    evidence: EvidenceKind = "scores",
+    evidence_note: str | None = None,
 ) -> Answer:
     """An answer with its slices ranked; no slice weighs where no scan was given."""
-    slices = () if grid is None else rank_slices(scores, grid=grid)
     return Answer(
-        question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at, prefix=prefix.strip()
+        question=question,
+        text=text,
+        scores=tuple(scores),
+        slices=() if grid is None else rank_slices(scores, grid=grid),
+        cut_at=cut_at,
+        prefix=prefix.strip(),
+        evidence=evidence,
+        evidence_note=evidence_note,
     )
 
 

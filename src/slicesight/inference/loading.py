@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from slicesight.errors import InputError, ModelError
 from slicesight.files import read_json_object
@@ -15,6 +16,8 @@ from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, how_to_get, nearest_model, pulled_models, shipped_models
 
 log = logging.getLogger(__name__)
+GUEST_PREFIXES = ("hf:", "openai:")
+"""Of names that mean a vision-language model of somebody else's."""
 
 
 @contextmanager
@@ -40,10 +43,14 @@ def load(
     compile_mode: str | None = None,
     cache_bytes: int = 0,
     cache_folder: str | Path | None = None,
+    preset: str | Path | None = None,
+    evidence_passes: int | None = None,
 ) -> Predictor:
     """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
 
     A folder with a PEFT adapter is loaded with the model that it names.
+    `hf:ID_OR_FOLDER` is any vision-language model of transformers, and `openai:URL#MODEL` one behind a server in
+    OpenAI's shape: guests, which are shown the scan's slices as pictures.
 
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
@@ -54,11 +61,19 @@ def load(
             (CUDA graphs) or "max-autotune". For many scans on a GPU: the first one takes minutes.
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
+        preset: what a guest is shown: a preset's name or a YAML file; left out, the one that fits the model.
+        evidence_passes: for a guest's evidence, how often slices may be blanked per answer; 0 measures none.
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete.
         InputError: another argument is wrong.
     """
+    if str(name_or_dir).startswith(GUEST_PREFIXES):
+        own = {"quantize": quantize, "compile_mode": compile_mode, "cache": cache_bytes or cache_folder}
+        return _load_guest(str(name_or_dir), device, dtype, own, preset=preset, evidence_passes=evidence_passes)
+    for setting, value in (("preset", preset), ("evidence_passes", evidence_passes)):
+        if value is not None:
+            raise InputError(f"{setting} is for guests (hf:… or openai:…), and {name_or_dir} is none; leave it out.")
     source, name = _find(name_or_dir)
 
     import torch
@@ -129,6 +144,17 @@ def load(
         device=device,
         cache=cache,
     )
+
+
+def _load_guest(name: str, device: str | None, dtype: str | None, own: dict[str, Any], **settings: Any) -> Predictor:
+    from slicesight.inference.guests.loading import load_guest
+    from slicesight.inference.guests.predictor import refuse_for_guests
+
+    refuse_for_guests(name, **own)
+    device = _check_device(device)
+    dtype = dtype or ("float32" if device == "cpu" else "auto")
+    with _quiet_reading():
+        return load_guest(name, device=device, dtype=dtype, **settings)
 
 
 @contextmanager

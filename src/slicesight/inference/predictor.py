@@ -26,11 +26,13 @@ from slicesight.volumes.volume import Plane, Volume
 if TYPE_CHECKING:
     import torch
 
+    from slicesight.inference.batching import ContinuousBatching
     from slicesight.inference.choice_decoding import ChoicesMode
     from slicesight.inference.embedding import Embedding, EmbeddingSpace
     from slicesight.inference.feature_cache import FeatureCache
     from slicesight.inference.jobs import Job, JobRunner
-    from slicesight.inference.prompts import History
+    from slicesight.inference.prompts import History, TokenizedQuestion
+    from slicesight.inference.sampling import Sampler
     from slicesight.inference.scheduler import Scheduler
     from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor, VolumeFeatures
 
@@ -231,6 +233,65 @@ class Predictor:
         check_choices_mode(choices, allowed=("free", "only"))
         runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices)
         return (piece for step in runner.pieces([(scan, questions)], in_pieces=True) for _, piece in step)
+
+    def batching(self, *, batch_size: int = 16) -> ContinuousBatching:
+        """What answers the requests of many callers together."""
+        from slicesight.inference.batching import ContinuousBatching
+
+        return ContinuousBatching(self, batch_size=batch_size)
+
+    def as_control(self, grid: GridVolume) -> Scan:
+        """A scan whose answers alone are wanted, without evidence where that is measured."""
+        return grid
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raises InputError for an option of asking that the model does not have."""
+        from slicesight.inference.sampling import check_options
+
+        check_options(self.model, options)
+
+    def make_sampler(self, options: dict[str, Any]) -> Sampler | None:
+        """How next tokens are chosen with these options; None where only `generate` can."""
+        from slicesight.inference.sampling import make_sampler
+
+        return make_sampler(self.model, options)
+
+    @property
+    def longest_text(self) -> int | None:
+        """Tokens of the longest prompt with its answer; None where that is not known."""
+        from slicesight.inference.prompts import longest_text
+
+        return longest_text(self.model.config)
+
+    def tokenize(
+        self,
+        processor: Med2E3Processor,
+        questions: Sequence[str],
+        *,
+        history: History,
+        num_volumes: int,
+        system: str | None = None,
+        prefix: str = "",
+    ) -> list[TokenizedQuestion] | None:
+        """The questions' prompts by this copy of the processor; None where the model makes its own."""
+        from slicesight.inference.prompts import tokenize_questions
+
+        return tokenize_questions(
+            processor,
+            questions,
+            history=history,
+            num_volumes=num_volumes,
+            longest=self.longest_text,
+            system=system,
+            prefix=prefix,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of weights, configuration and the processor's settings, wherever they were loaded from."""
+        from slicesight.models.fingerprint import digest_weights, plain
+
+        settings = [plain(self.model.config), self.processor.to_dict()]
+        return digest_weights(self.model.state_dict(), settings=settings)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """What these tokens of an answer say, special ones left out."""

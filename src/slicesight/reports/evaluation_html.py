@@ -26,7 +26,7 @@ from slicesight.files import write_text
 from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.case_figure import draw_case
 from slicesight.reports.clinical_tables import COLUMNS, value_at
-from slicesight.reports.evidence import EVIDENCE_CAVEAT
+from slicesight.reports.evidence import caveat_of_rows
 from slicesight.reports.figure import height_over_width, save_figure
 from slicesight.reports.html import data_address, grey_image, png_address, render_template, score_bars
 from slicesight.reports.score_tables import NO_FRACTIONS, blocks, or_dash, percent, printed
@@ -134,7 +134,7 @@ def render_report(
     rows = [_answer_row(scored.rows[place], float(values[place])) for place in worst]
     return render_template(
         "evaluation.html.j2",
-        caveat=EVIDENCE_CAVEAT,
+        caveat=caveat_of_rows(row.evidence for row in scored.rows),
         sheet=sheet,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
         tables=[table for table in (*(_block_table(sheet, *block) for block in blocks()), _findings(sheet)) if table],

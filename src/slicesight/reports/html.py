@@ -18,15 +18,16 @@ from slicesight import __version__
 from slicesight.inference.answers import Answer
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
-    EVIDENCE_CAVEAT,
     KnownTruth,
-    describe,
+    caveat_of,
+    describe_answer,
     doubts_about,
     listed,
     named_place,
     others_of,
     peak_slice,
     place_name,
+    share_name,
     sides,
     slice_name,
     stacking_axis,
@@ -57,7 +58,6 @@ def render_page(report: AnswerReport) -> str:
         notes=report.volume.warnings,
         warnings=report.warnings,
         model=report.card,
-        caveat=EVIDENCE_CAVEAT,
         width=PICTURE_WIDTH,
         stacks=[
             {
@@ -119,7 +119,9 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
         "marks_truth": bool(shows_truth),
         "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
         "ranges": list(_ranges(answer)),
-        "evidence": describe(summarise(answer)),
+        "evidence": describe_answer(answer),
+        "caveat": caveat_of(answer),
+        "share_name": share_name(answer),
         "tiles": [
             {
                 "index": index,
@@ -160,7 +162,7 @@ def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: Kno
                 **bar,
                 "is_pictured": index in pictured,
                 "shows_truth": index in shows_truth,
-                "title": f"{named_place(grid.scored_slices, index)} · score {answer.scores[index]:.3f}",
+                "title": f"{named_place(grid.scored_slices, index)} · {share_name(answer)} {answer.scores[index]:.3f}",
             }
             for index, bar in enumerate(bars)
         ],

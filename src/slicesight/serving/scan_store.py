@@ -238,7 +238,7 @@ class ScanStore:
     def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
         record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
-        record["cut_at"] = answer.cut_at
+        record |= {"cut_at": answer.cut_at, "evidence": answer.evidence, "evidence_note": answer.evidence_note}
         record |= {"prefix": answer.prefix} if answer.prefix else {}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
