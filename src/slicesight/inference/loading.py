@@ -61,6 +61,7 @@ def load(
     import torch
     from transformers.utils.hub import cached_file
 
+    from slicesight.inference.calibration.storage import read_calibration
     from slicesight.inference.cpu.processor import count_cores, fastest_dtype
     from slicesight.inference.cpu.transposed_linear import use_transposed_linear
     from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
@@ -118,6 +119,7 @@ def load(
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
         cache=cache,
+        calibration=read_calibration(Path(source)) if Path(source).is_dir() else None,
     )
 
 

@@ -1,0 +1,228 @@
+"""Is this a question of a kind that the model was taught, about things that it was taught?
+
+Two signs. A term that neither occurs in the questions, choices and answers that were taught, nor is one of the general
+words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". And the distance to the nearest
+question that was taught: of its words and pairs of words (cosine of tf-idf), and of the mean embedding of its tokens in
+the language model. How far a new wording of a taught question lies is measured by leaving each taught question out.
+K known questions, T terms, D width of the embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight.data.choices import LIST_MARK, SCAN_PLACE, listed_choices
+from slicesight.inference.calibration.general_words import FUNCTION_WORDS, GENERAL_WORDS
+
+Floats = NDArray[np.float64]
+Embed = Callable[[str], Floats]
+"""A question's mean token embedding (D,)."""
+LIKE_WORDS = "words"
+LIKE_MEANING = "embedding"
+SHORTEST_ROOT, ROOT_SHARE = 5, 0.62
+"""Two words are one term when they begin with as many letters alike, and with that share of the longer one."""
+MOST_QUESTIONS = 2000
+"""Known questions that are kept; templates are few, what stands in them is many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtQuestion:
+    """A question without its choices, and its kind: "closed/organ"."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionJudgement:
+    """kind: of the nearest question that was taught. score: 1 is the limit; reason: "" where it was taught."""
+
+    kind: str
+    score: float
+    reason: str = ""
+    nearest: str = ""
+
+    @property
+    def is_unknown(self) -> bool:
+        return bool(self.reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionGauge:
+    """questions: taught ones, by their text alone. terms: every word taught, in questions, choices or answers. limits:
+    {LIKE_WORDS: largest distance, LIKE_MEANING: ...}. embeddings: (K, D), or None."""
+
+    questions: tuple[TaughtQuestion, ...]
+    terms: frozenset[str]
+    limits: dict[str, float]
+    embeddings: Floats | None = None
+    vectors: Vectors = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", Vectors([one.text for one in self.questions]))
+
+    def judge(self, question: str, *, embed: Embed | None = None, is_follow_up: bool = False) -> QuestionJudgement:
+        """Args: is_follow_up: "and where is it?" is no question of its own, so only its terms are looked at."""
+        asked = stem_of(question)
+        unknown = self.unknown_terms(question)
+        likeness = self.vectors.likeness(asked)
+        best = int(likeness.argmax())
+        distances = {LIKE_WORDS: 1 - float(likeness[best])}
+        if embed is not None and self.embeddings is not None:
+            distances[LIKE_MEANING] = float(embedding_distances(embed(asked)[None], self.embeddings)[0].min())
+        limits = {name: limit for name, limit in self.limits.items() if name in distances}
+        score = max((distances[name] / limit for name, limit in limits.items()), default=0.0)
+        nearest = self.questions[best]
+        kind = nearest.kind if likeness[best] > 0 else ""
+        form = "closed" if listed_choices(question) else "open"
+        if form == "closed" or kind.startswith("closed/"):
+            same = [row for row in np.argsort(-likeness)[:50] if (self.questions[row].kind[:6] == "closed") == (form == "closed")]
+            if same and likeness[same[0]] > 0:
+                kind = self.questions[same[0]].kind
+        reason = ""
+        if unknown:
+            listed = ", ".join(repr(term) for term in unknown[:3])
+            reason, score = f"{listed}: not among what the model was taught", max(score, 2.0)
+        elif score > 1 and not is_follow_up:
+            reason = f"it is none of the kinds of question that the model was taught (nearest: {nearest.text!r})"
+        return QuestionJudgement(kind=kind, score=score, reason=reason, nearest=nearest.text)
+
+    def unknown_terms(self, question: str) -> list[str]:
+        """Words of a question and its choices that were never taught and are not general, in their order."""
+        asked = words_of(" ".join([stem_of(question), *listed_choices(question).values()]))
+        return [
+            word
+            for word in dict.fromkeys(asked)
+            if word not in GENERAL_WORDS and not any(map(str.isdigit, word)) and not is_known(word, self.terms)
+        ]
+
+
+class Vectors:
+    """tf-idf of words and pairs of neighbouring words of the known questions; K x T, sparse by hand."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.counts = [_pieces(text) for text in texts]
+        documents = Counter(piece for counts in self.counts for piece in counts)
+        self.weights = {piece: math.log((1 + len(texts)) / (1 + count)) + 1 for piece, count in documents.items()}
+        self.rarest = math.log(1 + len(texts)) + 1
+        self.places: dict[str, list[tuple[int, float]]] = {}
+        for row, counts in enumerate(self.counts):
+            length = self._length(counts)
+            for piece, count in counts.items():
+                self.places.setdefault(piece, []).append((row, count * self.weights[piece] / length))
+
+    def likeness(self, text: str) -> Floats:
+        """Cosine with every known question -> (K,)."""
+        counts = _pieces(text)
+        length = self._length(counts)
+        found = np.zeros(max(1, len(self.counts)))
+        for piece, count in counts.items():
+            share = count * self.weights.get(piece, self.rarest) / length
+            for row, own in self.places.get(piece, ()):
+                found[row] += share * own
+        return found
+
+    def _length(self, counts: Counter[str]) -> float:
+        squares = ((count * self.weights.get(piece, self.rarest)) ** 2 for piece, count in counts.items())
+        return math.sqrt(sum(squares)) or 1.0
+
+
+def fit_questions(
+    questions: Iterable[TaughtQuestion], *, terms: Iterable[str], embed: Embed | None = None, share: float = 0.05
+) -> QuestionGauge:
+    """The gauge of the questions that were taught; their limits by leaving each wording out.
+
+    Args:
+        terms: further texts that were taught, answers and choices among them.
+    """
+    unique = list({one.text.lower(): one for one in questions}.values())
+    if len(unique) > MOST_QUESTIONS:
+        unique = [unique[row] for row in np.linspace(0, len(unique) - 1, MOST_QUESTIONS).astype(int)]
+    taught = frozenset(
+        word for text in [*(one.text for one in unique), *terms] for word in words_of(text) if word not in FUNCTION_WORDS
+    )
+    vectors = Vectors([one.text for one in unique])
+    left_out = [_without_itself(vectors.likeness(one.text), row) for row, one in enumerate(unique)]
+    limits = {LIKE_WORDS: _limit([1 - value for value in left_out], share)}
+    embeddings = None
+    if embed is not None and unique:
+        embeddings = np.stack([embed(one.text) for one in unique])
+        distances = embedding_distances(embeddings, embeddings)
+        np.fill_diagonal(distances, np.inf)
+        limits[LIKE_MEANING] = _limit(distances.min(axis=1).tolist(), share)
+    return QuestionGauge(questions=tuple(unique), terms=taught, limits=limits, embeddings=embeddings)
+
+
+def embedding_distances(one_nD: Floats, other_KD: Floats) -> Floats:
+    """1 - cosine, both centred on the known ones' mean -> (n, K)."""
+    middle = other_KD.mean(axis=0)
+    left, right = one_nD - middle, other_KD - middle
+    left = left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-9)
+    right = right / np.maximum(np.linalg.norm(right, axis=1, keepdims=True), 1e-9)
+    found: Floats = 1 - left @ right.T
+    return found
+
+
+def stem_of(question: str) -> str:
+    """The question without its choices and the place of a scan, numbers as "#"."""
+    bare = question.replace(SCAN_PLACE, " ").partition(LIST_MARK)[0]
+    return " ".join(re.sub(r"\d+(?:[.,]\d+)?", "#", bare).split())
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words, hyphens apart, a genitive's and a plural's s off."""
+    found = re.findall(r"[^\W_]+(?:['’][^\W_]+)?|#", text.lower())
+    return [_singular(re.sub(r"['’].*", "", word)) for word in found]
+
+
+def is_known(word: str, terms: frozenset[str]) -> bool:
+    """Whether a word, or one of the same root, was taught."""
+    if word in terms:
+        return True
+    if len(word) < SHORTEST_ROOT:
+        return False
+    return any(_same_root(word, term) for term in terms)
+
+
+def _same_root(one: str, other: str) -> bool:
+    alike = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        alike += 1
+    return alike >= SHORTEST_ROOT and alike >= ROOT_SHARE * max(len(one), len(other))
+
+
+def _singular(word: str) -> str:
+    if word in GENERAL_WORDS:
+        return word
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as")):
+        return word[:-1]
+    return word
+
+
+def _pieces(text: str) -> Counter[str]:
+    """Words that mean something, and pairs of neighbours; the small words count half."""
+    words = words_of(text)
+    return Counter([*(word for word in words if word not in FUNCTION_WORDS), *map(" ".join, zip(words, words[1:], strict=False))])
+
+
+def _without_itself(likeness: Floats, row: int) -> float:
+    others = np.delete(likeness, row)
+    return float(others.max()) if others.size else 0.0
+
+
+def _limit(distances: Sequence[float], share: float) -> float:
+    """What all but a share of the left-out questions stay below; never so small that another wording is refused."""
+    if not distances:
+        return 1.0
+    return float(min(0.999, max(0.5, np.quantile(np.asarray(distances, dtype=np.float64), 1 - share))))
