@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -164,7 +165,8 @@ def main() -> None:
 
     good, good_alone, answers, kept, num_strange, reasons = [], [], [], [], 0, defaultdict(int)
     seconds = {"strangeness": 0.0, "answers": 0.0}
-    for case in source.cases:
+    for number, case in enumerate(source.cases):
+        say(f"good scan {number + 1} of {len(source.cases)}")
         scan = predictor.encode(source.grid(case, predictor.grid_spec))
         start = time.perf_counter()
         score, alone, is_strange, reason = score_scan(predictor, scan)
@@ -198,11 +200,13 @@ def main() -> None:
 
     found: dict[str, list[tuple[float, float, bool, str]]] = defaultdict(list)
     for number, case in enumerate(source.cases[: options.near]):
+        say(f"near cases of scan {number + 1}")
         volume = replace(scan_volume(source, case), is_synthetic=synthetic)
         for kind, grid in near_grids(volume, predictor, number=number):
             found[f"near: {kind}"].append(score_scan(predictor, grid))
     for text in options.far:
         name, _, place = text.partition("=")
+        say(f"far scans: {name}")
         if place.startswith("phantoms:"):
             far = open_dataset(place)
             grids = (
@@ -230,7 +234,16 @@ def main() -> None:
         report["questions"] = measure_questions(predictor, options.questions)
     (options.out / "calibration.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     print_report(report)
-    draw(options.out, arrays, report, {"good": good_alone, **{kind: [row[1] for row in rows] for kind, rows in found.items()}})
+    draw(
+        options.out,
+        arrays,
+        report,
+        {"good": good_alone, **{kind: [row[1] for row in rows] for kind, rows in found.items()}},
+    )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_report(report: dict) -> None:

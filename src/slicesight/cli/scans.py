@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from slicesight.cli.options import (
+    AnswerAnywayOption,
     ArchiveTokenOption,
     FillOption,
+    MinConfidenceOption,
     ModelOption,
     PlaneOption,
     ScanArgument,
@@ -19,6 +21,7 @@ from slicesight.cli.options import (
     TimePointOption,
     UnitOption,
     WindowOption,
+    share_from_0_to_1,
     three_numbers,
     verb,
 )
@@ -63,6 +66,8 @@ class AskOptions:
             show_default=False,
         ),
     ] = None
+    min_confidence: MinConfidenceOption = None
+    answer_anyway: AnswerAnywayOption = False
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False
@@ -93,6 +98,7 @@ class AskOptions:
         from slicesight.volumes.grid import GridSpec
 
         three_numbers(self.spacing_mm, "--spacing-mm")
+        share_from_0_to_1(self.min_confidence, "--min-confidence")
         GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
         for name, _ in self.written:
             report_writer(name)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import ModelOption
+from slicesight.cli.options import AnswerAnywayOption, MinConfidenceOption, ModelOption
 from slicesight.errors import InputError
 
 
@@ -44,6 +44,8 @@ def serve(
             metavar="DIR", help="Keep scans there meanwhile, not where temporary files are.", show_default=False
         ),
     ] = None,
+    min_confidence: MinConfidenceOption = None,
+    answer_anyway: AnswerAnywayOption = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False,
@@ -69,6 +71,8 @@ def serve(
         grace_s=grace,
         max_kept_bytes=read_size(max_disk, "--max-disk"),
         int8=int8,
+        min_confidence=min_confidence,
+        answer_anyway=answer_anyway,
     )
     from slicesight.serving.running import run_server
 

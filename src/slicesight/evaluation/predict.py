@@ -146,7 +146,7 @@ def answer_cases(
     """(system, rows) of every case that a system has not answered."""
     taken: deque[tuple[Case, str, GridVolume]] = deque()
     jobs = _jobs(run, predictor.grid_spec, answered, taken)
-    for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both"):
+    for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both", answer_anyway=True):
         case, system, grid = taken.popleft()
         yield system, _rows_of(case, answers, system=system, grid=grid)
 
@@ -212,6 +212,7 @@ def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVo
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
         shown = true_slices(asked, grid) if system == MODEL and is_one_plane else None
         extra: dict[str, Any] = {"scores": answer.scores or None, "true_slices": shown}
+        extra |= {"confidence": answer.confidence, "abstained": answer.abstained}
         row = as_prediction(case, number, answer.generated_text, choice=answer.choice)
         rows.append(row.model_copy(update=extra))
     return rows

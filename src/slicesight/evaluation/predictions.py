@@ -2,7 +2,7 @@
 
 {"id", "task": report | open | closed, "topic", "question", "prediction", "answer", "answer_choice",
  optional "volume", "choices", "choice" (said when held to them), "scores" (one per grid slice), "true_slices" (grid
- slices that show what is asked)}.
+ slices that show what is asked), "confidence" (0 to 1, of a calibrated model), "abstained" (why it should not answer)}.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -42,6 +42,8 @@ class Prediction(BaseModel):
     choices: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
     true_slices: tuple[int, ...] | None = None
+    confidence: float | None = None
+    abstained: Literal["strange_scan", "unknown_question", "low_confidence"] | None = None
 
     @model_validator(mode="after")
     def _closed_questions_have_a_letter(self) -> Prediction:

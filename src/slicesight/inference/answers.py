@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
@@ -147,11 +147,17 @@ class AnswerDecoder:
 
 
 def make_answer(
-    question: str, text: str, scores: Sequence[float], *, grid: GridVolume | None, cut_at: int | None = None
+    question: str,
+    text: str,
+    scores: Sequence[float],
+    *,
+    grid: GridVolume | None,
+    cut_at: int | None = None,
+    **certainty: Any,
 ) -> Answer:
-    """An answer with its slices ranked; no slice weighs where no scan was given."""
+    """An answer with its slices ranked; no slice weighs where no scan was given. certainty: fields of `Answer`."""
     slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at)
+    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at, **certainty)
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

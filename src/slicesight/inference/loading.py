@@ -7,11 +7,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, shipped_models
+
+if TYPE_CHECKING:
+    from slicesight.inference.calibration.calibration import Calibration
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ def load(
     compile_mode: str | None = None,
     cache_bytes: int = 0,
     cache_folder: str | Path | None = None,
+    ignore_calibration: bool = False,
 ) -> Predictor:
     """Load a model by the name of a shipped one, by its folder, or by its name on the Hugging Face hub.
 
@@ -51,6 +56,7 @@ def load(
             (CUDA graphs) or "max-autotune". For many scans on a GPU: the first one takes minutes.
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
+        ignore_calibration: answer without the confidences of the folder's calibration, and hold nothing back.
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete.
@@ -61,7 +67,6 @@ def load(
     import torch
     from transformers.utils.hub import cached_file
 
-    from slicesight.inference.calibration.storage import read_calibration
     from slicesight.inference.cpu.processor import count_cores, fastest_dtype
     from slicesight.inference.cpu.transposed_linear import use_transposed_linear
     from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
@@ -119,7 +124,7 @@ def load(
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
         cache=cache,
-        calibration=read_calibration(Path(source)) if Path(source).is_dir() else None,
+        calibration=None if ignore_calibration else _read_calibration(source),
     )
 
 
@@ -154,6 +159,26 @@ def _check_device(device: str | None) -> str:
     if kind in ("", "meta") or (kind == "cuda" and not has_gpu):
         raise InputError(f"device is {device!r}; expected cpu{', or cuda' if has_gpu else ' (there is no GPU here)'}.")
     return device
+
+
+def _read_calibration(source: str) -> Calibration | None:
+    """The calibration beside the weights, in a folder here or in what the hub's library keeps of the model."""
+    from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, read_calibration
+
+    if not Path(source).is_dir():
+        from transformers.utils.hub import cached_file
+
+        for name in (ARRAYS_FILE, CALIBRATION_FILE):
+            path = cached_file(
+                source,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+            if path is None:
+                return None
+        source = str(Path(path).parent)
+    return read_calibration(Path(source))
 
 
 def _find(name_or_dir: str | Path) -> tuple[str, str]:

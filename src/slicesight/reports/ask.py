@@ -67,6 +67,10 @@ class AnswerReport:
                     "finish_reason": answer.finish_reason,
                     "cut_at": answer.cut_at,
                     "choice": answer.choice,
+                    "confidence": answer.confidence,
+                    "confidence_note": answer.confidence_note,
+                    "abstained": answer.abstained,
+                    "would_say": answer.would_say,
                     "within_choices": None if not listed_choices(answer.question) else not answer.is_outside_choices,
                     "evidence": _evidence(answer),
                     "scores": answer.scores,
@@ -125,7 +129,9 @@ def _evidence(answer: Answer) -> dict[str, Any]:
     }
 
 
-def load_quietly(model: str, *, int8: bool = False, cache: Path | None = None) -> Predictor:
+def load_quietly(
+    model: str, *, int8: bool = False, cache: Path | None = None, ignore_calibration: bool = False
+) -> Predictor:
     """Load a model without the library's own progress bars and advice on the terminal."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -133,7 +139,7 @@ def load_quietly(model: str, *, int8: bool = False, cache: Path | None = None) -
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load(model, quantize="int8" if int8 else None, cache_folder=cache)
+    return load(model, quantize="int8" if int8 else None, cache_folder=cache, ignore_calibration=ignore_calibration)
 
 
 def write_files(report: AnswerReport, files: Iterable[tuple[str, Path]]) -> None:

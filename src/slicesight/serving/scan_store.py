@@ -238,7 +238,8 @@ class ScanStore:
     def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
         record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
-        record["cut_at"] = answer.cut_at
+        kept = ("cut_at", "choice", "confidence", "confidence_note", "abstained", "would_say")
+        record |= {name: getattr(answer, name) for name in kept}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))

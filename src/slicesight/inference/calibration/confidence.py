@@ -56,7 +56,9 @@ def uncalibrated(likelihood: AnswerLikelihood) -> float:
     return math.exp(likelihood.total) if likelihood.share is None else likelihood.share
 
 
-def fit_curve(numbers_nF: Floats, is_right: Sequence[bool], *, toward: ConfidenceCurve | None = None) -> ConfidenceCurve:
+def fit_curve(
+    numbers_nF: Floats, is_right: Sequence[bool], *, toward: ConfidenceCurve | None = None
+) -> ConfidenceCurve:
     """The likeliest curve, drawn toward another (or, without one, weakly to 0)."""
     from scipy.optimize import minimize
 

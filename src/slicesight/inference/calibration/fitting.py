@@ -126,7 +126,9 @@ def calibrate(
     calibration = Calibration(
         curves=curves,
         scans=_scan_gauge(measured, share_refused),
-        questions=question_gauge(predictor, [validation, *([] if training is None else [training])], share=share_refused),
+        questions=question_gauge(
+            predictor, [validation, *([] if training is None else [training])], share=share_refused
+        ),
         facts={
             "model": predictor.card.name,
             "data": data,
@@ -181,7 +183,9 @@ def fit_curves(answers: Sequence[JudgedAnswer]) -> dict[str, ConfidenceCurve]:
     for name in sorted(groups, key=lambda name: ("/" in name, name)):
         own, parent = groups[name], curves.get(name.partition("/")[0])
         if parent is None or len(own) >= FEWEST_ANSWERS:
-            curves[name] = fit_curve(np.stack([one.numbers for one in own]), [one.is_right for one in own], toward=parent)
+            curves[name] = fit_curve(
+                np.stack([one.numbers for one in own]), [one.is_right for one in own], toward=parent
+            )
     return curves
 
 

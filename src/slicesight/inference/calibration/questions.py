@@ -83,7 +83,11 @@ class QuestionGauge:
         kind = nearest.kind if likeness[best] > 0 else ""
         form = "closed" if listed_choices(question) else "open"
         if form == "closed" or kind.startswith("closed/"):
-            same = [row for row in np.argsort(-likeness)[:50] if (self.questions[row].kind[:6] == "closed") == (form == "closed")]
+            same = [
+                row
+                for row in np.argsort(-likeness)[:50]
+                if (self.questions[row].kind[:6] == "closed") == (form == "closed")
+            ]
             if same and likeness[same[0]] > 0:
                 kind = self.questions[same[0]].kind
         reason = ""
@@ -146,7 +150,10 @@ def fit_questions(
     if len(unique) > MOST_QUESTIONS:
         unique = [unique[row] for row in np.linspace(0, len(unique) - 1, MOST_QUESTIONS).astype(int)]
     taught = frozenset(
-        word for text in [*(one.text for one in unique), *terms] for word in words_of(text) if word not in FUNCTION_WORDS
+        word
+        for text in [*(one.text for one in unique), *terms]
+        for word in words_of(text)
+        if word not in FUNCTION_WORDS
     )
     vectors = Vectors([one.text for one in unique])
     left_out = [_without_itself(vectors.likeness(one.text), row) for row, one in enumerate(unique)]
@@ -213,7 +220,9 @@ def _singular(word: str) -> str:
 def _pieces(text: str) -> Counter[str]:
     """Words that mean something, and pairs of neighbours; the small words count half."""
     words = words_of(text)
-    return Counter([*(word for word in words if word not in FUNCTION_WORDS), *map(" ".join, zip(words, words[1:], strict=False))])
+    return Counter(
+        [*(word for word in words if word not in FUNCTION_WORDS), *map(" ".join, zip(words, words[1:], strict=False))]
+    )
 
 
 def _without_itself(likeness: Floats, row: int) -> float:

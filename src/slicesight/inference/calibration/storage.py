@@ -140,9 +140,7 @@ def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration
     if found is not None:
         gaussians = {
             name: SubspaceGaussian(
-                **{
-                    part: arrays[f"gaussian.{name}.{part}"] for part in ("means", "scale", "variances", "directions")
-                },
+                **{part: arrays[f"gaussian.{name}.{part}"] for part in ("means", "scale", "variances", "directions")},
                 rest=float(rest),
             )
             for name, rest in found["gaussians"].items()

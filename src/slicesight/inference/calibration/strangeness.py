@@ -84,7 +84,9 @@ class ScanGauge:
     def scaled(self, distances: Mapping[str, float]) -> dict[str, float]:
         """Distances on one scale: 0 the middle of the good scans, 1 what 95 % of them stay below."""
         return {
-            name: (distances[name] - middle) / width for name, (middle, width) in self.scales.items() if name in distances
+            name: (distances[name] - middle) / width
+            for name, (middle, width) in self.scales.items()
+            if name in distances
         }
 
     def distances(self, scan: ScanFeatures) -> dict[str, float]:

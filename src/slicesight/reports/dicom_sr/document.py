@@ -19,7 +19,15 @@ from slicesight.io.dicom.source import SourceImage, SourceSeries
 from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import DAMAGED
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
-from slicesight.reports.evidence import EVIDENCE_CAVEAT, Piece, describe, doubts_about, named_place, summarise
+from slicesight.reports.evidence import (
+    ABSTAINED,
+    EVIDENCE_CAVEAT,
+    Piece,
+    describe,
+    doubts_about,
+    named_place,
+    summarise,
+)
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -38,6 +46,9 @@ ENTRY = Code("ENTRY", SCHEME, "Question and answer")
 QUESTION = Code("QUESTION", SCHEME, "Question")
 ANSWER = Code("ANSWER", SCHEME, "Answer of the model")
 DOUBT = Code("DOUBT", SCHEME, "What must be read with the answer")
+CONFIDENCE = Code("CONFIDENCE", SCHEME, "Calibrated probability that the answer is right")
+ABSTAINED_FOR = Code("ABSTAINED", SCHEME, "Why the model should not answer")
+WOULD_SAY = Code("WOULD_SAY", SCHEME, "Held back and not to be believed: what the model would have answered")
 EVIDENCE = Code("EVIDENCE", SCHEME, "Which slices weigh most")
 CAVEAT = Code("CAVEAT", SCHEME, "What a slice score does not say")
 EVEN_SHARE = Code("EVEN_SHARE", SCHEME, "Score of each slice if all weighed alike")
@@ -212,6 +223,12 @@ def _entries(answers: Sequence[Answer], *, grid: GridVolume, source: SourceSerie
     for answer in answers:
         entry = _container(ENTRY, "CONTAINS")
         items = [_text(QUESTION, answer.question), _text(ANSWER, answer.text)]
+        if answer.confidence is not None:
+            items.append(_number(CONFIDENCE, answer.confidence))
+        if answer.abstained is not None:
+            items.append(_text(ABSTAINED_FOR, ABSTAINED[answer.abstained]))
+        if answer.would_say is not None:
+            items.append(_text(WOULD_SAY, answer.would_say))
         items += [_text(DOUBT, doubt) for doubt in doubts_about(answer)]
         items.append(_text(EVIDENCE, describe(summarise(answer))))
         if answer.slices:
