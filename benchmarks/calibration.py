@@ -4,9 +4,9 @@
     python benchmarks/calibration.py DIR --data phantoms:9000:60 --questions phantoms --out runs/calibration \
         --far chest=/data/chest --far brain=/data/brain
 
-Answers: ECE (15 bins), AURC and Brier of the model's own probabilities and of the calibrated ones, overall and per kind,
+Answers: ECE (15 bins), AURC and Brier of the model's own probabilities and of the calibrated, over all and by kind,
 with 95 % intervals by patient; answers about scans called strange are left out and counted. Scans: for every kind of
-near case made by code (strange_scans.py) and of far scans (--far NAME=FOLDER, repeatable; NAME=DATA of phantoms too) the
+near case made by code (strange_scans.py) and of far scans (--far NAME=FOLDER or NAME=phantoms:SEED:COUNT) the
 AUROC against the good test scans and the share abstained, with everything and with measurements alone (facts such as
 modality and window left out). Questions: the share abstained of a written list of unknown questions and of paraphrases
 (calibration_questions.json). OUT/calibration.json, reliability.png, selective.png, strange.png.
@@ -26,7 +26,7 @@ import numpy as np
 from strange_scans import far_grids, near_grids
 
 from slicesight.data.dataset import Dataset, ManifestDataset, open_dataset
-from slicesight.inference.calibration.fitting import JudgedAnswer, judge_answers, patient_of
+from slicesight.inference.calibration.fitting import JudgedAnswer, judge_answers
 from slicesight.inference.calibration.scan_features import measure_scan
 from slicesight.inference.loading import load
 from slicesight.inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""Which scans should a calibrated model call strange? Near ones are made of good ones by code, far ones read from folders.
+"""Which scans should a calibrated model call strange? Near ones are made of good ones, far ones are in folders.
 
 A near case is the good scan with one thing wrong, as it would come out of a wrong header, a careless export or another
 viewer's settings; it is changed as a file's voxels would be, before the grid is made, so cropping and windows see it.

@@ -141,13 +141,14 @@ def _lines(found: FittedCalibration) -> Iterator[str]:
     calibration = found.calibration
     facts = calibration.facts
     yield (
-        f"{facts['answers']} answers about {facts['scans']} scans; {facts['training_scans']} training scans beside them. "
+        f"{facts['answers']} answers about {facts['scans']} scans, {facts['training_scans']} training scans beside. "
         f"At most {facts['share_refused']:.0%} of scans like these are called strange."
     )
     if calibration.scans is not None:
         for name, counts in calibration.scans.known.items():
             yield f"{name}: {', '.join(f'{value} ({count})' for value, count in sorted(counts.items()))}"
     if calibration.questions is not None:
-        yield f"{len(calibration.questions.questions)} wordings and {len(calibration.questions.terms)} terms were taught"
+        gauge = calibration.questions
+        yield f"{len(gauge.questions)} wordings and {len(gauge.terms)} terms were taught"
     for case, why in found.skipped.items():
         yield f"skipped {case}: {why}"

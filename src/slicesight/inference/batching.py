@@ -53,7 +53,7 @@ class AskRequest:
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
     tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
     constrained: numbers of the questions that must be answered with one of their choices, where they list any.
-    rule: when an answer of a calibrated model is held back. wants_likelihoods: pieces carry them, and nothing is judged.
+    rule: when an answer of a calibrated model is held back. wants_likelihoods: pieces carry them; nothing is judged.
     is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
     for a queue in front.
     """

@@ -1,7 +1,8 @@
 """How is an answer written in OpenAI's shape, with the weight of every slice as extra fields?
 
 choices[0].message (whole) or the last content chunk's delta (streamed):
-content, confidence, abstained, would_say, scores (N), even_share 1/N, evidence in words, slices (heaviest first), ranges
+content, confidence, abstained, would_say, scores (N), even_share 1/N, evidence in words, slices (heaviest first),
+ranges
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class AnswerWatch:
         if found is not None:
             confidence, note = (
                 None,
-                f"it is known only for scans and questions like those of the calibration: {found[1]}",
+                f"it would hold for other scans and questions only: {found[1]}",
             )
         elif self.min_confidence > 0 and confidence is not None and confidence < self.min_confidence:
             why = f"the model is not sure enough (confidence {confidence:.2f}, asked for at least {self.min_confidence:g})"

@@ -1,6 +1,6 @@
 """How often is an answer right that was as likely as this one? Likelihood to probability, by a kind's own curve.
 
-Closed: confidence = sigmoid(a · logit(share of the named choice) + b), a temperature and an offset per kind (Platt 1999;
+Closed: confidence = sigmoid(a · logit(share of the named choice) + b), temperature and offset per kind (Platt 1999;
 Guo et al. 2017 without the offset). Open: the same of the answer's log p, its mean and its least likely token. A kind's
 curve is drawn toward that of all closed, or all open, questions, by as much as it has few answers.
 n answers, F numbers each.

@@ -106,8 +106,8 @@ def calibrate(
         if scan is not None:
             if patient_of(case) in known:
                 raise InputError(
-                    f"case {case.id}: its patient {patient_of(case)} is in the training data and in the validation data; "
-                    "leave the patient out of one of them."
+                    f"case {case.id}: its patient {patient_of(case)} is in the training data and in the validation "
+                    "data; leave the patient out of one of them."
                 )
             measured.append((patient_of(case), False, measure_scan(scan)))
     progress(total, total)

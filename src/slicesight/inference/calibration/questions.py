@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,9 +221,7 @@ def _singular(word: str) -> str:
 def _pieces(text: str) -> Counter[str]:
     """Words that mean something, and pairs of neighbours; the small words count half."""
     words = words_of(text)
-    return Counter(
-        [*(word for word in words if word not in FUNCTION_WORDS), *map(" ".join, zip(words, words[1:], strict=False))]
-    )
+    return Counter([*(word for word in words if word not in FUNCTION_WORDS), *map(" ".join, pairwise(words))])
 
 
 def _without_itself(likeness: Floats, row: int) -> float:

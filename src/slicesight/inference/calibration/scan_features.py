@@ -1,8 +1,8 @@
 """What is measured of a scan to say whether it is like those seen before?
 
 Of the grid that the model sees: grey values and sharpness, a coarse picture of it (for flips, rotations and other
-bodies), its size in millimetres (for a wrong spacing). Of what the encoders make of it: the tokens of the whole scan and
-of every slice. Facts that are either known or not: modality, unit, plane, window, synthetic.
+bodies), its size in millimetres (for a wrong spacing). Of what the encoders make of it: the tokens of the whole scan
+and of every slice. Facts that are either known or not: modality, unit, plane, window, synthetic.
 V = 1 volume, N slices of H x W, K depth bins of P 3D tokens, L 2D tokens per slice, D width, C = COARSE.
 """
 

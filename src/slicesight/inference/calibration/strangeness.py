@@ -112,7 +112,7 @@ class ScanGauge:
 def fit_gauge(
     scans: Sequence[ScanFeatures], *, patients: Sequence[str], held_out: Sequence[bool], share: float = SHARE_REFUSED
 ) -> ScanGauge:
-    """The gauge of all scans, with scales and limit from those `held_out`, each measured without its own patient's fold.
+    """The gauge of all scans; scales and limit are of those `held_out`, each measured without its own patient's fold.
 
     Args:
         held_out: which scans the model was not trained on; the others only say what is usual.
