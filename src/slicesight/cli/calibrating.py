@@ -149,6 +149,6 @@ def _lines(found: FittedCalibration) -> Iterator[str]:
             yield f"{name}: {', '.join(f'{value} ({count})' for value, count in sorted(counts.items()))}"
     if calibration.questions is not None:
         gauge = calibration.questions
-        yield f"{len(gauge.questions)} wordings and {len(gauge.terms)} terms were taught"
+        yield f"{len(gauge.questions)} wordings and {len(gauge.every_term)} terms were taught"
     for case, why in found.skipped.items():
         yield f"skipped {case}: {why}"

@@ -137,12 +137,10 @@ class AnswerWatch:
         confidence, note = self._confidence(answer, likelihood)
         found = self._known_reason()
         if found is not None:
-            confidence, note = (
-                None,
-                f"it would hold for other scans and questions only: {found[1]}",
-            )
+            confidence, note = None, f"it should not be answered: {found[1]}"
         elif self.min_confidence > 0 and confidence is not None and confidence < self.min_confidence:
-            why = f"the model is not sure enough (confidence {confidence:.2f}, asked for at least {self.min_confidence:g})"
+            asked = f"asked for at least {self.min_confidence:g}"
+            why = f"the model is not sure enough (confidence {confidence:.2f}, {asked})"
             found = "low_confidence", why
         weighed = replace(answer, confidence=confidence, confidence_note=note)
         if found is None:

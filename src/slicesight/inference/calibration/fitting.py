@@ -205,13 +205,13 @@ def cross_fitted(answers: Sequence[JudgedAnswer]) -> NDArray[np.float64]:
 def question_gauge(predictor: Predictor, sources: Iterable[Dataset], *, share: float) -> QuestionGauge:
     """What was asked, chosen from and answered in these data."""
     questions = [TaughtQuestion(text=stem_of(predictor.card.caption_question), kind="report/report")]
-    terms: set[str] = set()
+    taught: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         for case in source.cases:
             for one in case.conversations:
                 questions.append(TaughtQuestion(text=stem_of(one.question), kind=f"{one.task}/{one.topic}"))
-                terms.update([one.answer, *(one.choices or ())])
-    return fit_questions(questions, terms=terms, embed=EmbedQuestion(predictor=predictor), share=share)
+                taught[questions[-1].kind].update([one.answer, *(one.choices or ())])
+    return fit_questions(questions, taught=taught, embed=EmbedQuestion(predictor=predictor), share=share)
 
 
 def patient_of(case: Case) -> str:

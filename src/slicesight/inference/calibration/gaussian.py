@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 SHRINKAGE = 0.1
 """Weight of the mean variance in each direction's own."""
 LEAST = 1e-9
+LEAST_REST = 0.02
+"""Of the variance of a number as it is scaled: what never varied among few scans may yet vary a little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def fit_gaussian(
     _, lengths, directions = np.linalg.svd(scaled, full_matrices=False)
     variances = lengths**2 / free
     along, others = variances[:kept], variances[kept:]
-    rest = max(LEAST, float(others.sum()) / max(1, size - kept))
+    rest = max(LEAST_REST, float(others.sum()) / max(1, size - kept))
     shrunk = (1 - SHRINKAGE) * along + SHRINKAGE * along.mean()
     return SubspaceGaussian(
         means=means, scale=scale, directions=directions[:kept], variances=np.maximum(shrunk, rest), rest=rest

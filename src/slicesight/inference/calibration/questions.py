@@ -1,10 +1,11 @@
 """Is this a question of a kind that the model was taught, about things that it was taught?
 
-Two signs. A term that neither occurs in the questions, choices and answers that were taught, nor is one of the general
-words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". And the distance to the nearest
-question that was taught: of its words and pairs of words (cosine of tf-idf), and of the mean embedding of its tokens in
-the language model. How far a new wording of a taught question lies is measured by leaving each taught question out.
-K known questions, T terms, D width of the embeddings.
+Three signs. A term that neither occurs in the questions, choices and answers that were taught, nor is one of the
+general words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". Terms that were taught, but
+in no kind of question together. And the distance to the nearest question that was taught: of its words and pairs of
+words (cosine of tf-idf), which may be larger where the terms belong together, and of the mean embedding of its tokens in
+the language model. How far another wording lies is measured by leaving each taught question out, and by saying it with
+the usual phrases around it (`PHRASES`). K known questions, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -29,6 +30,17 @@ LIKE_WORDS = "words"
 LIKE_MEANING = "embedding"
 SHORTEST_ROOT, ROOT_SHARE = 5, 0.62
 """Two words are one term when they begin with as many letters alike, and with that share of the longer one."""
+FAR_WORDING = 0.9
+"""Distance up to which other words about terms that were taught together ask the same."""
+PHRASES = (
+    "Please tell me: {}",
+    "Can you say {}",
+    "In this image, {}",
+    "{} Please answer briefly.",
+    "Looking at this scan, {}",
+    "I would like to know: {}",
+)
+"""What people put around a question."""
 MOST_QUESTIONS = 2000
 """Known questions that are kept; templates are few, what stands in them is many."""
 
@@ -57,28 +69,34 @@ class QuestionJudgement:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionGauge:
-    """questions: taught ones, by their text alone. terms: every word taught, in questions, choices or answers. limits:
-    {LIKE_WORDS: largest distance, LIKE_MEANING: ...}. embeddings: (K, D), or None."""
+    """questions: taught ones, by their text alone. terms: {kind: every word taught in its questions, choices and
+    answers}. limits: {LIKE_WORDS: largest distance, LIKE_MEANING: ...}. embeddings: (K, D), or None."""
 
     questions: tuple[TaughtQuestion, ...]
-    terms: frozenset[str]
+    terms: dict[str, frozenset[str]]
     limits: dict[str, float]
     embeddings: Floats | None = None
     vectors: Vectors = field(init=False, repr=False)
+    every_term: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", Vectors([one.text for one in self.questions]))
+        object.__setattr__(self, "every_term", frozenset().union(*self.terms.values()))
 
     def judge(self, question: str, *, embed: Embed | None = None, is_follow_up: bool = False) -> QuestionJudgement:
         """Args: is_follow_up: "and where is it?" is no question of its own, so only its terms are looked at."""
         asked = stem_of(question)
-        unknown = self.unknown_terms(question)
+        terms = special_terms(question)
+        unknown = [term for term in terms if not is_known(term, self.every_term)]
+        is_together = bool(terms) and any(all(is_known(term, own) for term in terms) for own in self.terms.values())
         likeness = self.vectors.likeness(asked)
         best = int(likeness.argmax())
         distances = {LIKE_WORDS: 1 - float(likeness[best])}
         if embed is not None and self.embeddings is not None:
             distances[LIKE_MEANING] = float(embedding_distances(embed(asked)[None], self.embeddings)[0].min())
         limits = {name: limit for name, limit in self.limits.items() if name in distances}
+        if is_together:
+            limits[LIKE_WORDS] = max(limits[LIKE_WORDS], FAR_WORDING)
         score = max((distances[name] / limit for name, limit in limits.items()), default=0.0)
         nearest = self.questions[best]
         kind = nearest.kind if likeness[best] > 0 else ""
@@ -98,15 +116,6 @@ class QuestionGauge:
         elif score > 1 and not is_follow_up:
             reason = f"it is none of the kinds of question that the model was taught (nearest: {nearest.text!r})"
         return QuestionJudgement(kind=kind, score=score, reason=reason, nearest=nearest.text)
-
-    def unknown_terms(self, question: str) -> list[str]:
-        """Words of a question and its choices that were never taught and are not general, in their order."""
-        asked = words_of(" ".join([stem_of(question), *listed_choices(question).values()]))
-        return [
-            word
-            for word in dict.fromkeys(asked)
-            if word not in GENERAL_WORDS and not any(map(str.isdigit, word)) and not is_known(word, self.terms)
-        ]
 
 
 class Vectors:
@@ -140,32 +149,43 @@ class Vectors:
 
 
 def fit_questions(
-    questions: Iterable[TaughtQuestion], *, terms: Iterable[str], embed: Embed | None = None, share: float = 0.05
+    questions: Iterable[TaughtQuestion],
+    *,
+    taught: Mapping[str, Iterable[str]],
+    embed: Embed | None = None,
+    share: float = 0.05,
 ) -> QuestionGauge:
     """The gauge of the questions that were taught; their limits by leaving each wording out.
 
     Args:
-        terms: further texts that were taught, answers and choices among them.
+        taught: {kind: further texts, answers and choices}.
     """
-    unique = list({one.text.lower(): one for one in questions}.values())
+    terms: dict[str, set[str]] = {kind: set().union(*map(terms_of, texts)) for kind, texts in taught.items()}
+    known: dict[str, TaughtQuestion] = {}
+    for one in questions:
+        known.setdefault(one.text.lower(), one)
+        terms.setdefault(one.kind, set()).update(terms_of(one.text))
+    unique = list(known.values())
     if len(unique) > MOST_QUESTIONS:
         unique = [unique[row] for row in np.linspace(0, len(unique) - 1, MOST_QUESTIONS).astype(int)]
-    taught = frozenset(
-        word
-        for text in [*(one.text for one in unique), *terms]
-        for word in words_of(text)
-        if word not in FUNCTION_WORDS
-    )
     vectors = Vectors([one.text for one in unique])
-    left_out = [_without_itself(vectors.likeness(one.text), row) for row, one in enumerate(unique)]
-    limits = {LIKE_WORDS: _limit([1 - value for value in left_out], share)}
+    left_out = [_nearest_other(1 - vectors.likeness(one.text), row) for row, one in enumerate(unique)]
+    rephrased = [PHRASES[row % len(PHRASES)].format(one.text) for row, one in enumerate(unique)]
+    said_else = [1 - float(vectors.likeness(text).max()) for text in rephrased]
+    limits = {LIKE_WORDS: max(_limit(left_out, share), _limit(said_else, share))}
     embeddings = None
     if embed is not None and unique:
         embeddings = np.stack([embed(one.text) for one in unique])
         distances = embedding_distances(embeddings, embeddings)
-        np.fill_diagonal(distances, np.inf)
-        limits[LIKE_MEANING] = _limit(distances.min(axis=1).tolist(), share)
-    return QuestionGauge(questions=tuple(unique), terms=taught, limits=limits, embeddings=embeddings)
+        left_out = [_nearest_other(distances[row], row) for row in range(len(unique))]
+        said_else = embedding_distances(np.stack([embed(text) for text in rephrased]), embeddings).min(axis=1).tolist()
+        limits[LIKE_MEANING] = max(_limit(left_out, share), _limit(said_else, share))
+    return QuestionGauge(
+        questions=tuple(unique),
+        terms={kind: frozenset(own) for kind, own in sorted(terms.items())},
+        limits=limits,
+        embeddings=embeddings,
+    )
 
 
 def embedding_distances(one_nD: Floats, other_KD: Floats) -> Floats:
@@ -182,6 +202,17 @@ def stem_of(question: str) -> str:
     """The question without its choices and the place of a scan, numbers as "#"."""
     bare = question.replace(SCAN_PLACE, " ").partition(LIST_MARK)[0]
     return " ".join(re.sub(r"\d+(?:[.,]\d+)?", "#", bare).split())
+
+
+def special_terms(question: str) -> list[str]:
+    """Words of a question and its choices that must have been taught, in their order."""
+    return list(terms_of(" ".join([stem_of(question), *listed_choices(question).values()])))
+
+
+def terms_of(text: str) -> dict[str, None]:
+    """Words that are not general, without numbers; a dict for their order."""
+    words = words_of(text)
+    return dict.fromkeys(w for w in words if w not in GENERAL_WORDS and w != "#" and not any(map(str.isdigit, w)))
 
 
 def words_of(text: str) -> list[str]:
@@ -224,13 +255,11 @@ def _pieces(text: str) -> Counter[str]:
     return Counter([*(word for word in words if word not in FUNCTION_WORDS), *map(" ".join, pairwise(words))])
 
 
-def _without_itself(likeness: Floats, row: int) -> float:
-    others = np.delete(likeness, row)
-    return float(others.max()) if others.size else 0.0
+def _nearest_other(distances: Floats, row: int) -> float:
+    others = np.delete(distances, row)
+    return float(others.min()) if others.size else 1.0
 
 
 def _limit(distances: Sequence[float], share: float) -> float:
-    """What all but a share of the left-out questions stay below; never so small that another wording is refused."""
-    if not distances:
-        return 1.0
-    return float(min(0.999, max(0.5, np.quantile(np.asarray(distances, dtype=np.float64), 1 - share))))
+    """What all but a share of the other wordings stay below."""
+    return float(min(0.999, max(0.5, np.quantile(np.asarray(distances or [1.0], dtype=np.float64), 1 - share))))

@@ -62,7 +62,7 @@ def write_calibration(calibration: Calibration, folder: Path) -> tuple[Path, Pat
         if questions is None
         else {
             "limits": questions.limits,
-            "terms": sorted(questions.terms),
+            "terms": {kind: sorted(own) for kind, own in questions.terms.items()},
             "taught": [[one.text, one.kind] for one in questions.questions],
         },
     }  # fmt: skip
@@ -161,7 +161,7 @@ def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration
     if found is not None:
         questions = QuestionGauge(
             questions=tuple(TaughtQuestion(text=text, kind=kind) for text, kind in found["taught"]),
-            terms=frozenset(found["terms"]),
+            terms={kind: frozenset(own) for kind, own in found["terms"].items()},
             limits={name: float(limit) for name, limit in found["limits"].items()},
             embeddings=arrays.get("questions.embeddings"),
         )
