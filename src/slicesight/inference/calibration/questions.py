@@ -1,8 +1,8 @@
 """Is this a question of a kind that the model was taught, about things that it was taught?
 
 Three signs. A term that neither occurs in the questions, choices and answers that were taught, nor is one of the
-general words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". Terms that were taught, but
-in no kind of question together. And the distance to the nearest question that was taught: of its words and pairs of
+general words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". Terms that were taught,
+but in no kind of question together. And the distance to the nearest question that was taught: of its words and pairs of
 words (cosine of tf-idf), which may be larger where the terms belong together, and of the mean embedding of its tokens in
 the language model. How far another wording lies is measured by leaving each taught question out, and by saying it with
 the usual phrases around it (`PHRASES`). K known questions, D width of the embeddings.
@@ -113,6 +113,12 @@ class QuestionGauge:
         if unknown:
             listed = ", ".join(repr(term) for term in unknown[:3])
             reason, score = f"{listed}: not among what the model was taught", max(score, 2.0)
+        elif terms and not is_together:
+            listed = ", ".join(repr(term) for term in terms[:4])
+            reason, score = (
+                f"it is none of the kinds of question that the model was taught with {listed}",
+                max(score, 1.5),
+            )
         elif score > 1 and not is_follow_up:
             reason = f"it is none of the kinds of question that the model was taught (nearest: {nearest.text!r})"
         return QuestionJudgement(kind=kind, score=score, reason=reason, nearest=nearest.text)

@@ -1,13 +1,15 @@
 """Is this scan like those that the model was calibrated on, and if not, in what?
 
 Every group of measurements has its own distance; each is put on one scale on which half of the good scans lie below 0
-and 95 % below 1, and the largest counts. A scan is strange where it exceeds what all but a chosen share of held-out
-good scans reach (split-conformal: the ceil((n + 1) (1 - share))-th of n), or where a fact about it was never seen.
+and 95 % below 1, and the largest counts. A scan is strange where it exceeds by MARGIN what all but a chosen share of
+held-out good scans reach (the ceil((n + 1) (1 - share))-th of n, as in split-conformal prediction), or where a fact
+about it was never seen.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +28,8 @@ from slicesight.volumes.volume import PLANES
 SLICES = "slices"
 SHARE_REFUSED = 0.05
 """Of good scans, at most so many are called strange."""
+MARGIN = 1.25
+"""The limit lies so far above what held-out scans reach: those of one set are more alike than the next ones."""
 NUM_FOLDS = 5
 FEWEST_SCANS = 20
 FEWEST_FOR_A_PLANE = 12
@@ -134,12 +138,10 @@ def fit_gauge(
     scaled = ScanGauge(**{**vars(gauge), "scales": scales, "limit": 1.0})
     worst = sorted(max(scaled.scaled(row).values()) for row in rows)
     place = min(len(worst), math.ceil((len(worst) + 1) * (1 - share)))
-    return ScanGauge(**{**vars(scaled), "limit": max(worst[place - 1], 1e-6)})
+    return ScanGauge(**{**vars(scaled), "limit": MARGIN * max(worst[place - 1], 1e-6)})
 
 
 def _fold_of(patient: str) -> int:
-    import zlib
-
     return zlib.crc32(patient.encode()) % NUM_FOLDS
 
 
