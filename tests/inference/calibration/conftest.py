@@ -75,17 +75,21 @@ def fitted(tiny_model_folder):
     import slicesight
     from slicesight.inference.calibration.fitting import calibrate
 
-    return calibrate(slicesight.load(tiny_model_folder), Bodies(40), data="bodies")
+    return calibrate(slicesight.load(tiny_model_folder), Bodies(40), data="bodies", max_new_tokens=3)
 
 
 @pytest.fixture(scope="session")
 def calibrated_folder(tiny_model_folder, fitted, tmp_path_factory):
     """A copy of the tiny model's folder with its calibration."""
+    from slicesight.inference.calibration.confidence import fit_curve
     from slicesight.inference.calibration.storage import write_calibration
 
+    rng = np.random.default_rng(0)  # the random model names no choice of itself, so its closed curve is made up
+    closed = fit_curve(rng.normal(size=(50, 1)), (rng.random(50) < 0.5).tolist())
+    calibration = replace(fitted.calibration, curves={**fitted.calibration.curves, "closed": closed})
     folder = tmp_path_factory.mktemp("calibrated") / "tiny-random"
     shutil.copytree(tiny_model_folder, folder)
-    write_calibration(fitted.calibration, folder)
+    write_calibration(calibration, folder)
     return folder
 
 

@@ -75,6 +75,7 @@ def calibrate(
     data: str = "",
     share_refused: float = SHARE_REFUSED,
     on_bad_case: str = "stop",
+    max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Progress = lambda done, total: None,
 ) -> FittedCalibration:
     """A calibration of the model on data it was not trained on.
@@ -98,7 +99,7 @@ def calibrate(
         scan = _encode(predictor, validation, case, on_bad_case, skipped)
         if scan is not None:
             measured.append((patient_of(case), True, measure_scan(scan)))
-            answers += judge_answers(predictor, scan, case)
+            answers += judge_answers(predictor, scan, case, max_new_tokens=max_new_tokens)
     known = {patient for patient, _, _ in measured}
     for done, case in enumerate(others, start=len(cases)):
         progress(done, total)
@@ -144,7 +145,9 @@ def calibrate(
     )
 
 
-def judge_answers(predictor: Predictor, scan: EncodedScan, case: Case) -> Iterator[JudgedAnswer]:
+def judge_answers(
+    predictor: Predictor, scan: EncodedScan, case: Case, *, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Iterator[JudgedAnswer]:
     """Every question of a case that can be right or wrong, answered freely, with its likelihood."""
     asked = [one for one in case.conversations if one.task != "report"]
     if not asked:
@@ -152,7 +155,7 @@ def judge_answers(predictor: Predictor, scan: EncodedScan, case: Case) -> Iterat
     runner = JobRunner(
         predictor=predictor,
         history=(),
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens,
         batch_size=16,
         options={"do_sample": False},
         wants_likelihoods=True,
