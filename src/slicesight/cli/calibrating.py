@@ -75,13 +75,11 @@ def calibrate(options: CalibrateOptions) -> None:
     """
     from dataclasses import replace
 
-    from rich.console import Console
-
     from slicesight.data.dataset import open_dataset
     from slicesight.inference.calibration.fitting import calibrate as fit
     from slicesight.inference.calibration.storage import write_calibration
     from slicesight.reports.ask import load_quietly
-    from slicesight.reports.terminal import progress_bar
+    from slicesight.reports.terminal import progress_bar, report_console
 
     folder = Path(options.model)
     validation = open_dataset(options.data, split=options.split, prefer="val", count=options.count, fill=options.fill)
@@ -101,7 +99,7 @@ def calibrate(options: CalibrateOptions) -> None:
         )
     calibration = replace(found.calibration, min_confidence=options.min_confidence)
     places = write_calibration(calibration, folder)
-    console = Console(highlight=False)
+    console = report_console()
     console.print(_table(found))
     for line in _lines(found):
         console.print(line, style="dim", soft_wrap=True)

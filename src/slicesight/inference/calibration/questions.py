@@ -4,8 +4,8 @@ Three signs. A term that neither occurs in the questions, choices and answers th
 general words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". Terms that were taught,
 but in no kind of question together. And the distance to the nearest question that was taught: of its words and pairs
 of words (cosine of tf-idf), which may be larger where the terms belong together, and of the mean embedding of its
-tokens in the language model. How far another wording lies is measured by leaving each taught question out, and by saying it with
-the usual phrases around it (`PHRASES`). K known questions, D width of the embeddings.
+tokens in the language model. How far another wording lies is measured by leaving each taught question out, and by
+saying it with the usual phrases around it (`PHRASES`). K known questions, D width of the embeddings.
 """
 
 from __future__ import annotations
