@@ -177,7 +177,8 @@ def _read_calibration(source: str) -> Calibration | None:
             )
             if path is None:
                 return None
-        source = str(Path(path).parent)
+            folder = Path(path).parent
+        return read_calibration(folder)
     return read_calibration(Path(source))
 
 

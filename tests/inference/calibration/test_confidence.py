@@ -35,7 +35,7 @@ def test_a_kind_of_few_answers_stays_near_the_curve_of_all_and_one_of_many_leave
     few, many = (fit_curve(claimed[:n], never[:n], toward=parent) for n in (4, 1000))
     point = np.array([3.0])
     assert parent.confidence(point) > few.confidence(point) > many.confidence(point)
-    assert many.confidence(point) < 0.05
+    assert many.confidence(point) < 0.2
 
 
 def test_no_confidence_is_nearer_to_certainty_than_the_answers_seen_allow():

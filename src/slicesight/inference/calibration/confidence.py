@@ -1,8 +1,9 @@
 """How often is an answer right that was as likely as this one? Likelihood to probability, by a kind's own curve.
 
 Closed: confidence = sigmoid(a · logit(share of the named choice) + b), temperature and offset per kind (Platt 1999;
-Guo et al. 2017 without the offset). Open: the same of the answer's log p, its mean and its least likely token. A kind's
-curve is drawn toward that of all closed, or all open, questions, by as much as it has few answers.
+Guo et al. 2017 without the offset). Open: the same of the answer's own probability, beside its tokens' mean log p and
+its least likely token. The fewer answers a kind has, the more its curve is drawn toward that of all closed, or all
+open, questions, and that toward the model's own probability.
 n answers, F numbers each.
 """
 
@@ -19,8 +20,9 @@ from slicesight.inference.calibration.likelihood import AnswerLikelihood
 
 Floats = NDArray[np.float64]
 MOST_LOGIT = 12.0
-PULL = 2.0
-"""How many answers' worth a kind is drawn toward the curve of all."""
+PULL_TO_OWN, PULL_TO_ALL = 10.0, 20.0
+"""How strongly the curve of all is drawn toward the model's own probability, and that of a kind toward that of all: a
+model that is calibrated already, or a kind of few answers, is left as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,10 @@ class ConfidenceCurve:
 
 def numbers_of(likelihood: AnswerLikelihood, *, is_closed: bool) -> Floats:
     """What the curve reads of an answer: (1,) for a closed question, (3,) for an open one."""
-    if is_closed:
-        share = math.exp(likelihood.total) if likelihood.share is None else likelihood.share
-        share = min(1 - 1e-6, max(1e-6, share))
-        return np.array([math.log(share / (1 - share))])
+    own = min(1 - 1e-6, max(1e-6, uncalibrated(likelihood)))
+    logit = math.log(own / (1 - own))
     logs = likelihood.token_logs or (0.0,)
-    return np.array([likelihood.total, likelihood.total / len(logs), min(logs)])
+    return np.array([logit] if is_closed else [logit, likelihood.total / len(logs), min(logs)])
 
 
 def uncalibrated(likelihood: AnswerLikelihood) -> float:
@@ -59,19 +59,19 @@ def uncalibrated(likelihood: AnswerLikelihood) -> float:
 def fit_curve(
     numbers_nF: Floats, is_right: Sequence[bool], *, toward: ConfidenceCurve | None = None
 ) -> ConfidenceCurve:
-    """The likeliest curve, drawn toward another (or, without one, weakly to 0)."""
+    """The likeliest curve, drawn toward another (or, without one, toward the first number being the logit)."""
     from scipy.optimize import minimize
 
     right = np.asarray(is_right, dtype=np.float64)
     if toward is None:
         middle, scale = numbers_nF.mean(axis=0), np.maximum(numbers_nF.std(axis=0), 1e-6)
         start = np.zeros(numbers_nF.shape[1] + 1)
-        pull = np.full(start.shape, 0.05)
-        pull[-1] = 0.0
+        start[0], start[-1] = scale[0], middle[0]
+        pull = np.full(start.shape, PULL_TO_OWN)
     else:
         middle, scale = toward.middle, toward.scale
         start = np.append(toward.weights, toward.offset)
-        pull = np.full(start.shape, PULL)
+        pull = np.full(start.shape, PULL_TO_ALL)
     inputs = np.column_stack([(numbers_nF - middle) / scale, np.ones(len(numbers_nF))])
 
     def loss(found: Floats) -> tuple[float, Floats]:

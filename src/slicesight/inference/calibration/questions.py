@@ -3,9 +3,10 @@
 Three signs. A term that neither occurs in the questions, choices and answers that were taught, nor is one of the
 general words in which anybody may ask about a scan (`GENERAL_WORDS`): "is there pneumonia?". Terms that were taught,
 but in no kind of question together. And the distance to the nearest question that was taught: of its words and pairs
-of words (cosine of tf-idf), which may be larger where the terms belong together, and of the mean embedding of its
-tokens in the language model. How far another wording lies is measured by leaving each taught question out, and by
-saying it with the usual phrases around it (`PHRASES`). K known questions, D width of the embeddings.
+of words (cosine of tf-idf), which may be larger where the terms belong together; where it names nothing that had to be
+taught, of those or of the mean embedding of its tokens in the language model, whichever is nearer. How far another
+wording lies is measured by leaving each taught question out, and by saying it with the usual phrases around it
+(`PHRASES`). K known questions, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -94,10 +95,10 @@ class QuestionGauge:
         distances = {LIKE_WORDS: 1 - float(likeness[best])}
         if embed is not None and self.embeddings is not None:
             distances[LIKE_MEANING] = float(embedding_distances(embed(asked)[None], self.embeddings)[0].min())
-        limits = {name: limit for name, limit in self.limits.items() if name in distances}
         if is_together:
-            limits[LIKE_WORDS] = max(limits[LIKE_WORDS], FAR_WORDING)
-        score = max((distances[name] / limit for name, limit in limits.items()), default=0.0)
+            score = distances[LIKE_WORDS] / max(self.limits[LIKE_WORDS], FAR_WORDING)
+        else:  # near in words or in meaning is near
+            score = min(distance / self.limits[name] for name, distance in distances.items())
         nearest = self.questions[best]
         kind = nearest.kind if likeness[best] > 0 else ""
         form = "closed" if listed_choices(question) else "open"

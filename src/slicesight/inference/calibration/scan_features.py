@@ -47,7 +47,7 @@ class ScanFeatures:
     @property
     def plane(self) -> int:
         """The grid's plane by its number."""
-        return PLANES.index(self.facts["plane"])  # type: ignore[arg-type]
+        return [*PLANES].index(self.facts["plane"])
 
 
 def measure_scan(scan: EncodedScan) -> ScanFeatures:

@@ -175,7 +175,9 @@ def _fit(scans: Sequence[ScanFeatures]) -> ScanGauge:
 def _fit_flips(scans: Sequence[ScanFeatures]) -> dict[str, TwoClasses]:
     """A rule for every change, of each plane of which there are enough scans, and for all together where none is."""
     found = {}
-    groups = {plane: [scan for scan in scans if scan.facts["plane"] == plane] for plane in PLANES}
+    groups: dict[str, list[ScanFeatures]] = {
+        plane: [scan for scan in scans if scan.facts["plane"] == plane] for plane in PLANES
+    }
     groups = {plane: own for plane, own in groups.items() if len(own) >= FEWEST_FOR_A_PLANE} or {"any": list(scans)}
     for plane, own in groups.items():
         pictures = np.stack([scan.vectors["picture"] for scan in own])
