@@ -2,17 +2,19 @@
 
 usage: python benchmarks/serve_fairness.py [--minutes 2] [--askers 200] [--model phantom-tiny] [--json]
 
-A server of its own is started on this machine. First one good client asks alone, again and again. Then it goes on, with
-others who ask twice a minute, while hostile ones are there, each from a loopback address of its own (127.0.1.1, ...),
-by which the server tells clients apart:
+A server of its own is started on this machine. First one good client asks alone, again and again. Then it goes on with
+others who ask twice a minute (--rest seconds between two of a client's questions change that), and at last hostile ones
+come too, each from a loopback address of its own (127.0.1.1, ...), by which the server tells clients apart:
 
     hogs       ask the longest answers, ten at a time each
     writers    send conversations of megabytes, or texts with odd temperatures
     holders    open connections, send half a header or a body byte by byte, and begin again when they are cut
     uploaders  send tiny scans and slow ones, and never ask
 
-Printed: the good clients' seconds alone and in the crowd with their ratio (median, 95 %, longest), what the others were
-told by status, and the server's memory at the beginning, the middle and the end. Any 5xx but 503 and 507 is a failure.
+Printed: the good clients' seconds alone, among themselves and in the crowd, with the ratio of each to alone and of the
+crowd to themselves (median, 95 %, longest), the share of its time that the server needs for the good ones' questions
+alone (above 1 nobody can be served in time, whoever else is there), what the others were told by status, and the
+server's memory as it goes. Any 5xx but 503 and 507 is a failure.
 Addresses other than 127.0.0.0/8 are never spoken to.
 """
 
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--askers", type=int, default=200, help="addresses, the hostile among them")
     parser.add_argument("--hostile", type=int, default=20)
+    parser.add_argument("--rest", type=float, default=30, help="seconds between two questions of one good client")
     parser.add_argument("--model", default="phantom-tiny")
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--json", action="store_true")
@@ -63,30 +66,50 @@ async def measure(arguments: argparse.Namespace, address: str, process_id: int, 
     await ask_again_and_again(good, volume, seconds=3)
     alone = await ask_again_and_again(good, volume, seconds=min(15, 20 * arguments.minutes))
     told: Counter[str] = Counter()
-    end = time.monotonic() + 60 * arguments.minutes
     memory = [resident_mib(process_id)]
-    patient = [
-        asyncio.create_task(ask_now_and_then(f"127.0.9.{1 + number}", address, volume, end))
-        for number in range(min(250, arguments.askers - arguments.hostile))
-    ]
+    themselves = await crowded(arguments, good, address, volume, memory, process_id)
+    end = time.monotonic() + 60 * arguments.minutes
     others = [
         asyncio.create_task(misbehave(KINDS[number % len(KINDS)], number, address, volume, scan, told, end))
         for number in range(arguments.hostile)
     ]
-    crowd: list[float] = []
-    for _ in range(3):
-        crowd += await ask_again_and_again(good, volume, seconds=20 * arguments.minutes)
-        memory.append(resident_mib(process_id))
+    crowd = await crowded(arguments, good, address, volume, memory, process_id)
     await asyncio.gather(*others)
-    crowd += [seconds for one in await asyncio.gather(*patient) for seconds in one]
     await good.aclose()
+    found = {"alone": figures(alone), "themselves": figures(themselves), "crowd": figures(crowd)}
+    pairs = {"themselves / alone": ("themselves", "alone"), "crowd / alone": ("crowd", "alone"),
+             "crowd / themselves": ("crowd", "themselves")}  # fmt: skip
     return {
-        "alone_s": figures(alone),
-        "crowd_s": figures(crowd),
-        "ratio": {name: round(figures(crowd)[name] / figures(alone)[name], 2) for name in ("median", "p95", "longest")},
+        "seconds": found,
+        "ratio": {
+            name: {point: round(found[one][point] / found[other][point], 2) for point in ("median", "p95", "longest")}
+            for name, (one, other) in pairs.items()
+        },
+        "needed_share": round((arguments.askers - arguments.hostile) * median(alone) / arguments.rest, 2),
         "others": dict(told),
         "memory_mib": memory,
     }
+
+
+async def crowded(
+    arguments: argparse.Namespace,
+    good: httpx.AsyncClient,
+    address: str,
+    volume: str,
+    memory: list[int],
+    process_id: int,
+) -> list[float]:
+    """The seconds of one who asks again and again and of all who ask now and then, for --minutes."""
+    end = time.monotonic() + 60 * arguments.minutes
+    patient = [
+        asyncio.create_task(ask_now_and_then(f"127.0.9.{1 + number}", address, volume, end, rest=arguments.rest))
+        for number in range(min(250, arguments.askers - arguments.hostile))
+    ]
+    took: list[float] = []
+    for _ in range(3):
+        took += await ask_again_and_again(good, volume, seconds=20 * arguments.minutes)
+        memory.append(resident_mib(process_id))
+    return took + [seconds for one in await asyncio.gather(*patient) for seconds in one]
 
 
 async def ask_again_and_again(client: httpx.AsyncClient, volume: str, *, seconds: float) -> list[float]:
@@ -102,14 +125,14 @@ async def ask_again_and_again(client: httpx.AsyncClient, volume: str, *, seconds
     return took
 
 
-async def ask_now_and_then(local: str, address: str, volume: str, end: float) -> list[float]:
-    """As a person would, about twice a minute."""
+async def ask_now_and_then(local: str, address: str, volume: str, end: float, *, rest: float) -> list[float]:
+    """As a person would, about every `rest` seconds."""
     dice, took = random.Random(local), []
     async with client_at(local, address) as client:
-        await asyncio.sleep(30 * dice.random())
+        await asyncio.sleep(rest * dice.random())
         while time.monotonic() < end:
             took += await ask_again_and_again(client, volume, seconds=0.001)
-            await asyncio.sleep(20 + 20 * dice.random())
+            await asyncio.sleep(rest * (0.67 + 0.67 * dice.random()))
     return took
 
 

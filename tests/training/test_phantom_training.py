@@ -10,7 +10,7 @@ import torch
 from slicesight.errors import InputError
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.phantoms.dataset import PhantomSet, StoredPhantoms, open_phantom_set
-from slicesight.phantoms.pretrain_encoders import CELL_LABELS, cell_labels, slice_batches, volume_batches
+from slicesight.phantoms.pretrain_encoders import SCHEME, cell_labels, slice_batches, volume_batches
 from slicesight.phantoms.texts import KINDS
 from slicesight.training.recipe import Recipe, read_recipe
 from slicesight.training.run import run_recipe, set_trainable
@@ -85,20 +85,20 @@ def test_a_cell_is_labelled_with_the_kind_that_lies_in_it(phantoms: PhantomSet) 
     column = KINDS.index(phantoms.truths[case].findings[0].abnormality)
     depth, row, _ = (int(c) for c in np.argwhere(phantoms.findings[case] == 1).mean(axis=0).round())
     labels = cell_labels(phantoms, case, slice(None), (2, 2, 1))
-    fullest = labels.reshape(2, 2, 1, len(CELL_LABELS))[..., column]
+    fullest = labels.reshape(2, 2, 1, len(SCHEME.cell_labels))[..., column]
     assert fullest.any()
     assert fullest[depth // 4, row // 16, 0] == 1
 
 
 def test_batches_for_both_encoders_have_a_label_per_token(phantoms: PhantomSet) -> None:
-    flat = next(slice_batches(phantoms, size=3, cells=(4, 4), coarse=(2, 2), rng=np.random.default_rng(0)))
+    flat = next(slice_batches(phantoms, size=3, cells=(1, 4, 4), coarse=(1, 2, 2), rng=np.random.default_rng(0)))
     deep = next(volume_batches(phantoms, size=2, cells=(2, 4, 4), coarse=(2, 2, 1), rng=np.random.default_rng(0)))
     assert flat.pixels.shape == (3, 1, 32, 32)
-    assert flat.cells.shape == (3, 16, len(CELL_LABELS))
-    assert flat.coarse.shape == (3, 4, len(CELL_LABELS))
+    assert flat.cells.shape == (3, 16, len(SCHEME.cell_labels))
+    assert flat.coarse.shape == (3, 4, len(SCHEME.cell_labels))
     assert deep.pixels.shape == (2, 1, 8, 32, 32)
-    assert deep.cells.shape == (2, 32, len(CELL_LABELS))
-    assert deep.coarse.shape == (2, 4, len(CELL_LABELS))
+    assert deep.cells.shape == (2, 32, len(SCHEME.cell_labels))
+    assert deep.coarse.shape == (2, 4, len(SCHEME.cell_labels))
 
 
 def test_score_loss_is_minus_log_of_the_mass_and_skips_questions_without_slices() -> None:

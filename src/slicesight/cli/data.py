@@ -92,6 +92,8 @@ def prepare(
     m3d-vqa: M3D_VQA_*.csv, or their folder
     med2e3-json: conversations as Med-2E3 trains on, or their folder
     ct-rate: CT-RATE's folder, with its fixed volumes and tables
+    masks: scans with label maps, and masks.yaml that says what the labels
+    mean; questions are made from them (docs/how-to/prepare.md)
     folder: any tree of scans with texts beside them:
 
     scan.nii.gz with scan.txt (its report) or scan.json: {"report", "split",

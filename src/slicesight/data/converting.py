@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
-from slicesight.data.manifest import SPLITS, Case, Split, write_manifest
+from slicesight.data.manifest import PART_OPTIONS, SPLITS, Case, write_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
@@ -271,12 +271,13 @@ def _read(layout: str, source: Path, request: ConvertRequest, intake: Intake) ->
 
 
 def _joined(sources: list[list[Case]]) -> list[Case]:
-    """One case per scan and split, with the questions of all sources, in the order in which scans are first named."""
-    joined: dict[tuple[str, Split | None], Case] = {}
+    """One case per scan, or part of one, and split, with all sources' questions, as the scans are first named."""
+    joined: dict[tuple[Any, ...], Case] = {}
     taken: set[str] = set()
     for cases in sources:
         for case in cases:
-            key = (case.volume, case.split)
+            part = (case.reading.slices, case.reading.side) if case.reading else (None, None)
+            key = (case.volume, case.split, *part)
             if key in joined:
                 conversations = (*joined[key].conversations, *case.conversations)
                 joined[key] = joined[key].model_copy(update={"conversations": conversations})
@@ -306,7 +307,10 @@ def _with_groups(conversion: Conversion, depth: Depth, progress: Progress | None
         conversion.intake.refuse("unreadable scan", f"case {ids[volume]!r}: {reason}", case_id=ids[volume])
 
     cache, workers = _made(conversion.request.out) / PRINTS, conversion.request.workers
-    options = {case.volume: case.read_options for case in conversion.cases}
+    options = {
+        case.volume: {name: value for name, value in case.read_options.items() if name not in PART_OPTIONS}
+        for case in conversion.cases
+    }
     prints = prints_of(
         list(ids), depth=depth, cache=cache, refuse=refuse, options=options, workers=workers, progress=progress
     )
@@ -326,7 +330,11 @@ def _groups_within(groups: list[Group] | None, cases: list[Case]) -> list[Group]
 
 def _relative(cases: list[Case], out: Path) -> list[Case]:
     """The cases as a manifest in `out` writes them: paths from there, so that source and output may move together."""
-    return [case.model_copy(update={"volume": Path(os.path.relpath(case.volume, out)).as_posix()}) for case in cases]
+
+    def seen(path: str | None) -> str | None:
+        return None if path is None else Path(os.path.relpath(path, out)).as_posix()
+
+    return [case.model_copy(update={"volume": seen(case.volume), "labels": seen(case.labels)}) for case in cases]
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:

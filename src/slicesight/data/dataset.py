@@ -98,12 +98,14 @@ class Dataset(ABC):
                 yield f"{conversation.prompt} Answer: {conversation.target}"
 
     def stage0(self, *arguments: Any, **settings: Any) -> None:
-        """Teach a model's parts what the data's own truth says, before the stages; arguments: phantoms/stage0.py.
+        """Teach a model's parts what the data's own truth says, before the stages; arguments: training/stage0.
 
         Raises:
             InputError: there is no truth to learn from.
         """
-        raise InputError("stage 0 learns from the truth of phantoms; start from init or parts instead")
+        raise InputError(
+            "stage 0 learns from the truth of phantoms or prepared label maps; start from init or parts instead"
+        )
 
     def voxels(self, case: Case) -> NDArray[np.float32]:
         """(N, H, W) in [0, 1], on the dataset's own grid."""

@@ -10,16 +10,28 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from slicesight.data.choices import LETTERS as LETTERS
 from slicesight.errors import ManifestError, check_type
 from slicesight.files import replacing
 from slicesight.io.assemble import Fill, checked_fill
+from slicesight.volumes.slice_range import Side
 
 Task = Literal["report", "open", "closed"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+PART_OPTIONS = ("slices", "side")
+"""Options of reading that name a part of a scan; without them it is the whole."""
 
 
 def _fill(value: Any) -> Fill | None:
@@ -73,7 +85,10 @@ class Conversation(BaseModel):
 
 
 class Reading(BaseModel):
-    """What the scan's file leaves open, said as to `io.loading.read_volume`; spacing_mm is (z, y, x)."""
+    """What the scan's file leaves open, said as to `io.loading.read_volume`; spacing_mm is (z, y, x).
+
+    slices: the case is these source slices (first, last) of the scan. side: one half of the patient.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,6 +97,8 @@ class Reading(BaseModel):
     unit: Literal["HU", "arbitrary"] | None = None
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     fill: FillField = None
+    slices: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    side: Side | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments that are given, for `read_volume`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from slicesight.errors import VolumeError, check_type
+from slicesight.errors import InputError, VolumeError, check_type
 from slicesight.io.arrays import is_npy, is_picture, read_images, read_npy
 from slicesight.io.assemble import ReadOptions, Unit, checked_fill
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
@@ -19,6 +19,7 @@ from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.files import ScanError, about, files_below, head_of, is_zip, one_line, unpacked
 from slicesight.io.itk import is_metaimage, is_nrrd, read_metaimage, read_nrrd
 from slicesight.io.nifti import is_nifti, read_nifti
+from slicesight.volumes.slice_range import Side, cut_range
 from slicesight.volumes.volume import Volume
 
 __all__ = ["read_volume"]
@@ -36,6 +37,8 @@ def read_volume(
     unit: Unit | None = None,
     may_be_blank: bool = False,
     fill: str | float | None = None,
+    slices: tuple[int, int] | None = None,
+    side: Side | None = None,
 ) -> Volume:
     """Read a scan in canonical orientation.
 
@@ -48,11 +51,26 @@ def read_volume(
         unit: "HU" or "arbitrary", for files that do not say.
         may_be_blank: whether every voxel may have one value, as in a mask of a scan that shows nothing.
         fill: what takes the place of NaN and infinity: "LOWEST" for the scan's lowest value, or a number; None refuses.
+        slices, side: only these source slices (first, last), or one half of the patient; see `volumes/slice_range.py`.
 
     Raises:
         VolumeError: one line with what was found, what was expected and what to change.
     """
     check_type(path, (str, os.PathLike), name="path", expected="a file, a folder or an archive's address")
+    if slices is not None or side is not None:
+        whole = read_volume(
+            path,
+            series_uid=series_uid,
+            spacing_mm=spacing_mm,
+            time_point=time_point,
+            unit=unit,
+            may_be_blank=may_be_blank,
+            fill=fill,
+        )
+        try:
+            return cut_range(whole, slices, side=side)
+        except InputError as error:
+            raise VolumeError(f"{Path(path).name}: {error}") from None
     options = ReadOptions(
         series_uid=series_uid,
         spacing_mm=spacing_mm,

@@ -52,19 +52,11 @@ def read_labels(path: Path, volume: Volume) -> NDArray[np.int32]:
     Raises:
         VolumeError: not whole numbers, or another shape or place than the scan's.
     """
-    mask = read_volume(path, unit="arbitrary", may_be_blank=True)
-    voxels, words = mask.voxels, [str(each.source.get("stored_orientation", "")) for each in (mask, volume)]
-    has_place = [each.affine_lps is not None for each in (mask, volume)]
-    if all(map(is_orientation, words)) and (
-        has_place[0] != has_place[1] or (not any(has_place) and len(set(words)) > 1)
-    ):
-        voxels = canonical_view(stored_view(voxels, words[0]), words[1])
-        which = "scan" if has_place[0] else "mask"
-        log.warning(
-            "%s: the %s states no place in the patient; the mask's stored axes are taken as the scan's, look at both",
-            path.name,
-            which,
-        )
+    mask, voxels = read_mask(
+        path,
+        orientation=str(volume.source.get("stored_orientation", "")),
+        has_place=volume.affine_lps is not None,
+    )
     if voxels.shape != volume.shape:
         raise VolumeError(
             f"{path.name}: the mask is {voxels.shape}, the scan {volume.shape} (z, y, x); expected one grid, "
@@ -87,6 +79,26 @@ def read_labels(path: Path, volume: Volume) -> NDArray[np.int32]:
             100 * share,
         )
     return labels
+
+
+def read_mask(path: Path, *, orientation: str, has_place: bool) -> tuple[Volume, NDArray[np.float32]]:
+    """A mask file, and its voxels on the canonical axes of a scan stored in `orientation`, with a place or without.
+
+    Where mask or scan states no place in the patient, the mask's stored axes are taken as the scan's, which a warning
+    says.
+    """
+    mask = read_volume(path, unit="arbitrary", may_be_blank=True)
+    voxels, words = mask.voxels, [str(mask.source.get("stored_orientation", "")), orientation]
+    places = [mask.affine_lps is not None, has_place]
+    if all(map(is_orientation, words)) and (places[0] != places[1] or (not any(places) and len(set(words)) > 1)):
+        voxels = canonical_view(stored_view(voxels, words[0]), words[1])
+        which = "scan" if places[0] else "mask"
+        log.warning(
+            "%s: the %s states no place in the patient; the mask's stored axes are taken as the scan's, look at both",
+            path.name,
+            which,
+        )
+    return mask, voxels
 
 
 def whole_labels(voxels: NDArray[np.float32], name: str) -> NDArray[np.int32]:

@@ -159,9 +159,9 @@ class StoredPhantoms(PhantomDataset):
         return sample_texts(self.phantoms, count=count, seed=seed)
 
     def stage0(self, *arguments: Any, **settings: Any) -> None:
-        from slicesight.phantoms.stage0 import pretrain  # loads torch
+        from slicesight.phantoms.stage0 import pretrain_on_phantoms  # loads torch
 
-        pretrain(self.phantoms, *arguments, **settings)
+        pretrain_on_phantoms(self.phantoms, *arguments, **settings)
 
     def conversations(self, case: Case, epoch: int) -> Sequence[Conversation]:
         index = _index(case)

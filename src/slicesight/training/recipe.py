@@ -58,16 +58,24 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRun:
-    """Stage 0 of one encoder."""
+    """Stage 0 of one encoder.
+
+    augment: further changes of prepared scans; contrast and brightness always vary a little. flip_sides stays 0.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float = 3e-3
+    augment: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.augment.flip_sides:
+            raise InputError("stage 0: augment.flip_sides would make its labels false; leave it out there")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRun:
-    """Stage 0 of the language model: it answers questions about imagined scans (language.py)."""
+    """Stage 0 of the language model: it answers questions about imagined scans (training/stage0/language.py)."""
 
     steps: int
     batch_size: int = 32
@@ -262,8 +270,9 @@ class Recipe:
             raise InputError(
                 "grid is missing; phantoms need one, for instance grid: {num_slices: 32, height: 96, width: 96}"
             )
-        if self.pretrains and not isinstance(self.data, PhantomData):
-            raise InputError("stage 0 (pretrain_...) learns from phantoms' truth; start from init or parts instead")
+        for run in (self.pretrain_slices, self.pretrain_volumes):
+            if run and run.augment.changes_pixels and isinstance(self.data, PhantomData):
+                raise InputError("stage 0: augment is for prepared scans, phantoms are plenty; leave it out")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise InputError(f"two stages are called {max(names, key=names.count)!r}; give each its own name")

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from slicesight.data.dataset import Dataset, open_dataset
+from slicesight.data.dataset import Dataset, PreparedDataset, open_dataset
 from slicesight.errors import InputError
 from slicesight.files import write_text
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
@@ -30,6 +30,9 @@ from slicesight.training.provenance import describe_run, draw_losses, write_reci
 from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, Stage
 from slicesight.training.run_folder import LOG_FILE, LOSS_PICTURE, Log, Progress, RunFolder, disk_errors
 from slicesight.training.stage import add_adapters, check_parts, check_stages, merge_adapters, train_stage
+from slicesight.training.stage0.imagined_scans import LabelMapStage0
+from slicesight.training.stage0.label_maps import find_truths, read_labelled_scans
+from slicesight.training.stage0.sections import pretrain
 from slicesight.training.start import build_start, check_init
 from slicesight.training.trainer import check_loggers
 
@@ -97,6 +100,7 @@ def set_up(recipe: Recipe, run: RunFolder, group: ProcessGroup, log: Log) -> Tra
         if not group.is_main:
             group.wait()  # until the main process has made the phantoms
         data = open_source(recipe, once=once)
+        labelled = open_labelled(recipe, data, run, once=once)
         held_out = open_held_out(recipe, data, once=once)
         if group.is_main:
             group.wait()
@@ -106,7 +110,7 @@ def set_up(recipe: Recipe, run: RunFolder, group: ProcessGroup, log: Log) -> Tra
         run.withdraw()
         raise
     run.begin()
-    training = Training(recipe, run, group, data, held_out, model, processor)
+    training = Training(recipe, run, group, data, held_out, model, processor, labelled)
     if group.is_main:
         training.write_record(run.folder)
     once({"stage": "build", "step": 0, "parameters": sum(p.numel() for p in model.parameters())})
@@ -124,10 +128,16 @@ class Training:
     held_out: Dataset | None
     model: Med2E3ForConditionalGeneration
     processor: Med2E3Processor
+    labelled: LabelMapStage0 | None = None
 
     def fit_stage0(self, log: Log) -> None:
         """Teach encoders and language model what the data's own truth says, before any question about a scan."""
-        self.data.stage0(self.recipe, self.model, self.processor, log, run=self.run, checkpoints_of=self.checkpoints_of)
+        arguments = (self.recipe, self.model, self.processor, log)
+        settings: dict[str, Any] = {"run": self.run, "checkpoints_of": self.checkpoints_of}
+        if self.labelled is not None:
+            pretrain(self.labelled, *arguments, **settings)
+        elif not isinstance(self.data, PreparedDataset):
+            self.data.stage0(*arguments, **settings)
         if not self.run.is_behind(len(STAGE0_SECTIONS) - 1):
             self.write_model("stage0", dtype=torch.float32)
 
@@ -205,6 +215,23 @@ def open_source(recipe: Recipe, *, once: Log) -> Dataset:
         folder=data.folder or Path(recipe.output_dir) / "phantoms",
         workers=data.workers,
         progress=lambda done, count: once({"stage": "phantoms", "step": done}) if done % 200 == 0 else None,
+    )
+
+
+def open_labelled(recipe: Recipe, data: Dataset, run: RunFolder, *, once: Log) -> LabelMapStage0 | None:
+    """Prepared scans with their label maps, where stage 0 is to learn from them and a resumed run has it not behind.
+
+    Raises:
+        InputError: their cases hold no such truth, or a label map cannot be read.
+    """
+    if not recipe.pretrains or not isinstance(data, PreparedDataset) or run.is_behind(len(STAGE0_SECTIONS) - 1):
+        return None
+    if left_out := len(data) - len(find_truths(data)):
+        once({"stage": "label maps", "step": 0, "note": f"{left_out} of {len(data)} cases have none; left out there"})
+    return LabelMapStage0(
+        read_labelled_scans(
+            data, lambda done, _: once({"stage": "label maps", "step": done}) if done % 500 == 0 else None
+        )
     )
 
 

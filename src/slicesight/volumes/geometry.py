@@ -26,6 +26,7 @@ class Geometry:
 
     shape: (Z, Y, X); affine_lps: (4, 4) from (z, y, x, 1) to LPS millimetres, None when the file has no geometry.
     slice_positions_mm: (S, 3) centre of each source slice in source order; decides over the affine along the slices.
+    first_source_slice: number of the first source slice held.
     """
 
     shape: tuple[int, int, int]
@@ -33,6 +34,7 @@ class Geometry:
     acquisition_axis: int
     slices_reversed: bool
     slice_positions_mm: NDArray[np.float64] | None
+    first_source_slice: int = 0
 
     def to_mm(self, index_zyx: ArrayLike) -> NDArray[np.float64] | None:
         """LPS millimetres of (..., 3) canonical indices, fractions allowed; None without geometry."""
@@ -52,8 +54,8 @@ class Geometry:
 
     def source_slices(self, canonical: Sequence[int]) -> tuple[int, ...]:
         """Source slices at these canonical indices along the acquisition axis, in ascending order."""
-        last = self.shape[self.acquisition_axis] - 1
-        return tuple(sorted(last - index if self.slices_reversed else index for index in canonical))
+        first, last = self.first_source_slice, self.shape[self.acquisition_axis] - 1
+        return tuple(sorted(first + (last - index if self.slices_reversed else index) for index in canonical))
 
 
 def slice_centres(

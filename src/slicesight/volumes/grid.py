@@ -12,7 +12,7 @@ N slices, H rows, W columns; grid slices are upright radiological pictures:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -168,9 +168,10 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     windows = [window_bounds(volume, word, threshold=threshold) for word in channel_windows(spec.window)]
     is_m3d = windows[0].name == "m3d"
     box = whole_box(volume.shape)
-    if spec.crop_foreground and is_m3d:
+    crops = spec.crop_foreground and not volume.keeps_frame
+    if crops and is_m3d:
         box = foreground_box(volume.voxels, windows[0].low, min_share=0.0)
-    elif spec.crop_foreground:
+    elif crops:
         box = foreground_box(volume.voxels, threshold)
     upright = _upright(volume.voxels[tuple(slice(start, stop) for start, stop in box)], plane)
     channels = [resize(upright, size, to_grey=window.to_grey, antialias=not is_m3d) for window in windows]
@@ -185,7 +186,26 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         box=box,
     )
     source = volume.geometry.source_slices(range(*box[volume.acquisition_axis]))
-    return replace(grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids))))
+    return replace(
+        grid, slices=_grid_slices(grid, source, dict(enumerate(volume.sop_instance_uids, volume.first_source_slice)))
+    )
+
+
+def labels_to_grid(
+    labels_ZYX: NDArray[np.integer], *, box: Sequence[Sequence[int]], plane: Plane, size: tuple[int, int, int]
+) -> NDArray[Any]:
+    """A canonical label map at the pixel centres of a grid of this box, plane and size, by nearest neighbour.
+
+    box, plane, size: as on the grid's receipt (crop_zyx, grid). -> (N, H, W) of the map's type.
+    """
+    indices: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * 3
+    for length, (axis, flipped) in zip(size, _grid_axes(plane), strict=True):
+        start, stop = box[axis]
+        place = (np.arange(length) + 0.5) * (stop - start) / length - 0.5
+        place = stop - 1 - place if flipped else start + place
+        indices[axis] = np.clip(np.rint(place).astype(np.int64), start, stop - 1)
+    sampled = labels_ZYX[np.ix_(*indices)]
+    return np.ascontiguousarray(sampled.transpose([axis for axis, _ in _grid_axes(plane)]))
 
 
 def _restack(grid: GridVolume, plane: Plane) -> GridVolume:

@@ -31,6 +31,8 @@ class Volume:
         where it has one; None without geometry.
     sop_instance_uids: one per source slice for DICOM, else empty.
     frame_numbers: which frame of its DICOM file each source slice is, from 1; empty where every file is one slice.
+    first_source_slice: number of the first source slice held, above 0 for a range of the file's slices.
+    keeps_frame: whether it is a part whose frame is the whole scan's; then it is not cropped to its own foreground.
     modality: "CT", "MR", "PT" or "unknown"; unit: "HU", "SUV" or "arbitrary".
     display_range: the grey range of values that are pictures already (8-bit slices, M3D arrays); None for measurements.
     is_synthetic: the scan carries the phantom marker.
@@ -45,6 +47,8 @@ class Volume:
     slice_positions_mm: NDArray[np.float64] | None = None
     sop_instance_uids: tuple[str, ...] = ()
     frame_numbers: tuple[int, ...] = ()
+    first_source_slice: int = 0
+    keeps_frame: bool = False
     modality: str = "unknown"
     unit: Literal["HU", "SUV", "arbitrary"] = "arbitrary"
     display_range: tuple[float, float] | None = None
@@ -66,6 +70,7 @@ class Volume:
             acquisition_axis=self.acquisition_axis,
             slices_reversed=self.slices_reversed,
             slice_positions_mm=self.slice_positions_mm,
+            first_source_slice=self.first_source_slice,
         )
 
     @property
@@ -81,5 +86,5 @@ class Volume:
 
     @property
     def num_source_slices(self) -> int:
-        """How many slices the file stores."""
+        """How many of the file's slices it holds."""
         return int(self.voxels.shape[self.acquisition_axis])

@@ -306,6 +306,25 @@ def test_closed_questions_show_what_an_answer_without_the_scan_gets_right(prepar
     assert ["closed,", "side", "12", "(75%)"] in [line.split() for line in out.splitlines()]
 
 
+def write_drawn(folder: Path, number: int) -> None:
+    """A scan with a label map: brainstem, cord and both parotids as boxes."""
+    from slicesight.io.writers import write_nifti
+    from slicesight.volumes.volume import Volume
+
+    folder.mkdir()
+    voxels = np.full((48, 16, 24), -1000, dtype=np.float32)
+    voxels[:, 1:15, 1:23] = 40
+    labels = np.zeros(voxels.shape, dtype=np.uint8)
+    labels[:, 12:14, 11:13] = 2
+    labels[34:44, 3:6, 9:15] = 1
+    labels[20 + number : 30, 6:9, 2:6], labels[20 + number : 30, 6:9, 18:22] = 3, 4
+    affine = np.diag([0.0, 4, 0, 1])
+    affine[0, 2], affine[2, 0] = 4, 3
+    volume = Volume(voxels=voxels, affine_lps=affine, spacing_mm=(3, 4, 4), unit="HU", modality="CT")
+    write_nifti(volume, folder / "ct.nii.gz")
+    write_nifti(volume, folder / "labels.nii.gz", labels=labels)
+
+
 def test_the_commands_of_the_how_to_run_on_what_it_describes(
     prepare, tmp_path, monkeypatch, write_m3d_cap, write_m3d_vqa, vqa_row, scan_number
 ) -> None:
@@ -348,13 +367,21 @@ def test_the_commands_of_the_how_to_run_on_what_it_describes(
     lines = ["train_1_a_1.nii.gz,Seen.,Normal.", "train_2_a_1.nii.gz,Not downloaded.,Normal."]
     (rate / "reports.csv").write_text("\n".join(["VolumeName,Findings_EN,Impressions_EN", *lines]) + "\n")
 
+    (tmp_path / "drawn").mkdir()
+    (settings,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "drawn" / "masks.yaml").write_text(settings)
+    (tmp_path / "drawn" / "patients.csv").write_text("patient,split,leave_out\na,train,\nb,val,brainstem\nc,test,\n")
+    for number, patient in enumerate("abc"):
+        write_drawn(tmp_path / "drawn" / patient, number)
+
     for command in commands:
         words = shlex.split(command)
         assert words[:2] == ["slicesight", "prepare"]
         code, _, err = prepare(*words[2:])
         assert code == 0, (command, err)
         prepared = open_prepared(words[words.index("--out") + 1])
-        assert prepared.voxels(prepared.cases[0].id).shape == (32, 256, 256)
+        size = words[words.index("--size") + 1] if "--size" in words else "32,256,256"
+        assert prepared.voxels(prepared.cases[0].id).shape == tuple(map(int, size.split(",")))
     assert {case.split for case in open_prepared("prepared").cases} == {"train", "val", "test"}
 
 

@@ -9,6 +9,7 @@ LAYOUTS: dict[str, str] = {
     "m3d-vqa": "slicesight.data.sources.m3d:read_m3d_vqa",
     "med2e3-json": "slicesight.data.sources.med2e3_json:read_med2e3_json",
     "ct-rate": "slicesight.data.sources.ct_rate:read_ct_rate",
+    "masks": "slicesight.data.sources.masks:read_masks",
     "folder": "slicesight.data.sources.folder:read_folder",
 }
 ENTRY_POINTS = "slicesight.sources"
