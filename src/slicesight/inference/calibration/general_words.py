@@ -31,6 +31,11 @@ _GENERAL = """
     note noted anything something thing nothing none everything anywhere somewhere nowhere single out stand
     evident apparent observe observed notice noticed captured capture obtained obtain recorded record produced
     involved concerned affected range ranges level levels
+    further scanned scanning above below near nearer nearest close closer far beside behind around inside outside
+    seem seems appears go goes going come comes get gets able possible sure wonder check confirm inform provide point
+    specify clarify assess evaluate interpret inspect examine review overview summarised summarized together remaining
+    interested interest mean means meant refer refers considered concern piece portion segment term
+    call called whether cannot couldn couldnt list listed two three four five six seven eight nine ten zero half
 """
 FUNCTION_WORDS = frozenset(_FUNCTION.split())
 GENERAL_WORDS = FUNCTION_WORDS | frozenset(_GENERAL.split())

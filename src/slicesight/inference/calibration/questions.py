@@ -31,8 +31,10 @@ LIKE_WORDS = "words"
 LIKE_MEANING = "embedding"
 SHORTEST_ROOT, ROOT_SHARE = 5, 0.62
 """Two words are one term when they begin with as many letters alike, and with that share of the longer one."""
-FAR_WORDING = 0.9
-"""Distance up to which other words about terms that were taught together ask the same."""
+FAR_WORDING, GENERAL_WORDING = 0.9, 0.8
+"""Distance up to which other words about terms that were taught together ask the same, and words about none."""
+SAME_KIND = 0.25
+"""Likeness from which on a question is taken for one of the nearest one's kind."""
 PHRASES = (
     "Please tell me: {}",
     "Can you say {}",
@@ -98,9 +100,12 @@ class QuestionGauge:
         if is_together:
             score = distances[LIKE_WORDS] / max(self.limits[LIKE_WORDS], FAR_WORDING)
         else:  # near in words or in meaning is near
-            score = min(distance / self.limits[name] for name, distance in distances.items())
+            limits = (
+                self.limits if terms else {**self.limits, LIKE_WORDS: max(self.limits[LIKE_WORDS], GENERAL_WORDING)}
+            )
+            score = min(distance / limits[name] for name, distance in distances.items())
         nearest = self.questions[best]
-        kind = nearest.kind if likeness[best] > 0 else ""
+        kind = nearest.kind if likeness[best] >= SAME_KIND else ""
         form = "closed" if listed_choices(question) else "open"
         if form == "closed" or kind.startswith("closed/"):
             same = [
@@ -108,7 +113,7 @@ class QuestionGauge:
                 for row in np.argsort(-likeness)[:50]
                 if (self.questions[row].kind[:6] == "closed") == (form == "closed")
             ]
-            if same and likeness[same[0]] > 0:
+            if same and likeness[same[0]] >= SAME_KIND:
                 kind = self.questions[same[0]].kind
         reason = ""
         if unknown:
