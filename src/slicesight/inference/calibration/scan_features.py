@@ -47,7 +47,7 @@ class ScanFeatures:
     @property
     def plane(self) -> int:
         """The grid's plane by its number."""
-        return [*PLANES].index(self.facts["plane"])
+        return tuple[str, ...](PLANES).index(self.facts["plane"])
 
 
 def measure_scan(scan: EncodedScan) -> ScanFeatures:
