@@ -1,4 +1,4 @@
-"""The official Med-2E3 folder, written by the official names from one of our models, for tests and benchmarks."""
+"""Official folders of Med-2E3, M3D-CLIP and M3D-LaMed, written by their names from our models."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+from tokenizers import processors
 from torch import Tensor
-from transformers import BertTokenizerFast, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase
 
+from slicesight.models.importers.m3d import M3DClip
 from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 
 OFFICIAL_NAMES = {
     "language_model.": ("llm", ""),
@@ -88,3 +93,97 @@ def write_settings(folder: Path, config: Med2E3Config, tokenizer: PreTrainedToke
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "shown", "liver", "?"]
     (questions / "vocab.txt").write_text("\n".join(words) + "\n")
     BertTokenizerFast(vocab=str(questions / "vocab.txt")).save_pretrained(questions)
+
+
+def write_med2e3(folder: Path, model: Med2E3ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The whole folder, its question's tokenizer included."""
+    for part, weights in official_parts(model.state_dict().items()).items():
+        (folder / part).mkdir(parents=True)
+        torch.save(weights, folder / part / "pytorch_model.bin")
+    write_settings(folder, model.config, tokenizer)
+    return folder
+
+
+CLIP_NAMES = {
+    "text_encoder.": "language_encoder.",
+    "volume_projection.": "mm_vision_proj.",
+    "text_projection.": "mm_language_proj.",
+}
+TO_MONAI = {ours: theirs for ours, theirs in M3D_NAMES.items() if ours.startswith(("position", "patch"))}
+
+
+def monai_name(name: str) -> str:
+    """The ViT's tensor by MONAI's name."""
+    for layer in ("qkv", "out_proj"):
+        name = name.replace(f".{layer}.", f".attn.{layer}.")
+    for layer in ("linear1", "linear2"):
+        name = name.replace(f".{layer}.", f".mlp.{layer}.")
+    return TO_MONAI.get(name, name)
+
+
+def write_m3d_clip(folder: Path, clip: M3DClip) -> Path:
+    """M3D-CLIP without its vocabulary."""
+    weights = {}
+    for name, tensor in clip.state_dict().items():
+        if name.startswith("volume_encoder."):
+            name = "vision_encoder." + monai_name(name.removeprefix("volume_encoder."))
+        for ours, theirs in CLIP_NAMES.items():
+            name = name.replace(ours, theirs) if name.startswith(ours) else name
+        weights[name] = tensor
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, folder / "pytorch_model.bin")
+    vit = clip.config.vision3d_config
+    settings = {
+        "model_type": "m3d_clip",
+        "img_size": list(vit.image_size),
+        "patch_size": list(vit.patch_size),
+        "hidden_size": vit.hidden_size,
+        "mlp_dim": vit.intermediate_size,
+        "num_layers": vit.num_hidden_layers,
+        "num_heads": vit.num_attention_heads,
+        "in_channels": 1,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def write_lamed(folder: Path, lamed: Med2E3ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """M3D-LaMed in two shards, with a tensor of its segmentation head."""
+    folder.mkdir(parents=True)
+    weights = {}
+    for name, tensor in lamed.state_dict().items():
+        if name.startswith("vision3d.encoder."):
+            name = "model.vision_tower.vision_tower." + monai_name(name.removeprefix("vision3d.encoder."))
+        name = name.replace("projector_3d.", "model.mm_projector.projector.").removeprefix("language_model.")
+        weights[name] = tensor
+    weights["model.seg_projector.0.weight"] = torch.ones(2, 2)
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, keys in shards.items():
+        save_file({key: weights[key].clone() for key in keys}, folder / shard)
+    index = {"weight_map": {key: shard for shard, keys in shards.items() for key in keys}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    settings = lamed.config.text_config.to_dict() | {
+        "model_type": "lamed_llama",
+        "image_size": [8, 32, 32],
+        "patch_size": [2, 8, 8],
+        "image_channel": 1,
+        "vision_tower": "vit3d",
+        "vision_select_layer": -1,
+        "vision_select_feature": "patch",
+        "mm_projector_type": "spp",
+        "proj_layer_type": "mlp",
+        "proj_layer_num": 2,
+        "proj_pooling_type": "spatial",
+        "proj_pooling_size": 2,
+        "mm_hidden_size": 64,
+        "segmentation_module": "segvol",
+        "seg_token_id": 5,
+    }
+    (folder / "config.json").write_text(json.dumps(settings, default=str))
+    tokenizer.save_pretrained(folder)
+    opening = AutoTokenizer.from_pretrained(folder)
+    opening._tokenizer.post_processor = processors.TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 1)])
+    opening.add_special_tokens({"additional_special_tokens": ["<im_patch>"]})
+    opening.save_pretrained(folder)
+    return folder

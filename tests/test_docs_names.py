@@ -40,6 +40,7 @@ OTHERS_DOTTED = {
 }
 """Dotted names that are not ours, each with whose it is."""
 OTHERS_OPTIONS = {
+    "--local-dir": "hf download",
     "--num_machines": "accelerate launch",
     "--machine_rank": "accelerate launch",
     "--main_process_ip": "accelerate launch",

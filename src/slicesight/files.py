@@ -57,7 +57,7 @@ def write_text(path: Path, *, text: str) -> None:
 
 
 @contextmanager
-def only_run_in(folder: Path) -> Iterator[Path]:
+def only_run_in(folder: Path, *, doing: str = "preparing volumes") -> Iterator[Path]:
     """Make the folder and hold it for this process alone; the lock ends with the process, however it ends."""
     with plain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def only_run_in(folder: Path) -> Iterator[Path]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(f"{folder}: another run is preparing volumes here; wait until it ends") from None
+                raise InputError(f"{folder}: another run is {doing} here; wait until it ends") from None
         yield folder
 
 

@@ -100,6 +100,10 @@ def tiny_bert(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def text_pairs() -> list[tuple[str, str]]:
+    return make_text_pairs()
+
+
+def make_text_pairs() -> list[tuple[str, str]]:
     """240 pairs of texts: equal, alike, unlike, empty, one letter, numbers, other scripts."""
     rng = random.Random(3)
     odd = [("", ""), ("", "the liver"), ("the liver", ""), ("  ", "x"), ("A", "a"), ("liver.", "Liver"), ("12.", "12")]

@@ -14,7 +14,7 @@ import slicesight
 from slicesight.cli.measure import run_evaluate
 from slicesight.cli.scoring import EvaluateOptions
 from slicesight.data.dataset import ManifestDataset, open_dataset, select
-from slicesight.data.manifest import read_manifest, write_manifest
+from slicesight.data.manifest import Conversation, read_manifest, write_manifest
 from slicesight.errors import InputError
 from slicesight.evaluation.controls import VOLUME_CONTROLS, disturb, majority
 from slicesight.evaluation.predict import MODEL, PredictionRun, open_run, predict
@@ -375,3 +375,24 @@ def test_every_worker_of_a_cluster_fills_as_one_process_does(scans, tiny_model_f
         run_evaluate(options, load=slicesight.load)
     cases = bulk.Answerer(**handed).run.source.cases
     assert {case.read_options["fill"] for case in cases} == {-7.0}
+
+
+def test_the_findings_of_the_reports_and_of_every_control_are_scored(scans, tiny_model_folder, tmp_path):
+    """The commonest report is right about every finding here: what a clinical score is worth without a scan."""
+    asked = Conversation(task="report", topic="report", question="Describe.", answer="Small left pleural effusion.")
+    cases = [
+        case.model_copy(update={"volume": str(scans / case.volume), "labels": None, "conversations": (asked,)})
+        for case in read_manifest(scans / "manifest.jsonl")
+    ]
+    write_manifest(cases, tmp_path / "manifest.jsonl")
+    out = tmp_path / "out"
+    options = {"model": str(tiny_model_folder), "data": str(tmp_path / "manifest.jsonl"), "out": out, "figures": 0}
+    run_evaluate(EvaluateOptions(**options, labels="rules"), load=slicesight.load)
+    sheet = json.loads((out / "sheet.json").read_text())
+    assert sheet["clinical"]["num_positive"] == len(cases)
+    assert sheet["clinical"]["micro"]["recall"] == 0, "a random model says nothing that is a finding"
+    assert sheet["controls"]["majority"]["clinical"]["micro"]["f1"] == 1
+    assert set(sheet["controls"]["blank"]["clinical"]["ci95"]) == {"crg", "micro", "macro"}
+    assert "findings, labels by rules" in (out / "report.html").read_text()
+    with pytest.raises(InputError, match="evaluate labels what it asks"):
+        run_evaluate(EvaluateOptions(**options, labels="labels.csv", true_labels="rules"), load=slicesight.load)

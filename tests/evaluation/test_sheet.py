@@ -195,3 +195,53 @@ def test_json_says_which_schema_it_follows_and_is_ascii(run, predictions_file):
         assert code == 0
         assert out.isascii()
         assert next(iter(json.loads(out).items())) == ("schema", 1)
+
+
+def _told(number: int, task: str, said: str, answer: str) -> Prediction:
+    return Prediction(
+        id=str(number), task=task, topic="organ", question="?", prediction=said, answer=answer, volume=f"v{number // 2}"
+    )
+
+
+def test_a_report_behind_its_reasoning_scores_as_without_it_and_the_reasoning_is_counted(nltk_data):
+    report = "The liver is large. No cyst is seen."
+    bare = [_told(number, "report", report, report) for number in range(4)]
+    said = (f"<think>A cyst? No.</think>{report}", f"First I look.</think>\n{report}", report, "<think>A cyst or")
+    wrapped = [_told(number, "report", text, report) for number, text in enumerate(said)]
+    before, after = _sheet_of(*bare)["report"], _sheet_of(*wrapped)["report"]
+    assert before["micro"]["bleu1"] == 1.0
+    assert after["micro"]["bleu1"] == 0.75, "the last never said anything"
+    assert after["reasoning"] == {"num": 3, "num_unfinished": 1, "mean_words": 3.0}
+    assert before["reasoning"]["num"] == 0
+
+
+def test_every_way_of_answering_is_counted_with_both_rules(nltk_data):
+    said = ("B", "B. venous", "The answer is B", "\\boxed{B}", '{"answer": "B"}', "<answer>A</answer>", "venous", "?")
+    ways = _sheet_of(*(_closed(number, prediction=text) for number, text in enumerate(said)))["closed"]["ways"]
+    assert {way: counts["num"] for way, counts in ways.items()} == {
+        "alone": 1, "marked": 1, "declared": 1, "boxed": 1, "json": 1, "tag": 1, "words": 1, "none": 1,
+    }  # fmt: skip
+    assert sum(counts["num_right"] for counts in ways.values()) == 6
+    assert {way for way, counts in ways.items() if counts["num_right_legacy"]} == {"marked"}
+
+
+@pytest.mark.parametrize("task", ["open", "report"])
+def test_a_line_without_a_true_answer_is_in_no_mean_and_the_sheet_says_so(task, nltk_data):
+    rows = [_told(0, task, "spleen", "spleen"), _told(1, task, "liver", "spleen"), _told(2, task, "liver", "  ")]
+    sheet = _sheet_of(*rows)
+    assert sheet[task]["micro"]["exact"] == sheet[task]["macro"]["exact"] == 0.5
+    assert sheet[task]["num_pairs"] == 3
+    assert sheet[task]["num_without_answer"] == 1
+    assert sheet["missing"][f"{task}.answer"].startswith(f"1 of 3 {task} lines have no true answer (the first is 2)")
+    assert _sheet_of(*rows[:2])[task]["num_without_answer"] == 0
+    nothing = _sheet_of(rows[2])
+    assert nothing[task]["micro"]["exact"] is None
+    assert np.isnan(nothing[task]["ci95"]["micro"]["exact"]).all()
+
+
+def test_a_line_without_a_true_answer_is_told_in_the_terminal(run, tmp_path):
+    line = '{"id": "7", "task": "open", "topic": "organ", "question": "?", "prediction": "liver", "answer": ""}\n'
+    (tmp_path / "a.jsonl").write_text(line)
+    code, out, _ = run("score", "a.jsonl")
+    assert code == 0
+    assert "1 of 1 open lines have no true answer" in " ".join(out.split())

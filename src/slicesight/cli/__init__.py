@@ -31,6 +31,8 @@ EXAMPLES: dict[Callable[..., None], str] = {
     scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
     scoring.ablate: "slicesight ablate recipes/phantom-ablation.yaml --table 4 --seeds 3 --out runs/ablation",
     scoring.faithfulness: "slicesight faithfulness --data phantoms:9000:40 --out runs/faithful",
+    models.pull: "slicesight pull med-2e3",
+    models.models: "slicesight models",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from slicesight.cli.label_choice import compare_labels, label_tables, labels_of_evaluate, labels_of_score
 from slicesight.cli.options import made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
@@ -19,6 +20,7 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.predict import MODEL, PredictionRun
+from slicesight.evaluation.predictions import PredictionFile
 from slicesight.evaluation.run import describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
@@ -26,6 +28,7 @@ from slicesight.inference.answers import Progress
 from slicesight.inference.predictor import Predictor
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
+from slicesight.reports.clinical_tables import clinical_tables
 from slicesight.reports.evaluation_html import write_report
 from slicesight.reports.faithfulness import draw_faithfulness, faithfulness_tables, verdict_line
 from slicesight.reports.figure import save_figure
@@ -38,6 +41,7 @@ Load = Callable[[str], Predictor]
 
 def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None:
     """Answer, score and write; goes on where an earlier run was stopped."""
+    labels = labels_of_evaluate(options)
     source = open_dataset(options.data, split=options.split, prefer="test", count=options.count, fill=options.fill)
     training = training_cases(options.train_data)
     made_folder(options.out)
@@ -57,6 +61,7 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
         blind=None if options.blind_model is None else partial(load, options.blind_model),
         bertscore=options.bertscore,
         layer=options.bertscore_layer,
+        labels=labels,
         answer=None if options.ray is None else partial(_predict_in_bulk, run, options, load),
         bars=partial(progress_bar, stderr()),
     )
@@ -71,21 +76,27 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
 
 def run_score(options: ScoreOptions) -> None:
     """Print the table, or write JSON; raises InputError before anything is written."""
-    systems = read_systems(options.predictions, answers=options.answers or ())
+    tables, files = label_tables(options.predictions)
+    systems = read_systems(files, answers=options.answers or ()) if files else {}
+    labels = labels_of_score(options, systems, tables)
+    systems |= {name: [PredictionFile(rows=(), format="labels-csv")] for name in tables}
     with stderr().status("scoring"):
         scored = {
             name: [score_file(run, bertscore=options.bertscore, layer=options.bertscore_layer) for run in runs]
             for name, runs in systems.items()
         }
-        sheets = [average_sheets([make_sheet(run, system=name) for run in runs]) for name, runs in scored.items()]
-        comparisons = compare_systems(scored) if len(scored) > 1 else []
+        sheets = [
+            average_sheets([make_sheet(run, system=name, labels=labels[name]) for run in runs])
+            for name, runs in scored.items()
+        ]
+        comparisons = compare_systems(scored) + compare_labels(scored, labels) if len(scored) > 1 else []
     found = sheets[0] if len(sheets) == 1 else {"systems": sheets, "comparisons": comparisons}
     document = {"schema": 1, **found}
     if options.json == STDOUT:
         sys.stdout.write(to_json(document))
         return
     console = Console(highlight=False)
-    for table in tables_of(sheets):
+    for table in (*tables_of(sheets), *clinical_tables(sheets)):
         console.print(table)
     if any(entry["p"] is not None for entry in comparisons):
         console.print(comparison_table(comparisons))
@@ -162,8 +173,10 @@ def _predict_in_bulk(run: PredictionRun, options: EvaluateOptions, load: Load, p
 
 
 def _print_sheet(sheet: Mapping[str, Any], console: Console) -> None:
-    controls = ({"system": name, **part} for name, part in sheet["controls"].items() if part is not None)
+    controls = [{"system": name, **part} for name, part in sheet["controls"].items() if part is not None]
     for table in tables_of([dict(sheet), *controls]):
+        console.print(table)
+    for table in clinical_tables([dict(sheet), *controls]) if sheet["clinical"] else ():
         console.print(table)
     for line in notes_of([dict(sheet)]):
         console.print(line, style="dim", soft_wrap=True)

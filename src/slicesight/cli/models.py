@@ -1,4 +1,4 @@
-"""Verbs about a model as such: convert a released one, plan what one needs."""
+"""Verbs about a model as such: fetch a released one, list all, convert a folder, plan what one needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,50 @@ from typing import Annotated
 import typer
 
 from slicesight.cli.options import say, stderr
+
+
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="med-2e3, m3d-lamed, m3d-clip, or owner/model on the hub, in an official layout or this package's.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write; left out, among the user's own data.", show_default=False),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="A folder downloaded by other means; nothing is fetched."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="Branch, tag or commit; left out, the newest.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the original files in the folder original/.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
+) -> None:
+    """Fetch a released model from the Hugging Face hub and make it ready to use by its name.
+
+    Interrupted, the same command goes on where it stopped. A private or gated
+    model: hf auth login, or HF_TOKEN. A mirror: HF_ENDPOINT.
+    """
+    from slicesight.cli.pull import run_pull
+
+    folder = run_pull(name, to=to, source=source, revision=revision, keep=keep, dry_run=dry_run)
+    if folder is not None:
+        typer.echo(f"wrote {folder}")
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the models that came with the package, were pulled, or can be: size, licence, training data, scores."""
+    from slicesight.cli.model_list import list_models, print_models
+
+    print_models(list_models(), as_json=json)
 
 
 def convert(

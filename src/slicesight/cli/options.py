@@ -33,7 +33,7 @@ ArchiveTokenOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The archive's token; else SLICESIGHT_ARCHIVE_TOKEN, else ~/.netrc."),
 ]
-ModelOption = Annotated[str, typer.Option(help="A shipped model, a model folder or a hub name.")]
+ModelOption = Annotated[str, typer.Option(help="A shipped or pulled model, a model folder or a hub name.")]
 WindowOption = Annotated[
     str | None,
     typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,27 @@ from slicesight.files import checked_place
 BertScoreOption = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="BERTScore's model by name or folder; roberta-large is the papers'."),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="rules|MODEL",
+        help="Read findings from the reports: rules (CT-RATE's 18), or a sequence classifier by name or folder.",
+    ),
+]
+TrueLabelsOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.csv|rules|MODEL", help="The true findings; left out, read from the true reports alike."),
+]
+UncertainOption = Annotated[
+    Literal["present", "absent"], typer.Option(help="What a finding counts as that is only possible.")
+]
+RadEvalOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="METRIC", help="Also RadEval's: radgraph, ratescore, green, f1radbert_ct, ...; repeatable."),
+]
+RadEvalPythonOption = Annotated[
+    Path | None, typer.Option(metavar="PYTHON", help="The Python of the environment that has RadEval.")
 ]
 LayerOption = Annotated[int | None, typer.Option(help="Which layer of it; left out, the one bert-score takes.")]
 
@@ -47,6 +68,11 @@ class EvaluateOptions:
     ] = None
     bertscore: BertScoreOption = None
     bertscore_layer: LayerOption = None
+    labels: LabelsOption = None
+    true_labels: TrueLabelsOption = None
+    uncertain: UncertainOption = "present"
+    radeval: RadEvalOption = None
+    radeval_python: RadEvalPythonOption = None
     skip_bad_cases: Annotated[bool, typer.Option(help="Leave unreadable scans out and list them.")] = False
     figures: Annotated[int, typer.Option(min=0, help="How many cases the report pictures.")] = 3
     ray: Annotated[
@@ -75,7 +101,7 @@ class ScoreOptions:
         typer.Argument(
             metavar="PREDICTIONS",
             help="FILE, FOLDER or NAME=FILE[,FILE...]: our predictions.jsonl, M3D's result csv's, official Med-2E3 "
-            "outputs. Runs of the same NAME are seeds of one system.",
+            "outputs, a csv of labels. Runs of the same NAME are seeds of one system.",
             show_default=False,
         ),
     ]
@@ -85,6 +111,17 @@ class ScoreOptions:
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the sheet; - is stdout.")] = None
     bertscore: BertScoreOption = None
     bertscore_layer: LayerOption = None
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="rules|MODEL|[NAME=]FILE.csv",
+            help="Findings of what was said: rules (CT-RATE's 18), a sequence classifier, or system NAME's csv.",
+        ),
+    ] = None
+    true_labels: TrueLabelsOption = None
+    uncertain: UncertainOption = "present"
+    radeval: RadEvalOption = None
+    radeval_python: RadEvalPythonOption = None
 
     def __post_init__(self) -> None:
         if self.json is not None and self.json != STDOUT:
@@ -93,7 +130,7 @@ class ScoreOptions:
 
 @verb
 def score(options: ScoreOptions) -> None:
-    """Score what any system answered: BLEU-1, ROUGE-1, METEOR, BERTScore, closed accuracy, paired tests."""
+    """Score what any system answered: texts, closed answers, findings (F1, AUROC, CRG), paired tests."""
     from slicesight.cli.measure import run_score
 
     run_score(options)

@@ -51,6 +51,11 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
     return "".join(plain), error.end
 
 
+def size(num_bytes: int) -> str:
+    """Bytes as a person reads them: GiB, or MiB below a tenth of one."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 / 10 else f"{num_bytes / 2**20:.1f} MiB"
+
+
 def complain(message: str) -> NoReturn:
     """One line on stderr, and exit code 2."""
     with suppress(OSError):

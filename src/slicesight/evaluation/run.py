@@ -17,6 +17,7 @@ from slicesight.errors import InputError
 from slicesight.evaluation.controls import VOLUME_CONTROLS, ask_blind, majority
 from slicesight.evaluation.predict import MODEL, Bars, PredictionRun, digest_model, no_bar, open_run, predict, unwatched
 from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file, to_lines
+from slicesight.evaluation.report_labels import LabelOptions
 from slicesight.evaluation.sheet import Scored, compare_systems, make_sheet, score_file, to_json
 from slicesight.files import write_text
 from slicesight.inference.answers import Progress
@@ -37,6 +38,7 @@ def evaluate(
     blind: Callable[[], Predictor] | None = None,
     bertscore: str | None = None,
     layer: int | None = None,
+    labels: LabelOptions | None = None,
     answer: Callable[[Progress], None] | None = None,
     bars: Bars = no_bar,
 ) -> tuple[dict[str, Any], dict[str, Scored]]:
@@ -47,6 +49,7 @@ def evaluate(
         training: what the model was trained on: leaks are looked for, and the majority's answers come from there.
         blind: loads a model that was trained without scans.
         bertscore, layer: as `sheet.score_file` takes them.
+        labels: how findings are read from the reports, those of the controls too.
         answer: answers the run's cases in another way than here, one after another.
 
     Returns:
@@ -64,7 +67,7 @@ def evaluate(
             answer(progress)
     _answer_without_scans(run, training, blind, bars)
     scored = _score(run, bertscore=bertscore, layer=layer)
-    sheet = _sheet(run, predictor, scored, data)
+    sheet = _sheet(run, predictor, scored, data, labels)
     with bars("looking for leaks") as progress:
         _add_leaks(sheet, scored[MODEL], training, run.source, progress)
     write_text(run.folder / "sheet.json", text=to_json(sheet))
@@ -162,17 +165,22 @@ def _score(run: PredictionRun, *, bertscore: str | None, layer: int | None) -> d
 
 
 def _sheet(
-    run: PredictionRun, predictor: Predictor, scored: Mapping[str, Scored], data: Mapping[str, str | None]
+    run: PredictionRun,
+    predictor: Predictor,
+    scored: Mapping[str, Scored],
+    data: Mapping[str, str | None],
+    labels: LabelOptions | None,
 ) -> dict[str, Any]:
     """The model's sheet with its controls."""
-    sheet = make_sheet(scored[MODEL], system=predictor.card.name)
+    sheet = make_sheet(scored[MODEL], system=predictor.card.name, labels=labels)
+    of_controls = None if labels is None else replace(labels, radeval=())
     del sheet["missing"]["controls"]
     sheet["controls"] = {}
     for name in CONTROLS:
         sheet["controls"][name] = None
         if name in scored and scored[name].rows:
-            control = make_sheet(scored[name], system=name)
-            sheet["controls"][name] = {task: control[task] for task in TASKS}
+            control = make_sheet(scored[name], system=name, labels=of_controls)
+            sheet["controls"][name] = {part: control[part] for part in (*TASKS, "clinical")}
         else:
             sheet["missing"][f"controls.{name}"] = _why_no_control(name, run)
     # one family for Holm's correction

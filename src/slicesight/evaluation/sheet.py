@@ -17,15 +17,27 @@ from typing import Any
 import numpy as np
 
 from slicesight import __version__
-from slicesight.data.choices import OUTCOMES, is_right, legacy_right, read_choice
+from slicesight.data.answer_text import final_text
+from slicesight.data.choices import OUTCOMES, WAYS, has_truth, is_right, legacy_right, read_choice
 from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.metrics.overlap import bleu_counts, corpus_bleu4
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
-from slicesight.evaluation.statistics import Floats, bounds, compare, draw_means, holm, mean_interval, volume_sums
+from slicesight.evaluation.report_labels import LabelOptions, clinical_of, radeval_of
+from slicesight.evaluation.statistics import (
+    Floats,
+    bounds,
+    compare,
+    draw_means,
+    draw_sums,
+    holm,
+    mean_interval,
+    volume_sums,
+)
 
 FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
-NOT_COMPARED = ("accuracy_constrained",)
+NOT_COMPARED = ("accuracy_constrained", "rougel", "bleu4", "chrf", "cider")
 """Stands beside the tests and in none of them, so that their correction is of the same family with and without it."""
 NO_CHOICE = (
     "not every closed question has a choice, what a system says when held to the choices; slicesight evaluate asks"
@@ -77,9 +89,10 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     """Score every row of a file; bertscore, layer: as `metrics.MetricOptions` has them."""
     rows = file.rows
     values = {name: np.full(len(rows), np.nan) for name in (*text_metric_names(), *CLOSED_METRICS)}
-    texts = [place for place, row in enumerate(rows) if row.task != "closed"]
+    texts = [place for place, row in enumerate(rows) if row.task != "closed" and has_truth(row)]
     said, true = ([getattr(rows[place], name) for place in texts] for name in ("prediction", "answer"))
-    found = score_texts(said, true, bertscore=bertscore, layer=layer)
+    kinds = [rows[place].task for place in texts]
+    found = score_texts(said, true, bertscore=bertscore, layer=layer, kinds=kinds)
     for name, scores in found.values.items():
         values[name][texts] = scores
     for place, row in enumerate(rows):
@@ -88,15 +101,15 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
             values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
             values["accuracy_constrained"][place] = is_right(row.choice or "", row)
-    missing = {**file.missing, **found.missing}
+    missing = {**file.missing, **found.missing, **_without_answer(rows)}
     if any(row.task == "closed" and row.choice is None for row in rows):
         missing["accuracy_constrained"] = NO_CHOICE
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
     return Scored(file=file, values=values, missing=missing, about=about)
 
 
-def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
-    """The sheet of one system from one file; numbers unrounded."""
+def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = None) -> dict[str, Any]:
+    """The sheet of one system from one file; numbers unrounded. labels: how findings are read from its reports."""
     rows = scored.rows
     volumes = {row.volume for row in rows if row.volume is not None}
     missing = dict(scored.missing)
@@ -108,6 +121,8 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
     evidence = score_evidence((row.scores, row.true_slices, row.volume or row.id) for row in rows)
     if evidence is None:
         missing["evidence"] = "no prediction has both scores and true_slices"
+    clinical, radeval = clinical_of(rows, labels or LabelOptions()), radeval_of(rows, labels or LabelOptions())
+    missing |= {**clinical.missing, **radeval[1]}
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
     missing.setdefault("leaks", "no training data named")
     return {
@@ -119,6 +134,8 @@ def make_sheet(scored: Scored, *, system: str) -> dict[str, Any]:
         "num_volumes": len(volumes) if scored.has_volumes else None,
         **{task: _task_part(scored, task) for task in TASKS},
         "evidence": evidence,
+        "clinical": clinical.part,
+        **({} if radeval[0] is None else {"radeval": radeval[0]}),
         "controls": None,
         "leaks": None,
         "metrics": dict(scored.about),
@@ -147,6 +164,7 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for task in TASKS:
         if averaged[task] is not None:
             averaged[task]["ci95"] = None
+    averaged["clinical"] = _without_intervals(averaged["clinical"])
     why = "the mean of several seeds; the sheet of each has its interval"
     return {**averaged, "missing": {**sheets[0]["missing"], "ci95": why}}
 
@@ -192,6 +210,27 @@ def count_outcomes(rows: Iterable[Prediction]) -> dict[str, int]:
     return {outcome: counted[outcome] for outcome in OUTCOMES}
 
 
+def count_ways(rows: Iterable[Prediction]) -> dict[str, dict[str, int]]:
+    """How many closed answers were found in which way, and how many of those are right by our rule and the papers'."""
+    found = {way: {"num": 0, "num_right": 0, "num_right_legacy": 0} for way in WAYS}
+    for row in rows:
+        counts = found[read_choice(row.prediction, row.choices).way]
+        counts["num"] += 1
+        counts["num_right"] += is_right(row.prediction, row)
+        counts["num_right_legacy"] += legacy_right(row.prediction, row.answer_choice or "")
+    return found
+
+
+def count_reasoning(rows: Iterable[Prediction]) -> dict[str, float]:
+    """How many outputs hold reasoning, how many end within it, and its mean number of words where there is any."""
+    said = [final for row in rows if (final := final_text(row.prediction)).reasoning or final.is_unfinished]
+    return {
+        "num": len(said),
+        "num_unfinished": sum(final.is_unfinished for final in said),
+        "mean_words": float(np.mean([final.num_reasoning_words for final in said])) if said else 0.0,
+    }
+
+
 def score_evidence(
     pointed: Iterable[tuple[Sequence[float] | None, Sequence[int] | None, str]],
 ) -> dict[str, Any] | None:
@@ -232,24 +271,65 @@ def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
     values = {name: scored.values[name][chosen] for name in metrics}
     in_topic = {topic: np.array([row.topic == topic for row in rows]) for topic in topics}
     by_topic = {
-        topic: {name: float(np.mean(values[name][mask])) if name in values else None for name in metrics_of(task)}
+        topic: {name: _mean(values[name][mask]) if name in values else None for name in metrics_of(task)}
         for topic, mask in in_topic.items()
     }
     part = {
         "num_pairs": len(rows),
         "num_empty": sum(not row.prediction.strip() for row in rows),
         "num_pairs_by_topic": {topic: int(mask.sum()) for topic, mask in in_topic.items()},
-        "micro": {name: float(np.mean(values[name])) if name in values else None for name in metrics_of(task)},
+        "num_without_answer": sum(not has_truth(row) for row in rows),
+        "reasoning": count_reasoning(rows),
+        "micro": {name: _mean(values[name]) if name in values else None for name in metrics_of(task)},
         "macro": {
-            name: float(np.mean([by_topic[topic][name] for topic in topics])) if name in values else None
+            name: _mean(np.array([by_topic[topic][name] for topic in topics], dtype=np.float64))
+            if name in values
+            else None
             for name in metrics_of(task)
         },
         "by_topic": by_topic,
         "ci95": _intervals(rows, values, in_topic, names=metrics_of(task)) if scored.has_volumes else None,
     }
+    if task != "closed":
+        part["corpus"] = _corpus_part(rows, has_volumes=scored.has_volumes)
     if task == "closed":
         part["outcomes"] = count_outcomes(rows)
+        part["ways"] = count_ways(rows)
     return part
+
+
+def _mean(values: Floats) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else None
+
+
+def _without_answer(rows: Sequence[Prediction]) -> dict[str, str]:
+    """Which kinds of questions have lines without a true answer, and what becomes of them."""
+    found = {}
+    for task in TASKS:
+        of_task = [row for row in rows if row.task == task]
+        lacking = [row for row in of_task if not has_truth(row)]
+        if lacking:
+            found[f"{task}.answer"] = (
+                f"{len(lacking)} of {len(of_task)} {task} lines have no true answer (the first is {lacking[0].id}); "
+                "they are in no mean"
+            )
+    return found
+
+
+def _corpus_part(rows: Sequence[Prediction], *, has_volumes: bool) -> dict[str, Any] | None:
+    """BLEU-4 of all texts together, as machine translation and captioning print it, with its interval by volume."""
+    told = [row for row in rows if has_truth(row)]
+    if not told:
+        return None
+    counts_P10 = np.array([bleu_counts(final_text(row.prediction).text, row.answer.strip()) for row in told], float)
+    ends = None
+    if has_volumes:
+        volumes = [row.volume or "" for row in told]
+        sums_V10 = np.stack([volume_sums(volumes, counts_P10[:, column])[0] for column in range(10)], axis=1)
+        ends = list(bounds(np.array([corpus_bleu4(list(drawn)) for drawn in draw_sums(sums_V10)])))
+    return {"bleu4": corpus_bleu4(list(counts_P10.sum(axis=0))), "bleu4_ci95": ends}
 
 
 def _intervals(
@@ -264,11 +344,18 @@ def _intervals(
             groups = [values[name], *(np.where(mask, values[name], np.nan) for mask in in_topic.values())]
             sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
             micro_R, *topics_R = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1)).T
-            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(topics_R, axis=1).mean(axis=1), *topics_R)]
+            known_R = [drawn_R for drawn_R, count in zip(topics_R, counts[1:], strict=True) if count.any()] or topics_R
+            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(known_R, axis=1).mean(axis=1), *topics_R)]
         found["micro"][name], found["macro"][name], *by_topic = ends
         for topic, one in zip(in_topic, by_topic, strict=True):
             found["by_topic"][topic][name] = one
     return {**found, "by_topic": dict(found["by_topic"])}
+
+
+def _without_intervals(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: None if key == "ci95" else _without_intervals(inner) for key, inner in value.items()}
+    return value
 
 
 def _mean_of(values: list[Any]) -> Any:

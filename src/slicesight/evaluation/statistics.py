@@ -6,7 +6,7 @@ independent evidence: the bootstrap draws volumes, the paired test compares volu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,20 @@ def draw_means(sums_VG: Floats, counts_VG: Floats, *, draws: int = DRAWS, seed: 
         with np.errstate(invalid="ignore"):
             means[start:stop] = (picked_RV @ sums_VG) / (picked_RV @ counts_VG)
     return means
+
+
+def draw_counts(num_volumes: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Floats]:
+    """How often each volume is in each bootstrap draw, some draws at a time -> (r, V), R rows in all."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // max(1, num_volumes))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        yield rng.multinomial(num_volumes, np.full(num_volumes, 1 / num_volumes), size=size).astype(np.float64)
+
+
+def draw_sums(sums_VC: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """Sums of counts over volumes in every bootstrap draw of volumes -> (R, C)."""
+    return np.concatenate([picked_rV @ sums_VC for picked_rV in draw_counts(len(sums_VC), draws=draws, seed=seed)])
 
 
 def bounds(drawn: Floats) -> tuple[float, float]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slicesight.errors import InputError, ModelError
+from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
-from slicesight.models.shipped import find_folder, shipped_models
+from slicesight.models.shipped import find_folder, how_to_get, nearest_model, pulled_models, shipped_models
 
 if TYPE_CHECKING:
     from slicesight.inference.calibration.calibration import Calibration
@@ -45,7 +46,7 @@ def load(
     cache_folder: str | Path | None = None,
     ignore_calibration: bool = False,
 ) -> Predictor:
-    """Load a model by the name of a shipped one, by its folder, or by its name on the Hugging Face hub.
+    """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
 
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
@@ -185,7 +186,8 @@ def _read_calibration(source: str) -> Calibration | None:
 def _find(name_or_dir: str | Path) -> tuple[str, str]:
     """(what from_pretrained takes, the model's name)."""
     name = str(name_or_dir)
-    if name in shipped_models():
+    if name in shipped_models() or name in pulled_models():
+        _refuse_vectors(find_folder(name), name)
         return str(find_folder(name)), name
     folder = Path(name)
     if folder.is_dir():
@@ -194,14 +196,26 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
 
             refuse_adapter(folder)
             raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
+        _refuse_vectors(folder, name)
         return str(folder), folder.resolve().name
     is_hub_name = isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if folder.exists() or not is_hub_name:
-        shipped = ", ".join(shipped_models()) or "none"
         raise ModelError(
-            f"{name}: no such model; give a shipped one ({shipped}), a model folder, or a hub name owner/model."
+            how_to_get(name)
+            or f"{name}: no such model; {nearest_model(name)}, a model folder, or a hub name owner/model."
         )
     return name, name
+
+
+def _refuse_vectors(folder: Path, name: str) -> None:
+    """Raises ModelError for the one model of this package that has no language model; what is damaged is told later."""
+    kind = None
+    with suppress(ModelError):
+        kind = read_json_object(folder / "config.json", error=ModelError).get("model_type")
+    if kind == "m3d_clip_vectors":
+        raise ModelError(
+            f"{name}: holds M3D-CLIP, which gives vectors and answers no questions; name a Med-2E3 or an M3D-LaMed"
+        )
 
 
 def _why_not_loaded(source: str, error: OSError) -> str:
@@ -209,5 +223,5 @@ def _why_not_loaded(source: str, error: OSError) -> str:
         return f"{source}: cannot be read ({error}); expected a folder that you may read."
     return (
         f"{source}: neither a folder here nor reachable on the Hugging Face hub; "
-        "check the name, the connection and HF_HUB_OFFLINE, or give a folder."
+        "check the name, the connection and HF_HUB_OFFLINE, or give a folder; slicesight pull fetches one to stay."
     )

@@ -25,6 +25,7 @@ from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneratio
 from slicesight.models.med2e3.configuration import make_preset
 from slicesight.models.med2e3.matching import count_visual_tokens, place_visual_tokens
 from slicesight.models.med2e3.slice_scorer import Question
+from slicesight.models.shipped import find_folder, how_to_get
 from slicesight.planning.accounting import AllocationCounter, WorkStage
 from slicesight.planning.memory import GIB as GIB
 from slicesight.planning.memory import find_free_bytes as find_free_bytes
@@ -78,13 +79,15 @@ class Plan:
 
 
 def read_config(name_or_path: str | Path) -> Med2E3Config:
-    """A model folder, its config.json, or the name of a known configuration.
+    """A model folder, its config.json, or the name of a shipped or pulled model or of a known configuration.
 
     Raises:
         ModelError: neither a known name nor a readable configuration.
     """
-    path = Path(name_or_path)
+    path = find_folder(name_or_path)
     if not path.exists():
+        if hint := how_to_get(str(name_or_path)):
+            raise ModelError(hint)
         return make_preset(str(name_or_path))
     folder = path if path.is_dir() else path.parent
     read_json_object(folder / "config.json", error=ModelError)

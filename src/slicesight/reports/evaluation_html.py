@@ -23,10 +23,11 @@ from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
 from slicesight.reports.case_figure import draw_case
+from slicesight.reports.clinical_tables import COLUMNS, value_at
 from slicesight.reports.evidence import EVIDENCE_CAVEAT
 from slicesight.reports.figure import height_over_width, save_figure
 from slicesight.reports.html import data_address, grey_image, render_template, score_bars
-from slicesight.reports.score_tables import blocks, or_dash, percent
+from slicesight.reports.score_tables import NO_FRACTIONS, blocks, or_dash, percent, printed
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _pick_cases(scored: Scored, source: Dataset, predictor: Predictor, *, count:
     for place, row in enumerate(scored.rows):
         if row.volume in cases:
             by_volume.setdefault(row.volume, []).append(place)
-    ranked = sorted(by_volume, key=lambda name: (np.mean(values[by_volume[name]]), name))
+    ranked = sorted(by_volume, key=lambda name: (mean_known(values[by_volume[name]]), name))
     count = min(count, len(ranked))
     chosen = [ranked[round(step * (len(ranked) - 1) / max(1, count - 1))] for step in range(count)]
     found = []
@@ -92,6 +93,12 @@ def _pick_cases(scored: Scored, source: Dataset, predictor: Predictor, *, count:
     return found
 
 
+def mean_known(values: NDArray[np.float64]) -> float:
+    """The mean of the questions that have a true answer; 1 for a case without any, which is none of the worst."""
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else 1.0
+
+
 def _main_values(scored: Scored) -> NDArray[np.float64]:
     """The value each row is ranked by: closed questions by accuracy, texts by ROUGE-1."""
     return np.array([scored.values[MAIN_METRIC[row.task]][place] for place, row in enumerate(scored.rows)])
@@ -100,14 +107,15 @@ def _main_values(scored: Scored) -> NDArray[np.float64]:
 def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[PicturedCase]) -> str:
     """The page as HTML text."""
     values = _main_values(scored)
-    worst = sorted(range(len(values)), key=lambda place: (values[place], place))[:MAX_ROWS]
+    order = np.where(np.isnan(values), np.inf, values)  # a line without a true answer is no failure
+    worst = sorted(range(len(values)), key=lambda place: (order[place], place))[:MAX_ROWS]
     rows = [_answer_row(scored.rows[place], float(values[place])) for place in worst]
     return render_template(
         "evaluation.html.j2",
         caveat=EVIDENCE_CAVEAT,
         sheet=sheet,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
-        tables=[table for table in (_block_table(sheet, *block) for block in blocks()) if table],
+        tables=[table for table in (*(_block_table(sheet, *block) for block in blocks()), _findings(sheet)) if table],
         topics=_topic_table(sheet),
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
         controls=_control_rows(sheet),
@@ -130,15 +138,15 @@ def _answer_row(row: Prediction, value: float) -> dict[str, str]:
         "question": row.question,
         "prediction": row.prediction or "(nothing)",
         "answer": f"{row.answer_choice}. {row.answer}" if row.answer_choice else row.answer,
-        "value": "" if row.task == "closed" else f"ROUGE-1 {value:.2f}",
+        "value": "" if row.task == "closed" or np.isnan(value) else f"ROUGE-1 {value:.2f}",
         "verdict": verdict(row.task, value),
         "outcome": read_choice(row.prediction, row.choices).outcome if row.task == "closed" else "",
     }
 
 
 def verdict(task: str, value: float) -> str:
-    """ "right", "wrong" or neither: a report, or an open answer in part, is judged by its reader."""
-    if task == "report" or 0.5 <= value < 1.0 - 1e-9:
+    """ "right", "wrong" or neither: a report, an open answer in part or without a truth is judged by its reader."""
+    if task == "report" or np.isnan(value) or 0.5 <= value < 1.0 - 1e-9:
         return ""
     return "right" if value >= 1.0 - 1e-9 else "wrong"
 
@@ -154,29 +162,53 @@ def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any)
     return {"title": title, "cells": cells} if cells else None
 
 
+def _findings(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
+    """CRG, F1 and the like of the findings that the reports claim, where they were labelled."""
+    part = sheet.get("clinical")
+    if not part:
+        return None
+    cells = []
+    for heading, path in COLUMNS:
+        if (value := value_at(part, path)) is None:
+            continue
+        where = part if path[0] in ("crg", "macro", "micro") else part[path[0]]
+        ends = value_at_ends(where["ci95"], path)
+        cells.append({"heading": heading, "value": percent(value), "ends": ends})
+    return {"title": f"findings, labels by {part['labels']['said'].get('from', '?')}", "cells": cells}
+
+
+def value_at_ends(ci95: Any, path: Sequence[str]) -> str:
+    """The interval of a clinical figure, in percent."""
+    found: Any = ci95
+    for key in path if path[0] in ("crg", "macro", "micro") else path[1:]:
+        found = None if found is None else found.get(key)
+    return f"{100 * found[0]:.1f}–{100 * found[1]:.1f}" if found else ""
+
+
 def _cell(part: Mapping[str, Any], average: str, metric: str) -> dict[str, str]:
     ends = part["ci95"][average][metric] if part["ci95"] else None
+    scale = 1 if metric in NO_FRACTIONS else 100
     return {
-        "value": percent(part[average][metric]),
-        "ends": f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}" if ends and ends[0] is not None else "",
+        "value": printed(metric, part[average][metric]),
+        "ends": f"{scale * ends[0]:.1f}–{scale * ends[1]:.1f}" if ends and ends[0] is not None else "",
     }
 
 
 def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
     """A row per topic: every metric that could be had."""
+    known = {metric: heading for _, _, parts in blocks()[1:] for _, names in parts for metric, heading in names}
     columns = [
         (task, metric)
         for task in ("open", "closed")
         if sheet[task] is not None
         for metric in metrics_of(task)
-        if sheet[task]["micro"][metric] is not None
+        if metric in known and sheet[task]["micro"][metric] is not None
     ]
     topics = list(dict.fromkeys(topic for task, _ in columns for topic in sheet[task]["by_topic"]))
     rows = [
         [topic, *(percent(sheet[task]["by_topic"].get(topic, {}).get(metric)) for task, metric in columns)]
         for topic in topics
     ]
-    known = {metric: heading for _, _, parts in blocks() for _, names in parts for metric, heading in names}
     headings = [known[metric] if task == "closed" else f"{task} {known[metric]}" for task, metric in columns]
     return {"columns": headings, "rows": rows} if rows else None
 
@@ -184,7 +216,7 @@ def _topic_table(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
 def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
     """Bars of the task's main metric: all, then by topic, with intervals and each control as a mark; 0 to 1 across."""
     part, metric = sheet[task], MAIN_METRIC[task]
-    if part is None:
+    if part is None or part["micro"][metric] is None:
         return None
     controls = [(name, control[task]) for name, control in (sheet["controls"] or {}).items() if control]
 
@@ -199,6 +231,8 @@ def _chart(sheet: Mapping[str, Any], task: str) -> dict[str, Any] | None:
             for name, control in controls
             if control and (theirs := values(control, topic)).get(metric) is not None
         ]
+        if values(part, topic)[metric] is None:
+            continue
         ends = part["ci95"] and values(part["ci95"], topic)[metric]
         bars.append({**_bar(topic, values(part, topic)[metric], ends), "marks": marks})
     return {"title": MAIN_NAMES[task], "bars": bars}
@@ -267,7 +301,7 @@ def _case(one: PicturedCase) -> dict[str, Any]:
     ]
     return {
         "id": one.case.id,
-        "mean": f"{np.mean(one.values):.2f}",
+        "mean": f"{mean_known(np.array(one.values)):.2f}",
         "plane": one.grid.plane,
         "picture": _contact_sheet(one.grid, columns=columns, height=height),
         "num_slices": num_slices,

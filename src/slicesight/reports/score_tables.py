@@ -9,8 +9,13 @@ from rich import box
 from rich.table import Table
 
 from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.report_labels import NO_LABELS
 
 TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))
+CHALLENGE_COLUMNS = (("rougel", "R-L"), ("bleu4", "B@4"), ("chrf", "chrF"), ("cider", "CIDEr"))
+"""Beside the papers' for reports; in the sheet for open questions too."""
+NO_FRACTIONS = ("cider",)
+"""From 0 to 10, so printed as they are."""
 CLOSED_COLUMNS = (
     ("accuracy", "closed acc."),
     ("accuracy_legacy", "(legacy rule)"),
@@ -21,11 +26,11 @@ Columns = Sequence[tuple[str, str]]
 
 def blocks() -> list[tuple[str, str, list[tuple[str, Columns]]]]:
     """(title, average, columns by task) in the order of the papers' tables; other packages' metrics come last."""
-    known = dict(TEXT_COLUMNS)
+    known = dict((*TEXT_COLUMNS, *CHALLENGE_COLUMNS))
     texts = (*TEXT_COLUMNS, *((name, name) for name in text_metric_names() if name not in known))
     questions: list[tuple[str, Columns]] = [("open", texts), ("closed", CLOSED_COLUMNS)]
     return [
-        ("reports", "micro", [("report", texts)]),
+        ("reports", "micro", [("report", (*TEXT_COLUMNS, *CHALLENGE_COLUMNS, *texts[len(TEXT_COLUMNS) :]))]),
         ("VQA, macro over topics", "macro", questions),
         ("VQA, micro over questions", "micro", questions),
     ]
@@ -43,7 +48,8 @@ def tables_of(sheets: Sequence[dict[str, Any]]) -> list[Table]:
         for _, _, heading in used:
             table.add_column(heading, justify="right")
         for sheet in sheets:
-            table.add_row(sheet["system"], *(percent(_value(sheet, average, *column[:2])) for column in used))
+            numbers = [printed(metric, _value(sheet, average, task, metric)) for task, metric, _ in used]
+            table.add_row(sheet["system"], *numbers)
         tables.append(table)
     return tables
 
@@ -72,7 +78,9 @@ def notes_of(sheets: Sequence[dict[str, Any]]) -> list[str]:
         about = sheet["metrics"].get("bertscore_f1", {})
         if about and not about["comparable_with_published"]:
             notes.append(f"{sheet['system']}: BERTScore by {about['model']}, layer {about['layer']}: {about['note']}")
-        skipped = {"controls", "leaks", "accuracy_constrained"}
+        skipped = {"controls", "leaks", "accuracy_constrained", "clinical"}
+        if str(sheet["missing"].get("clinical", "")) not in ("", NO_LABELS):
+            skipped.discard("clinical")
         notes += [f"{sheet['system']}: no {key}: {why}" for key, why in sheet["missing"].items() if key not in skipped]
     return notes
 
@@ -94,6 +102,11 @@ def or_dash(number: float | None) -> str:
 def percent(number: float | None) -> str:
     """53.63 for 0.5363, – for none."""
     return or_dash(None if number is None else 100 * number)
+
+
+def printed(metric: str, number: float | None) -> str:
+    """A metric's value as the papers print it."""
+    return or_dash(number) if metric in NO_FRACTIONS else percent(number)
 
 
 def why_not_compared(entry: Mapping[str, Any]) -> str:

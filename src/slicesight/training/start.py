@@ -31,7 +31,7 @@ from slicesight.models.folder import check_whole, one_line_for_damage
 from slicesight.models.importers.m3d import M3DClip
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.configuration import make_preset
-from slicesight.models.shipped import find_folder, shipped_models
+from slicesight.models.shipped import find_folder, how_to_get, shipped_models
 from slicesight.training.recipe import Parts, Recipe
 from slicesight.volumes.grid import GridSpec
 
@@ -56,6 +56,8 @@ def check_init(init: str) -> Path:
     """The folder that `init` names: a shipped model's, or a folder with a whole Med-2E3; else raises InputError."""
     folder = find_folder(init)
     if not (folder / "config.json").is_file():
+        if hint := how_to_get(init):
+            raise InputError(f"init: {hint}")
         raise InputError(
             f"init: {init} is no folder with a model; name one, or a shipped model ({', '.join(shipped_models())}), "
             "or leave init out to start anew"

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from tokenizers import processors
 from torch.nn import functional
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from official_layout import write_lamed, write_m3d_clip
 from slicesight.errors import ModelError
 from slicesight.models.importers.m3d import M3DClip, M3DClipConfig, convert_folder, recall_at
 from slicesight.models.med2e3.processing import Med2E3Processor
@@ -23,19 +22,6 @@ BERT = {
     "intermediate_size": 32,
     "max_position_embeddings": 64,
 }
-TO_MONAI = {
-    "position_embedding": "patch_embedding.position_embeddings",
-    "patch_embedding.weight": "patch_embedding.patch_embeddings.1.weight",
-    "patch_embedding.bias": "patch_embedding.patch_embeddings.1.bias",
-}
-
-
-def monai_name(name):
-    for layer in ("qkv", "out_proj"):
-        name = name.replace(f".{layer}.", f".attn.{layer}.")
-    for layer in ("linear1", "linear2"):
-        name = name.replace(f".{layer}.", f".mlp.{layer}.")
-    return TO_MONAI.get(name, name)
 
 
 @pytest.fixture
@@ -47,25 +33,7 @@ def clip():
 
 @pytest.fixture
 def clip_folder(clip, tmp_path):
-    names = {
-        "text_encoder.": "language_encoder.",
-        "volume_projection.": "mm_vision_proj.",
-        "text_projection.": "mm_language_proj.",
-    }
-    weights = {}
-    for name, tensor in clip.state_dict().items():
-        if name.startswith("volume_encoder."):
-            name = "vision_encoder." + monai_name(name.removeprefix("volume_encoder."))
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs) if name.startswith(ours) else name
-        weights[name] = tensor
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    torch.save(weights, folder / "pytorch_model.bin")
-    settings = {"model_type": "m3d_clip", "img_size": [8, 32, 32], "patch_size": [2, 8, 8], "hidden_size": 64}
-    settings |= {"mlp_dim": 32, "num_layers": 2, "num_heads": 1, "in_channels": 1}
-    (folder / "config.json").write_text(json.dumps(settings))
-    return folder
+    return write_m3d_clip(tmp_path / "clip", clip)
 
 
 def test_m3d_clip_loads_whole_and_gives_the_same_vectors(clip, clip_folder, volumes, tmp_path):
@@ -107,45 +75,7 @@ def lamed(make_model, make_processor):
 
 @pytest.fixture
 def lamed_folder(lamed, tokenizer, tmp_path):
-    folder = tmp_path / "lamed"
-    folder.mkdir()
-    weights = {}
-    for name, tensor in lamed.state_dict().items():
-        if name.startswith("vision3d.encoder."):
-            name = "model.vision_tower.vision_tower." + monai_name(name.removeprefix("vision3d.encoder."))
-        name = name.replace("projector_3d.", "model.mm_projector.projector.").removeprefix("language_model.")
-        weights[name] = tensor
-    weights["model.seg_projector.0.weight"] = torch.ones(2, 2)
-    names = sorted(weights)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for shard, keys in shards.items():
-        save_file({key: weights[key].clone() for key in keys}, folder / shard)
-    index = {"weight_map": {key: shard for shard, keys in shards.items() for key in keys}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    settings = lamed.config.text_config.to_dict() | {
-        "model_type": "lamed_llama",
-        "image_size": [8, 32, 32],
-        "patch_size": [2, 8, 8],
-        "image_channel": 1,
-        "vision_tower": "vit3d",
-        "vision_select_layer": -1,
-        "vision_select_feature": "patch",
-        "mm_projector_type": "spp",
-        "proj_layer_type": "mlp",
-        "proj_layer_num": 2,
-        "proj_pooling_type": "spatial",
-        "proj_pooling_size": 2,
-        "mm_hidden_size": 64,
-        "segmentation_module": "segvol",
-        "seg_token_id": 5,
-    }
-    (folder / "config.json").write_text(json.dumps(settings, default=str))
-    tokenizer.save_pretrained(folder)
-    opening = AutoTokenizer.from_pretrained(folder)
-    opening._tokenizer.post_processor = processors.TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 1)])
-    opening.add_special_tokens({"additional_special_tokens": ["<im_patch>"]})
-    opening.save_pretrained(folder)
-    return folder
+    return write_lamed(tmp_path / "lamed", lamed, tokenizer)
 
 
 def test_m3d_lamed_loads_as_the_three_d_only_configuration(lamed, lamed_folder, volumes, tmp_path):

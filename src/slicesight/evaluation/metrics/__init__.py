@@ -21,6 +21,10 @@ TEXT_METRICS = {
     "meteor": "slicesight.evaluation.metrics.meteor:load_meteor",
     "bertscore_f1": "slicesight.evaluation.metrics.bertscore:load_bertscore",
     "exact": "slicesight.evaluation.metrics.text:load_exact",
+    "rougel": "slicesight.evaluation.metrics.overlap:load_rougel",
+    "bleu4": "slicesight.evaluation.metrics.overlap:load_bleu4",
+    "chrf": "slicesight.evaluation.metrics.overlap:load_chrf",
+    "cider": "slicesight.evaluation.metrics.overlap:load_cider",
 }
 ENTRY_POINTS = "slicesight.metrics"
 Pair = tuple[str, str]
@@ -40,10 +44,14 @@ class MetricOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TextMetric:
-    """score: one value per (said, true) pair -> (P,). about: what must stand beside the number in a sheet."""
+    """score: one value per (said, true) pair -> (P,). about: what must stand beside the number in a sheet.
+
+    needs_all: a pair's value depends on the other pairs, so that each kind of question is scored by itself.
+    """
 
     score: Callable[[Sequence[Pair]], NDArray[np.float64]]
     about: Mapping[str, Any]
+    needs_all: bool = False
 
 
 def per_pair(score: Callable[[str, str], float], **about: Any) -> TextMetric:

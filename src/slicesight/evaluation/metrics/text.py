@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.data.answer_text import final_text
 from slicesight.data.choices import same_text
 from slicesight.evaluation.metrics import (
     MetricOptions,
@@ -54,19 +55,37 @@ class TextScores:
 
 
 def score_texts(
-    predictions: Sequence[str], references: Sequence[str], *, bertscore: str | None = None, layer: int | None = None
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    bertscore: str | None = None,
+    layer: int | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> TextScores:
-    """Every metric of every pair; bertscore, layer: as `MetricOptions` has them."""
+    """Every metric of every pair, the predictions without their reasoning; bertscore, layer: as `MetricOptions`.
+
+    Args:
+        kinds: the kind of question of each pair; a metric that needs all pairs of a kind scores each kind by itself.
+    """
     options = MetricOptions(bertscore=bertscore, layer=layer)
-    pairs = list(zip((p.strip() for p in predictions), (r.strip() for r in references), strict=True))
+    pairs = list(zip((final_text(p).text for p in predictions), (r.strip() for r in references), strict=True))
     scores = TextScores()
     for name in text_metric_names():
         try:
             metric = load_text_metric(name, options)
-            scores.values[name], scores.about[name] = metric.score(pairs), dict(metric.about)
+            values = _by_kind(metric, pairs, kinds) if metric.needs_all and kinds else metric.score(pairs)
+            scores.values[name], scores.about[name] = values, dict(metric.about)
         except MissingPartError as error:
             scores.missing[name] = str(error)
     return scores
+
+
+def _by_kind(metric: TextMetric, pairs: Sequence[tuple[str, str]], kinds: Sequence[str]) -> NDArray[np.float64]:
+    values = np.full(len(pairs), np.nan)
+    for kind in dict.fromkeys(kinds):
+        chosen = [place for place, other in enumerate(kinds) if other == kind]
+        values[chosen] = metric.score([pairs[place] for place in chosen])
+    return values
 
 
 def load_bleu1(options: MetricOptions) -> TextMetric:

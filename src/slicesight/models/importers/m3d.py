@@ -171,7 +171,7 @@ def convert_lamed(source: str | Path, out: str | Path, *, on_progress: Progress 
     ).write(out, on_progress)
 
 
-def translate_lamed(official: dict[str, Any], shapes: Shapes, source: Path) -> Med2E3Config:
+def translate_lamed(official: dict[str, Any], shapes: Shapes, source: Path | str) -> Med2E3Config:
     """M3D-LaMed as a Med2E3Config: 3D only, the ViT's output after its norm; the ViT's sizes from its tensors."""
     try:
         hidden = shapes[LAMED_VISION + "cls_token"][-1]

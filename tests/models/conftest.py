@@ -79,7 +79,7 @@ def build_config(**overrides: Any) -> Med2E3Config:
     return Med2E3Config(**{**settings, **overrides})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     return build_config
 
