@@ -238,9 +238,7 @@ class ContinuousBatching:
                     scan=scan,
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
-                    decoder=self._decoder(
-                        tokenized[number], may_be_held_back=watch is not None and watch.may_hold_back
-                    ),
+                    decoder=self._decoder(tokenized[number], watch),
                     prefix=request.prefix,
                     choices=trees[number],
                     record=self._record(request, prompt.question, trees[number], has_scan=scan is not None),
