@@ -247,18 +247,21 @@ def test_an_answer_as_long_as_the_server_gives_offers_no_more(opened):
 
 def test_not_sure_looks_different_from_an_answer(opened):
     opened.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(**stream("liver", confidence=0.31, abstained=True))
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(
+            **stream("I do not know.", confidence=0.31, abstained="low_confidence", would_say="liver")
+        ),
     )
     send(opened)
     article = answered(opened, 0)
-    assert "not sure" in article.inner_text()
+    assert "not to be believed: it would have said “liver”" in article.inner_text()
     assert "confidence 31 %" in article.inner_text()
     unsure = article.locator(".card").evaluate("card => getComputedStyle(card).borderTopStyle")
     opened.unroute("**/v1/chat/completions")
     opened.route("**/v1/chat/completions", lambda route: route.fulfill(**stream("liver", confidence=0.97)))
     send(opened)
     sure = answered(opened, 1)
-    assert "not sure" not in sure.inner_text()
+    assert "not to be believed" not in sure.inner_text()
     assert "confidence 97 %" in sure.inner_text()
     assert sure.locator(".card").evaluate("card => getComputedStyle(card).borderTopStyle") != unsure
 

@@ -93,7 +93,9 @@ def test_every_state_is_accessible(size, scheme, open_page, served, file_of, tmp
     answers = {
         "answered": stream("the liver", confidence=0.97, **WEIGHED),
         "cut off": stream("a cyst in the liver and", finish="length", **WEIGHED),
-        "not sure": stream("the liver", confidence=0.2, abstained=True, **WEIGHED),
+        "not sure": stream(
+            "I do not know.", confidence=0.2, abstained="low_confidence", would_say="the liver", **WEIGHED
+        ),
         "spread out": stream("the liver", scores=[0.04] * 20 + [0.02] * 10, even_share=1 / 30, ranges=[]),
         "does not weigh": stream("the liver"),
         "failed": refusal(500, "the server made a mistake; its log says where."),

@@ -81,6 +81,8 @@ export interface Evidence {
 export interface Certainty {
   confidence: number | null;
   abstained: boolean;
+  /** What is held back and must not be believed; null where the answer's words are the model's own. */
+  wouldSay: string | null;
 }
 
 export type ContentPart = { type: "text"; text: string } | { type: "file"; file: { file_id: string } };
@@ -93,7 +95,12 @@ export interface Message {
 export interface Chunk {
   id?: string;
   choices?: {
-    delta?: { content?: string | null; confidence?: number | null; abstained?: boolean | null } & Partial<Evidence>;
+    delta?: {
+      content?: string | null;
+      confidence?: number | null;
+      abstained?: string | null;
+      would_say?: string | null;
+    } & Partial<Evidence>;
     finish_reason?: string | null;
   }[];
   error?: { message: string };

@@ -165,7 +165,7 @@ export async function readAnswer(
   onWords: (words: string) => void,
   isStopped: () => boolean = () => false,
 ): Promise<Said> {
-  const said: Said = { id: "", evidence: null, isCut: false, confidence: null, abstained: false };
+  const said: Said = { id: "", evidence: null, isCut: false, confidence: null, abstained: false, wouldSay: null };
   let isFinished = false;
   try {
     for await (const event of events) {
@@ -177,6 +177,7 @@ export async function readAnswer(
       if (choice?.delta?.content) onWords(choice.delta.content);
       if (choice?.delta?.scores?.length) said.evidence = evidenceIn(choice.delta);
       if (choice?.delta?.abstained) said.abstained = true;
+      said.wouldSay = choice?.delta?.would_say ?? said.wouldSay;
       said.confidence = choice?.delta?.confidence ?? said.confidence;
       isFinished ||= Boolean(choice?.finish_reason);
       said.isCut ||= choice?.finish_reason === "length";

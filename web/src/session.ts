@@ -41,6 +41,7 @@ export interface Turn {
   isAtLimit: boolean;
   confidence: number | null;
   abstained: boolean;
+  wouldSay: string | null;
   /** The scan is gone from the server. */
   isGone: boolean;
 }
@@ -56,6 +57,7 @@ export const NEW_TURN: Omit<Turn, "key" | "question" | "followsUp"> = {
   isAtLimit: false,
   confidence: null,
   abstained: false,
+  wouldSay: null,
   isGone: false,
 };
 
@@ -288,7 +290,7 @@ export function messagesFor(id: string, all: readonly Turn[], key: number): Mess
   const heard = all[last]?.followsUp ? all.slice(0, last).filter((turn) => turn.state === "done") : [];
   const messages: Message[] = heard.flatMap((turn): Message[] => [
     { role: "user", content: turn.question },
-    { role: "assistant", content: turn.text },
+    { role: "assistant", content: turn.wouldSay ?? turn.text },
   ]);
   messages.push({ role: "user", content: all[last]?.question ?? "" });
   return messages.map((message, index): Message => {

@@ -5,7 +5,12 @@ import type { Turn } from "./session";
 export const CAVEAT =
   "A weight says how much of a slice entered the answer. It does not say that the answer is right, nor that it needs this slice.";
 export const CUT_OFF = "The answer was cut off: it is not whole.";
-export const NOT_SURE = "The model is not sure enough to answer.";
+export const SHOULD_NOT =
+  "The model should not have answered: the scan or the question is strange to it, or it is not sure.";
+
+/** What an answer that is held back would have said, or that one was given on request. */
+export const doubtText = (turn: Pick<Turn, "wouldSay">) =>
+  turn.wouldSay === null ? SHOULD_NOT : `Held back, not to be believed: it would have said “${turn.wouldSay}”.`;
 
 /** `confidence 83 %`, as the model states it. */
 export const confidenceText = (confidence: number) => `confidence ${Math.round(100 * confidence)} %`;
@@ -15,7 +20,7 @@ export const questionText = (turn: Pick<Turn, "question">) => turn.question || "
 /** An answer for the clipboard: nobody who reads it there sees the page around it. */
 export function copiedText(turn: Turn, notices: readonly string[], model: string): string {
   const sure = turn.confidence === null ? [] : [`(${confidenceText(turn.confidence)})`];
-  const doubts = [...(turn.abstained ? [NOT_SURE] : []), ...(turn.isCut ? [CUT_OFF] : [])];
+  const doubts = [...(turn.abstained ? [doubtText(turn)] : []), ...(turn.isCut ? [CUT_OFF] : [])];
   const signature = model === "" ? [] : [`Answer of the model ${model}.`];
   return [`Question: ${questionText(turn)}`, turn.text, ...sure, ...doubts, "", ...signature, ...notices].join("\n");
 }

@@ -48,11 +48,14 @@ describe("an answer", () => {
     expect(said).toMatchObject({ id: "chatcmpl-1", evidence, isCut: false, confidence: null, abstained: false });
   });
   test("that was cut off says so, and how sure the model is", async () => {
-    const stream = bytesOf(chunk({ content: "left", confidence: 0.4, abstained: true }, "length"));
+    const stream = bytesOf(
+      chunk({ content: "I do not know.", confidence: 0.4, abstained: "low_confidence", would_say: "left" }, "length"),
+    );
     expect(await readAnswer(readEvents(stream), () => undefined)).toMatchObject({
       isCut: true,
       confidence: 0.4,
       abstained: true,
+      wouldSay: "left",
     });
   });
   test("a model that weighs no slices gives none", async () => {

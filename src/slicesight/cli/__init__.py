@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import data, insight, models, scans, scoring, serving, training, vectors
+from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
@@ -26,6 +26,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
     data.prepare: "slicesight prepare scans --format folder --out prepared --split-by-patient 0",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
+    calibrating.calibrate: "slicesight calibrate --model runs/mine/model --data phantoms:8000:120",
     scoring.evaluate: "slicesight evaluate --data test/manifest.jsonl --out runs/test --train-data train",
     scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
     scoring.compare: "slicesight compare ours=runs/ours theirs=runs/theirs --html compare.html",

@@ -65,7 +65,14 @@ def run_ask(options: AskOptions) -> None:
     with stderr.status("encoding the scan"):
         encoded = predictor.encode(predictor.grid(volume, window=options.window, plane=options.plane))
     with progress_bar(stderr, "answering") as progress:
-        answers = predictor.ask(encoded, questions, choices=options.choices_mode, progress=progress)
+        answers = predictor.ask(
+            encoded,
+            questions,
+            choices=options.choices_mode,
+            min_confidence=options.min_confidence,
+            answer_anyway=options.answer_anyway,
+            progress=progress,
+        )
     truths = () if case is None else _judge(answers, case, grid=encoded.grid)
     report = AnswerReport(volume=volume, grid=encoded.grid, card=predictor.card, answers=answers, truths=truths)
     if json_to_stdout:

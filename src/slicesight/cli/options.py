@@ -69,6 +69,17 @@ FillOption = Annotated[
     str | None, typer.Option(metavar="LOWEST|VALUE", help="What takes the place of NaN; without it NaN is refused.")
 ]
 UnitOption = Annotated[str | None, typer.Option(metavar="HU|arbitrary", help="For files that do not say.")]
+MinConfidenceOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0-1",
+        help="A calibrated model holds back answers of which it is less sure; left out, the calibration's own limit.",
+        show_default=False,
+    ),
+]
+AnswerAnywayOption = Annotated[
+    bool, typer.Option("--answer-anyway", help="Hold no answer back, only say why it should not be believed.")
+]
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
 ]
@@ -130,6 +141,12 @@ def stderr() -> Console:
 def say(text: str) -> None:
     """A line on stderr."""
     stderr().print(text, highlight=False, soft_wrap=True)
+
+
+def share_from_0_to_1(value: float | None, option: str) -> None:
+    """Refuse what is no share."""
+    if value is not None and not 0 <= value <= 1:
+        raise InputError(f"{option} is {value:g}; expected a number from 0 to 1")
 
 
 def three_numbers(text: str | None, option: str) -> tuple[float, float, float] | None:

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from slicesight.cli.options import (
+    AnswerAnywayOption,
     ArchiveTokenOption,
     EvidenceOption,
     FillOption,
+    MinConfidenceOption,
     ModelOption,
     PassesOption,
     PlaneOption,
@@ -23,6 +25,7 @@ from slicesight.cli.options import (
     UnitOption,
     WindowOption,
     guest_settings,
+    share_from_0_to_1,
     three_numbers,
     verb,
 )
@@ -70,6 +73,8 @@ class AskOptions:
     preset: PresetOption = None
     evidence: EvidenceOption = True
     evidence_passes: PassesOption = None
+    min_confidence: MinConfidenceOption = None
+    answer_anyway: AnswerAnywayOption = False
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False
@@ -101,6 +106,7 @@ class AskOptions:
 
         three_numbers(self.spacing_mm, "--spacing-mm")
         _ = self.guest_settings
+        share_from_0_to_1(self.min_confidence, "--min-confidence")
         GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
         for name, _ in self.written:
             report_writer(name)

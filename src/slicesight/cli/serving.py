@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import EvidenceOption, ModelOption, PassesOption, PresetOption, guest_settings
+from slicesight.cli.options import (
+    AnswerAnywayOption,
+    EvidenceOption,
+    MinConfidenceOption,
+    ModelOption,
+    PassesOption,
+    PresetOption,
+    guest_settings,
+)
 from slicesight.errors import InputError
 
 
@@ -47,6 +55,8 @@ def serve(
     preset: PresetOption = None,
     evidence: EvidenceOption = True,
     evidence_passes: PassesOption = None,
+    min_confidence: MinConfidenceOption = None,
+    answer_anyway: AnswerAnywayOption = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False,
@@ -73,6 +83,8 @@ def serve(
         max_kept_bytes=read_size(max_disk, "--max-disk"),
         int8=int8,
         **guest_settings(preset=preset, evidence=evidence, passes=evidence_passes),
+        min_confidence=min_confidence,
+        answer_anyway=answer_anyway,
     )
     from slicesight.serving.running import run_server
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
 EvidenceKind = Literal["scores", "occlusion", "none"]
+if TYPE_CHECKING:
+    from slicesight.inference.calibration.likelihood import AnswerLikelihood
+
 Progress = Callable[[int, int], None]
 """Called with (answers done, answers wanted); the second grows as further scans are read."""
+Abstained = Literal["strange_scan", "unknown_question", "low_confidence"]
+"""Why a model should not answer: the scan is unlike those it was calibrated on, the question is of no kind that it was
+taught, or it is not sure enough."""
 NO_WORDS = "(the model gave no words)"
 INCOMPLETE_CHARACTER = "\ufffd"
 """What a decoder shows for bytes that are not yet a whole character."""
@@ -48,9 +54,9 @@ class Answer:
     scores: one per grid slice, in grid order (plane after plane for a model of several), summing to 1; empty for a
     model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
     cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
-    nothing but its choices may be said. confidence: how likely it is right, 0 to 1; confidence_note: why there is none.
-    abstained: why nothing was said, would_say: the text that is held back then.
-    nothing but its choices may be said. prefix: how the one who asked began the text, which the model went on with.
+    nothing but its choices may be said. confidence: the probability that the answer is right, of a calibrated model;
+    confidence_note: why there is none. abstained: why the model should not answer; would_say: the text that is held
+    back for it, None where nothing is. prefix: how the one who asked began the text, which the model went on with.
     """
 
     question: str
@@ -61,7 +67,7 @@ class Answer:
     choice: str | None = None
     confidence: float | None = None
     confidence_note: str | None = None
-    abstained: Literal["strange_scan", "unknown_question", "low_confidence"] | None = None
+    abstained: Abstained | None = None
     would_say: str | None = None
     prefix: str = ""
     evidence: EvidenceKind = "scores"
@@ -83,12 +89,17 @@ class Answer:
     def is_outside_choices(self) -> bool:
         """Whether the question lists choices and the text names none of them, or several."""
         choices = tuple(listed_choices(self.question).values())
-        return bool(choices) and read_choice(self.text, choices).letter is None
+        return bool(choices) and read_choice(self.own_text, choices).letter is None
+
+    @property
+    def own_text(self) -> str:
+        """What the model says to the question, held back or not."""
+        return self.text if self.would_say is None else self.would_say
 
     @property
     def generated_text(self) -> str:
         """What the model itself wrote: nothing where `text` says so in words."""
-        return "" if self.text == NO_WORDS else self.text
+        return "" if self.own_text == NO_WORDS else self.own_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +108,7 @@ class AnswerPiece:
 
     number: which question, from 0. answer: the whole answer with its last piece, None before. All pieces of a question
     joined are its answer's text. is_truncated: the answer has as many tokens as it may, and did not end of itself; this
-    and the numbers of tokens are known with the last piece.
+    and the numbers of tokens are known with the last piece. likelihood: of the whole answer, where it was asked for.
     """
 
     number: int
@@ -106,23 +117,27 @@ class AnswerPiece:
     num_prompt_tokens: int = 0
     num_answer_tokens: int = 0
     is_truncated: bool = False
+    likelihood: AnswerLikelihood | None = None
 
 
 class AnswerDecoder:
     """Turns the growing tokens of one answer into pieces of text.
 
-    decode: token ids to text, special tokens left out and the ends stripped.
+    decode: token ids to text, special tokens left out and the ends stripped. may_be_held_back: nothing is passed on
+    before the answer is whole.
     """
 
-    def __init__(self, question: str, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(
+        self, question: str, decode: Callable[[Sequence[int]], str], *, may_be_held_back: bool = False
+    ) -> None:
         self.question = question
         self.decode = decode
         self.sent = ""
-        self.is_closed = bool(listed_choices(question))
+        self.waits = may_be_held_back or bool(listed_choices(question))
 
     def next_piece(self, token_ids: Sequence[int]) -> str:
         """What can be passed on of the tokens so far."""
-        if self.is_closed:
+        if self.waits:
             return ""
         settled = printable(self.decode(token_ids).rstrip(INCOMPLETE_CHARACTER))
         if not settled.startswith(self.sent):
@@ -145,10 +160,9 @@ def make_answer(
     grid: GridVolume | None,
     cut_at: int | None = None,
     prefix: str = "",
-    evidence: EvidenceKind = "scores",
-    evidence_note: str | None = None,
+    **certainty: Any,
 ) -> Answer:
-    """An answer with its slices ranked; no slice weighs where no scan was given."""
+    """An answer with its slices ranked; no slice weighs where no scan was given. certainty: fields of `Answer`."""
     return Answer(
         question=question,
         text=text,
@@ -156,8 +170,7 @@ def make_answer(
         slices=() if grid is None else rank_slices(scores, grid=grid),
         cut_at=cut_at,
         prefix=prefix.strip(),
-        evidence=evidence,
-        evidence_note=evidence_note,
+        **certainty,
     )
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from slicesight.errors import InputError
-from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
+from slicesight.inference.answers import Answer, AnswerDecoder, AnswerPiece, make_answer
+from slicesight.inference.calibration.calibration import NOT_CALIBRATED, AnswerRule, AnswerWatch
+from slicesight.inference.calibration.likelihood import AnswerLikelihood, TokenRecord, note_tokens
 from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree, with_choice
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.generate_fallback import answer_by_generate
@@ -51,6 +53,7 @@ class AskRequest:
     options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
     tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
     constrained: numbers of the questions that must be answered with one of their choices, where they list any.
+    rule: when an answer of a calibrated model is held back. wants_likelihoods: pieces carry them; nothing is judged.
     is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
     for a queue in front. system, prefix: a message before the conversation, and how the answers begin.
     """
@@ -69,6 +72,8 @@ class AskRequest:
     in_pieces: bool = True
     first_number: int = 0
     constrained: Collection[int] = ()
+    rule: AnswerRule = field(default_factory=AnswerRule)
+    wants_likelihoods: bool = False
     is_cancelled: bool = False
     client: str = ""
     since: float = 0.0
@@ -87,6 +92,8 @@ class OpenQuestion:
     decoder: AnswerDecoder
     prefix: str = ""
     choices: ChoiceTree | None = None
+    record: TokenRecord | None = None
+    watch: AnswerWatch | None = None
     said: list[int] = field(default_factory=list)
     has_started: bool = False
 
@@ -100,16 +107,20 @@ class OpenQuestion:
         if not step.is_finished:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
-        last, text = self.decoder.finish(step.token_ids)
+        _, text = self.decoder.finish(step.token_ids)
         grid = None if self.scan is None else self.scan.grid
         cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
         answer = make_answer(
             self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at, prefix=self.prefix
         )
+        answer = answer if self.choices is None else with_choice(answer)
+        likelihood = None if self.record is None else self.record.finish()
+        answer = weighed(answer, self.watch, likelihood)
         return AnswerPiece(
             number=self.number,
-            text=last,
-            answer=answer if self.choices is None else with_choice(answer),
+            text=answer.text.removeprefix(self.decoder.sent),
+            answer=answer,
+            likelihood=likelihood if self.request.wants_likelihoods else None,
             num_prompt_tokens=len(self.prompt.token_ids),
             num_answer_tokens=len(step.token_ids),
             is_truncated=cut_at is not None,
@@ -205,6 +216,7 @@ class ContinuousBatching:
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
         trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
+        watches = [self._watch(request, question, scan) for question in request.questions]
         limits = [
             request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
             for one in tokenized
@@ -212,12 +224,13 @@ class ContinuousBatching:
         needed = max(len(one) + limit for one, limit in zip(tokenized, limits, strict=True))
         longest_shared = longest_prompt(model)
         if sampler is None or (longest_shared is not None and needed > longest_shared):
-            self._answer_by_generate(request, tokenized, scan, trees)
+            self._answer_by_generate(request, tokenized, scan, trees, watches)
             return
         for numbers in split_questions([len(one) for one in tokenized], batch_size=self.batch_size):
             features = None if scan is None else scan.features
             prompts = embed_prompts(model, processor, features, tokenized[numbers.start : numbers.stop])
             for number, prompt in zip(numbers, prompts, strict=True):
+                watch = watches[number]
                 question = OpenQuestion(
                     request=request,
                     number=number,
@@ -225,16 +238,47 @@ class ContinuousBatching:
                     scan=scan,
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
-                    decoder=self._decoder(tokenized[number]),
+                    decoder=self._decoder(tokenized[number], watch),
                     prefix=request.prefix,
                     choices=trees[number],
+                    record=self._record(request, prompt.question, trees[number], has_scan=scan is not None),
+                    watch=watch,
                 )
                 yield self._generation_request(question, max_new_tokens=limits[number])
 
-    def _decoder(self, one: TokenizedQuestion) -> AnswerDecoder:
+    def _decoder(self, one: TokenizedQuestion, watch: AnswerWatch | None) -> AnswerDecoder:
         """What makes text of a question's tokens: the answer whole, with what the one who asks began it."""
         prefix_ids = one.prefix_ids
-        return AnswerDecoder(one.question, lambda token_ids: self.predictor.decode([*prefix_ids, *token_ids]))
+        return AnswerDecoder(
+            one.question,
+            lambda token_ids: self.predictor.decode([*prefix_ids, *token_ids]),
+            may_be_held_back=watch is not None and watch.may_hold_back,
+        )
+
+    def _watch(self, request: AskRequest, question: str, scan: EncodedScan | None) -> AnswerWatch | None:
+        """What the calibration knows of a question beforehand; None without one."""
+        calibration = self.predictor.calibration
+        if calibration is None or request.wants_likelihoods:
+            return None
+        return AnswerWatch(
+            calibration=calibration,
+            rule=request.rule,
+            scan=calibration.judge_scan(scan),
+            question=calibration.judge_question(question, self.predictor, is_follow_up=bool(request.history)),
+            has_scan=scan is not None,
+        )
+
+    def _record(
+        self, request: AskRequest, question: str, tree: ChoiceTree | None, *, has_scan: bool
+    ) -> TokenRecord | None:
+        """Where an answer's likelihood is kept, if anybody reads it."""
+        if self.predictor.calibration is None and not request.wants_likelihoods:
+            return None
+        if tree is None and (ends := find_end_tokens(self.predictor.model)):
+            tree = make_choice_tree(
+                self.predictor.processor, question, history=request.history, num_volumes=int(has_scan), ends=ends
+            )
+        return TokenRecord(tree=tree)
 
     def _choice_trees(self, request: AskRequest, *, num_volumes: int) -> list[ChoiceTree | None]:
         """The choices each question is held to, if any."""
@@ -267,6 +311,7 @@ class ContinuousBatching:
         tokenized: Sequence[TokenizedQuestion],
         scan: EncodedScan | None,
         trees: Sequence[ChoiceTree | None],
+        watches: Sequence[AnswerWatch | None],
     ) -> None:
         """Pass on whole answers by `generate`."""
         found = answer_by_generate(
@@ -281,14 +326,15 @@ class ContinuousBatching:
         )
         grid, ends = None if scan is None else scan.grid, find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
-            _, text = self._decoder(one).finish(token_ids)
+            _, text = self._decoder(one, None).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
             answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, prefix=request.prefix)
+            answer = weighed(answer if trees[number] is None else with_choice(answer), watches[number], None)
             request.on_piece(
                 AnswerPiece(
                     number=number,
-                    text=text,
-                    answer=answer if trees[number] is None else with_choice(answer),
+                    text=answer.text,
+                    answer=answer,
                     num_prompt_tokens=len(one),
                     num_answer_tokens=len(self.predictor.processor.tokenizer(text).input_ids),
                     is_truncated=cut_at is not None,
@@ -310,6 +356,7 @@ class _SamplerPerQuestion:
     def choose(self, logits_RW: Tensor, generators: list[OpenQuestion]) -> list[int]:
         tokens = [CANCELLED] * len(generators)
         rows_of: dict[Sampler, list[int]] = {}
+        free_RW = logits_RW
         if any(question.choices is not None for question in generators):
             logits_RW = torch.stack([_held(logits, one) for logits, one in zip(logits_RW, generators, strict=True)])
         for row, question in enumerate(generators):
@@ -323,6 +370,7 @@ class _SamplerPerQuestion:
             for row, token in zip(rows, found, strict=True):
                 tokens[row] = token
                 generators[row].said.append(token)
+        note_tokens(free_RW, tokens, [one.record for one in generators])
         return tokens
 
     @staticmethod
@@ -337,6 +385,11 @@ class _SamplerPerQuestion:
 def _held(logits_W: Tensor, question: OpenQuestion) -> Tensor:
     """The logits of a row, those of other tokens than its choices' out of reach."""
     return logits_W if question.choices is None else question.choices.mask(logits_W, question.said)
+
+
+def weighed(answer: Answer, watch: AnswerWatch | None, likelihood: AnswerLikelihood | None) -> Answer:
+    """The answer with what the model's calibration says of it; without one, with the reason for its silence."""
+    return replace(answer, confidence_note=NOT_CALIBRATED) if watch is None else watch.finish(answer, likelihood)
 
 
 def as_exception(error: BaseException) -> Exception:

@@ -25,26 +25,54 @@ ChoicesMode = Literal["free", "only", "both"]
 
 
 class ChoiceTree:
-    """What may be said next of several token sequences. ends: tokens that end an answer."""
+    """What may be said next of several token sequences. ends: tokens that end an answer. names: of each sequence's
+    choice, its letter."""
 
-    def __init__(self, sequences: Sequence[Sequence[int]], *, ends: frozenset[int]) -> None:
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], *, ends: frozenset[int], names: Sequence[str] | None = None
+    ) -> None:
         self.ends = ends
         self.root: dict[int, Any] = {}
         self.whole: set[int] = set()  # nodes, by identity, where a sequence is complete
-        for sequence in sequences:
+        self._under: dict[int, set[str]] = {}  # names of what begins with a node, by its identity
+        self._at: dict[int, set[str]] = {}  # names of what is complete there
+        for sequence, name in zip(sequences, names or [""] * len(sequences), strict=True):
             node = self.root
             for token in sequence:
                 node = node.setdefault(token, {})
+                self._under.setdefault(id(node), set()).add(name)
             self.whole.add(id(node))
+            self._at.setdefault(id(node), set()).add(name)
 
     def allowed(self, said: Sequence[int]) -> list[int]:
         """The tokens that may follow what was said; what ends an answer where nothing else may."""
+        node = self._node(said)
+        if node is None:
+            return sorted(self.ends)
+        return sorted({*node, *(self.ends if id(node) in self.whole else ())})
+
+    def names_under(self, said: Sequence[int], token: int) -> set[str]:
+        """The choices that may still be meant when `token` follows what was said."""
+        node = self._node(said)
+        if node is None:
+            return set()
+        if token in self.ends:
+            return self._at.get(id(node), set())
+        return self._under.get(id(node[token]), set()) if token in node else set()
+
+    def names_at(self, said: Sequence[int]) -> set[str]:
+        """The choices that were named by what was said, its end included; none where it is not whole."""
+        words = [token for token in said if token not in self.ends]
+        node = self._node(words)
+        return set() if node is None or len(words) == len(said) else self._at.get(id(node), set())
+
+    def _node(self, said: Sequence[int]) -> dict[int, Any] | None:
         node = self.root
         for token in said:
             if token not in node:
-                return sorted(self.ends)
+                return None
             node = node[token]
-        return sorted({*node, *(self.ends if id(node) in self.whole else ())})
+        return node
 
     def mask(self, logits_W: Tensor, said: Sequence[int]) -> Tensor:
         """The logits (W,) with -inf for what may not be said."""
@@ -70,7 +98,8 @@ def make_choice_tree(
             "this model has no token that ends an answer, so it cannot be held to choices; set eos_token_id in its "
             'generation_config.json, or ask with choices="free".'
         )
-    sequences = []
+    sequences: list[list[int]] = []
+    names: list[str] = []
     for letter, text in choices.items():
         for form in (f"{letter}. {text}", text, letter):
             labels = processor.encode_prompt(question, answer=form, history=history, num_volumes=num_volumes).labels
@@ -78,7 +107,8 @@ def make_choice_tree(
             stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
             if tokens[:stop]:
                 sequences.append(tokens[:stop])
-    return ChoiceTree(sequences, ends=ends)
+                names.append(letter)
+    return ChoiceTree(sequences, ends=ends, names=names)
 
 
 def with_choice(answer: Answer) -> Answer:

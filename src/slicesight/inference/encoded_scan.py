@@ -15,6 +15,7 @@ from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Volume
 
 if TYPE_CHECKING:
+    from slicesight.inference.calibration.strangeness import ScanJudgement
     from slicesight.inference.prefix_attention import Prefix
     from slicesight.models.med2e3 import VolumeFeatures
 
@@ -34,16 +35,31 @@ class PrefixCache:
         return self.prefix
 
 
+@dataclass(kw_only=True)
+class JudgementCache:
+    """What a calibration last said of one encoded scan."""
+
+    owner: object | None = None
+    judgement: ScanJudgement | None = None
+
+    def get(self, owner: object, make: Callable[[], ScanJudgement]) -> ScanJudgement:
+        if self.judgement is None or self.owner is not owner:
+            self.owner, self.judgement = owner, make()
+        return self.judgement
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedScan:
     """A scan after the expensive part: its grid and what the encoders made of it. Ask it as often as you like.
 
-    prefix_cache: what its prompts have in common, once it has been asked.
+    prefix_cache: what its prompts have in common, once it has been asked. judgement: whether it is like the scans that
+    the model was calibrated on, once that was asked.
     """
 
     grid: GridVolume
     features: VolumeFeatures
     prefix_cache: PrefixCache = field(default_factory=PrefixCache, repr=False, compare=False)
+    judgement: JudgementCache = field(default_factory=JudgementCache, repr=False, compare=False)
 
     @property
     def num_bytes(self) -> int:

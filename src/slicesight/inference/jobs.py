@@ -6,7 +6,7 @@ Scans are taken one by one, encoded when there is room for their first question;
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
 from slicesight.inference.batching import AskRequest
+from slicesight.inference.calibration.calibration import AnswerRule
 from slicesight.inference.choice_decoding import ChoicesMode, check_choices_mode
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.prompts import History
@@ -51,7 +52,7 @@ class AskedQuestions:
         """An answer each, with its choice."""
         choices = dict(zip(self.again, answers[len(self.questions) :], strict=True))
         return [
-            replace(answer, choice=choices[number].choice) if number in choices else answer
+            replace(answer, choice=choices[number].choice) if number in choices and not answer.would_say else answer
             for number, answer in enumerate(answers[: len(self.questions)])
         ]
 
@@ -70,6 +71,8 @@ class JobRunner:
     batch_size: int
     options: dict[str, Any]
     choices: ChoicesMode = "free"
+    rule: AnswerRule = field(default_factory=AnswerRule)
+    wants_likelihoods: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
@@ -147,6 +150,8 @@ class JobRunner:
                 in_pieces=in_pieces,
                 first_number=first_number,
                 constrained=asked.constrained,
+                rule=self.rule,
+                wants_likelihoods=self.wants_likelihoods,
             )
 
         for _ in self.predictor.batching(batch_size=self.batch_size).answer(take):

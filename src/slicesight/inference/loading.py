@@ -7,13 +7,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slicesight.errors import InputError, ModelError
 from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
 from slicesight.models.shipped import find_folder, how_to_get, nearest_model, pulled_models, shipped_models
+
+if TYPE_CHECKING:
+    from slicesight.inference.calibration.calibration import Calibration
 
 log = logging.getLogger(__name__)
 GUEST_PREFIXES = ("hf:", "openai:")
@@ -45,6 +48,7 @@ def load(
     cache_folder: str | Path | None = None,
     preset: str | Path | None = None,
     evidence_passes: int | None = None,
+    ignore_calibration: bool = False,
 ) -> Predictor:
     """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
 
@@ -63,6 +67,7 @@ def load(
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
         preset: what a guest is shown: a preset's name or a YAML file; left out, the one that fits the model.
         evidence_passes: for a guest's evidence, how often slices may be blanked per answer; 0 measures none.
+        ignore_calibration: answer without the confidences of the folder's calibration, and hold nothing back.
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete.
@@ -143,6 +148,7 @@ def load(
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
         cache=cache,
+        calibration=None if ignore_calibration else _read_calibration(source),
     )
 
 
@@ -188,6 +194,27 @@ def _check_device(device: str | None) -> str:
     if kind in ("", "meta") or (kind == "cuda" and not has_gpu):
         raise InputError(f"device is {device!r}; expected cpu{', or cuda' if has_gpu else ' (there is no GPU here)'}.")
     return device
+
+
+def _read_calibration(source: str) -> Calibration | None:
+    """The calibration beside the weights, in a folder here or in what the hub's library keeps of the model."""
+    from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, read_calibration
+
+    if not Path(source).is_dir():
+        from transformers.utils.hub import cached_file
+
+        for name in (ARRAYS_FILE, CALIBRATION_FILE):
+            path = cached_file(
+                source,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+            if path is None:
+                return None
+            folder = Path(path).parent
+        return read_calibration(folder)
+    return read_calibration(Path(source))
 
 
 def _find(name_or_dir: str | Path) -> tuple[str, str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from slicesight.inference.batching import ContinuousBatching
+    from slicesight.inference.calibration.calibration import AnswerRule, Calibration
     from slicesight.inference.choice_decoding import ChoicesMode
     from slicesight.inference.embedding import Embedding, EmbeddingSpace
     from slicesight.inference.feature_cache import FeatureCache
@@ -46,6 +47,7 @@ class Predictor:
         card: what the model is made from.
         cache: keeps what the encoders made of a scan; None keeps nothing beyond `EncodedScan`.
         scheduler: how questions are answered together; None takes the usual settings.
+        calibration: how sure the model may be of its answers; None gives them without a confidence.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         cache: FeatureCache | None = None,
         scheduler: Scheduler | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         num_slices, height, width = model.config.image_size
         settings = {"num_slices": num_slices, "height": height, "width": width, **(processor.grid or {})}
@@ -81,6 +84,7 @@ class Predictor:
         self.processor = processor
         self.card = card
         self.cache = cache
+        self.calibration = calibration
         self._scheduler = scheduler
 
     @property
@@ -165,6 +169,8 @@ class Predictor:
         max_new_tokens: int = 160,
         batch_size: int = 16,
         choices: ChoicesMode = "free",
+        min_confidence: float | None = None,
+        answer_anyway: bool = False,
         progress: Progress | None = None,
         **generate_options: Any,
     ) -> list[Answer]:
@@ -178,6 +184,9 @@ class Predictor:
             batch_size: most questions answered together; fewer where memory is short.
             choices: "only" holds a closed question to its choices, whatever the model would rather say; "both" leaves
                 the text free and gives the choice beside it, as `Answer.choice`.
+            min_confidence: a calibrated model holds back answers of which it is less sure, from 0 to 1; None takes the
+                calibration's own limit.
+            answer_anyway: nothing is held back; `Answer.abstained` says what would have been.
             progress: called with (done, total) at the start and whenever answers are done.
             generate_options: do_sample, temperature, top_k, top_p and seed for answers that are drawn; anything else
                 (num_beams, say) is passed on to `generate`, which is slower.
@@ -192,6 +201,8 @@ class Predictor:
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             choices=choices,
+            min_confidence=min_confidence,
+            answer_anyway=answer_anyway,
             progress=progress,
             **generate_options,
         )
@@ -205,6 +216,8 @@ class Predictor:
         max_new_tokens: int = 160,
         batch_size: int = 16,
         choices: ChoicesMode = "free",
+        min_confidence: float | None = None,
+        answer_anyway: bool = False,
         progress: Progress | None = None,
         **generate_options: Any,
     ) -> Iterator[list[Answer]]:
@@ -213,7 +226,8 @@ class Predictor:
         A scan is encoded when there is room for its first question, and its questions are answered beside the last ones
         of the scan before: `jobs` may be a generator that reads scans one by one.
         """
-        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices)
+        rule = self._rule(min_confidence, answer_anyway)
+        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
         return runner.answers(jobs, progress=progress)
 
     def ask_stream(
@@ -225,13 +239,19 @@ class Predictor:
         max_new_tokens: int = 160,
         batch_size: int = 16,
         choices: Literal["free", "only"] = "free",
+        min_confidence: float | None = None,
+        answer_anyway: bool = False,
         **generate_options: Any,
     ) -> Iterator[AnswerPiece]:
-        """The same answers as `ask`, in pieces as they are generated; pieces of several questions come mixed."""
+        """The same answers as `ask`, in pieces as they are generated; pieces of several questions come mixed.
+
+        An answer that may yet be held back comes in one piece, when it is whole.
+        """
         from slicesight.inference.choice_decoding import check_choices_mode
 
         check_choices_mode(choices, allowed=("free", "only"))
-        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices)
+        rule = self._rule(min_confidence, answer_anyway)
+        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
         return (piece for step in runner.pieces([(scan, questions)], in_pieces=True) for _, piece in step)
 
     def batching(self, *, batch_size: int = 16) -> ContinuousBatching:
@@ -341,8 +361,20 @@ class Predictor:
             model.vision2d.slices_at_once = max(1, self.scheduler.block_tokens // num_tokens)
         return torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype)
 
+    @staticmethod
+    def _rule(min_confidence: float | None, answer_anyway: bool) -> AnswerRule:
+        from slicesight.inference.calibration.calibration import AnswerRule
+
+        return AnswerRule(min_confidence=min_confidence, answer_anyway=answer_anyway)
+
     def _runner(
-        self, history: History, max_new_tokens: int, batch_size: int, options: dict[str, Any], choices: ChoicesMode
+        self,
+        history: History,
+        max_new_tokens: int,
+        batch_size: int,
+        options: dict[str, Any],
+        choices: ChoicesMode,
+        rule: AnswerRule,
     ) -> JobRunner:
         from slicesight.inference.jobs import JobRunner
 
@@ -353,6 +385,7 @@ class Predictor:
             batch_size=batch_size,
             options=options,
             choices=choices,
+            rule=rule,
         )
 
     def __getstate__(self) -> dict[str, Any]:

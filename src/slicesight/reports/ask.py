@@ -67,6 +67,10 @@ class AnswerReport:
                     "finish_reason": answer.finish_reason,
                     "cut_at": answer.cut_at,
                     "choice": answer.choice,
+                    "confidence": answer.confidence,
+                    "confidence_note": answer.confidence_note,
+                    "abstained": answer.abstained,
+                    "would_say": answer.would_say,
                     "within_choices": None if not listed_choices(answer.question) else not answer.is_outside_choices,
                     "evidence": _evidence(answer),
                     "scores": answer.scores,
@@ -134,6 +138,7 @@ def load_quietly(
     cache: Path | None = None,
     preset: str | None = None,
     evidence_passes: int | None = None,
+    ignore_calibration: bool = False,
 ) -> Predictor:
     """Load a model without the library's own progress bars and advice on the terminal; arguments as for `load`."""
     from huggingface_hub.utils import logging as hub_logging
@@ -143,7 +148,12 @@ def load_quietly(
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load(
-        model, quantize="int8" if int8 else None, cache_folder=cache, preset=preset, evidence_passes=evidence_passes
+        model,
+        quantize="int8" if int8 else None,
+        cache_folder=cache,
+        preset=preset,
+        evidence_passes=evidence_passes,
+        ignore_calibration=ignore_calibration,
     )
 
 

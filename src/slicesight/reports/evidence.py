@@ -186,9 +186,31 @@ def choice_note(answer: Answer) -> str:
     return f"The answer names none of the question's choices, or several.{held}"
 
 
+ABSTAINED = {
+    "strange_scan": "the scan is unlike those that the model was calibrated on",
+    "unknown_question": "the question is none of those that the model was taught",
+    "low_confidence": "the model is not sure enough",
+}
+"""Why an answer is held back, or should have been."""
+
+
+def held_note(answer: Answer) -> str:
+    """What a held-back answer would have said, or that an answer was given although it should not be believed."""
+    if answer.would_say is not None:
+        return f"Held back, not to be believed: it would have said “{answer.would_say}”."
+    return "" if answer.abstained is None else f"Answered on request although {ABSTAINED[answer.abstained]}."
+
+
+def confidence_line(answer: Answer, *, with_reason: bool = False) -> str:
+    """`confidence 0.83`; where there is none, why, if the reason is wanted."""
+    if answer.confidence is not None:
+        return f"confidence {answer.confidence:.2f}"
+    return f"no confidence: {answer.confidence_note}" if with_reason and answer.confidence_note else ""
+
+
 def doubts_about(answer: Answer) -> list[str]:
-    """What must be read with an answer's text: that it is cut, none of the choices, or begun by the one who asks."""
-    return list(filter(None, (begun_note(answer), cut_note(answer), choice_note(answer))))
+    """What must be read with an answer's text: held back, cut, none of the choices, or begun by the one who asks."""
+    return list(filter(None, (held_note(answer), begun_note(answer), cut_note(answer), choice_note(answer))))
 
 
 def begun_note(answer: Answer) -> str:

@@ -19,6 +19,7 @@ from slicesight.reports.evidence import (
     EVIDENCE_CAVEAT,
     KnownTruth,
     caveats_of,
+    confidence_line,
     describe_answer,
     doubts_about,
     named_place,
@@ -134,6 +135,7 @@ def _lines(answer: Answer, truth: KnownTruth | None) -> list[tuple[str, str, str
     """(text, weight, colour) of each line above the pictures."""
     rows = [(line, "bold", INK) for line in wrap(answer.question, WRAP_CHARACTERS)]
     rows += [(line, "normal", INK) for line in wrap(answer.text, WRAP_CHARACTERS)]
+    rows += [(line, "normal", FAINT) for line in filter(None, [confidence_line(answer)])]
     rows += [(line, "normal", WARNING_INK) for doubt in doubts_about(answer) for line in wrap(doubt, WRAP_CHARACTERS)]
     if truth is not None:
         verdict, colour = ("right", TRUTH_COLOUR) if truth.is_right else ("wrong", EVEN_COLOUR)

@@ -20,6 +20,7 @@ from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
     KnownTruth,
     caveat_of,
+    confidence_line,
     describe_answer,
     doubts_about,
     listed,
@@ -114,6 +115,8 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
     return {
         "question": answer.question,
         "text": answer.text,
+        "sure": confidence_line(answer),
+        "is_held_back": answer.would_say is not None,
         "doubts": doubts_about(answer),
         "truth": truth,
         "marks_truth": bool(shows_truth),

@@ -20,6 +20,7 @@ from slicesight.reports.evidence import (
     NO_WEIGHTS,
     Evidence,
     KnownTruth,
+    confidence_line,
     doubts_about,
     others_of,
     spread_note,
@@ -52,6 +53,8 @@ def answer_block(answer: Answer, *, truth: KnownTruth | None = None) -> Renderab
         Text(answer.question, style="bold cyan"),
         Padding(Text(answer.text), (0, 2), expand=False),
     ]
+    if sure := confidence_line(answer):
+        parts.append(Padding(Text(sure, style="dim"), (0, 2), expand=False))
     parts += [Padding(Text(doubt, style="yellow"), (0, 2), expand=False) for doubt in doubts_about(answer)]
     if truth is not None:
         verdict = "✓ right" if truth.is_right else f"✗ wrong; the truth: {truth.answer}"

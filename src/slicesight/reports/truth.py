@@ -36,7 +36,9 @@ def judge(answers: Sequence[Answer], case: Case, *, grid: GridVolume) -> list[Kn
     """What is known about each answer's question; None for a question the case does not hold."""
     pairs = {name: pair for pair in reversed(case.conversations) for name in (pair.question, pair.prompt)}
     return [
-        KnownTruth(answer=pair.target, grid_slices=shown_slices(pair, grid=grid), is_right=agrees(answer.text, pair))
+        KnownTruth(
+            answer=pair.target, grid_slices=shown_slices(pair, grid=grid), is_right=agrees(answer.own_text, pair)
+        )
         if (pair := pairs.get(answer.question))
         else None
         for answer in answers

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from slicesight.inference.calibration.calibration import AnswerRule
 from slicesight.serving.answering import Answering
 from slicesight.serving.completions import Completion
 from slicesight.serving.conversation import ChatRequest, read_conversation
@@ -62,6 +63,10 @@ def chat_routes(server: Server) -> APIRouter:
             in_pieces=bool(body.stream),
             max_new_tokens=min(max_tokens, server.options.max_answer_tokens),
             options=_sampling(body),
+            rule=AnswerRule(
+                min_confidence=server.options.min_confidence if body.min_confidence is None else body.min_confidence,
+                answer_anyway=server.options.answer_anyway if body.answer_anyway is None else body.answer_anyway,
+            ),
         )
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)

@@ -1,7 +1,8 @@
 """How is an answer written in OpenAI's shape, with the weight of every slice as extra fields?
 
 choices[0].message (whole) or the last content chunk's delta (streamed):
-content, scores (N), even_share 1/N, evidence in words, slices (heaviest first), ranges
+content, confidence, abstained, would_say, scores (N), even_share 1/N, evidence in words, slices (heaviest first),
+ranges
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from slicesight.volumes.grid import GridVolume
 
 
 def evidence_fields(answer: Answer, *, plane: str) -> dict[str, Any]:
-    """How much every slice weighs in an answer; empty for a model that weighs none.
+    """How sure the model is, and how much every slice weighs in an answer; empty for a model that weighs none.
 
     plane: of the grid, for slices that do not name their own.
     """
     evidence = summarise(answer)
     return {
+        "confidence": answer.confidence,
+        "confidence_note": answer.confidence_note,
+        "abstained": answer.abstained,
+        "would_say": answer.would_say,
         "scores": list(answer.scores),
         "even_share": evidence.even_share,
         "other_share": evidence.other_share,

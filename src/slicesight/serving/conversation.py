@@ -88,6 +88,16 @@ class ChatRequest(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_confidence: (
+        Annotated[
+            float,
+            Field(ge=0, le=1, allow_inf_nan=False, description="Hold back answers of which the model is less sure."),
+        ]
+        | None
+    ) = None
+    answer_anyway: Annotated[bool, Field(description="Hold nothing back; `abstained` says what would be.")] | None = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,10 @@ class ServeOptions:
     encoded_bytes: int = 2**30
     """Of encoded scans kept in memory, the ones used last."""
     max_answer_tokens: int = 1024
+    min_confidence: float | None = None
+    """A calibrated model holds back answers of which it is less sure; None takes the calibration's own limit."""
+    answer_anyway: bool = False
+    """Hold nothing back, unless a request says otherwise."""
 
     answer_timeout_s: float = 300
     read_timeout_s: float = 180
@@ -84,6 +88,8 @@ class ServeOptions:
             raise InputError(f"--port is {self.port}; expected 1 to 65535, or 0 for any that is free.")
         if self.max_upload_bytes < 1:
             raise InputError(f"--max-upload is {self.max_upload_bytes} bytes; expected more than none, say 2GB.")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise InputError(f"--min-confidence is {self.min_confidence:g}; expected a number from 0 to 1.")
         if self.max_waiting < 1:
             raise InputError(f"--queue is {self.max_waiting}; expected at least 1 question that may wait.")
         if not 0 <= self.keep_minutes < 10**6:

@@ -36,6 +36,8 @@ class RayArguments(BaseModel):
     queue: int = 32
     archive: str | None = None
     int8: bool = False
+    min_confidence: float | None = None
+    answer_anyway: bool = False
     public_url: str | None = None
     min_replicas: int = 1
     max_replicas: int = 4
@@ -48,6 +50,8 @@ class RayArguments(BaseModel):
         return ServeOptions(
             model=self.model,
             int8=self.int8,
+            min_confidence=self.min_confidence,
+            answer_anyway=self.answer_anyway,
             host=self.host,
             token=None if self.token_file is None else read_token(self.token_file),
             archives=() if self.archive is None else (self.archive,),

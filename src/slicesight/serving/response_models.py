@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -85,6 +85,10 @@ class AnswerShape(BaseModel):
     role: str
     content: str
     refusal: None
+    confidence: float | None
+    confidence_note: str | None
+    abstained: Literal["strange_scan", "unknown_question", "low_confidence"] | None
+    would_say: str | None
     scores: list[float]
     even_share: float
     other_share: float

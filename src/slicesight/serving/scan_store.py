@@ -238,7 +238,17 @@ class ScanStore:
     def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
         record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
-        record |= {"cut_at": answer.cut_at, "evidence": answer.evidence, "evidence_note": answer.evidence_note}
+        kept = (
+            "cut_at",
+            "choice",
+            "confidence",
+            "confidence_note",
+            "abstained",
+            "would_say",
+            "evidence",
+            "evidence_note",
+        )
+        record |= {name: getattr(answer, name) for name in kept}
         record |= {"prefix": answer.prefix} if answer.prefix else {}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):

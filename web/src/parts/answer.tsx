@@ -16,7 +16,7 @@ import {
   volumeTitle,
 } from "../session";
 import { placeName, sliceName, withMinus } from "../space";
-import { CAVEAT, CUT_OFF, confidenceText, copiedText, markedText, NOT_SURE, questionText } from "../wording";
+import { CAVEAT, CUT_OFF, confidenceText, copiedText, doubtText, markedText, questionText } from "../wording";
 import { ScoreBars } from "./score_bars";
 import { notify } from "./toast";
 
@@ -42,16 +42,16 @@ export function Answer({ turn }: { turn: Turn }) {
         {turn.followsUp && <span class="faint"> · follow-up</span>}
       </h2>
       <div class="card">
-        {isUnsure && (
-          <p class="doubt-line">
-            <b aria-hidden="true">?</b> {NOT_SURE} Its best guess:
-          </p>
-        )}
         {(turn.text !== "" || turn.state === "waiting") && (
           <p class="words">
             {turn.text}
             {isOpen && <span class="caret" role="img" aria-label="answering" />}
             {isDone && turn.isCut && <span class="faint"> …</span>}
+          </p>
+        )}
+        {isUnsure && (
+          <p class="doubt-line">
+            <b aria-hidden="true">?</b> {doubtText(turn)}
           </p>
         )}
         {isDone && turn.isCut && <CutOff turn={turn} />}

@@ -20,6 +20,7 @@ from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import DAMAGED
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports.evidence import (
+    ABSTAINED,
     EVIDENCE_CAVEAT,
     Piece,
     caveats_of,
@@ -46,6 +47,9 @@ ENTRY = Code("ENTRY", SCHEME, "Question and answer")
 QUESTION = Code("QUESTION", SCHEME, "Question")
 ANSWER = Code("ANSWER", SCHEME, "Answer of the model")
 DOUBT = Code("DOUBT", SCHEME, "What must be read with the answer")
+CONFIDENCE = Code("CONFIDENCE", SCHEME, "Calibrated probability that the answer is right")
+ABSTAINED_FOR = Code("ABSTAINED", SCHEME, "Why the model should not answer")
+WOULD_SAY = Code("WOULD_SAY", SCHEME, "Held back and not to be believed: what would be answered")
 EVIDENCE = Code("EVIDENCE", SCHEME, "Which slices weigh most")
 CAVEAT = Code("CAVEAT", SCHEME, "What a slice score does not say")
 EVEN_SHARE = Code("EVEN_SHARE", SCHEME, "Score of each slice if all weighed alike")
@@ -222,6 +226,12 @@ def _entries(answers: Sequence[Answer], *, grid: GridVolume, source: SourceSerie
     for answer in answers:
         entry = _container(ENTRY, "CONTAINS")
         items = [_text(QUESTION, answer.question), _text(ANSWER, answer.text)]
+        if answer.confidence is not None:
+            items.append(_number(CONFIDENCE, answer.confidence))
+        if answer.abstained is not None:
+            items.append(_text(ABSTAINED_FOR, ABSTAINED[answer.abstained]))
+        if answer.would_say is not None:
+            items.append(_text(WOULD_SAY, answer.would_say))
         items += [_text(DOUBT, doubt) for doubt in doubts_about(answer)]
         items.append(_text(EVIDENCE, describe_answer(answer)))
         if answer.slices:

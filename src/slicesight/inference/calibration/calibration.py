@@ -1,0 +1,172 @@
+"""What does a calibrated model say of its own answer: how sure it is, and whether it should answer at all?
+
+In this order: a strange scan, a question of a kind that was not taught, too little confidence. Held back is only the
+text; what would have been said stands beside it, marked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slicesight.data.choices import listed_choices
+from slicesight.errors import InputError
+from slicesight.inference.answers import Abstained, Answer
+from slicesight.inference.calibration.confidence import ConfidenceCurve, numbers_of
+from slicesight.inference.calibration.likelihood import AnswerLikelihood
+from slicesight.inference.calibration.questions import Floats, QuestionGauge, QuestionJudgement
+from slicesight.inference.calibration.scan_features import measure_scan
+from slicesight.inference.calibration.strangeness import ScanGauge, ScanJudgement
+from slicesight.inference.encoded_scan import EncodedScan
+
+if TYPE_CHECKING:
+    from slicesight.inference.predictor import Predictor
+
+NOT_CALIBRATED = "this model has no calibration; see slicesight calibrate"
+NO_SCAN = "it was asked without a scan"
+NO_RULE = "a report is not right or wrong as a whole"
+NO_LIKELIHOOD = "answers of beams and of unusual language models keep no likelihood"
+OUTSIDE = "the answer names none of the question's choices, so by the package's rule it is wrong"
+DO_NOT_KNOW = "I do not know"
+REPORT = "report/"
+KEPT_QUESTIONS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRule:
+    """When an answer is held back. min_confidence: None takes the calibration's own. answer_anyway: never."""
+
+    min_confidence: float | None = None
+    answer_anyway: bool = False
+
+    def __post_init__(self) -> None:
+        found = self.min_confidence
+        is_number = isinstance(found, int | float) and not isinstance(found, bool)
+        if found is not None and not (is_number and 0 <= found <= 1):
+            raise InputError(f"min_confidence is {found!r}; expected a number from 0 to 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What validation data said about a model.
+
+    curves: by kind ("closed/organ"), and "closed" and "open" for all of each. scans, questions: None where it was made
+    without. min_confidence: below it an answer is held back unless the asker names another. facts: what it was made of.
+    """
+
+    curves: dict[str, ConfidenceCurve]
+    scans: ScanGauge | None = None
+    questions: QuestionGauge | None = None
+    min_confidence: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    _judged: OrderedDict[tuple[str, bool], QuestionJudgement] = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
+
+    def judge_scan(self, scan: EncodedScan | None) -> ScanJudgement | None:
+        """Computed once for each encoded scan."""
+        if scan is None or self.scans is None:
+            return None
+        gauge = self.scans
+        return scan.judgement.get(self, lambda: gauge.judge(measure_scan(scan)))
+
+    def judge_question(
+        self, question: str, predictor: Predictor, *, is_follow_up: bool = False
+    ) -> QuestionJudgement | None:
+        """Computed once for each text."""
+        if self.questions is None:
+            return None
+        key = question, is_follow_up
+        if key not in self._judged:
+            embed = EmbedQuestion(predictor=predictor)
+            while len(self._judged) >= KEPT_QUESTIONS:
+                self._judged.popitem(last=False)
+            self._judged[key] = self.questions.judge(question, embed=embed, is_follow_up=is_follow_up)
+        return self._judged[key]
+
+    def confidence(self, likelihood: AnswerLikelihood, *, question: str, kind: str) -> float | None:
+        """The probability that the answer is right; None where no curve says so."""
+        is_closed = bool(listed_choices(question))
+        curve = self.curves.get(kind) or self.curves.get("closed" if is_closed else "open")
+        return None if curve is None else round(curve.confidence(numbers_of(likelihood, is_closed=is_closed)), 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedQuestion:
+    """The mean embedding of a question's tokens in the language model."""
+
+    predictor: Predictor
+
+    def __call__(self, question: str) -> Floats:
+        import torch
+
+        predictor = self.predictor
+        ids = predictor.processor.tokenizer(question, add_special_tokens=False).input_ids or [0]
+        with torch.inference_mode():
+            tokens = predictor.model.embed_tokens(torch.tensor([ids], device=predictor.model.device))
+        return tokens[0].float().mean(dim=0).cpu().numpy().astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerWatch:
+    """What is known of a question before it is answered, and what becomes of its answer."""
+
+    calibration: Calibration
+    rule: AnswerRule
+    scan: ScanJudgement | None
+    question: QuestionJudgement | None
+    has_scan: bool = True
+
+    @property
+    def may_hold_back(self) -> bool:
+        """Whether the text must not be passed on before the answer is whole."""
+        return not self.rule.answer_anyway and (self._known_reason() is not None or self.min_confidence > 0)
+
+    @property
+    def min_confidence(self) -> float:
+        own = self.rule.min_confidence
+        return self.calibration.min_confidence if own is None else own
+
+    def finish(self, answer: Answer, likelihood: AnswerLikelihood | None) -> Answer:
+        """The answer with its confidence, or the reason why there is none; held back where it should be."""
+        if not self.has_scan:
+            return replace(answer, confidence_note=NO_SCAN)
+        confidence, note = self._confidence(answer, likelihood)
+        found = self._known_reason()
+        if found is not None:
+            confidence, note = None, f"it should not be answered: {found[1]}"
+        elif self.min_confidence > 0 and confidence is not None and confidence < self.min_confidence:
+            asked = f"asked for at least {self.min_confidence:g}"
+            why = f"the model is not sure enough (confidence {confidence:.2f}, {asked})"
+            found = "low_confidence", why
+        weighed = replace(answer, confidence=confidence, confidence_note=note)
+        if found is None:
+            return weighed
+        if self.rule.answer_anyway:
+            return replace(weighed, abstained=found[0])
+        text = f"{DO_NOT_KNOW}: {found[1]}."
+        return replace(weighed, abstained=found[0], text=text, would_say=answer.text, choice=None)
+
+    def _known_reason(self) -> tuple[Abstained, str] | None:
+        """Why it should not be answered, as far as that is known beforehand."""
+        if not self.has_scan:
+            return None
+        if self.scan is not None and self.scan.is_strange:
+            return "strange_scan", f"this scan is unlike those that the model was calibrated on; {self.scan.reason}"
+        if self.question is not None and self.question.is_unknown:
+            return "unknown_question", self.question.reason
+        return None
+
+    def _confidence(self, answer: Answer, likelihood: AnswerLikelihood | None) -> tuple[float | None, str | None]:
+        if answer.is_outside_choices:
+            return 0.0, OUTSIDE
+        kind = "" if self.question is None else self.question.kind
+        if kind.startswith(REPORT) and not listed_choices(answer.question):
+            return None, NO_RULE
+        if likelihood is None:
+            return None, NO_LIKELIHOOD
+        found = self.calibration.confidence(likelihood, question=answer.question, kind=kind)
+        return found, None if found is not None else "no such question was in the validation data"

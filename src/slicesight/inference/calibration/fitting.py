@@ -1,0 +1,252 @@
+"""How is a model calibrated on validation data? Ask it everything there, then see how likely right answers were.
+
+encode and ask every case -> likelihoods, right or wrong -> a curve per kind; the scans' measurements -> the gauge of
+strangeness; all questions, those of the training data too -> the gauge of questions. Curves are checked on scans they
+were not fitted on (by patient), so the printed errors are honest.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicesight import __version__
+from slicesight.data.choices import is_right
+from slicesight.data.dataset import Dataset
+from slicesight.data.manifest import Case
+from slicesight.errors import InputError
+from slicesight.inference.calibration.calibration import Calibration, EmbedQuestion
+from slicesight.inference.calibration.confidence import ConfidenceCurve, Floats, fit_curve, numbers_of, uncalibrated
+from slicesight.inference.calibration.questions import QuestionGauge, TaughtQuestion, fit_questions, stem_of
+from slicesight.inference.calibration.scan_features import ScanFeatures, measure_scan
+from slicesight.inference.calibration.strangeness import FEWEST_SCANS, SHARE_REFUSED, ScanGauge, fit_gauge
+from slicesight.inference.jobs import JobRunner
+
+if TYPE_CHECKING:
+    from slicesight.inference.encoded_scan import EncodedScan
+    from slicesight.inference.predictor import Predictor
+
+FEWEST_ANSWERS = 30
+"""A kind with fewer takes the curve of all closed, or all open, questions."""
+NUM_FOLDS = 5
+MAX_NEW_TOKENS = 160
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedAnswer:
+    """One answer to a validation question. numbers: what the curves read; own: the model's own probability."""
+
+    patient: str
+    kind: str
+    numbers: Floats
+    own: float
+    is_right: bool
+    is_outside: bool
+
+    @property
+    def form(self) -> str:
+        return self.kind.partition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedCalibration:
+    """The calibration and what it was made of. confidences: of every answer by curves that have not seen its patient.
+    skipped: cases that could not be read."""
+
+    calibration: Calibration
+    answers: list[JudgedAnswer]
+    confidences: NDArray[np.float64]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def calibrate(
+    predictor: Predictor,
+    validation: Dataset,
+    *,
+    training: Dataset | None = None,
+    most_training_scans: int = 300,
+    data: str = "",
+    share_refused: float = SHARE_REFUSED,
+    on_bad_case: str = "stop",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Progress = lambda done, total: None,
+) -> FittedCalibration:
+    """A calibration of the model on data it was not trained on.
+
+    Args:
+        training: what it was trained on: its questions count as taught, its first scans say what is usual.
+        data: names the data, for the record. share_refused: of good scans and of taught questions, at most so many.
+        on_bad_case: "stop" at a scan that cannot be read, or "skip" it.
+
+    Raises:
+        InputError: too few scans or answers, or one cannot be read.
+    """
+    cases = validation.cases
+    others = [] if training is None else training.cases[:most_training_scans]
+    total = len(cases) + len(others)
+    skipped: dict[str, str] = {}
+    measured: list[tuple[str, bool, ScanFeatures]] = []
+    answers: list[JudgedAnswer] = []
+    for done, case in enumerate(cases):
+        progress(done, total)
+        scan = _encode(predictor, validation, case, on_bad_case, skipped)
+        if scan is not None:
+            measured.append((patient_of(case), True, measure_scan(scan)))
+            answers += judge_answers(predictor, scan, case, max_new_tokens=max_new_tokens)
+    known = {patient for patient, _, _ in measured}
+    for done, case in enumerate(others, start=len(cases)):
+        progress(done, total)
+        scan = None if training is None else _encode(predictor, training, case, on_bad_case, skipped)
+        if scan is not None:
+            if patient_of(case) in known:
+                raise InputError(
+                    f"case {case.id}: its patient {patient_of(case)} is in the training data and in the validation "
+                    "data; leave the patient out of one of them."
+                )
+            measured.append((patient_of(case), False, measure_scan(scan)))
+    progress(total, total)
+    num_held_out = sum(is_held_out for _, is_held_out, _ in measured)
+    if num_held_out < FEWEST_SCANS:
+        raise InputError(
+            f"the validation data hold {num_held_out} readable scans; expected at least {FEWEST_SCANS}, so that one in "
+            "twenty can be told: name more with --data."
+        )
+    if len(answers) < FEWEST_ANSWERS:
+        raise InputError(
+            f"the validation data hold {len(answers)} questions that can be right or wrong; expected at least "
+            f"{FEWEST_ANSWERS}."
+        )
+    curves = fit_curves(answers)
+    calibration = Calibration(
+        curves=curves,
+        scans=_scan_gauge(measured, share_refused),
+        questions=question_gauge(
+            predictor, [validation, *([] if training is None else [training])], share=share_refused
+        ),
+        facts={
+            "model": predictor.card.name,
+            "data": data,
+            "scans": num_held_out,
+            "training_scans": len(measured) - num_held_out,
+            "answers": len(answers),
+            "share_refused": share_refused,
+            "slicesight_version": __version__,
+        },
+    )
+    return FittedCalibration(
+        calibration=calibration, answers=answers, confidences=cross_fitted(answers), skipped=skipped
+    )
+
+
+def judge_answers(
+    predictor: Predictor, scan: EncodedScan, case: Case, *, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Iterator[JudgedAnswer]:
+    """Every question of a case that can be right or wrong, answered freely, with its likelihood."""
+    asked = [one for one in case.conversations if one.task != "report"]
+    if not asked:
+        return
+    runner = JobRunner(
+        predictor=predictor,
+        history=(),
+        max_new_tokens=max_new_tokens,
+        batch_size=16,
+        options={"do_sample": False},
+        wants_likelihoods=True,
+    )
+    for step in runner.pieces([(scan, [one.prompt for one in asked])], in_pieces=False):
+        for _, piece in step:
+            if piece.answer is None or piece.likelihood is None:
+                continue
+            one, answer = asked[piece.number], piece.answer
+            yield JudgedAnswer(
+                patient=patient_of(case),
+                kind=f"{one.task}/{one.topic}",
+                numbers=numbers_of(piece.likelihood, is_closed=one.task == "closed"),
+                own=uncalibrated(piece.likelihood),
+                is_right=is_right(answer.generated_text, one),
+                is_outside=answer.is_outside_choices,
+            )
+
+
+def fit_curves(answers: Sequence[JudgedAnswer]) -> dict[str, ConfidenceCurve]:
+    """A curve for all closed and all open questions, and for every kind with enough of them."""
+    curves: dict[str, ConfidenceCurve] = {}
+    groups: dict[str, list[JudgedAnswer]] = defaultdict(list)
+    for one in answers:
+        if not one.is_outside:  # by rule wrong, whatever the likelihood
+            groups[one.form].append(one)
+            groups[one.kind].append(one)
+    for name in sorted(groups, key=lambda name: ("/" in name, name)):
+        own, parent = groups[name], curves.get(name.partition("/")[0])
+        if parent is None or len(own) >= FEWEST_ANSWERS:
+            curves[name] = fit_curve(
+                np.stack([one.numbers for one in own]), [one.is_right for one in own], toward=parent
+            )
+    return curves
+
+
+def cross_fitted(answers: Sequence[JudgedAnswer]) -> NDArray[np.float64]:
+    """The confidence of every answer by curves fitted without its fold of patients -> (n,)."""
+    folds = [zlib.crc32(one.patient.encode()) % NUM_FOLDS for one in answers]
+    found = np.zeros(len(answers))
+    for fold in range(NUM_FOLDS):
+        curves = fit_curves([one for one, own in zip(answers, folds, strict=True) if own != fold])
+        for number, one in enumerate(answers):
+            if folds[number] == fold and not one.is_outside:
+                curve = curves.get(one.kind) or curves.get(one.form)
+                found[number] = one.own if curve is None else curve.confidence(one.numbers)
+    return found
+
+
+def question_gauge(predictor: Predictor, sources: Iterable[Dataset], *, share: float) -> QuestionGauge:
+    """What was asked, chosen from and answered in these data."""
+    questions = [TaughtQuestion(text=stem_of(predictor.card.caption_question), kind="report/report")]
+    taught: dict[str, set[str]] = defaultdict(set)
+    for source in sources:
+        for case in source.cases:
+            for one in case.conversations:
+                questions.append(TaughtQuestion(text=stem_of(one.question), kind=f"{one.task}/{one.topic}"))
+                taught[questions[-1].kind].update([one.answer, *(one.choices or ())])
+    return fit_questions(questions, taught=taught, embed=EmbedQuestion(predictor=predictor), share=share)
+
+
+def patient_of(case: Case) -> str:
+    """Who was scanned; a case without a patient is one of its own."""
+    return f"{case.source}/{case.patient}" if case.patient is not None else case.id
+
+
+def _scan_gauge(measured: Sequence[tuple[str, bool, ScanFeatures]], share: float) -> ScanGauge:
+    return fit_gauge(
+        [features for _, _, features in measured],
+        patients=[patient for patient, _, _ in measured],
+        held_out=[is_held_out for _, is_held_out, _ in measured],
+        share=share,
+    )
+
+
+def _encode(
+    predictor: Predictor, source: Dataset, case: Case, on_bad_case: str, skipped: dict[str, str]
+) -> EncodedScan | None:
+    try:
+        return predictor.encode(source.grid(case, predictor.grid_spec))
+    except InputError as error:
+        if on_bad_case == "stop":
+            raise InputError(f"case {case.id}: {error}") from error
+        skipped[case.id] = " ".join(str(error).split())
+        return None
+
+
+def facts_line(facts: dict[str, Any]) -> str:
+    """What a calibration was made of, in a line."""
+    return (
+        f"{facts['answers']} answers about {facts['scans']} scans"
+        + (f", {facts['training_scans']} training scans beside them" if facts["training_scans"] else "")
+        + (f", of {facts['data']}" if facts["data"] else "")
+    )

@@ -1,0 +1,187 @@
+"""Is this scan like those that the model was calibrated on, and if not, in what?
+
+Every group of measurements has its own distance; each is put on one scale on which half of the good scans lie below 0
+and 95 % below 1, and the largest counts. A scan is strange where it exceeds by MARGIN what all but a chosen share of
+held-out good scans reach (the ceil((n + 1) (1 - share))-th of n, as in split-conformal prediction), or where a fact
+about it was never seen.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from slicesight.inference.calibration.gaussian import (
+    Floats,
+    SubspaceGaussian,
+    TwoClasses,
+    fit_gaussian,
+    fit_two_classes,
+)
+from slicesight.inference.calibration.scan_features import CHANGES, COARSE, ScanFeatures
+from slicesight.volumes.volume import PLANES
+
+SLICES = "slices"
+SHARE_REFUSED = 0.05
+"""Of good scans, at most so many are called strange."""
+MARGIN = 1.25
+"""The limit lies so far above what held-out scans reach: those of one set are more alike than the next ones."""
+NUM_FOLDS = 5
+FEWEST_SCANS = 20
+FEWEST_FOR_A_PLANE = 12
+"""Scans of a plane from which on its flips are told apart by its own rules."""
+REASONS = {
+    "grey values": "its grey values (window, contrast, noise or unit) are unlike theirs",
+    "picture": "what it shows, or how it lies, is unlike theirs",
+    "size": "its size in mm is unlike theirs; the spacing may be wrong",
+    "encoders": "the model sees it unlike theirs",
+    SLICES: "its slices look unlike theirs at the same place",
+    **{name: f"it looks {name}" for name in CHANGES if not name.startswith("slices")},
+    "slices in reverse": "its slices seem to be in reverse order",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanJudgement:
+    """score: 1 is the limit, above it the scan is strange; reason: in what, "" where it is not."""
+
+    score: float
+    reason: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_strange(self) -> bool:
+        return bool(self.reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanGauge:
+    """What good scans are like.
+
+    known: {fact: {value: how many scans}}. gaussians: by group. flips: {"change/plane": rule}. scales: {group: (middle,
+    width)} of held-out good scans. limit: of the largest scaled distance.
+    """
+
+    known: dict[str, dict[str, int]]
+    gaussians: dict[str, SubspaceGaussian]
+    slice_means: Floats | None
+    flips: dict[str, TwoClasses]
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)
+    limit: float = math.inf
+
+    def judge(self, scan: ScanFeatures) -> ScanJudgement:
+        """One scan's score, and what is strange about it."""
+        for name, value in scan.facts.items():
+            seen = self.known.get(name, {})
+            if value not in seen:
+                known = " or ".join(sorted(seen)) or "none"
+                return ScanJudgement(score=math.inf, reason=f"its {name} is {value}, theirs {known}")
+        parts = self.scaled(self.distances(scan))
+        worst = max(parts, key=lambda name: parts[name])
+        score = parts[worst] / self.limit
+        return ScanJudgement(score=score, reason=REASONS[worst] if score > 1 else "", parts=parts)
+
+    def scaled(self, distances: Mapping[str, float]) -> dict[str, float]:
+        """Distances on one scale: 0 the middle of the good scans, 1 what 95 % of them stay below."""
+        return {
+            name: (distances[name] - middle) / width
+            for name, (middle, width) in self.scales.items()
+            if name in distances
+        }
+
+    def distances(self, scan: ScanFeatures) -> dict[str, float]:
+        """The raw distance of every group."""
+        plane = scan.plane
+        found = {
+            name: float(self.gaussians[name].distance(vector[None], [plane])[0])
+            for name, vector in scan.vectors.items()
+            if name in self.gaussians
+        }
+        if scan.slices is not None and self.slice_means is not None and SLICES in self.gaussians:
+            centred = scan.slices - self.slice_means[plane]
+            each = self.gaussians[SLICES].distance(centred, [0] * len(centred))
+            found[SLICES] = float(each.mean())
+        picture = scan.vectors["picture"][None]
+        for change in CHANGES:
+            rule = self.flips.get(f"{change}/{PLANES[plane]}") or self.flips.get(f"{change}/any")
+            if rule is not None:
+                found[change] = float(rule.score(picture)[0])
+        return found
+
+
+def fit_gauge(
+    scans: Sequence[ScanFeatures], *, patients: Sequence[str], held_out: Sequence[bool], share: float = SHARE_REFUSED
+) -> ScanGauge:
+    """The gauge of all scans; scales and limit are of those `held_out`, each measured without its own patient's fold.
+
+    Args:
+        held_out: which scans the model was not trained on; the others only say what is usual.
+    """
+    folds = [_fold_of(patient) for patient in patients]
+    rows: list[dict[str, float]] = []
+    for fold in range(NUM_FOLDS):
+        wanted = [number for number, own in enumerate(folds) if own == fold and held_out[number]]
+        if wanted:
+            others = [scan for scan, own in zip(scans, folds, strict=True) if own != fold]
+            gauge = _fit(others)
+            rows += [gauge.distances(scans[number]) for number in wanted]
+    gauge = _fit(scans)
+    scales = {}
+    for name in sorted({name for row in rows for name in row}):
+        values = [row[name] for row in rows if name in row]
+        middle = float(np.median(values))
+        scales[name] = middle, max(float(np.quantile(values, 0.95)) - middle, 1e-6)
+    scaled = ScanGauge(**{**vars(gauge), "scales": scales, "limit": 1.0})
+    worst = sorted(max(scaled.scaled(row).values()) for row in rows)
+    place = min(len(worst), math.ceil((len(worst) + 1) * (1 - share)))
+    return ScanGauge(**{**vars(scaled), "limit": MARGIN * max(worst[place - 1], 1e-6)})
+
+
+def _fold_of(patient: str) -> int:
+    return zlib.crc32(patient.encode()) % NUM_FOLDS
+
+
+def _fit(scans: Sequence[ScanFeatures]) -> ScanGauge:
+    known: dict[str, dict[str, int]] = {}
+    for scan in scans:
+        for name, value in scan.facts.items():
+            counts = known.setdefault(name, {})
+            counts[value] = counts.get(value, 0) + 1
+    gaussians = {}
+    for name in sorted({name for scan in scans for name in scan.vectors}):
+        own = [scan for scan in scans if name in scan.vectors]
+        vectors = np.stack([scan.vectors[name] for scan in own])
+        gaussians[name] = fit_gaussian(vectors, [scan.plane for scan in own], num_groups=len(PLANES))
+    slice_means = None
+    with_slices = [scan for scan in scans if scan.slices is not None]
+    if with_slices:
+        slices = np.stack([scan.slices for scan in with_slices if scan.slices is not None])
+        labels = np.array([scan.plane for scan in with_slices])
+        slice_means = np.stack(
+            [
+                slices[labels == plane].mean(axis=0) if (labels == plane).any() else slices.mean(axis=0)
+                for plane in range(len(PLANES))
+            ]
+        )
+        centred = (slices - slice_means[labels]).reshape(-1, slices.shape[-1])
+        gaussians[SLICES] = fit_gaussian(centred, [0] * len(centred), num_groups=1)
+    return ScanGauge(known=known, gaussians=gaussians, slice_means=slice_means, flips=_fit_flips(scans))
+
+
+def _fit_flips(scans: Sequence[ScanFeatures]) -> dict[str, TwoClasses]:
+    """A rule for every change, of each plane of which there are enough scans, and for all together where none is."""
+    found = {}
+    groups: dict[str, list[ScanFeatures]] = {
+        plane: [scan for scan in scans if scan.facts["plane"] == plane] for plane in PLANES
+    }
+    groups = {plane: own for plane, own in groups.items() if len(own) >= FEWEST_FOR_A_PLANE} or {"any": list(scans)}
+    for plane, own in groups.items():
+        pictures = np.stack([scan.vectors["picture"] for scan in own])
+        for name, change in CHANGES.items():
+            changed = np.stack([change(picture.reshape(COARSE, COARSE, COARSE)).ravel() for picture in pictures])
+            found[f"{name}/{plane}"] = fit_two_classes(pictures, changed)
+    return found

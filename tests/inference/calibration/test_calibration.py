@@ -1,0 +1,215 @@
+"""A calibrated model says how sure it is and holds back what it should; one without a calibration answers as before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+import slicesight
+from slicesight.errors import InputError, ModelError
+from slicesight.inference.calibration import calibration as module
+from slicesight.inference.calibration.calibration import DO_NOT_KNOW, NO_RULE, NO_SCAN, NOT_CALIBRATED
+from slicesight.inference.calibration.fitting import calibrate
+from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, write_calibration
+
+CLOSED = "Which phase is this? Choices: A. arterial phase B. venous phase"
+OPEN = "Which organ contains the cyst?"
+UNKNOWN = "Is there pneumonia?"
+FEW = 6
+
+
+@pytest.fixture(scope="module")
+def good(calibrated, make_body):
+    return calibrated.encode(calibrated.grid(make_body(100)))
+
+
+@pytest.fixture(scope="module")
+def strange(calibrated, make_body):
+    volume = make_body(100)
+    return calibrated.encode(calibrated.grid(replace(volume, voxels=-800 - volume.voxels)))
+
+
+def plain(answers):
+    """What an answer was before there were confidences."""
+    return [(answer.text, answer.scores, answer.cut_at, answer.choice) for answer in answers]
+
+
+def test_a_model_without_a_calibration_gives_none_and_says_why(tiny_reader, make_body):
+    (answer,) = tiny_reader.ask(make_body(100), OPEN, max_new_tokens=FEW)
+    assert (answer.confidence, answer.confidence_note, answer.abstained) == (None, NOT_CALIBRATED, None)
+
+
+def test_a_calibration_changes_no_answer_that_it_does_not_hold_back(tiny_reader, calibrated, good):
+    for choices in ("free", "only", "both"):
+        before = tiny_reader.ask(good, [CLOSED, OPEN], choices=choices, max_new_tokens=FEW)
+        after = calibrated.ask(good, [CLOSED, OPEN], choices=choices, max_new_tokens=FEW)
+        assert plain(after) == plain(before)
+
+
+def test_a_closed_answer_among_its_choices_has_a_confidence(calibrated, good):
+    (answer,) = calibrated.ask(good, CLOSED, choices="only", max_new_tokens=40)
+    assert answer.confidence is not None
+    assert 0 < answer.confidence < 1
+    assert answer.confidence_note is None
+
+
+def test_an_answer_outside_the_choices_is_surely_wrong(calibrated, good):
+    (answer,) = calibrated.ask(good, CLOSED, max_new_tokens=FEW)
+    assert answer.is_outside_choices
+    assert answer.confidence == 0.0
+
+
+def test_a_report_has_no_confidence_and_says_why(calibrated, good):
+    (answer,) = calibrated.ask(good, max_new_tokens=FEW)
+    assert (answer.confidence, answer.confidence_note) == (None, NO_RULE)
+
+
+def test_a_strange_scan_is_not_answered_and_what_would_be_said_is_kept(tiny_reader, calibrated, strange):
+    (said,) = tiny_reader.ask(strange, OPEN, max_new_tokens=FEW)
+    (answer,) = calibrated.ask(strange, OPEN, max_new_tokens=FEW)
+    assert answer.abstained == "strange_scan"
+    assert answer.text.startswith(DO_NOT_KNOW)
+    assert answer.would_say == said.text
+    assert answer.confidence is None
+
+
+def test_an_unknown_question_is_not_answered(calibrated, good):
+    known, unknown = calibrated.ask(good, [OPEN, UNKNOWN], max_new_tokens=FEW)
+    assert known.abstained is None
+    assert unknown.abstained == "unknown_question"
+    assert "pneumonia" in unknown.text
+
+
+def test_answer_anyway_gives_the_text_and_says_what_is_wrong_with_it(tiny_reader, calibrated, strange):
+    (said,) = tiny_reader.ask(strange, OPEN, max_new_tokens=FEW)
+    (answer,) = calibrated.ask(strange, OPEN, answer_anyway=True, max_new_tokens=FEW)
+    assert (answer.text, answer.would_say, answer.abstained) == (said.text, None, "strange_scan")
+
+
+def test_less_confidence_than_asked_for_is_held_back(calibrated, good):
+    (answer,) = calibrated.ask(good, CLOSED, choices="only", min_confidence=1.0, max_new_tokens=40)
+    assert answer.abstained == "low_confidence"
+    assert answer.confidence is not None
+    assert answer.would_say is not None
+    assert answer.choice is None
+    (answer,) = calibrated.ask(good, CLOSED, choices="only", min_confidence=0.0, max_new_tokens=40)
+    assert answer.abstained is None
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, "much", True, float("nan")])
+def test_a_min_confidence_that_is_no_share_is_refused(calibrated, good, value):
+    with pytest.raises(InputError, match="min_confidence"):
+        calibrated.ask(good, OPEN, min_confidence=value, max_new_tokens=FEW)
+
+
+def test_held_back_pieces_joined_are_the_answers_text_and_nothing_leaks_before(calibrated, strange, good):
+    pieces = list(calibrated.ask_stream(strange, OPEN, max_new_tokens=FEW))
+    assert "".join(piece.text for piece in pieces) == pieces[-1].answer.text
+    assert pieces[-1].answer.would_say not in "".join(piece.text for piece in pieces)
+    pieces = list(calibrated.ask_stream(good, OPEN, min_confidence=1.0, max_new_tokens=FEW))
+    assert [piece.answer is not None for piece in pieces] == [True]
+    assert len(list(calibrated.ask_stream(good, OPEN, max_new_tokens=FEW))) > 1
+
+
+def test_a_question_without_a_scan_has_no_confidence(calibrated):
+    (answer,) = calibrated.ask(None, UNKNOWN, max_new_tokens=FEW)
+    assert (answer.confidence_note, answer.abstained) == (NO_SCAN, None)
+
+
+def test_beams_keep_no_likelihood_but_a_strange_scan_is_still_held_back(calibrated, strange, good):
+    (answer,) = calibrated.ask(good, OPEN, num_beams=2, max_new_tokens=4)
+    assert answer.confidence is None
+    assert "likelihood" in answer.confidence_note
+    (answer,) = calibrated.ask(strange, OPEN, num_beams=2, max_new_tokens=4)
+    assert answer.abstained == "strange_scan"
+
+
+def test_a_scan_is_judged_once_however_often_it_is_asked(calibrated, make_body, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "measure_scan", lambda scan: calls.append(scan) or measure(scan))
+    from slicesight.inference.calibration.scan_features import measure_scan as measure
+
+    scan = calibrated.encode(calibrated.grid(make_body(102)))
+    for _ in range(3):
+        calibrated.ask(scan, [OPEN, CLOSED], max_new_tokens=FEW)
+    assert len(calls) == 1
+
+
+def test_other_weights_are_not_taken_for_those_that_were_calibrated(calibrated_folder, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "other"
+    shutil.copytree(calibrated_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: weights[name] + torch.tensor(0.5)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"other weights .* calibrate again"):
+        slicesight.load(folder)
+    assert slicesight.load(folder, ignore_calibration=True).calibration is None
+
+
+@pytest.mark.parametrize("damage", ["no arrays", "other arrays", "cut", "another format", "no curves"])
+def test_a_damaged_calibration_is_one_line(calibrated_folder, tmp_path, damage):
+    folder = tmp_path / "damaged"
+    shutil.copytree(calibrated_folder, folder)
+    document = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
+    if damage == "no arrays":
+        (folder / ARRAYS_FILE).unlink()
+    elif damage == "other arrays":
+        (folder / ARRAYS_FILE).write_bytes((folder / ARRAYS_FILE).read_bytes()[:-8] + bytes(8))
+    elif damage == "cut":
+        (folder / CALIBRATION_FILE).write_text(json.dumps(document)[:100], encoding="utf-8")
+    else:
+        changed = {"format": 99} if damage == "another format" else {"curves": None}
+        (folder / CALIBRATION_FILE).write_text(json.dumps(document | changed), encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        slicesight.load(folder)
+    assert "\n" not in str(caught.value)
+    assert "calibration" in str(caught.value)
+
+
+def test_a_calibration_is_read_as_it_was_written(fitted, calibrated):
+    stored, made = calibrated.calibration, fitted.calibration
+    assert stored.facts == made.facts
+    assert stored.curves.keys() == {*made.curves, "closed"}
+    assert stored.questions.terms == made.questions.terms
+    assert stored.scans.known == made.scans.known
+
+
+def test_too_few_scans_are_refused(tiny_reader, bodies):
+    with pytest.raises(InputError, match="5 readable scans; expected at least 20"):
+        calibrate(tiny_reader, bodies(5), max_new_tokens=2)
+
+
+def test_a_patient_in_both_training_and_validation_data_is_refused(tiny_reader, bodies):
+    with pytest.raises(InputError, match="is in the training data and in the validation"):
+        calibrate(tiny_reader, bodies(20), training=bodies(2, first=19), max_new_tokens=2)
+
+
+def test_an_unreadable_scan_stops_the_run_or_is_listed(tiny_reader, bodies, monkeypatch):
+    data = bodies(22)
+    grid = data.grid
+
+    def broken(case, spec):
+        if case.id == "body 3":
+            raise InputError("the file is cut off")
+        return grid(case, spec)
+
+    data.grid = broken
+    with pytest.raises(InputError, match="case body 3: the file is cut off"):
+        calibrate(tiny_reader, data, max_new_tokens=2)
+    assert calibrate(tiny_reader, data, on_bad_case="skip", max_new_tokens=2).skipped == {
+        "body 3": "the file is cut off"
+    }
+
+
+def test_writing_twice_leaves_the_last_one_whole(fitted, calibrated_folder, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(calibrated_folder, folder)
+    write_calibration(replace(fitted.calibration, min_confidence=0.4), folder)
+    assert slicesight.load(folder).calibration.min_confidence == 0.4
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]

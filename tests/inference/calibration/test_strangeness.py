@@ -1,0 +1,120 @@
+"""A gauge of good scans lets their like pass and catches what is wrong with a scan, and says what it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from slicesight.inference.calibration.gaussian import fit_gaussian, fit_two_classes
+from slicesight.inference.calibration.scan_features import (
+    CHANGES,
+    COARSE,
+    body_size,
+    coarse_picture,
+    grey_values,
+    measure_scan,
+)
+from slicesight.inference.calibration.storage import read_calibration
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_reader, fitted):
+    """The judgement of a volume."""
+    gauge = fitted.calibration.scans
+    return lambda volume, **how: gauge.judge(measure_scan(tiny_reader.encode(tiny_reader.grid(volume, **how))))
+
+
+def test_other_good_scans_pass(judge, make_body):
+    strange = [number for number in range(100, 140) if judge(make_body(number)).is_strange]
+    assert len(strange) <= 4
+
+
+WRONG = {
+    "mirrored": lambda volume: replace(volume, voxels=volume.voxels[:, :, ::-1].copy()),
+    "front to back": lambda volume: replace(volume, voxels=volume.voxels[:, ::-1].copy()),
+    "head to feet": lambda volume: replace(volume, voxels=volume.voxels[::-1].copy()),
+    "inverted": lambda volume: replace(volume, voxels=-800 - volume.voxels),
+    "another offset": lambda volume: replace(volume, voxels=volume.voxels + 100),
+    "empty": lambda volume: replace(volume, voxels=np.full_like(volume.voxels, -1000)),
+    "spacing x 2": lambda volume: replace(
+        volume, spacing_mm=(30.0, 10.0, 10.0), affine_lps=volume.affine_lps @ np.diag([2, 2, 2, 1])
+    ),
+    "noise": lambda volume: replace(
+        volume, voxels=np.random.default_rng(0).uniform(-1000, 1000, volume.shape).astype(np.float32)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_scan_with_one_thing_wrong_is_strange(judge, make_body, kind):
+    found = [judge(WRONG[kind](make_body(number))) for number in range(100, 106)]
+    assert sum(one.is_strange for one in found) >= 5
+
+
+def test_a_wrong_spacing_is_named(judge, make_body):
+    assert "spacing" in judge(WRONG["spacing x 2"](make_body(100))).reason
+
+
+def test_a_fact_never_seen_is_strange_whatever_the_picture_shows(judge, make_body):
+    found = judge(make_body(100, modality="MR"))
+    assert found.reason == "its modality is MR, theirs CT"
+    assert judge(make_body(100), window="lung").reason.startswith("its window is")
+
+
+def test_a_scan_without_a_spacing_is_judged_by_everything_else(judge, make_body):
+    assert not judge(make_body(101, spacing_mm=None, affine_lps=None)).is_strange
+    assert "size" not in judge(make_body(101, spacing_mm=None, affine_lps=None)).parts
+
+
+def test_a_stored_gauge_judges_as_the_fitted_one(tiny_reader, fitted, calibrated_folder, make_body):
+    stored = read_calibration(calibrated_folder).scans
+    for number in (100, 101, 102):
+        features = measure_scan(tiny_reader.encode(tiny_reader.grid(make_body(number))))
+        assert stored.judge(features).score == pytest.approx(fitted.calibration.scans.judge(features).score, rel=0.02)
+
+
+def test_numbers_that_never_vary_do_not_blow_up_a_distance():
+    rng = np.random.default_rng(0)
+    vectors = np.column_stack([rng.normal(size=(30, 3)), np.ones(30)])
+    gauge = fit_gaussian(vectors, [0] * 30, num_groups=1)
+    nudged = vectors[:1] + np.array([0, 0, 0, 1e-3])
+    assert gauge.distance(nudged, [0])[0] == pytest.approx(gauge.distance(vectors[:1], [0])[0], abs=0.05)
+
+
+def test_a_distance_grows_along_a_direction_of_small_variance_faster():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 2)) @ np.array([[1.0, 0.95], [0.0, 0.3]])
+    gauge = fit_gaussian(vectors, [0] * 200, num_groups=1)
+    along, across = np.array([[2.0, 2.0]]), np.array([[2.0, -2.0]])
+    assert gauge.distance(across, [0])[0] > 2 * gauge.distance(along, [0])[0]
+
+
+def test_two_classes_are_told_apart_with_more_numbers_than_vectors():
+    rng = np.random.default_rng(0)
+    usual = rng.normal(size=(20, 200))
+    usual[:, 0] += 3
+    rule = fit_two_classes(usual, usual * np.where(np.arange(200) == 0, -1.0, 1.0))
+    assert rule.score(usual).mean() == pytest.approx(0, abs=1e-6)
+    fresh = rng.normal(size=(50, 200))
+    fresh[:, 0] = -3
+    assert (rule.score(fresh) > 0.5).mean() > 0.9
+
+
+def test_a_coarse_picture_changes_as_its_scan_does():
+    voxels = np.random.default_rng(0).random((16, 32, 32)).astype(np.float32)
+    mirrored = coarse_picture(voxels[:, :, ::-1])
+    assert mirrored.shape == (COARSE,) * 3
+    assert np.allclose(mirrored, CHANGES["mirrored"](coarse_picture(voxels)))
+
+
+def test_a_size_in_mm_doubles_with_the_spacing(tiny_reader, make_body):
+    size, doubled = (
+        body_size(tiny_reader.grid(volume)) for volume in (make_body(1), WRONG["spacing x 2"](make_body(1)))
+    )
+    assert np.allclose((doubled - size)[:3], np.log(2))
+
+
+def test_an_empty_grid_can_be_measured():
+    assert np.isfinite(grey_values(np.zeros((8, 32, 32), np.float32))).all()
