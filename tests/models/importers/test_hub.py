@@ -118,7 +118,7 @@ def test_a_cut_transfer_goes_on_where_it_was_cut(bring, small_hub):
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR], ids=["usual", "silenced"])
-def test_a_stalled_transfer_is_given_up_and_continued_with_a_note(bring, small_hub, monkeypatch, level):
+def test_a_stalled_transfer_is_given_up_and_continued_with_a_note(bring, small_hub, level):
     logging.getLogger("huggingface_hub").setLevel(level)
     small_hub.faults["model.safetensors"] = [("stall", 300_000)]
     notes = []
