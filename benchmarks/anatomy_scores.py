@@ -10,7 +10,8 @@ those about a blank volume and another patient's; a blind model answers the text
     position   the answers to the 15 nearest training questions of the kind, by where the view lies in the whole scan
     body       the same by the outline of the body, slice by slice, too
 
-Scores: closed questions right or wrong, held to their choices; `slices` the IoU of the two ranges; `most` and `count`
+Scores: closed questions right or wrong, held to their choices, and the same asked without choices word for word;
+`slices` the IoU of the two ranges; `most` and `count`
 right within 2 slices of the grid; `report` the F1 of the structures it says are in view, among those whose truth is
 known. Excess mass: (score mass on slices that show what is asked - their share) / (1 - share). Intervals draw patients,
 tests compare patients and Holm's correction is over the topics. The last line is JSON.
@@ -231,6 +232,8 @@ def score(row: Prediction) -> float:
         return float(is_right(said, row))
     if row.topic == "report":
         return report_f1(row.prediction, row.answer)
+    if row.topic not in OPEN_TOPICS:
+        return float(row.prediction.strip(" .").lower() == row.answer.lower())
     found, true = ([int(number) for number in NUMBERS.findall(text)] for text in (row.prediction, row.answer))
     if not found:
         return 0.0
@@ -277,15 +280,15 @@ def excess(row: Prediction) -> float | None:
 def make_table(systems: Mapping[str, Sequence[Rows]], cases: Sequence[Case]) -> dict[str, Any]:
     patient_of = {case.id: str(case.patient) for case in cases}
     first = next(iter(systems))
-    topics = sorted({row.topic for row in systems[first][0]})
+    topics = sorted({kind_of(row) for row in systems[first][0]})
     groups: dict[str, Callable[[Prediction], bool]] = {}
     for topic in topics:
-        groups[topic] = lambda row, topic=topic: row.topic == topic
-        subjects = sorted({subject_of(row) for row in systems[first][0] if row.topic == topic} - {""})
+        groups[topic] = lambda row, topic=topic: kind_of(row) == topic
+        subjects = sorted({subject_of(row) for row in systems[first][0] if kind_of(row) == topic} - {""})
         if 1 < len(subjects) <= 8:
             for subject in subjects:
                 groups[f"{topic}: {subject}"] = lambda row, topic=topic, subject=subject: (
-                    row.topic == topic and subject_of(row) == subject
+                    kind_of(row) == topic and subject_of(row) == subject
                 )
     table: dict[str, Any] = {"patients": len(set(patient_of.values())), "scores": {}, "excess": {}, "tests": {}}
     for group, belongs in groups.items():
@@ -303,14 +306,26 @@ def make_table(systems: Mapping[str, Sequence[Rows]], cases: Sequence[Case]) -> 
     for other in systems:
         if other == first or ", " in other:
             continue
-        found = {topic: compare(*[[by_patient([row for row in rows if row.topic == topic], patient_of) for rows in runs]
-                                  for runs in (systems[first], systems[other])]) for topic in topics}  # fmt: skip
+        found = {}
+        for topic in topics:
+            pair = [[of_topic(rows, topic) for rows in runs] for runs in (systems[first], systems[other])]
+            found[topic] = compare(*[[by_patient(rows, patient_of) for rows in runs] for runs in pair])
         kept = {topic: test for topic, test in found.items() if test is not None}
         corrected = holm([test.p for test in kept.values()])
         table["tests"][other] = {
             topic: replace(test, p_holm=p).to_dict() for (topic, test), p in zip(kept.items(), corrected, strict=True)
         }
     return table
+
+
+def kind_of(row: Prediction) -> str:
+    """The topic; of one that is asked with choices and without, which of the two."""
+    asked_openly = row.task == "open" and row.topic not in OPEN_TOPICS
+    return f"{row.topic}, no choices" if asked_openly else row.topic
+
+
+def of_topic(rows: Rows, topic: str) -> list[Prediction]:
+    return [row for row in rows if kind_of(row) == topic]
 
 
 def subject_of(row: Prediction) -> str:

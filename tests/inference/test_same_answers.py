@@ -31,7 +31,7 @@ def scans():
 
 
 def test_the_shipped_model_says_the_same_tokens_either_way(scans, answer_together, generate_alone):
-    predictor = slicesight.load()
+    predictor = slicesight.load("phantom-tiny")
     encoded = [predictor.encode(volume) for volume, _ in scans]
     jobs = [(scan, questions) for scan, (_, questions) in zip(encoded, scans, strict=True)]
     together, _ = answer_together(predictor, jobs, max_new_tokens=60, batch_size=16)

@@ -15,7 +15,7 @@ UNSEEN_SEED, COUNT = 31_000, 8
 
 @pytest.fixture(scope="module")
 def asked():
-    return ask_phantoms(slicesight.load(), seed=UNSEEN_SEED, count=COUNT)
+    return ask_phantoms(slicesight.load("phantom-tiny"), seed=UNSEEN_SEED, count=COUNT)
 
 
 def test_the_weights_are_small_and_safe() -> None:
@@ -38,7 +38,7 @@ def test_it_answers_unseen_phantoms_far_better_than_chance(asked) -> None:
 
 
 def test_another_scan_gets_other_answers(asked) -> None:
-    other = ask_phantoms(slicesight.load(), seed=UNSEEN_SEED, count=4, control="other")
+    other = ask_phantoms(slicesight.load("phantom-tiny"), seed=UNSEEN_SEED, count=4, control="other")
     right = sum(row.is_right for row in asked if row.case < 4)
     assert right > sum(row.is_right for row in other), "answers must come from the scan"
 
@@ -49,5 +49,5 @@ def test_scores_point_at_the_slices_that_show_the_finding(asked) -> None:
 
 
 def test_asking_twice_gives_the_same_answers(asked) -> None:
-    again = ask_phantoms(slicesight.load(), seed=UNSEEN_SEED, count=1)
+    again = ask_phantoms(slicesight.load("phantom-tiny"), seed=UNSEEN_SEED, count=1)
     assert [row.prediction for row in again] == [row.prediction for row in asked if row.case == 0]

@@ -190,6 +190,8 @@ def how_to_go_on(folder: Path) -> str:
 def refuse_other_recipe(checkpoint: Checkpoint, now: dict[str, Any], folder: Path) -> None:
     """A run goes on with the recipe it began with, but for stages that had not begun at the checkpoint.
 
+    A setting that the version it began with did not have is the same where it is off.
+
     Raises InputError where another value that matters differs.
     """
     before, after = flatten(checkpoint.facts.get("recipe", {})), flatten(now)
@@ -197,7 +199,13 @@ def refuse_other_recipe(checkpoint: Checkpoint, now: dict[str, Any], folder: Pat
     for key in sorted(before.keys() | after.keys()):
         first, second, *_ = [*key.split("."), ""]
         has_not_begun = first == "stages" and second.isdecimal() and int(second) > begun
-        if first not in FREE_TO_CHANGE and not has_not_begun and before.get(key) != after.get(key):
+        is_new_and_off = key not in before and not after[key]
+        if (
+            first not in FREE_TO_CHANGE
+            and not has_not_begun
+            and not is_new_and_off
+            and before.get(key) != after.get(key)
+        ):
             raise InputError(
                 f"{folder}: this run began with {key} {before.get(key)!r}, the recipe now says {after.get(key)!r}; "
                 f"resume with the recipe it began with (stages that have not begun may change), "

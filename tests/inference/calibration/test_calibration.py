@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import slicesight
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.calibration import calibration as module
-from slicesight.inference.calibration.calibration import DO_NOT_KNOW, NO_RULE, NO_SCAN, NOT_CALIBRATED
+from slicesight.inference.calibration.calibration import DO_NOT_KNOW, NO_RULE, NO_SCAN, NOT_CALIBRATED, Calibration
+from slicesight.inference.calibration.confidence import ConfidenceCurve
 from slicesight.inference.calibration.fitting import calibrate
+from slicesight.inference.calibration.likelihood import AnswerLikelihood
 from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, write_calibration
 
 CLOSED = "Which phase is this? Choices: A. arterial phase B. venous phase"
@@ -213,3 +217,19 @@ def test_writing_twice_leaves_the_last_one_whole(fitted, calibrated_folder, tmp_
     write_calibration(replace(fitted.calibration, min_confidence=0.4), folder)
     assert slicesight.load(folder).calibration.min_confidence == 0.4
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [("Is the larynx in view? Choices: A. yes B. no", 0.25), ("Is the larynx in view?", 0.75)],
+)
+@pytest.mark.parametrize("nearest", ["closed/presence", "open/presence"])
+def test_a_topic_asked_with_choices_and_without_has_a_curve_for_each(question, expected, nearest):
+    def curve(width: int, share: float) -> ConfidenceCurve:
+        offset = math.log(share / (1 - share))
+        flat = np.zeros(width)
+        return ConfidenceCurve(middle=flat, scale=flat + 1, weights=flat, offset=offset, count=1000)
+
+    calibration = Calibration(curves={"closed/presence": curve(1, 0.25), "open/presence": curve(3, 0.75)})
+    likelihood = AnswerLikelihood(token_logs=(-0.1,))
+    assert calibration.confidence(likelihood, question=question, kind=nearest) == pytest.approx(expected)

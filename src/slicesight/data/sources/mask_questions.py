@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ HELD_BACK: dict[str, tuple[str, ...]] = {
     "plane": ("How are these slices oriented?",),
     "report": ("Summarise what you can see.",),
 }
+OPEN_FORMS = ("presence", "third", "side", "larger", "modality", "region", "plane")
+"""Topics whose questions are also asked without their choices."""
 _SLICES_OF_ALL = ("report", "modality", "region", "plane", "side")
 
 
@@ -110,12 +112,13 @@ class _Candidate:
 
 
 def write_conversations(
-    scans: Sequence[AskedScan], *, num_slices: int, most: int
+    scans: Sequence[AskedScan], *, num_slices: int, most: int, open_share: float = 0.0
 ) -> dict[tuple[str, int], tuple[Conversation, ...]]:
     """(scan's name, number of its view) -> what is asked there.
 
     Args:
         num_slices: of the grid. most: at most so many of one kind about one subject in one patient, for each answer.
+        open_share: of the questions of `OPEN_FORMS`, how many do not name their choices.
 
     Raises:
         InputError: a structure that is asked for is in view everywhere, so that the answer is always yes.
@@ -129,7 +132,7 @@ def write_conversations(
         candidates = [candidate for number in range(len(scan.views)) for candidate in writer.candidates(scan, number)]
         for candidate in _balanced(candidates, scan.rng, most=most):
             asked = found[scan.name, candidate.view]
-            asked.append(_conversation(scan, candidate, number=len(asked)))
+            asked.append(_conversation(scan, _opened(candidate, scan.rng, open_share), number=len(asked)))
         for number in range(len(scan.views)):
             if report := writer.report(scan, number):
                 asked = found[scan.name, number]
@@ -362,6 +365,13 @@ def _balanced(candidates: list[_Candidate], rng: Generator, *, most: int) -> lis
         for found in by_answer.values():
             kept += [found[i] for i in sorted(rng.permutation(len(found))[:count].tolist())]
     return sorted(kept, key=lambda candidate: candidate.view)
+
+
+def _opened(candidate: _Candidate, rng: Generator, share: float) -> _Candidate:
+    """The same without its choices, now and then."""
+    if share and candidate.topic in OPEN_FORMS and rng.random() < share:
+        return replace(candidate, choices=None)
+    return candidate
 
 
 def _conversation(scan: AskedScan, candidate: _Candidate, *, number: int) -> Conversation:

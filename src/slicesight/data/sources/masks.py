@@ -76,6 +76,7 @@ class MaskSettings:
 
     ranges, halves: views of each scan beside the whole of it. num_slices: of the grid that a model will read, in which
     answers count slices. questions: at most so many of one kind about one structure in one patient, for each answer.
+    open_share: how many of the questions that have choices are asked without them.
     """
 
     sets: tuple[MaskSet, ...]
@@ -83,6 +84,7 @@ class MaskSettings:
     halves: int = 4
     num_slices: int = 32
     questions: int = 3
+    open_share: float = 0.5
     seed: int = 0
 
 
@@ -117,7 +119,9 @@ def read_masks(request: SourceRequest, intake: Intake) -> list[Case]:
                 scans.append(_read(each, patient, scan, name, split, leave_out, root, settings))
             except InputError as error:
                 intake.refuse("unusable label map", f"{error}", SourceLocation(name), case_id=name)
-    conversations = write_conversations(scans, num_slices=settings.num_slices, most=settings.questions)
+    conversations = write_conversations(
+        scans, num_slices=settings.num_slices, most=settings.questions, open_share=settings.open_share
+    )
     return [
         _case(scan, number, conversations[scan.name, number])
         for scan in scans

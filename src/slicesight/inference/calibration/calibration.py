@@ -88,9 +88,13 @@ class Calibration:
         return self._judged[key]
 
     def confidence(self, likelihood: AnswerLikelihood, *, question: str, kind: str) -> float | None:
-        """The probability that the answer is right; None where no curve says so."""
+        """The probability that the answer is right; None where no curve says so.
+
+        A topic that is asked with choices and without has a curve for each, whichever wording is the nearest taught.
+        """
         is_closed = bool(listed_choices(question))
-        curve = self.curves.get(kind) or self.curves.get("closed" if is_closed else "open")
+        form = "closed" if is_closed else "open"
+        curve = self.curves.get(f"{form}/{kind.partition('/')[2]}") or self.curves.get(form)
         return None if curve is None else round(curve.confidence(numbers_of(likelihood, is_closed=is_closed)), 4)
 
 
