@@ -15,7 +15,7 @@ import numpy as np
 from slicesight.data.choices import is_right
 from slicesight.data.manifest import Conversation
 from slicesight.evaluation.controls import commonest, count_answers
-from slicesight.evaluation.sheet import score_evidence
+from slicesight.evaluation.metrics.evidence import Pointed, score_evidence
 from slicesight.evaluation.statistics import mean_interval
 from slicesight.phantoms.anatomy import PhantomTruth
 from slicesight.phantoms.rendering import make_phantom
@@ -136,7 +136,9 @@ def triple_scores(reports: Iterable[tuple[str, str]]) -> dict[str, float]:
 
 def evidence(asked: Sequence[AskedQuestion]) -> dict[str, float] | None:
     """Mean score mass on the true slices, their share of all slices, and the excess (mass - share) / (1 - share)."""
-    found = score_evidence((row.scores, row.true_grid_slices, str(row.case)) for row in asked)
+    found = score_evidence(
+        Pointed(scores=row.scores, true_slices=row.true_grid_slices, volume=str(row.case)) for row in asked
+    )
     return None if found is None else {name: found[name] for name in ("mass", "share", "excess")}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, default_data_collator
 
 import slicesight
@@ -25,8 +26,8 @@ def same(found, wanted):
 def test_the_page_runs_from_top_to_bottom(phantom_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(phantom_file, "scan.nii.gz")
-    assert len(BLOCKS) == 6
-    load, ask, many, train, save, adapt = BLOCKS
+    assert len(BLOCKS) == 7
+    load, ask, many, chat, train, save, adapt = BLOCKS
     names: dict[str, object] = {}
 
     exec(load, names)
@@ -40,6 +41,12 @@ def test_the_page_runs_from_top_to_bottom(phantom_file, tmp_path, monkeypatch):
 
     exec(many, names)
     assert names["scores"].shape == (2, 1, 32)
+
+    exec(chat, names)
+    length = names["inputs"]["input_ids"].shape[1]
+    assert names["processor"].decode_answers(names["said"], num_prompt_tokens=length) == [expected.text]
+    assert names["answer"].strip() == expected.text
+    assert names["plain"][0]["generated_text"].strip() == expected.text
 
     before = {name: tensor.clone() for name, tensor in names["model"].state_dict().items()}
     exec(train, names)
@@ -59,14 +66,19 @@ def test_the_page_runs_from_top_to_bottom(phantom_file, tmp_path, monkeypatch):
     assert {name for name in tuned if not torch.equal(tuned[name], merged[name])} == {
         name for name in tuned if name.endswith(("q_proj.weight", "v_proj.weight"))
     }
-    assert slicesight.load("merged").ask("scan.nii.gz", "Which phase is this?", max_new_tokens=2)[0].text
+    of_folders = [slicesight.load(name).ask("scan.nii.gz", "Which phase is this?") for name in ("merged", "lora")]
+    assert of_folders[0] == of_folders[1]
 
 
 def test_what_the_page_says_is_refused_is_refused(phantom, tmp_path):
     folder = find_folder("phantom-tiny")
     names: dict[str, object] = {}
     exec(BLOCKS[0], names)
+    hounsfield = phantom.volume.voxels[:32, :96, :96]
     with pytest.raises(InputError, match=r"values from -\d+ to \d+; expected finite numbers in \[0, 1\]: give a scan"):
-        names["processor"]("Which phase?", volumes=phantom.volume.voxels[:32, :96, :96])
+        names["processor"]("Which phase?", volumes=torch.from_numpy(hounsfield.copy()))
+    with pytest.raises(InputError, match="is no 3D scan"):
+        names["processor"]("Which phase?", images=Image.new("L", (8, 8)))
+    assert names["processor"]("Which phase?", volumes=hounsfield)["volumes"].shape[1:] == (1, 32, 96, 96)
     assert names["processor"]("Which phase?", volumes=phantom.volume)["volumes"].shape[1:] == (1, 32, 96, 96)
     assert folder.is_dir()

@@ -14,18 +14,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slicesight.inference import Answer, Predictor, SliceEvidence, load
+    from slicesight.inference import Answer, Predictor, SliceEvidence, load, load_embedder
     from slicesight.io.loading import read_volume
     from slicesight.volumes.volume import Volume
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Predictor", "SliceEvidence", "Volume", "__version__", "load", "read_volume"]
+__all__ = ["Answer", "Predictor", "SliceEvidence", "Volume", "__version__", "load", "load_embedder", "read_volume"]
 
 _HOMES = {
     "Answer": "slicesight.inference",
     "Predictor": "slicesight.inference",
     "SliceEvidence": "slicesight.inference",
     "load": "slicesight.inference",
+    "load_embedder": "slicesight.inference",
     "read_volume": "slicesight.io.loading",
     "Volume": "slicesight.volumes.volume",
 }

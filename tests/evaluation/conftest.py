@@ -215,3 +215,32 @@ def scans(tmp_path_factory) -> Path:
         cases.append(case.model_copy(update={"conversations": asked}))
     write_manifest(cases, folder / "manifest.jsonl")
     return folder
+
+
+@pytest.fixture
+def sure_file(tmp_path):
+    """A function that writes predictions with confidences and slices: right with probability `confidence ** power`."""
+
+    def write(name: str = "sure.jsonl", *, power: float = 1.5, volumes: int = 40, patients: int | None = None) -> Path:
+        import numpy as np
+
+        rng, lines = np.random.default_rng(5), []
+        for volume in range(volumes):
+            for number, task in enumerate(("open", "closed", "closed", "closed")):
+                confidence = float(rng.beta(3, 1.5))
+                right = bool(rng.random() < confidence**power)
+                said = ("B. spleen" if right else "A. liver") if task == "closed" else ("spleen" if right else "liver")
+                lines.append(
+                    prediction_line(
+                        id=f"{volume}/{number}", task=task, prediction=said, volume=f"v{volume}",
+                        answer_choice="B" if task == "closed" else None, choices=["liver", "spleen"],
+                        confidence=confidence, scores=rng.dirichlet(np.ones(8)).tolist(), true_slices=[2, 3],
+                        slice_places_mm=[5.0 * place for place in range(8)],
+                        **({"patient": f"p{volume % patients}"} if patients else {}),
+                    )
+                )  # fmt: skip
+        path = tmp_path / name
+        path.write_text("".join(lines))
+        return path
+
+    return write

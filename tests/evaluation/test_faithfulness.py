@@ -14,7 +14,7 @@ from slicesight.cli.scoring import FaithfulnessOptions
 from slicesight.data.dataset import ManifestDataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
-from slicesight.evaluation.faithfulness import _gains, _masks, _mean_curves, measure, steps_of
+from slicesight.evaluation.faithfulness import area_gains, curve_masks, mean_curves, measure, steps_of
 from slicesight.evaluation.likelihood import BRANCHES, as_generated, log_likelihoods, open_scan, score_questions
 from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, weigh_claims
 from slicesight.evaluation.statistics import effective_number
@@ -39,7 +39,7 @@ def test_steps_double_until_all_slices():
 
 def test_masks_take_the_heaviest_away_first_and_begin_with_the_whole_scan():
     scores = np.array([0.1, 0.5, 0.05, 0.35])
-    kept, keys = _masks(scores, [np.array([2, 0, 3, 1])])
+    kept, keys = curve_masks(scores, [np.array([2, 0, 3, 1])])
     assert kept[0].all()
     heaviest = [row for row, key in zip(kept, keys, strict=True) if key == ("deletion", "heaviest")]
     assert [np.flatnonzero(~row).tolist() for row in heaviest] == [[], [1], [1, 3], [0, 1, 2, 3]]
@@ -123,14 +123,14 @@ def planted(scores_point_at_it: bool) -> list:
 
 @pytest.mark.parametrize("points", [True, False])
 def test_gains_are_above_zero_just_where_the_scores_point_at_what_the_answer_rests_on(points):
-    for entry in _gains(planted(points), steps_of(N), N):
+    for entry in area_gains(planted(points), steps_of(N), N):
         assert (entry["gain"] > 0) == points
         assert (entry["ci95"][0] > 0) == points
         assert entry["p_holm"] < 0.05
 
 
 def test_mean_curves_begin_with_the_whole_scan_and_have_intervals():
-    curves = _mean_curves(planted(True))
+    curves = mean_curves(planted(True))
     assert curves["whole"]["deletion"]["heaviest"]["mean"] == [0, -5, -5, -5, -5]
     assert curves["whole"]["insertion"]["heaviest"]["mean"] == [-5, 0, 0, 0, 0]
     low, high = curves["whole"]["deletion"]["random"]["ci95"][2]

@@ -11,7 +11,7 @@ import pytest
 from slicesight import cli
 from slicesight.evaluation.external import read_predictions
 from slicesight.evaluation.predictions import Prediction, PredictionFile
-from slicesight.evaluation.sheet import compare_systems, make_sheet, score_evidence, score_file
+from slicesight.evaluation.sheet import compare_systems, make_sheet, score_file
 from slicesight.reports.score_tables import percent
 
 
@@ -130,13 +130,6 @@ def test_the_sheet_of_bertscore_names_its_model(run, predictions_file, tiny_bert
     sheet = json.loads(out)
     assert sheet["metrics"]["bertscore_f1"]["model"] == str(tiny_bert)
     assert 0 <= sheet["open"]["micro"]["bertscore_f1"] <= 1
-
-
-def test_evidence_is_one_on_the_truth_and_zero_for_an_even_spread():
-    assert score_evidence([((0.0, 1.0, 0.0, 0.0), (1,), "v")])["excess"] == 1
-    assert score_evidence([((0.25,) * 4, (1,), "v")])["excess"] == 0
-    assert score_evidence([((0.25,) * 4, (0, 1, 2), "v")]) is None, "shown nearly everywhere: no place to point at"
-    assert score_evidence([(None, (1,), "v")]) is None
 
 
 def test_percent_prints_as_the_papers_do():

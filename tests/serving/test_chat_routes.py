@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from http_questions import events_of, question
+from slicesight.inference.answers import printable
+from slicesight.reports.evidence import doubts_about
+from slicesight.serving.reports import collect_answers
 
 
 @pytest.fixture
@@ -120,8 +123,8 @@ def test_harmless_fields_are_left_alone(client, volume):
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "system", "content": "be brief"}]}, "messages.0.role"),
-        ({"messages": [{"role": "developer", "content": [{"type": "text", "text": "no"}]}]}, "messages.0.role"),
+        ({"messages": [{"role": "system", "content": "be brief"}]}, "messages"),
+        ({"messages": [{"role": "developer", "content": [{"type": "text", "text": "no"}]}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "be brief"}]}, "messages.0.role"),
         ({"messages": [{"role": "assistant", "content": "yes"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "no volume"}]}, "messages"),
@@ -153,14 +156,49 @@ def test_a_picture_or_a_file_inside_a_message_is_told_where_scans_go(say):
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_an_instruction_is_refused_and_not_left_out_of_the_answer(say, volume, role):
-    told = say([named(volume, "Which phase is this?"), {"role": role, "content": "Answer in German."}])
-    assert told.status_code == 400
-    assert f"messages.1 is a {role} message" in told.json()["error"]["message"]
-    assert "leave it out, or say it in the question" in told.json()["error"]["message"]
-    plain = say([named(volume, "Which phase is this?")]).json()
-    empty = say([{"role": role, "content": " "}, named(volume, "Which phase is this?")]).json()
-    assert empty["choices"] == plain["choices"]
+def test_an_instruction_stands_before_the_question_and_the_notices_say_what_it_is_worth(say, volume, role, client):
+    predictor = client.app.state.server.predictor
+    asked = named(volume, "Which phase is this?")
+    plain = say([asked]).json()
+    told = say([{"role": role, "content": "Answer in German."}, asked]).json()
+    assert "no model here was trained to follow one" in told["notices"][-1]
+    assert plain["notices"] == told["notices"][:-1]
+    text = predictor.processor.render("Which phase is this?", system="Answer in German.")
+    assert text.startswith("Answer in German.\n<image3d>")
+    length = len(predictor.processor.encode_prompt("Which phase is this?", system="Answer in German.").input_ids)
+    assert told["usage"]["prompt_tokens"] == length > plain["usage"]["prompt_tokens"]
+    found, expected = (body["choices"][0]["message"]["scores"] for body in (told, plain))
+    assert found == pytest.approx(expected, abs=1e-6)
+    both = say([{"role": "system", "content": "Answer"}, {"role": role, "content": "in German."}, asked]).json()
+    assert both["usage"]["prompt_tokens"] >= length
+    empty = say([{"role": role, "content": " "}, asked]).json()
+    assert (empty["choices"], empty["notices"]) == (plain["choices"], plain["notices"])
+    behind = say([asked, {"role": role, "content": "Answer in German."}])
+    assert behind.status_code == 400
+    assert f"messages.1 is a {role} message behind a user's; put it first" in behind.json()["error"]["message"]
+
+
+def test_an_answer_that_the_request_begins_is_gone_on_with_and_says_so(say, volume, client):
+    server = client.app.state.server
+    asked, begun = named(volume, "What is shown?"), {"role": "assistant", "content": "The liver"}
+    found = say([asked, begun]).json()
+    message = found["choices"][0]["message"]
+    assert message["content"].startswith("The liver")
+    assert "begins with words of the request" in found["notices"][-1]
+    prompt = server.predictor.processor.encode_prompt("What is shown?", prefix="The liver")
+    assert found["usage"]["prompt_tokens"] == len(prompt.input_ids)
+    assert found["usage"]["completion_tokens"] == 24
+    inputs = server.predictor.processor("What is shown?", prefix="The liver").to(server.predictor.model.device)
+    stored, _ = server.scan_store.read(volume["id"])
+    features = server.predictor.encode(replace(stored.grid, voxels=np.array(stored.grid.voxels))).features
+    ids = server.predictor.model.generate(**inputs, volume_features=features, max_new_tokens=24, do_sample=False)
+    said = server.predictor.decode(ids[0, len(prompt.input_ids) - prompt.num_prefix :].tolist())
+    assert message["content"] == printable(said)
+    streamed, _ = events_of(say([asked, begun], stream=True).text)
+    pieces = [event["choices"][0]["delta"].get("content", "") for event in streamed if event["choices"]]
+    assert "".join(pieces) == message["content"]
+    report = collect_answers(server.scan_store, server.predictor, volume["id"], [found["id"]])
+    assert doubts_about(report.answers[0])[0] == "begun by the question's author, who wrote: The liver"
 
 
 def test_half_a_character_is_named(client, volume):
@@ -178,7 +216,6 @@ def test_two_volumes_and_an_unanswered_end_are_refused(say, volume):
     answer = {"role": "assistant", "content": "yes"}
     for messages in (
         [named(volume, "a"), answer, other],
-        [named(volume, "a"), answer],
         [named(volume, "a"), {"role": "user", "content": "b"}],
     ):
         assert say(messages).status_code == 400

@@ -75,6 +75,7 @@ def test_words_that_exclude_each_other_are_refused_together(tiny: Path) -> None:
     for changes, expected in (
         (("init=a", "parts={vision2d: b}"), "init and parts are both given"),
         (("feature_cache=f", "stages.0.augment={noise: 0.1}"), "stage align: augment changes pixels"),
+        (("pretrain_slices={steps: 1, batch_size: 1, augment: {shift: 0.1}}",), "augment is for prepared scans"),
     ):
         with pytest.raises(InputError, match=expected):
             read_recipe(tiny, changes)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training
+from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
@@ -29,10 +29,13 @@ EXAMPLES: dict[Callable[..., None], str] = {
     calibrating.calibrate: "slicesight calibrate --model runs/mine/model --data phantoms:8000:120",
     scoring.evaluate: "slicesight evaluate --data test/manifest.jsonl --out runs/test --train-data train",
     scoring.score: "slicesight score ours=runs/ours lamed=eval_caption.csv,eval_close_vqa.csv --json sheet.json",
+    scoring.compare: "slicesight compare ours=runs/ours theirs=runs/theirs --html compare.html",
     scoring.ablate: "slicesight ablate recipes/phantom-ablation.yaml --table 4 --seeds 3 --out runs/ablation",
     scoring.faithfulness: "slicesight faithfulness --data phantoms:9000:40 --out runs/faithful",
     models.pull: "slicesight pull med-2e3",
     models.models: "slicesight models",
+    vectors.embed: "slicesight embed scans/*.nii.gz --out features.parquet",
+    vectors.nearest: "slicesight nearest features.parquet scan.nii.gz --top 5",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
 }

@@ -94,7 +94,7 @@ def run_ask(options: AskOptions) -> None:
 def _load(options: AskOptions) -> Predictor:
     """The model; a shipped one without what only training and compiling import."""
     with paused_garbage_collection(), light_imports() if options.model in shipped_models() else nullcontext():
-        return load_quietly(options.model, int8=options.int8, cache=options.cache)
+        return load_quietly(options.model, int8=options.int8, cache=options.cache, **options.guest_settings)
 
 
 def _known_case(options: AskOptions) -> Case | None:

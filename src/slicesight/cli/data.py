@@ -94,6 +94,10 @@ def prepare(
     ct-rate: CT-RATE's folder, with its fixed volumes and tables
     masks: scans with label maps, and masks.yaml that says what the labels
     mean; questions are made from them (docs/how-to/prepare.md)
+    3d-rad: 3DRAD's tables, with CT-RATE's volumes in --volumes
+    deeptumorvqa: the folder DeepTumorVQA_2.0 with benchmark/ct
+    amos-mm: the folder of AMOS-MM's two lists and imagesTr, imagesVa
+    rexgroundingct: dataset.json and segmentations/, with CT-RATE's volumes
     folder: any tree of scans with texts beside them:
 
     scan.nii.gz with scan.txt (its report) or scan.json: {"report", "split",

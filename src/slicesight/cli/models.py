@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import say, stderr
+from slicesight.cli.options import PresetOption, say, stderr
+from slicesight.errors import InputError
 
 
 def pull(
@@ -78,7 +79,13 @@ def convert(
 
 
 def plan(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A model folder, its config.json, or med2e3-phi3.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A model folder, its config.json, or med2e3-phi3; a guest: hf:ID_OR_FOLDER or gemma-3-4b.",
+        ),
+    ],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu, cuda, or a size such as 24GiB.")] = "cpu",
     questions: Annotated[int, typer.Option(min=1, help="Asked together about one volume.")] = 1,
@@ -87,8 +94,16 @@ def plan(
         bool, typer.Option(help="Time a few layers of each part here, for seconds beside the work.")
     ] = True,
     train: Annotated[bool, typer.Option("--train", help="Also the paper's two training stages.")] = False,
+    preset: PresetOption = None,
 ) -> None:
     """What a model needs before it is loaded: parameters, memory, work, and whether it fits."""
+    from slicesight.planning.guests import KNOWN_GUESTS
+
+    if config.startswith("hf:") or config in KNOWN_GUESTS:
+        typer.echo(_guest_plan(config, preset=preset, dtype=dtype, device=device))
+        return
+    if preset is not None:
+        raise InputError(f"--preset is for guests (hf:…, {', '.join(KNOWN_GUESTS)}), and {config} is none.")
     from slicesight.planning import plan as planning
 
     model_config = planning.read_config(config)
@@ -104,3 +119,15 @@ def plan(
     for stage in planning.TRAINED_PARTS if train else ():
         step = planning.plan_training(model_config, stage, dtype=dtype, num_questions=questions, length=length)
         typer.echo(planning.describe_training(step))
+
+
+def _guest_plan(name: str, *, preset: str | None, dtype: str, device: str) -> str:
+    """The plan of a guest, read from its configuration alone."""
+    from slicesight.inference.guests.loading import read_guest_config
+    from slicesight.models.guests.preset import find_preset
+    from slicesight.planning.guests import describe_guest, known_config, plan_guest
+    from slicesight.planning.memory import find_free_bytes
+
+    config = known_config(name) or read_guest_config(name.removeprefix("hf:"))
+    chosen = find_preset(preset, name=Path(name.removeprefix("hf:")).name, model_type=config.model_type)
+    return describe_guest(plan_guest(config, chosen, dtype=dtype), free_bytes=find_free_bytes(device), device=device)

@@ -33,7 +33,26 @@ ArchiveTokenOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The archive's token; else SLICESIGHT_ARCHIVE_TOKEN, else ~/.netrc."),
 ]
-ModelOption = Annotated[str, typer.Option(help="A shipped or pulled model, a model folder or a hub name.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL."
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE.yaml", help="What a guest (hf:…, openai:…) is shown; left out, what fits it."),
+]
+EvidenceOption = Annotated[
+    bool,
+    typer.Option(
+        "--evidence/--no-evidence", help="Measure a guest's evidence by blanking slices (many further passes)."
+    ),
+]
+PassesOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=4, help="How often slices may be blanked per answer; else 2·log2(slices)·4."),
+]
 WindowOption = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +83,14 @@ AnswerAnywayOption = Annotated[
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
 ]
+
+
+def guest_settings(*, preset: str | None, evidence: bool, passes: int | None) -> dict[str, Any]:
+    """What `load` is told of a guest, without what nobody named."""
+    if passes is not None and not evidence:
+        raise InputError(f"--evidence-passes {passes} and --no-evidence do not go together; leave one of them out.")
+    settings = {"preset": preset, "evidence_passes": passes if evidence else 0}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def verb(run: Callable[[Options], None]) -> Callable[..., None]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from slicesight.cli.options import (
     AnswerAnywayOption,
     ArchiveTokenOption,
+    EvidenceOption,
     FillOption,
     MinConfidenceOption,
     ModelOption,
+    PassesOption,
     PlaneOption,
+    PresetOption,
     ScanArgument,
     SeriesOption,
     SpacingOption,
     TimePointOption,
     UnitOption,
     WindowOption,
+    guest_settings,
     share_from_0_to_1,
     three_numbers,
     verb,
@@ -66,6 +70,9 @@ class AskOptions:
             show_default=False,
         ),
     ] = None
+    preset: PresetOption = None
+    evidence: EvidenceOption = True
+    evidence_passes: PassesOption = None
     min_confidence: MinConfidenceOption = None
     answer_anyway: AnswerAnywayOption = False
     int8: Annotated[
@@ -98,6 +105,7 @@ class AskOptions:
         from slicesight.volumes.grid import GridSpec
 
         three_numbers(self.spacing_mm, "--spacing-mm")
+        _ = self.guest_settings
         share_from_0_to_1(self.min_confidence, "--min-confidence")
         GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
         for name, _ in self.written:
@@ -117,6 +125,11 @@ class AskOptions:
             from slicesight.reports.dicom_sr.document import import_highdicom
 
             import_highdicom()
+
+    @property
+    def guest_settings(self) -> dict[str, Any]:
+        """What a guest is loaded with."""
+        return guest_settings(preset=self.preset, evidence=self.evidence, passes=self.evidence_passes)
 
     @property
     def written(self) -> list[tuple[str, Path]]:

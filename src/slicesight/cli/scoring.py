@@ -9,8 +9,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from slicesight.cli.options import ChangesOption, FillOption, ModelOption, checked_folder, verb
+from slicesight.cli.options import (
+    ChangesOption,
+    EvidenceOption,
+    FillOption,
+    ModelOption,
+    PassesOption,
+    PresetOption,
+    checked_folder,
+    verb,
+)
 from slicesight.cli.scans import STDOUT
+from slicesight.data.sources import BENCHMARKS
 from slicesight.errors import InputError
 from slicesight.files import checked_place
 
@@ -49,14 +59,36 @@ DataHelp = "manifest.jsonl or its folder, a prepared folder, or phantoms:SEED:CO
 class EvaluateOptions:
     """The options of `slicesight evaluate`."""
 
-    data: Annotated[str, typer.Option(metavar="DATA", help=f"Test data: {DataHelp}.", show_default=False)]
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for answers, sheet and report.", show_default=False)]
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA", help=f"Test data: {DataHelp}; with --benchmark its own folder.", show_default=False
+        ),
+    ]
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for answers, sheet and report; with --benchmark runs/BENCHMARK-MODEL if left out.",
+            show_default=False,
+        ),
+    ] = None
     model: ModelOption = "phantom-tiny"
+    benchmark: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"A public benchmark: {', '.join(BENCHMARKS)}; docs/how-to/benchmarks.md."),
+    ] = None
+    volumes: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --benchmark: where its scans lie, if not in DATA.")
+    ] = None
     split: Annotated[
         str | None, typer.Option(help="Which split; left out, test where the manifest has splits, else all.")
     ] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many cases.")] = None
     fill: FillOption = None
+    preset: PresetOption = None
+    evidence: EvidenceOption = True
+    evidence_passes: PassesOption = None
     controls: Annotated[
         bool, typer.Option(help="Also answer with a blank volume, shuffled slices and a wrong volume.")
     ] = True
@@ -81,7 +113,23 @@ class EvaluateOptions:
     workers: Annotated[int, typer.Option(min=1, help="With --ray: how many readers answer side by side.")] = 2
 
     def __post_init__(self) -> None:
-        checked_folder(self.out)
+        if self.benchmark is None and self.out is None:
+            raise InputError("no folder for the answers; name one with --out")
+        if self.benchmark is None and self.volumes is not None:
+            raise InputError("--volumes belongs to --benchmark; a manifest names its scans itself, leave it out")
+        if self.benchmark is not None and self.fill is not None:
+            raise InputError("--fill does not go with --benchmark; prepare the scans with it, or leave it out")
+        checked_folder(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        if self.out is not None:
+            return self.out
+        model = "".join(
+            sign if sign.isalnum() or sign in "-_." else "_" for sign in Path(self.model).name or self.model
+        )
+        return Path("runs") / f"{self.benchmark}-{model}"
 
 
 @verb
@@ -109,6 +157,9 @@ class ScoreOptions:
         list[Path] | None, typer.Option(metavar="FILE", help="The answers json of official outputs; repeatable.")
     ] = None
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the sheet; - is stdout.")] = None
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Beneath each system the controls that its folder holds.")
+    ] = False
     bertscore: BertScoreOption = None
     bertscore_layer: LayerOption = None
     labels: Annotated[
@@ -122,6 +173,14 @@ class ScoreOptions:
     uncertain: UncertainOption = "present"
     radeval: RadEvalOption = None
     radeval_python: RadEvalPythonOption = None
+    benchmark: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Beside its published rows: {', '.join(BENCHMARKS)}."),
+    ] = None
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Test data that every prediction must be of; with --benchmark its folder."),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.json is not None and self.json != STDOUT:
@@ -134,6 +193,52 @@ def score(options: ScoreOptions) -> None:
     from slicesight.cli.measure import run_score
 
     run_score(options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of `slicesight compare`."""
+
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Two or more of FOLDER (of evaluate), FILE or NAME=FILE[,FILE...], as score takes them.",
+            show_default=False,
+        ),
+    ]
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page; one file, needs nothing else.")] = (
+        None
+    )
+    json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the sheets and tests; - is stdout.")] = None
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Published rows too ({', '.join(BENCHMARKS)}); left out, the runs' own benchmark."
+        ),
+    ] = None
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Where the scans lie, if not where the runs had them.")
+    ] = None
+    cases: Annotated[int, typer.Option(min=0, help="How many of the worst scans the page pictures.")] = 6
+    answers: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="The answers json of official outputs; repeatable.")
+    ] = None
+    bertscore: BertScoreOption = None
+    bertscore_layer: LayerOption = None
+
+    def __post_init__(self) -> None:
+        for place in (self.html, self.json):
+            if place is not None and place != STDOUT:
+                checked_place(place)
+
+
+@verb
+def compare(options: CompareOptions) -> None:
+    """Several systems on the same questions: leaderboard, paired tests, topics and worst cases, on one HTML page."""
+    from slicesight.cli.measure import run_compare
+
+    run_compare(options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +291,8 @@ class FaithfulnessOptions:
     ] = None
     split: Annotated[str | None, typer.Option(help="Which split; left out, test where there are splits.")] = None
     count: Annotated[int | None, typer.Option(min=1, help="Only the first so many scans.")] = None
+    preset: PresetOption = None
+    evidence_passes: PassesOption = None
 
     def __post_init__(self) -> None:
         checked_folder(self.out)

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from slicesight.cli.options import AnswerAnywayOption, MinConfidenceOption, ModelOption
+from slicesight.cli.options import (
+    AnswerAnywayOption,
+    EvidenceOption,
+    MinConfidenceOption,
+    ModelOption,
+    PassesOption,
+    PresetOption,
+    guest_settings,
+)
 from slicesight.errors import InputError
 
 
@@ -44,6 +52,9 @@ def serve(
             metavar="DIR", help="Keep scans there meanwhile, not where temporary files are.", show_default=False
         ),
     ] = None,
+    preset: PresetOption = None,
+    evidence: EvidenceOption = True,
+    evidence_passes: PassesOption = None,
     min_confidence: MinConfidenceOption = None,
     answer_anyway: AnswerAnywayOption = False,
     int8: Annotated[
@@ -71,6 +82,7 @@ def serve(
         grace_s=grace,
         max_kept_bytes=read_size(max_disk, "--max-disk"),
         int8=int8,
+        **guest_settings(preset=preset, evidence=evidence, passes=evidence_passes),
         min_confidence=min_confidence,
         answer_anyway=answer_anyway,
     )

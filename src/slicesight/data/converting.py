@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from slicesight.data.duplicates import Depth, Group, find_groups, leak_summary, prints_of, split_by_group, without_leaks
-from slicesight.data.manifest import PART_OPTIONS, SPLITS, Case, write_manifest
+from slicesight.data.manifest import PART_OPTIONS, SPLITS, Case, Split, write_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.data.sources import ENTRY_POINTS, LAYOUTS
 from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceRequest
@@ -46,7 +46,7 @@ class ConvertRequest:
     limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
     split_shares: of train, val and test. duplicates: compare by perceptual hash ("look"), by "content", "off", or None
     for "look" where there are several splits. leave: which side of a leak gives up its scans. fill: what takes the
-    place of NaN in scans whose text does not say.
+    place of NaN in scans whose text does not say. only: the one split that is wanted, where the layout has splits.
     """
 
     format: str
@@ -62,6 +62,7 @@ class ConvertRequest:
     on_bad_case: OnBadCase = "stop"
     workers: int = 1
     fill: Fill | None = None
+    only: Split | None = None
 
     def __post_init__(self) -> None:
         known = known_names(LAYOUTS, ENTRY_POINTS)
@@ -260,7 +261,7 @@ def _made(folder: Path) -> Path:
 
 def _read(layout: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
     volumes = request.volumes.resolve() if request.volumes else None
-    place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes)
+    place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes, only=request.only)
     skipped_before = len(intake.skipped)
     cases: list[Case] = find_plugin(layout, LAYOUTS, ENTRY_POINTS)(place, intake)
     if not cases:

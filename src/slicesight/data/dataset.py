@@ -21,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.data.fingerprints import content_digest, stat_fingerprint
-from slicesight.data.manifest import Case, Conversation, read_manifest
+from slicesight.data.manifest import PART_OPTIONS, Case, Conversation, read_manifest
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.errors import InputError, check_type
 from slicesight.io.assemble import checked_fill
 from slicesight.io.loading import read_volume
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
+from slicesight.volumes.slice_range import range_box
+from slicesight.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from slicesight.data.store import PreparedVolumes
@@ -123,6 +125,10 @@ class Dataset(ABC):
         shown = np.array([not wanted.isdisjoint(source) for source in self.source_slices(case)])
         return shown & ~shown.all()
 
+    def labels(self, case: Case) -> NDArray[np.int32] | None:
+        """The case's canonical label map (Z, Y, X); None where the source holds none."""
+        return None
+
     def plane(self, case: Case) -> str | None:
         """How the slices are stacked, None where the file does not say which way they lie."""
         grid = self.grid(case, self.own_spec)
@@ -156,7 +162,29 @@ class ManifestDataset(Dataset):
         return read_manifest(self.manifest)
 
     def grid(self, case: Case, spec: GridSpec) -> GridVolume:
-        return to_grid(read_volume(self._path(case), **case.read_options), spec)
+        return to_grid(self.volume(case), spec)
+
+    def volume(self, case: Case) -> Volume:
+        """The case's scan, read as its line says; errors as of `read_volume`."""
+        return read_volume(self._path(case), **case.read_options)
+
+    def labels(self, case: Case) -> NDArray[np.int32] | None:
+        if case.labels is None:
+            return None
+        from slicesight.io.masks import read_labels
+
+        path = self.manifest.parent / case.labels
+        if not path.exists():
+            raise InputError(f"{self.manifest.name}: case {case.id}: no such label map {path}; mend the manifest.")
+        options = case.read_options
+        whole = read_volume(
+            self._path(case), **{name: value for name, value in options.items() if name not in PART_OPTIONS}
+        )
+        labels_ZYX = read_labels(path, whole)
+        if not set(PART_OPTIONS) & set(options):
+            return labels_ZYX
+        box = range_box(whole, options.get("slices"), side=options.get("side"))
+        return labels_ZYX[tuple(slice(*extent) for extent in box)]
 
     def stamp(self, case: Case) -> str:
         return stat_fingerprint(self._path(case)) + (repr(case.read_options) if case.reading else "")

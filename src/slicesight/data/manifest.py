@@ -6,6 +6,7 @@ prompts `{question} Choices: A. {} B. {} C. {} D. {}`, closed targets `{letter}.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,6 +59,8 @@ class Conversation(BaseModel):
     answer_choice: str | None = None
     source_slices: tuple[int, ...] | None = None
     """Slices of the file that show what is asked; None where nobody knows."""
+    label_values: tuple[int, ...] | None = None
+    """Values of the case's label map that mark what is asked, where source_slices is not given."""
 
     @model_validator(mode="after")
     def _closed_answers_are_among_the_choices(self) -> Conversation:
@@ -125,10 +128,23 @@ class Case(BaseModel):
     conversations: tuple[Conversation, ...]
     truth: dict[str, Any] | None = None
 
+    @model_validator(mode="after")
+    def _label_values_are_of_a_label_map(self) -> Case:
+        if self.labels is None and any(asked.label_values for asked in self.conversations):
+            raise ValueError("a question names label_values but the case has no `labels`, the file of its label map")
+        return self
+
     @property
     def read_options(self) -> dict[str, Any]:
         """Arguments for `io.loading.read_volume`; mostly none."""
         return self.reading.options() if self.reading is not None else {}
+
+    @property
+    def patient_key(self) -> str | None:
+        """What the scans of one patient share, without the name: a digest of source and patient."""
+        if self.patient is None:
+            return None
+        return hashlib.sha256(f"{self.source}\t{self.patient}".encode()).hexdigest()[:12]
 
     def with_fill(self, fill: Fill) -> Case:
         """The case with what takes the place of its scan's NaN, unless it says so itself."""

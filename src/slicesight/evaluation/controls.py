@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slicesight.data.manifest import LETTERS, Case, Conversation
 from slicesight.evaluation.predictions import Prediction
@@ -19,6 +20,7 @@ from slicesight.inference.answers import Progress
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
+    from slicesight.data.dataset import Dataset
     from slicesight.inference.predictor import Predictor
 
 VOLUME_CONTROLS = ("blank", "shuffled_slices", "wrong_volume")
@@ -29,10 +31,11 @@ Counts = dict[tuple[str, str], Counter[str]]
 def disturb(control: str, grid: GridVolume, other: GridVolume | None, *, place: int) -> GridVolume:
     """The volume that is shown instead of `grid`; `other` is another case's, `place` the case's number."""
     if control == "blank":
-        return replace(grid, voxels=np.zeros_like(grid.voxels))
+        return replace(grid, voxels=np.zeros_like(grid.voxels), channels=None)
     if control == "shuffled_slices":
         order = np.random.default_rng(place).permutation(len(grid.voxels))
-        return replace(grid, voxels=np.ascontiguousarray(grid.voxels[order]))
+        channels = None if grid.channels is None else np.ascontiguousarray(grid.channels[:, order])
+        return replace(grid, voxels=np.ascontiguousarray(grid.voxels[order]), channels=channels)
     assert control == "wrong_volume"
     assert other is not None
     return other
@@ -78,10 +81,26 @@ def commonest(asked: Conversation, counts: Counts, *, without: Counts | None = N
     return common.most_common(1)[0][0] if common else ""
 
 
-def true_slices(asked: Conversation, grid: GridVolume) -> tuple[int, ...] | None:
-    """The grid slices that show what is asked; None where that is unknown, or every slice does."""
-    shown = () if asked.source_slices is None else grid.grid_slices_of(asked.source_slices)
+def true_slices(
+    asked: Conversation, grid: GridVolume, *, labels_ZYX: NDArray[np.int32] | None = None
+) -> tuple[int, ...] | None:
+    """The grid slices that show what is asked; None where that is unknown, or every slice does.
+
+    Args:
+        labels_ZYX: the case's label map, for a question that names its `label_values`.
+    """
+    shown: tuple[int, ...] = ()
+    if asked.source_slices is not None:
+        shown = grid.grid_slices_of(asked.source_slices)
+    elif asked.label_values and labels_ZYX is not None:
+        shown = grid.slices_showing(np.isin(labels_ZYX, asked.label_values))
     return shown if 0 < len(shown) < len(grid.slices) else None
+
+
+def labels_wanted(source: Dataset, case: Case) -> NDArray[np.int32] | None:
+    """The case's label map, read only where a question needs it to say which slices show what is asked."""
+    needs = any(asked.label_values and asked.source_slices is None for asked in case.conversations)
+    return source.labels(case) if needs else None
 
 
 def as_prediction(case: Case, number: int, said: str, *, choice: str | None = None) -> Prediction:
@@ -97,6 +116,7 @@ def as_prediction(case: Case, number: int, said: str, *, choice: str | None = No
         answer_choice=asked.answer_choice,
         choice=choice,
         volume=case.id,
+        patient=case.patient_key,
         choices=asked.choices,
     )
 

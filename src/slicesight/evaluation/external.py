@@ -1,10 +1,11 @@
 """How do M3D-LaMed, RadFM, the official Med-2E3 or anyone stand in the same table? Their result files, read as ours.
 
 M3D's csv's: caption `Question, Ground Truth, pred, …`, closed `Question Type, Question, Answer, Answer Choice, Pred,
-Correct`, open `Question Type, Question, Answer, Pred, …`. Official Med-2E3: outputs [{"idx", "outputs"}] beside answers
-[{"id", "answer", "answer_choice", "question_type"}], matched by position as its own scripts do. JSONL: predictions.py.
-What such a file cannot give is named with the reason, never guessed. Files of one run hold different kinds of questions
-and are merged; runs of one name are seeds.
+Correct`, open `Question Type, Question, Answer, Pred, …`; 3D-RAD's are the same with Question Aspect. Official
+Med-2E3: outputs [{"idx", "outputs"}] beside answers [{"id", "answer", "answer_choice", "question_type"}], matched by
+position as its own scripts do. DeepTumorVQA's results: benchmarks/submissions.py. JSONL: predictions.py. What such a
+file cannot give is named with the reason, never guessed. Files of one run hold different kinds of questions and are
+merged; runs of one name are seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 from slicesight.data.choices import LIST_MARK, listed_choices
 from slicesight.data.manifest import LETTERS
 from slicesight.errors import InputError
-from slicesight.evaluation.predictions import Prediction, PredictionFile, prediction, read_jsonl
+from slicesight.evaluation.benchmarks.submissions import read_deeptumorvqa_results
+from slicesight.evaluation.predictions import Prediction, PredictionFile, prediction, read_placed_lines
 
 TOPIC_NAMES = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
 REPORT_TOPIC = "report"
@@ -101,8 +103,10 @@ def _merge(files: Sequence[PredictionFile]) -> PredictionFile:
     if len(files) == 1:
         return files[0]
     missing = {name: reason for file in files for name, reason in file.missing.items()}
+    places = tuple(place for file in files for place in file.places)
     kinds = " + ".join(dict.fromkeys(file.format for file in files))
-    return PredictionFile(rows=tuple(row for file in files for row in file.rows), format=kinds, missing=missing)
+    rows = tuple(row for file in files for row in file.rows)
+    return PredictionFile(rows=rows, format=kinds, missing=missing, places=places if len(places) == len(rows) else ())
 
 
 def _read_folder(folder: Path, answers: Path | None) -> PredictionFile:
@@ -120,32 +124,60 @@ def _read_folder(folder: Path, answers: Path | None) -> PredictionFile:
 
 
 def _read_plain(path: Path) -> PredictionFile:
-    rows = read_jsonl(path)
+    placed = read_placed_lines(path)
+    rows = [row for row, _ in placed]
+    _check_ids(placed)
     nameless = sum(row.volume is None for row in rows)
     why = f"{nameless} of {len(rows)} lines have no field volume, so nothing can be drawn by volume"
     missing = {"volume": why} if nameless else {}
-    return PredictionFile(rows=tuple(_with_listed_choices(row) for row in rows), format="jsonl", missing=missing)
+    places = tuple(place for _, place in placed)
+    listed = tuple(_with_listed_choices(row) for row in rows)
+    return PredictionFile(rows=listed, format="jsonl", missing=missing, places=places)
+
+
+def _check_ids(placed: Sequence[tuple[Prediction, str]]) -> None:
+    """A question answered twice in one file would count twice."""
+    first: dict[str, str] = {}
+    for row, place in placed:
+        if row.id in first:
+            raise InputError(f"{place}: id {row.id!r} is in {first[row.id]} already; keep one of the two")
+        first[row.id] = place
 
 
 def _read_csv(path: Path) -> PredictionFile:
     csv.field_size_limit(2**24)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        header = {name.strip().lower() for name in reader.fieldnames or ()}
+        header = {_column(name) for name in reader.fieldnames or ()}
         kind = next((name for name, (_, columns) in CSV_FORMATS.items() if columns <= header), None)
         if kind is None:
             raise InputError(
                 f"{path}: columns {', '.join(sorted(header)) or '(none)'} are none of M3D's three tables; expected "
                 "Question + Ground Truth + pred, or Question Type + Question + Answer (+ Answer Choice) + Pred."
             )
-        rows = [
-            _csv_row(raw, task=CSV_FORMATS[kind][0], number=number, path=path) for number, raw in enumerate(reader, 2)
-        ]
-    return PredictionFile(rows=tuple(rows), format=kind, missing={"volume": NO_VOLUME.format("M3D's csv")})
+        placed = [(_csv_row(raw, kind=kind, number=number, path=path), number) for number, raw in enumerate(reader, 2)]
+    return PredictionFile(
+        rows=tuple(row for row, _ in placed),
+        format=kind,
+        missing={"volume": NO_VOLUME.format("M3D's csv")},
+        places=tuple(f"{path.name} line {number}" for _, number in placed),
+    )
 
 
-def _csv_row(raw: dict[str, Any], *, task: str, number: int, path: Path) -> Prediction:
-    row = {(key or "").strip().lower(): value for key, value in raw.items()}
+def _column(name: str) -> str:
+    """A column's name as it is looked for; 3D-RAD calls M3D's question type its aspect."""
+    plain = name.strip().lower()
+    return "question type" if plain == "question aspect" else plain
+
+
+def _csv_row(raw: dict[str, Any], *, kind: str, number: int, path: Path) -> Prediction:
+    task = CSV_FORMATS[kind][0]
+    row = {_column(key or ""): value for key, value in raw.items()}
+    lacking = [key for key in CSV_FORMATS[kind][1] if row.get(key) is None]
+    if lacking:
+        raise InputError(
+            f"{path.name} line {number}: fewer cells than the header, none for {lacking[0]!r}; mend the row"
+        )
     fields = {
         "id": f"{path.stem}:{number - 2}",
         "task": task,
@@ -159,6 +191,10 @@ def _csv_row(raw: dict[str, Any], *, task: str, number: int, path: Path) -> Pred
 
 
 def _read_official(path: Path, answers: Path | None) -> PredictionFile:
+    if (document := _json_of(path)) is not None and isinstance(document, dict) and "results" in document:
+        if answers is not None:
+            raise InputError(f"{path}: holds its own answers; leave --answers out")
+        return read_deeptumorvqa_results(path, document)
     outputs = _json_list(path)
     if outputs and "outputs" not in outputs[0]:
         raise InputError(f"{path}: its entries have no key outputs; expected official outputs [{{idx, outputs}}].")
@@ -187,15 +223,21 @@ def _read_official(path: Path, answers: Path | None) -> PredictionFile:
 
 
 def _json_list(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a JSON list.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); expected a list of objects.") from None
+    content = _json_of(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise InputError(f"{path}: expected a JSON list of objects, found {type(content).__name__}.")
     return content
+
+
+def _json_of(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a JSON list.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); expected a list of objects.") from None
 
 
 def topic_name(kind: Any) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, true_slices
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, labels_wanted, true_slices
 from slicesight.evaluation.likelihood import (
     BRANCHES,
     MaskableScan,
@@ -28,11 +28,12 @@ from slicesight.evaluation.likelihood import (
     open_scan,
     score_questions,
 )
-from slicesight.evaluation.predict import unwatched
+from slicesight.evaluation.metrics.evidence import Pointed, score_evidence
+from slicesight.evaluation.predict import slice_places_mm, unwatched
 from slicesight.evaluation.score_claims import AskedScores, ask_for_claims, weigh_claims
-from slicesight.evaluation.sheet import score_evidence
 from slicesight.evaluation.statistics import Floats, holm, mean_interval, sign_flip_p
 from slicesight.inference.answers import NO_WORDS, Progress
+from slicesight.inference.guests.predictor import GuestPredictor
 from slicesight.inference.predictor import Predictor
 from slicesight.volumes.grid import GridVolume
 
@@ -69,9 +70,15 @@ def measure(
 ) -> dict[str, Any]:
     """Everything that is known about how faithful a model's slice scores are, as numbers with intervals by volume.
 
+    A guest's evidence, which is measured by occlusion, is held against the same curves (`guest_faithfulness.py`).
+
     Raises:
         InputError: the model does not weigh slices, or weighs those of several planes.
     """
+    if isinstance(predictor, GuestPredictor):
+        from slicesight.evaluation.guest_faithfulness import measure_guest
+
+        return measure_guest(predictor, source, tasks=tasks, seed=seed, progress=progress)
     if predictor.model.scorer is None or predictor.model.config.aggregation == "max":
         raise InputError(
             f"{predictor.card.name} has no slice scores to be faithful; choose a model that weighs slices."
@@ -83,7 +90,7 @@ def measure(
             "a model of one plane."
         )
     curves: list[QuestionCurves] = []
-    pointed: list[tuple[Sequence[float], Sequence[int] | None, str]] = []
+    pointed: list[Pointed] = []
     asked: list[AskedScores] = []
     for place, case in enumerate(source.cases):
         progress(place, len(source.cases))
@@ -91,8 +98,16 @@ def measure(
         scan = open_scan(predictor, grid)
         prompts = [pair.prompt for pair in case.conversations]
         scores_QN = score_questions(scan, prompts)
+        labels_ZYX = labels_wanted(source, case)
         for scores_N, pair in zip(scores_QN, case.conversations, strict=True):
-            pointed.append((tuple(scores_N), true_slices(pair, grid), case.id))
+            pointed.append(
+                Pointed(
+                    scores=tuple(scores_N),
+                    true_slices=true_slices(pair, grid, labels_ZYX=labels_ZYX),
+                    volume=case.id,
+                    places_mm=slice_places_mm(grid),
+                )
+            )
         asked.append(ask_for_claims(scan, case))
         curves += _curves_of(scan, case, grid, scores_QN, tasks=tasks, rng=np.random.default_rng([seed, place]))
     progress(len(source.cases), len(source.cases))
@@ -104,12 +119,12 @@ def measure(
         "num_questions": len(curves),
         "num_slices": num_slices,
         "steps": steps_of(num_slices),
-        "curves": _mean_curves(curves),
-        "gains": _gains(curves, steps_of(num_slices), num_slices),
+        "curves": mean_curves(curves),
+        "gains": area_gains(curves, steps_of(num_slices), num_slices),
         "evidence": score_evidence(pointed),
         "claims": weigh_claims(asked),
     }
-    return {**found, "verdict": _verdict(found)}
+    return {**found, "verdict": verdict_of(found)}
 
 
 def _scoring_options(predictor: Predictor) -> dict[str, Any]:
@@ -144,7 +159,7 @@ def _curves_of(
         if answer.text == NO_WORDS:
             continue
         said = as_generated(scan, pair.prompt, answer.text)
-        kept_VN, keys = _masks(scores_N, random_orders)
+        kept_VN, keys = curve_masks(scores_N, random_orders)
         curves: dict[tuple[str, str, str], Floats] = {}
         for branch in BRANCHES:
             likely_V = log_likelihoods(scan, pair.prompt, said, kept_VN, branch=branch)
@@ -155,7 +170,7 @@ def _curves_of(
     return found
 
 
-def _masks(
+def curve_masks(
     scores_N: Floats, random_orders: Sequence[NDArray[np.int_]]
 ) -> tuple[NDArray[np.bool_], list[tuple[str, str]]]:
     """Which slices are kept at every step of every curve (V, N), and each row's (curve, order); the first keeps all.
@@ -178,7 +193,7 @@ def _masks(
     return np.array(masks), keys
 
 
-def _mean_curves(curves: Sequence[QuestionCurves]) -> dict[str, Any]:
+def mean_curves(curves: Sequence[QuestionCurves], *, branches: Sequence[str] = BRANCHES) -> dict[str, Any]:
     """{branch: {curve: {order: {"mean": per step, "ci95": per step}}}}."""
     volumes = [one.volume for one in curves]
 
@@ -189,16 +204,18 @@ def _mean_curves(curves: Sequence[QuestionCurves]) -> dict[str, Any]:
 
     return {
         branch: {curve: {order: along_steps(branch, curve, order) for order in ORDERS} for curve in CURVES}
-        for branch in BRANCHES
+        for branch in branches
     }
 
 
-def _gains(curves: Sequence[QuestionCurves], steps: Sequence[int], num_slices: int) -> list[dict[str, Any]]:
+def area_gains(
+    curves: Sequence[QuestionCurves], steps: Sequence[int], num_slices: int, *, branches: Sequence[str] = BRANCHES
+) -> list[dict[str, Any]]:
     """How much faster the answer is lost (or found) by the heaviest slices than by others: area between two curves."""
     across = np.asarray(steps) / num_slices
     volumes = [one.volume for one in curves]
     found: list[dict[str, Any]] = []
-    for branch, curve, other in product(BRANCHES, CURVES, ("random", "lightest")):
+    for branch, curve, other in product(branches, CURVES, ("random", "lightest")):
         sign = 1.0 if curve == "deletion" else -1.0
         differences = [one.curves[branch, curve, other] - one.curves[branch, curve, "heaviest"] for one in curves]
         gain = np.array([sign * np.trapezoid(difference, across) for difference in differences])
@@ -221,17 +238,17 @@ def _gains(curves: Sequence[QuestionCurves], steps: Sequence[int], num_slices: i
     return found
 
 
-def _verdict(found: Mapping[str, Any]) -> dict[str, Any]:
+def verdict_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """Plain answers: does the model use what it points at, and does it point at what is true?"""
     against_random = [entry for entry in found["gains"] if entry["against"] == "random"]
     used = {
         branch: all(one["ci95"][0] > 0 and one["p_holm"] < 0.05 for one in against_random if one["branch"] == branch)
-        for branch in BRANCHES
+        for branch in found["curves"]
     }
     evidence = found["evidence"]
     return {
         "answers_rest_on_the_heaviest_slices": used["whole"],
-        "answers_rest_on_the_heaviest_slices_of_the_2d_branch": used["slices"],
+        "answers_rest_on_the_heaviest_slices_of_the_2d_branch": used.get("slices"),
         "excess_mass_reaches_the_aim": None if evidence is None else evidence["excess"] >= AIM,
         "aim": AIM,
     }

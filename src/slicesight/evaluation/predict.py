@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb, true_slices
+from slicesight.evaluation.controls import MAX_NEW_TOKENS, as_prediction, disturb, labels_wanted, true_slices
 from slicesight.evaluation.predictions import Prediction, read_jsonl, to_lines
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer, Progress
@@ -145,25 +148,29 @@ def answer_cases(
 ) -> Iterator[tuple[str, list[Prediction]]]:
     """(system, rows) of every case that a system has not answered."""
     taken: deque[tuple[Case, str, GridVolume]] = deque()
-    jobs = _jobs(run, predictor.grid_spec, answered, taken)
+    jobs = (
+        (shown if taken[-1][1] == MODEL else predictor.as_control(shown), questions)
+        for shown, questions in _jobs(run, predictor.grid_spec, answered, taken)
+    )
     for answers in predictor.ask_many(jobs, max_new_tokens=MAX_NEW_TOKENS, choices="both", answer_anyway=True):
         case, system, grid = taken.popleft()
-        yield system, _rows_of(case, answers, system=system, grid=grid)
+        labels_ZYX = labels_wanted(run.source, case) if system == MODEL else None
+        yield system, _rows_of(case, answers, system=system, grid=grid, labels_ZYX=labels_ZYX)
 
 
 def digest_model(predictor: Predictor) -> str:
     """SHA-256 of the weights, the configuration and the processor's settings, wherever they were loaded from."""
-    from slicesight.models.fingerprint import digest_weights, plain
-
-    settings = [plain(predictor.model.config), predictor.processor.to_dict()]
-    return digest_weights(predictor.model.state_dict(), settings=settings)
+    return predictor.digest()
 
 
 def digest_questions(cases: Sequence[Case]) -> str:
     """SHA-256 of ids, questions and answers, in order."""
     digest = hashlib.sha256()
     for case in cases:
-        digest.update(case.model_dump_json(include={"id", "volume", "conversations"}).encode() + b"\n")
+        asks_of_labels = any(asked.label_values is not None for asked in case.conversations)
+        unknown_before: Any = None if asks_of_labels else {"conversations": {"__all__": {"label_values"}}}
+        written = case.model_dump_json(include={"id", "volume", "conversations"}, exclude=unknown_before)
+        digest.update(written.encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -206,16 +213,39 @@ def _neighbour(cases: Sequence[Case], place: int) -> Case | None:
     return None
 
 
-def _rows_of(case: Case, answers: Sequence[Answer], *, system: str, grid: GridVolume) -> list[Prediction]:
+def _rows_of(
+    case: Case,
+    answers: Sequence[Answer],
+    *,
+    system: str,
+    grid: GridVolume,
+    labels_ZYX: NDArray[np.int32] | None = None,
+) -> list[Prediction]:
     rows = []
     for number, (asked, answer) in enumerate(zip(case.conversations, answers, strict=True)):
         is_one_plane = len(answer.scores) in (0, len(grid.slices))  # what shows it in the other planes is not known
-        shown = true_slices(asked, grid) if system == MODEL and is_one_plane else None
-        extra: dict[str, Any] = {"scores": answer.scores or None, "true_slices": shown}
-        extra |= {"confidence": answer.confidence, "abstained": answer.abstained}
+        shown = true_slices(asked, grid, labels_ZYX=labels_ZYX) if system == MODEL and is_one_plane else None
+        extra: dict[str, Any] = {
+            "scores": answer.scores or None,
+            "true_slices": shown,
+            "slice_places_mm": slice_places_mm(grid) if shown is not None and answer.scores else None,
+            "evidence": None if answer.evidence == "scores" else answer.evidence,
+            "confidence": answer.confidence,
+            "abstained": answer.abstained,
+            "would_say": answer.would_say,
+        }
         row = as_prediction(case, number, answer.generated_text, choice=answer.choice)
         rows.append(row.model_copy(update=extra))
     return rows
+
+
+def slice_places_mm(grid: GridVolume) -> tuple[float, ...] | None:
+    """How far each grid slice's centre lies from the first one's, in mm; None without geometry."""
+    positions = [piece.position_mm for piece in grid.slices if piece.position_mm is not None]
+    if len(positions) < len(grid.slices):
+        return None
+    away = np.linalg.norm(np.asarray(positions) - positions[0], axis=1)
+    return tuple(np.round(away, 3).tolist())
 
 
 def _drop_half_cases(run: PredictionRun, system: str) -> None:

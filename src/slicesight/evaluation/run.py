@@ -188,6 +188,7 @@ def _sheet(
     sheet["skipped_cases"] = dict(run.skipped)
     sheet["data"] = {**data, "num_cases": len(run.source.cases)}
     sheet["model"] = predictor.card.to_dict()
+    sheet["grid"] = predictor.grid_spec.to_dict()
     return sheet
 
 

@@ -20,10 +20,12 @@ from slicesight import __version__
 from slicesight.data.answer_text import final_text
 from slicesight.data.choices import OUTCOMES, WAYS, has_truth, is_right, legacy_right, read_choice
 from slicesight.evaluation.metrics import text_metric_names
+from slicesight.evaluation.metrics.evidence import Pointed, score_evidence
 from slicesight.evaluation.metrics.overlap import bleu_counts, corpus_bleu4
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.report_labels import LabelOptions, clinical_of, radeval_of
+from slicesight.evaluation.selective_answers import NO_CONFIDENCE, score_selective
 from slicesight.evaluation.statistics import (
     Floats,
     bounds,
@@ -31,7 +33,6 @@ from slicesight.evaluation.statistics import (
     draw_means,
     draw_sums,
     holm,
-    mean_interval,
     volume_sums,
 )
 
@@ -118,7 +119,10 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
     for task in TASKS:
         if task not in scored.file.tasks:
             missing[task] = f"the file holds no {task} questions"
-    evidence = score_evidence((row.scores, row.true_slices, row.volume or row.id) for row in rows)
+    evidence = score_evidence(map(_pointed, rows))
+    selective = score_selective(rows)
+    if selective is None:
+        missing["selective"] = NO_CONFIDENCE
     if evidence is None:
         missing["evidence"] = "no prediction has both scores and true_slices"
     clinical, radeval = clinical_of(rows, labels or LabelOptions()), radeval_of(rows, labels or LabelOptions())
@@ -136,6 +140,7 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
         "evidence": evidence,
         "clinical": clinical.part,
         **({} if radeval[0] is None else {"radeval": radeval[0]}),
+        "selective": selective,
         "controls": None,
         "leaks": None,
         "metrics": dict(scored.about),
@@ -161,6 +166,8 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(sheets) == 1:
         return sheets[0]
     averaged: dict[str, Any] = {**_mean_of(list(sheets)), "num_seeds": len(sheets)}
+    for name in ("evidence", "selective"):
+        averaged[name] = _without_intervals(averaged[name])
     for task in TASKS:
         if averaged[task] is not None:
             averaged[task]["ci95"] = None
@@ -231,34 +238,15 @@ def count_reasoning(rows: Iterable[Prediction]) -> dict[str, float]:
     }
 
 
-def score_evidence(
-    pointed: Iterable[tuple[Sequence[float] | None, Sequence[int] | None, str]],
-) -> dict[str, Any] | None:
-    """Score mass on the slices that truly show what is asked, their share, and the excess (mass - share) / (1 - share).
-
-    Only questions whose slices are fewer than half of all count; elsewhere there is no place to point at.
-
-    Args:
-        pointed: every question's slice scores, true slices and volume.
-    """
-    masses, shares, volumes = [], [], []
-    for scores, true_slices, volume in pointed:
-        share = len(true_slices or ()) / len(scores) if scores else 1.0
-        if 0 < share < 0.5:
-            masses.append(float(np.asarray(scores)[list(true_slices or ())].sum()))
-            shares.append(share)
-            volumes.append(volume)
-    if not masses:
-        return None
-    mass, share_array = np.array(masses), np.array(shares)
-    excess = mean_interval((mass - share_array) / (1 - share_array), volumes)
-    return {
-        "mass": float(mass.mean()),
-        "share": float(share_array.mean()),
-        "excess": excess.value,
-        "excess_ci95": [excess.low, excess.high],
-        "num_questions": len(masses),
-    }
+def _pointed(row: Prediction) -> Pointed:
+    """A question's slices as the evidence metrics take them."""
+    return Pointed(
+        scores=row.scores,
+        true_slices=row.true_slices,
+        volume=row.volume or row.id,
+        places_mm=row.slice_places_mm,
+        measured_by=row.evidence or "scores",
+    )
 
 
 def _task_part(scored: Scored, task: str) -> dict[str, Any] | None:
@@ -353,8 +341,12 @@ def _intervals(
 
 
 def _without_intervals(value: Any) -> Any:
+    """The same with null for what is one seed's alone: intervals, a curve, the bins of confidences."""
     if isinstance(value, dict):
-        return {key: None if key == "ci95" else _without_intervals(inner) for key, inner in value.items()}
+        return {
+            key: None if key.endswith("ci95") or key in ("curve", "bins") else _without_intervals(inner)
+            for key, inner in value.items()
+        }
     return value
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slicesight.inference.answers import Answer, AnswerPiece, SliceEvidence
+    from slicesight.inference.embedding import Embedding, load_embedder
     from slicesight.inference.encoded_scan import EncodedScan
     from slicesight.inference.loading import load
     from slicesight.inference.predictor import Predictor
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "answers",
     "AnswerPiece": "answers",
+    "Embedding": "embedding",
     "EncodedScan": "encoded_scan",
     "Predictor": "predictor",
     "SliceEvidence": "answers",
     "load": "loading",
+    "load_embedder": "embedding",
 }
-__all__ = ["Answer", "AnswerPiece", "EncodedScan", "Predictor", "SliceEvidence", "load"]
+__all__ = ["Answer", "AnswerPiece", "Embedding", "EncodedScan", "Predictor", "SliceEvidence", "load", "load_embedder"]
 
 
 def __getattr__(name: str) -> Any:

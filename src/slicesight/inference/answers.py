@@ -14,6 +14,7 @@ from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
+EvidenceKind = Literal["scores", "occlusion", "none"]
 if TYPE_CHECKING:
     from slicesight.inference.calibration.likelihood import AnswerLikelihood
 
@@ -55,7 +56,7 @@ class Answer:
     cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
     nothing but its choices may be said. confidence: the probability that the answer is right, of a calibrated model;
     confidence_note: why there is none. abstained: why the model should not answer; would_say: the text that is held
-    back for it, None where nothing is.
+    back for it, None where nothing is. prefix: how the one who asked began the text, which the model went on with.
     """
 
     question: str
@@ -68,6 +69,11 @@ class Answer:
     confidence_note: str | None = None
     abstained: Abstained | None = None
     would_say: str | None = None
+    prefix: str = ""
+    evidence: EvidenceKind = "scores"
+    """Where `scores` come from: the model's own, or measured by blanking slices; none for a guest without either."""
+    evidence_note: str | None = None
+    """How they were measured, or why there are none."""
 
     @property
     def is_truncated(self) -> bool:
@@ -153,11 +159,19 @@ def make_answer(
     *,
     grid: GridVolume | None,
     cut_at: int | None = None,
+    prefix: str = "",
     **certainty: Any,
 ) -> Answer:
     """An answer with its slices ranked; no slice weighs where no scan was given. certainty: fields of `Answer`."""
-    slices = () if grid is None else rank_slices(scores, grid=grid)
-    return Answer(question=question, text=text, scores=tuple(scores), slices=slices, cut_at=cut_at, **certainty)
+    return Answer(
+        question=question,
+        text=text,
+        scores=tuple(scores),
+        slices=() if grid is None else rank_slices(scores, grid=grid),
+        cut_at=cut_at,
+        prefix=prefix.strip(),
+        **certainty,
+    )
 
 
 def rank_slices(scores: Sequence[float], *, grid: GridVolume) -> tuple[SliceEvidence, ...]:

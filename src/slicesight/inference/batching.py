@@ -55,7 +55,7 @@ class AskRequest:
     constrained: numbers of the questions that must be answered with one of their choices, where they list any.
     rule: when an answer of a calibrated model is held back. wants_likelihoods: pieces carry them; nothing is judged.
     is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
-    for a queue in front.
+    for a queue in front. system, prefix: a message before the conversation, and how the answers begin.
     """
 
     scan: Callable[[], EncodedScan] | None
@@ -63,6 +63,8 @@ class AskRequest:
     on_piece: Callable[[AnswerPiece], None]
     on_error: Callable[[Exception], None]
     history: History = ()
+    system: str | None = None
+    prefix: str = ""
     max_new_tokens: int = 160
     options: dict[str, Any] = field(default_factory=dict)
     sampler: Sampler | None = None
@@ -88,6 +90,7 @@ class OpenQuestion:
     sampler: Sampler
     generator: torch.Generator
     decoder: AnswerDecoder
+    prefix: str = ""
     choices: ChoiceTree | None = None
     record: TokenRecord | None = None
     watch: AnswerWatch | None = None
@@ -107,7 +110,9 @@ class OpenQuestion:
         _, text = self.decoder.finish(step.token_ids)
         grid = None if self.scan is None else self.scan.grid
         cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
-        answer = make_answer(self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at)
+        answer = make_answer(
+            self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at, prefix=self.prefix
+        )
         answer = answer if self.choices is None else with_choice(answer)
         likelihood = None if self.record is None else self.record.finish()
         answer = weighed(answer, self.watch, likelihood)
@@ -203,7 +208,11 @@ class ContinuousBatching:
             history=request.history,
             num_volumes=0 if request.scan is None else 1,
             longest=longest,
+            system=request.system,
+            prefix=request.prefix,
         )
+        if request.prefix and request.constrained:
+            raise InputError("the answer is begun and held to choices; leave one of the two out.")
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
         trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
@@ -229,16 +238,22 @@ class ContinuousBatching:
                     scan=scan,
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
-                    decoder=AnswerDecoder(
-                        prompt.question,
-                        self.predictor.decode,
-                        may_be_held_back=watch is not None and watch.may_hold_back,
-                    ),
+                    decoder=self._decoder(tokenized[number], watch),
+                    prefix=request.prefix,
                     choices=trees[number],
                     record=self._record(request, prompt.question, trees[number], has_scan=scan is not None),
                     watch=watch,
                 )
                 yield self._generation_request(question, max_new_tokens=limits[number])
+
+    def _decoder(self, one: TokenizedQuestion, watch: AnswerWatch | None) -> AnswerDecoder:
+        """What makes text of a question's tokens: the answer whole, with what the one who asks began it."""
+        prefix_ids = one.prefix_ids
+        return AnswerDecoder(
+            one.question,
+            lambda token_ids: self.predictor.decode([*prefix_ids, *token_ids]),
+            may_be_held_back=watch is not None and watch.may_hold_back,
+        )
 
     def _watch(self, request: AskRequest, question: str, scan: EncodedScan | None) -> AnswerWatch | None:
         """What the calibration knows of a question beforehand; None without one."""
@@ -311,9 +326,9 @@ class ContinuousBatching:
         )
         grid, ends = None if scan is None else scan.grid, find_end_tokens(self.predictor.model)
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
-            _, text = AnswerDecoder(one.question, self.predictor.decode).finish(token_ids)
+            _, text = self._decoder(one, None).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
-            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at)
+            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, prefix=request.prefix)
             answer = weighed(answer if trees[number] is None else with_choice(answer), watches[number], None)
             request.on_piece(
                 AnswerPiece(

@@ -16,12 +16,11 @@ import numpy as np
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
-from slicesight.inference.batching import AskRequest, ContinuousBatching
+from slicesight.inference.batching import AskRequest
 from slicesight.inference.calibration.calibration import AnswerRule
 from slicesight.inference.choice_decoding import ChoicesMode, check_choices_mode
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.prompts import History
-from slicesight.inference.sampling import check_options, make_sampler
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Volume
 
@@ -82,7 +81,7 @@ class JobRunner:
         if isinstance(self.history, str) or not all(map(_is_turn, self.history)):
             raise InputError(f"history is {str(self.history)[:60]!r}; expected (question, answer) pairs of text.")
         check_choices_mode(self.choices)
-        check_options(self.predictor.model, self.options)
+        self.predictor.check_options(self.options)
 
     def _asked(self, questions: str | Sequence[str] | None) -> AskedQuestions:
         checked = check_questions(self.predictor, questions)
@@ -120,7 +119,7 @@ class JobRunner:
 
     def pieces(self, jobs: Iterable[Job], *, in_pieces: bool) -> Iterator[list[tuple[int, AnswerPiece]]]:
         """What each step adds, as (job, piece); without `in_pieces` only whole answers."""
-        sampler = make_sampler(self.predictor.model, self.options)
+        sampler = self.predictor.make_sampler(self.options)
         pieces: list[tuple[int, AnswerPiece]] = []
         errors: list[Exception] = []
         numbered = enumerate(map(check_job, jobs))
@@ -155,7 +154,7 @@ class JobRunner:
                 wants_likelihoods=self.wants_likelihoods,
             )
 
-        for _ in ContinuousBatching(self.predictor, batch_size=self.batch_size).answer(take):
+        for _ in self.predictor.batching(batch_size=self.batch_size).answer(take):
             if errors:
                 break
             if pieces:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slicesight.errors import InputError, ModelError
 from slicesight.files import read_json_object
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from slicesight.inference.calibration.calibration import Calibration
 
 log = logging.getLogger(__name__)
+GUEST_PREFIXES = ("hf:", "openai:")
+"""Of names that mean a vision-language model of somebody else's."""
 
 
 @contextmanager
@@ -44,9 +46,15 @@ def load(
     compile_mode: str | None = None,
     cache_bytes: int = 0,
     cache_folder: str | Path | None = None,
+    preset: str | Path | None = None,
+    evidence_passes: int | None = None,
     ignore_calibration: bool = False,
 ) -> Predictor:
     """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
+
+    A folder with a PEFT adapter is loaded with the model that it names.
+    `hf:ID_OR_FOLDER` is any vision-language model of transformers, and `openai:URL#MODEL` one behind a server in
+    OpenAI's shape: guests, which are shown the scan's slices as pictures.
 
     Args:
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
@@ -57,12 +65,20 @@ def load(
             (CUDA graphs) or "max-autotune". For many scans on a GPU: the first one takes minutes.
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
         cache_folder: keeps encoded scans as files there, for other runs. They show what the scan shows: treat them so.
+        preset: what a guest is shown: a preset's name or a YAML file; left out, the one that fits the model.
+        evidence_passes: for a guest's evidence, how often slices may be blanked per answer; 0 measures none.
         ignore_calibration: answer without the confidences of the folder's calibration, and hold nothing back.
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete.
         InputError: another argument is wrong.
     """
+    if str(name_or_dir).startswith(GUEST_PREFIXES):
+        own = {"quantize": quantize, "compile_mode": compile_mode, "cache": cache_bytes or cache_folder}
+        return _load_guest(str(name_or_dir), device, dtype, own, preset=preset, evidence_passes=evidence_passes)
+    for setting, value in (("preset", preset), ("evidence_passes", evidence_passes)):
+        if value is not None:
+            raise InputError(f"{setting} is for guests (hf:… or openai:…), and {name_or_dir} is none; leave it out.")
     source, name = _find(name_or_dir)
 
     import torch
@@ -72,9 +88,13 @@ def load(
     from slicesight.inference.cpu.transposed_linear import use_transposed_linear
     from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
     from slicesight.inference.feature_cache import FeatureCache
+    from slicesight.models.adapters import apply_adapter, find_base
     from slicesight.models.folder import check_whole, one_line_for_damage
     from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
 
+    adapter = source
+    if (base := find_base(source)) is not None:
+        source, _ = _find(base)
     device = _check_device(device)
     if not isinstance(cache_bytes, int) or cache_bytes < 0:
         raise InputError(f"cache_bytes is {cache_bytes!r}; expected 0 or more, a whole number of bytes.")
@@ -96,8 +116,11 @@ def load(
             if extra := sorted(found["unexpected_keys"]):
                 log.warning("%s: %d weights are not used, %r among them", source, len(extra), extra[0])
             processor = Med2E3Processor.from_pretrained(source)
+        if base is not None:
+            with one_line_for_damage(Path(adapter)):
+                model = apply_adapter(model, adapter)
         card_path = cached_file(
-            source,
+            adapter if (Path(adapter) / CARD_FILE).is_file() else source,
             CARD_FILE,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
@@ -127,6 +150,17 @@ def load(
         cache=cache,
         calibration=None if ignore_calibration else _read_calibration(source),
     )
+
+
+def _load_guest(name: str, device: str | None, dtype: str | None, own: dict[str, Any], **settings: Any) -> Predictor:
+    from slicesight.inference.guests.loading import load_guest
+    from slicesight.inference.guests.predictor import refuse_for_guests
+
+    refuse_for_guests(name, **own)
+    device = _check_device(device)
+    dtype = dtype or ("float32" if device == "cpu" else "auto")
+    with _quiet_reading():
+        return load_guest(name, device=device, dtype=dtype, **settings)
 
 
 @contextmanager
@@ -192,9 +226,10 @@ def _find(name_or_dir: str | Path) -> tuple[str, str]:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            from slicesight.models.folder import refuse_adapter
+            from slicesight.models.adapters import find_base
 
-            refuse_adapter(folder)
+            if find_base(folder) is not None:
+                return str(folder), folder.resolve().name
             raise ModelError(f"{folder}: no config.json there; expected a model folder with config and safetensors.")
         _refuse_vectors(folder, name)
         return str(folder), folder.resolve().name

@@ -26,11 +26,14 @@ from slicesight.volumes.volume import Plane, Volume
 if TYPE_CHECKING:
     import torch
 
+    from slicesight.inference.batching import ContinuousBatching
     from slicesight.inference.calibration.calibration import AnswerRule, Calibration
     from slicesight.inference.choice_decoding import ChoicesMode
+    from slicesight.inference.embedding import Embedding, EmbeddingSpace
     from slicesight.inference.feature_cache import FeatureCache
     from slicesight.inference.jobs import Job, JobRunner
-    from slicesight.inference.prompts import History
+    from slicesight.inference.prompts import History, TokenizedQuestion
+    from slicesight.inference.sampling import Sampler
     from slicesight.inference.scheduler import Scheduler
     from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor, VolumeFeatures
 
@@ -118,23 +121,44 @@ class Predictor:
             InputError: the scan cannot be read; the grid has several windows, one channel each, and the model reads one
                 channel; or it is not stacked axially and the model cuts several planes from it.
         """
+        if isinstance(scan, EncodedScan):
+            return scan
+        grid = self.as_grid(scan)
+        if self.cache is None:
+            return EncodedScan(grid=grid, features=self._run_encoders(grid))
+        return EncodedScan(grid=grid, features=self.cache.get(self.model, grid, lambda: self._run_encoders(grid)))
+
+    def as_grid(self, scan: Scan) -> GridVolume:
+        """The scan as the encoders will see it; errors as of `encode`."""
+        if isinstance(scan, EncodedScan):
+            return scan.grid
         if isinstance(scan, (str, Path)):
             from slicesight.io.loading import read_volume
 
             scan = read_volume(scan)
         if isinstance(scan, np.ndarray):
-            scan = _read_array(scan)
-        if isinstance(scan, EncodedScan):
-            return scan
+            scan = read_array(scan)
         grid = self.grid(scan) if isinstance(scan, Volume) else self.as_scored(scan)
         if grid.channels is not None:
             raise InputError(
                 f"window {grid.spec.window!r} gives {len(grid.channels)} channels but {self.card.name} reads one; "
                 "name a single window."
             )
-        if self.cache is None:
-            return EncodedScan(grid=grid, features=self._run_encoders(grid))
-        return EncodedScan(grid=grid, features=self.cache.get(self.model, grid, lambda: self._run_encoders(grid)))
+        return grid
+
+    def embed(self, scan: Scan, *, space: EmbeddingSpace = "encoder") -> Embedding:
+        """Vectors of the scan, its slices and its depth bins, with the receipt; no question is asked.
+
+        Args:
+            space: "encoder" takes what the encoders give; "language" what the language model is shown of it, where
+                slices and depth bins lie in one space.
+
+        Raises:
+            InputError: as of `encode`; another space.
+        """
+        from slicesight.inference.embedding import embed_scan
+
+        return embed_scan(self, scan, space=space)
 
     def ask(
         self,
@@ -230,6 +254,65 @@ class Predictor:
         runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
         return (piece for step in runner.pieces([(scan, questions)], in_pieces=True) for _, piece in step)
 
+    def batching(self, *, batch_size: int = 16) -> ContinuousBatching:
+        """What answers the requests of many callers together."""
+        from slicesight.inference.batching import ContinuousBatching
+
+        return ContinuousBatching(self, batch_size=batch_size)
+
+    def as_control(self, grid: GridVolume) -> Scan:
+        """A scan whose answers alone are wanted, without evidence where that is measured."""
+        return grid
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raises InputError for an option of asking that the model does not have."""
+        from slicesight.inference.sampling import check_options
+
+        check_options(self.model, options)
+
+    def make_sampler(self, options: dict[str, Any]) -> Sampler | None:
+        """How next tokens are chosen with these options; None where only `generate` can."""
+        from slicesight.inference.sampling import make_sampler
+
+        return make_sampler(self.model, options)
+
+    @property
+    def longest_text(self) -> int | None:
+        """Tokens of the longest prompt with its answer; None where that is not known."""
+        from slicesight.inference.prompts import longest_text
+
+        return longest_text(self.model.config)
+
+    def tokenize(
+        self,
+        processor: Med2E3Processor,
+        questions: Sequence[str],
+        *,
+        history: History,
+        num_volumes: int,
+        system: str | None = None,
+        prefix: str = "",
+    ) -> list[TokenizedQuestion] | None:
+        """The questions' prompts by this copy of the processor; None where the model makes its own."""
+        from slicesight.inference.prompts import tokenize_questions
+
+        return tokenize_questions(
+            processor,
+            questions,
+            history=history,
+            num_volumes=num_volumes,
+            longest=self.longest_text,
+            system=system,
+            prefix=prefix,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of weights, configuration and the processor's settings, wherever they were loaded from."""
+        from slicesight.models.fingerprint import digest_weights, plain
+
+        settings = [plain(self.model.config), self.processor.to_dict()]
+        return digest_weights(self.model.state_dict(), settings=settings)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """What these tokens of an answer say, special ones left out."""
         import torch
@@ -263,14 +346,20 @@ class Predictor:
         """Both encoders' tokens of one volume; the 2D encoder gets as many slices at once as suit the machine."""
         import torch
 
+        with torch.inference_mode():
+            return self.model.encode_volumes(self.model_input(grid))
+
+    def model_input(self, grid: GridVolume) -> torch.Tensor:
+        """The grid as the encoders take it, (1, 1, N, H, W), the 2D encoder set to as many slices at once as suit."""
+        import torch
+
         from slicesight.models.med2e3.vision2d import measure_slice_tokens
 
         model = self.model
         if model.vision2d is not None:
             num_tokens = measure_slice_tokens(model.config)[0] * model.config.slice_pool**2
             model.vision2d.slices_at_once = max(1, self.scheduler.block_tokens // num_tokens)
-        with torch.inference_mode():
-            return model.encode_volumes(torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype))
+        return torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype)
 
     @staticmethod
     def _rule(min_confidence: float | None, answer_anyway: bool) -> AnswerRule:
@@ -312,7 +401,7 @@ class Predictor:
         return {**vars(self), "_scheduler": None}
 
 
-def _read_array(voxels: NDArray[Any]) -> Volume:
+def read_array(voxels: NDArray[Any]) -> Volume:
     """An array as it is read from a .npy file."""
     from slicesight.io.loading import read_volume
 

@@ -35,6 +35,11 @@ class TokenizedQuestion:
     def __len__(self) -> int:
         return len(self.prompt.input_ids)
 
+    @property
+    def prefix_ids(self) -> list[int]:
+        """The tokens that begin the answer, as the one who asks wrote it."""
+        return self.prompt.input_ids[len(self) - self.prompt.num_prefix :]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -60,16 +65,28 @@ def longest_text(config: Med2E3Config) -> int | None:
 
 
 def tokenize_questions(
-    processor: Med2E3Processor, questions: Sequence[str], *, history: History, num_volumes: int, longest: int | None
+    processor: Med2E3Processor,
+    questions: Sequence[str],
+    *,
+    history: History,
+    num_volumes: int,
+    longest: int | None,
+    system: str | None = None,
+    prefix: str = "",
 ) -> list[TokenizedQuestion]:
     """Every question's prompt, tokenised.
+
+    Args:
+        system: stands in place of the template's opening, if not None. prefix: how every answer begins.
 
     Raises:
         InputError: a prompt is longer than the model was made for.
     """
     tokenized = []
     for number, question in enumerate(questions, start=1):
-        prompt = processor.encode_prompt(question, history=history, num_volumes=num_volumes)
+        prompt = processor.encode_prompt(
+            question, history=history, num_volumes=num_volumes, system=system, prefix=prefix
+        )
         length = len(prompt.input_ids)
         if longest is not None and length >= longest:
             raise InputError(

@@ -27,6 +27,8 @@ class ModelCard:
     trained_on: str = "unknown"
     summary: str = ""
     caption_question: str = DEFAULT_CAPTION_QUESTION
+    notices: tuple[str, ...] = ()
+    """What must be read about this model whatever the scan."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -36,14 +38,15 @@ class ModelCard:
 
     def warnings_about(self, volume: Volume) -> tuple[str, ...]:
         """Plain sentences that must stand beside any answer this model gives about `volume`."""
-        return () if volume.is_synthetic else self.warnings
+        return self.notices if volume.is_synthetic else self.warnings
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Plain sentences that must stand beside any answer about a real scan."""
         if self.is_synthetic:
-            return (f"{self.name} was trained on synthetic CT only: its answer about a real scan means nothing.",)
-        return ()
+            warning = f"{self.name} was trained on synthetic CT only: its answer about a real scan means nothing."
+            return (warning, *self.notices)
+        return self.notices
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the card's own facts first, so that nothing the author wrote is lost."""
@@ -59,7 +62,7 @@ def read_card(path: Path | None, *, name: str) -> ModelCard:
     if path is None or not path.is_file():
         return ModelCard(name=name)
     facts = read_json_object(path, error=ModelError)
-    known = {"name": name}
+    known: dict[str, Any] = {"name": name}
     for key in ("name", "trained_on", "summary", "caption_question"):
         if key not in facts:
             continue

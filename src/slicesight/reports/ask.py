@@ -18,7 +18,7 @@ from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports import report_writer
-from slicesight.reports.evidence import EVIDENCE_CAVEAT, KnownTruth, describe, reading_line, summarise
+from slicesight.reports.evidence import KnownTruth, caveat_of, caveats_of, describe_answer, reading_line, summarise
 from slicesight.reports.terminal import answer_block, scan_header
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.receipt import scan_line
@@ -120,8 +120,10 @@ def _evidence(answer: Answer) -> dict[str, Any]:
     """What weighs most, in words and numbers, beside what that does not say."""
     found = summarise(answer)
     return {
-        "summary": describe(found),
-        "caveat": EVIDENCE_CAVEAT,
+        "measured_by": answer.evidence,
+        "note": answer.evidence_note,
+        "summary": describe_answer(answer),
+        "caveat": caveat_of(answer),
         "effective_slices": found.effective_slices or None,
         "even_share": found.even_share,
         "other_share": found.other_share,
@@ -130,16 +132,29 @@ def _evidence(answer: Answer) -> dict[str, Any]:
 
 
 def load_quietly(
-    model: str, *, int8: bool = False, cache: Path | None = None, ignore_calibration: bool = False
+    model: str,
+    *,
+    int8: bool = False,
+    cache: Path | None = None,
+    preset: str | None = None,
+    evidence_passes: int | None = None,
+    ignore_calibration: bool = False,
 ) -> Predictor:
-    """Load a model without the library's own progress bars and advice on the terminal."""
+    """Load a model without the library's own progress bars and advice on the terminal; arguments as for `load`."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load(model, quantize="int8" if int8 else None, cache_folder=cache, ignore_calibration=ignore_calibration)
+    return load(
+        model,
+        quantize="int8" if int8 else None,
+        cache_folder=cache,
+        preset=preset,
+        evidence_passes=evidence_passes,
+        ignore_calibration=ignore_calibration,
+    )
 
 
 def write_files(report: AnswerReport, files: Iterable[tuple[str, Path]]) -> None:
@@ -156,8 +171,7 @@ def print_report(console: Console, report: AnswerReport) -> None:
         console.print()
         console.print(answer_block(answer, truth=truth))
     console.print()
-    caveats = [EVIDENCE_CAVEAT] if any(answer.slices for answer in report.answers) else []
-    for line in (*caveats, RESEARCH_NOTICE):
+    for line in (*caveats_of(report.answers), RESEARCH_NOTICE):
         console.print(line, style="dim", highlight=False)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from slicesight.data.choices import is_right
 from slicesight.evaluation.predictions import Prediction
 from slicesight.models.card import RESEARCH_NOTICE
-from slicesight.reports.evidence import EVIDENCE_CAVEAT
+from slicesight.reports.evidence import caveat_of_rows
 from slicesight.reports.figure import (
     EVEN_COLOUR,
     FAINT,
@@ -64,7 +64,9 @@ def draw_case(grid: GridVolume, rows: Sequence[Prediction], *, title: str) -> Fi
         row, column = divmod(place, PANELS_ACROSS)
         top = 1 - (0.5 + slices_in + row * PANEL_IN + 0.12) / total_in
         _draw_question(figure, asked, left=0.015 + column * 0.328, top=top, total_in=total_in)
-    figure.text(0.015, 0.12 / total_in, f"{RESEARCH_NOTICE} {EVIDENCE_CAVEAT}", size=8, color=FAINT)
+    figure.text(
+        0.015, 0.12 / total_in, f"{RESEARCH_NOTICE} {caveat_of_rows(row.evidence for row in rows)}", size=8, color=FAINT
+    )
     return figure
 
 

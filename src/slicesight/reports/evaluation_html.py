@@ -18,16 +18,20 @@ from slicesight.data.choices import read_choice
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
+from slicesight.evaluation.comparing import MAIN_METRIC
 from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
 from slicesight.files import write_text
+from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.case_figure import draw_case
 from slicesight.reports.clinical_tables import COLUMNS, value_at
-from slicesight.reports.evidence import EVIDENCE_CAVEAT
+from slicesight.reports.evidence import caveat_of_rows
 from slicesight.reports.figure import height_over_width, save_figure
-from slicesight.reports.html import data_address, grey_image, render_template, score_bars
+from slicesight.reports.html import data_address, grey_image, png_address, render_template, score_bars
 from slicesight.reports.score_tables import NO_FRACTIONS, blocks, or_dash, percent, printed
+from slicesight.reports.selective_figure import draw_reliability, draw_risk_coverage, measured_tasks
+from slicesight.reports.selective_tables import abstention_line, evidence_rows, selective_rows
 from slicesight.volumes.grid import GridVolume
 
 if TYPE_CHECKING:
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1500
 THUMBNAIL = 128
-MAIN_METRIC = {"report": "rouge1", "open": "rouge1", "closed": "accuracy"}
 MAIN_NAMES = {"report": "report, ROUGE-1", "open": "open questions, ROUGE-1", "closed": "closed questions, accuracy"}
 CONTROL_NAMES = {
     "blank": "empty volume",
@@ -60,15 +63,28 @@ class PicturedCase:
 def write_report(
     path: Path, *, sheet: Mapping[str, Any], scored: Scored, source: Dataset, predictor: Predictor, num_cases: int
 ) -> None:
-    """Write the page, and its case studies as pictures into the folder cases/ beside it."""
+    """Write the page, and beside it its case studies into the folder cases/ and the figures about confidence."""
     pictured = _pick_cases(scored, source, predictor, count=num_cases)
-    write_text(path, text=render_report(sheet, scored, pictured))
+    figures = write_selective_figures(path.parent, sheet)
+    write_text(path, text=render_report(sheet, scored, pictured, figures=figures))
     if pictured:
         (path.parent / "cases").mkdir(exist_ok=True)
     for one in pictured:
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in one.case.id)
         figure = draw_case(one.grid, one.rows, title=f"{one.case.id} · answered by {sheet['system']}")
         save_figure(figure, path.parent / "cases" / f"{name}.png")
+
+
+def write_selective_figures(folder: Path, sheet: Mapping[str, Any]) -> dict[str, str]:
+    """Write reliability.png and risk-coverage.png -> {file: its address in a page}; nothing without confidences."""
+    if not measured_tasks(sheet.get("selective")):
+        return {}
+    for name, draw in {"reliability.png": draw_reliability, "risk-coverage.png": draw_risk_coverage}.items():
+        save_figure(draw(sheet["selective"], system=sheet["system"]), folder / name)
+    return {
+        "reliability.png": png_address(folder / "reliability.png"),
+        "risk-coverage.png": png_address(folder / "risk-coverage.png"),
+    }
 
 
 def _pick_cases(scored: Scored, source: Dataset, predictor: Predictor, *, count: int) -> list[PicturedCase]:
@@ -104,15 +120,21 @@ def _main_values(scored: Scored) -> NDArray[np.float64]:
     return np.array([scored.values[MAIN_METRIC[row.task]][place] for place, row in enumerate(scored.rows)])
 
 
-def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[PicturedCase]) -> str:
-    """The page as HTML text."""
+def render_report(
+    sheet: Mapping[str, Any],
+    scored: Scored,
+    pictured: Sequence[PicturedCase],
+    *,
+    figures: Mapping[str, str] | None = None,
+) -> str:
+    """The page as HTML text; figures: {file: address of the picture}, those about confidence."""
     values = _main_values(scored)
     order = np.where(np.isnan(values), np.inf, values)  # a line without a true answer is no failure
     worst = sorted(range(len(values)), key=lambda place: (order[place], place))[:MAX_ROWS]
     rows = [_answer_row(scored.rows[place], float(values[place])) for place in worst]
     return render_template(
         "evaluation.html.j2",
-        caveat=EVIDENCE_CAVEAT,
+        caveat=caveat_of_rows(row.evidence for row in scored.rows),
         sheet=sheet,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
         tables=[table for table in (*(_block_table(sheet, *block) for block in blocks()), _findings(sheet)) if table],
@@ -120,6 +142,13 @@ def render_report(sheet: Mapping[str, Any], scored: Scored, pictured: Sequence[P
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
         controls=_control_rows(sheet),
         comparisons=_comparison_rows(sheet),
+        published=board_rows(sheet["benchmark"]) if "benchmark" in sheet else [],
+        evidence=[] if sheet["evidence"] is None else evidence_rows(sheet["evidence"]),
+        selective=[
+            {"task": task, "part": part, "rows": selective_rows(part), "held_back": abstention_line(part)}
+            for task, part in measured_tasks(sheet.get("selective")).items()
+        ],
+        figures=figures or {},
         rows=rows,
         num_rows=len(scored.rows),
         row_topics=list(dict.fromkeys(row["topic"] for row in rows)),

@@ -7,7 +7,7 @@ slices of several planes are scored together each name begins with its plane, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,6 +25,12 @@ NO_WEIGHTS = "This model does not weigh slices."
 EVIDENCE_CAVEAT = (
     "A score says how much a slice weighs in what the language model is given, not that the answer is right, nor that "
     "the slice was needed for it."
+)
+
+
+OCCLUSION_CAVEAT = (
+    "Measured by occlusion, no score: a share says how much less likely the answer is with the slice blanked, "
+    "not that it is right."
 )
 
 
@@ -133,6 +139,34 @@ def describe(evidence: Evidence) -> str:
     return f"{note} {line}" if evidence.is_spread else f"{line} {note}"
 
 
+def describe_answer(answer: Answer) -> str:
+    """What weighs most in an answer, and how that was measured; or why nothing is known."""
+    if answer.evidence == "none":
+        return _sentence(answer.evidence_note or NO_WEIGHTS)
+    return " ".join(filter(None, (describe(summarise(answer)), _sentence(answer.evidence_note or ""))))
+
+
+def caveats_of(answers: Iterable[Answer]) -> list[str]:
+    """What the weights of these answers do not say, once for each way they came about."""
+    known = {"scores": EVIDENCE_CAVEAT, "occlusion": OCCLUSION_CAVEAT}
+    return list(dict.fromkeys(known[answer.evidence] for answer in answers if answer.slices))
+
+
+def caveat_of_rows(kinds: Iterable[str | None]) -> str:
+    """What the weights of a test set's answers do not say; kinds: where each one's came from."""
+    return OCCLUSION_CAVEAT if "occlusion" in set(kinds) else EVIDENCE_CAVEAT
+
+
+def caveat_of(answer: Answer) -> str:
+    """What an answer's weights do not say."""
+    return OCCLUSION_CAVEAT if answer.evidence == "occlusion" else EVIDENCE_CAVEAT
+
+
+def share_name(answer: Answer) -> str:
+    """What a slice's number is called."""
+    return "share of the fall" if answer.evidence == "occlusion" else "score"
+
+
 def spread_note(evidence: Evidence) -> str:
     """Over how many slices the weight is spread, in effect."""
     how = "Spread out over" if evidence.is_spread else "In effect"
@@ -175,8 +209,13 @@ def confidence_line(answer: Answer, *, with_reason: bool = False) -> str:
 
 
 def doubts_about(answer: Answer) -> list[str]:
-    """What must be read with an answer's text: that it is held back, cut, or none of the choices."""
-    return list(filter(None, (held_note(answer), cut_note(answer), choice_note(answer))))
+    """What must be read with an answer's text: held back, cut, none of the choices, or begun by the one who asks."""
+    return list(filter(None, (held_note(answer), begun_note(answer), cut_note(answer), choice_note(answer))))
+
+
+def begun_note(answer: Answer) -> str:
+    """That the first words are not the model's; empty where they are."""
+    return f"begun by the question's author, who wrote: {answer.prefix}" if answer.prefix else ""
 
 
 def others_of(evidence: Evidence) -> tuple[int, float]:
@@ -240,6 +279,9 @@ def reading_line(grid: GridVolume) -> str:
     window, size = grid.receipt["window"], "×".join(str(length) for length in grid.voxels.shape)
     name = str(window["name"]).replace("_", " ")
     bounds = f"{window['low']:g}…{window['high']:g}" + (" HU" if window["unit"] == "HU" else "")
+    if "windows" in grid.receipt:
+        colours = " / ".join(f"{one['low']:g}…{one['high']:g}" for one in grid.receipt["windows"])
+        name, bounds = "red / green / blue", colours + (" HU" if window["unit"] == "HU" else "")
     planes = f"cut {listed(grid.planes)}" if grid.planes else grid.plane
     return f"window {name + ' ' if not name[-1].isdigit() else ''}{bounds} · read as {size}, {planes}"
 
@@ -266,6 +308,11 @@ def pick_over_volume(answer: Answer, *, num_slices: int, count: int, num_planes:
         plane * in_plane + round(part * in_plane / count) for plane in range(num_planes) for part in range(count)
     ] + [num_slices]
     return [max(range(start, stop), key=lambda index: scores[index]) for start, stop in pairwise(edges)]
+
+
+def _sentence(note: str) -> str:
+    """A note as a sentence of its own."""
+    return f"{note[:1].upper()}{note[1:].rstrip('.')}." if note else ""
 
 
 def _same_plane(pieces: Sequence[Piece], number: int) -> tuple[Sequence[Piece], int]:

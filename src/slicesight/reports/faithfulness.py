@@ -56,7 +56,7 @@ def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
         if claim["value"] is not None:
             difference = _with_ends(claim["difference"], claim["difference_ci95"], "+.3f")
             claims.add_row("✓" if claim["holds"] else "✗", claim["says"], f"{claim['value']:.3f}", difference)
-    return [gains, claims]
+    return [gains, claims] if found["claims"] else [gains]
 
 
 def verdict_line(found: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def verdict_line(found: Mapping[str, Any]) -> str:
         reaches = "reaches" if verdict["excess_mass_reaches_the_aim"] else "misses"
         excess = _with_ends(evidence["excess"], evidence["excess_ci95"])
         line += f"; excess mass on the truth {excess} {reaches} {verdict['aim']}"
-    return line
+    return f"{line}; {found['note']}" if found.get("note") else line
 
 
 def _claims_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -82,7 +82,8 @@ def _with_ends(value: float, ends: Sequence[float], form: str = ".2f") -> str:
 
 def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
     steps = np.arange(len(found["steps"]))
-    for branch, style in (("whole", "-"), ("slices", ":")):
+    styles = {"whole": "-", "slices": ":"}
+    for branch, style in ((name, styles[name]) for name in found["curves"]):
         for order, colour in ORDER_COLOURS.items():
             one = found["curves"][branch][curve][order]
             label = f"{order} first" if branch == "whole" else None
@@ -92,7 +93,7 @@ def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
     axes.set_xticks(steps, [str(step) for step in found["steps"]])
-    axes.set_title(f"{curve} (dotted: 2D branch only)", size=10)
+    axes.set_title(curve + (" (dotted: 2D branch only)" if "slices" in found["curves"] else ""), size=10)
     axes.set_xlabel("slices taken away" if curve == "deletion" else "slices shown", size=9)
     axes.legend(fontsize=7, frameon=False)
     tidy(axes)
@@ -115,7 +116,11 @@ def _draw_gains(axes: Axes, found: Mapping[str, Any]) -> None:
 
 def _draw_claims(axes: Axes, found: Mapping[str, Any]) -> None:
     claims = _claims_of(found)
-    axes.set(xlim=(0, 1), ylim=(len(claims), 0), xticks=[], yticks=[])
+    axes.set(xlim=(0, 1), ylim=(max(1, len(claims)), 0), xticks=[], yticks=[])
+    if not claims:
+        axes.text(0.0, 0.5, "a guest: its evidence is measured by occlusion", color=FAINT, size=8, va="center")
+        axes.spines[:].set_visible(False)
+        return
     for place, claim in enumerate(claims):
         holds = claim["holds"]
         mark, colour = ("–", FAINT) if holds is None else ("✓", TRUTH_COLOUR) if holds else ("✗", EVEN_COLOUR)

@@ -12,25 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from slicesight.files import replacing
 from slicesight.inference.answers import Answer
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
     EVIDENCE_CAVEAT,
     KnownTruth,
+    caveats_of,
     confidence_line,
-    describe,
+    describe_answer,
     doubts_about,
     named_place,
     peak_slice,
     pick_over_volume,
+    share_name,
     sides,
-    summarise,
 )
 from slicesight.reports.fonts import fonts_for, wrap
 from slicesight.volumes.grid import GridVolume
+from slicesight.volumes.grid import height_over_width as height_over_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,8 @@ def draw_report(report: AnswerReport) -> Figure:
     for (answer, truth), lines, height in zip(report.judged, texts, block_in, strict=True):
         _draw_answer(page, grid, answer, truth=truth, lines=lines, top=top, picture_in=picture_in)
         top += height
-    page.text(EVIDENCE_CAVEAT, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
+    (caveat, *_) = caveats_of(report.answers) or [EVIDENCE_CAVEAT]
+    page.text(caveat, left=MARGIN_IN, top=top, size=8.5, colour=FAINT)
     page.text(f"{report.reading} · {RESEARCH_NOTICE}", left=MARGIN_IN, top=top + 0.2, size=8.5, colour=FAINT)
     return page.figure
 
@@ -84,16 +85,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG in one step."""
     with replacing(path) as temporary, fonts_for(figure):
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def height_over_width(grid: GridVolume) -> float:
-    """The true proportions of a grid slice: the grid squeezes every crop into one shape, a picture should not."""
-    num_slices, height, width = grid.voxels.shape
-    corners = np.array([[num_slices // 2, 0, 0], [num_slices // 2, height - 1, 0], [num_slices // 2, 0, width - 1]])
-    millimetres = grid.to_mm(corners)
-    places = grid.to_canonical(corners) if millimetres is None else millimetres
-    down, across = np.linalg.norm(places[1] - places[0]), np.linalg.norm(places[2] - places[0])
-    return float(down * height / max(height - 1, 1) / (across * width / max(width - 1, 1)))
 
 
 def tidy(axes: Axes, *, size: int = 8) -> None:
@@ -150,7 +141,7 @@ def _lines(answer: Answer, truth: KnownTruth | None) -> list[tuple[str, str, str
         verdict, colour = ("right", TRUTH_COLOUR) if truth.is_right else ("wrong", EVEN_COLOUR)
         said = verdict if truth.is_right else f"{verdict}; the truth: {truth.answer}"
         rows += [(line, "normal", colour) for line in wrap(said, WRAP_CHARACTERS)]
-    rows += [(line, "normal", FAINT) for line in wrap(describe(summarise(answer)), WRAP_CHARACTERS)]
+    rows += [(line, "normal", FAINT) for line in wrap(describe_answer(answer), WRAP_CHARACTERS)]
     return rows
 
 
@@ -242,7 +233,7 @@ def _draw_bars(
         if grid.planes:
             axes.set_xlabel(stack.plane, fontsize=9, color=INK, labelpad=1)
         if number == 0:
-            axes.set_ylabel("score", fontsize=8, color=FAINT)
+            axes.set_ylabel(share_name(answer), fontsize=8, color=FAINT)
             if shows_truth:
                 axes.text(-0.65, -0.055 * ceiling, "truth", color=TRUTH_COLOUR, fontsize=8, ha="right", va="center")
         if last == num_slices:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +18,17 @@ from slicesight import __version__
 from slicesight.inference.answers import Answer
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.evidence import (
-    EVIDENCE_CAVEAT,
     KnownTruth,
+    caveat_of,
     confidence_line,
-    describe,
+    describe_answer,
     doubts_about,
     listed,
     named_place,
     others_of,
     peak_slice,
     place_name,
+    share_name,
     sides,
     slice_name,
     stacking_axis,
@@ -57,7 +59,6 @@ def render_page(report: AnswerReport) -> str:
         notes=report.volume.warnings,
         warnings=report.warnings,
         model=report.card,
-        caveat=EVIDENCE_CAVEAT,
         width=PICTURE_WIDTH,
         stacks=[
             {
@@ -102,6 +103,11 @@ def data_address(image: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
+def png_address(path: Path) -> str:
+    """A PNG file inside the page."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
 def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[str, Any]:
     pictured = pick_pictures(answer, grid=grid)
     peak, pieces = peak_slice(answer), grid.scored_slices
@@ -116,7 +122,9 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
         "marks_truth": bool(shows_truth),
         "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
         "ranges": list(_ranges(answer)),
-        "evidence": describe(summarise(answer)),
+        "evidence": describe_answer(answer),
+        "caveat": caveat_of(answer),
+        "share_name": share_name(answer),
         "tiles": [
             {
                 "index": index,
@@ -157,7 +165,7 @@ def _chart(grid: GridVolume, answer: Answer, pictured: Sequence[int], truth: Kno
                 **bar,
                 "is_pictured": index in pictured,
                 "shows_truth": index in shows_truth,
-                "title": f"{named_place(grid.scored_slices, index)} · score {answer.scores[index]:.3f}",
+                "title": f"{named_place(grid.scored_slices, index)} · {share_name(answer)} {answer.scores[index]:.3f}",
             }
             for index, bar in enumerate(bars)
         ],

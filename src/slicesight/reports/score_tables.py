@@ -78,7 +78,7 @@ def notes_of(sheets: Sequence[dict[str, Any]]) -> list[str]:
         about = sheet["metrics"].get("bertscore_f1", {})
         if about and not about["comparable_with_published"]:
             notes.append(f"{sheet['system']}: BERTScore by {about['model']}, layer {about['layer']}: {about['note']}")
-        skipped = {"controls", "leaks", "accuracy_constrained", "clinical"}
+        skipped = {"controls", "leaks", "accuracy_constrained", "clinical", "selective"}
         if str(sheet["missing"].get("clinical", "")) not in ("", NO_LABELS):
             skipped.discard("clinical")
         notes += [f"{sheet['system']}: no {key}: {why}" for key, why in sheet["missing"].items() if key not in skipped]

@@ -63,8 +63,8 @@ def answer_block(answer: Answer, *, truth: KnownTruth | None = None) -> Renderab
         evidence = summarise(answer)
         parts.append(Padding(_evidence_table(evidence), (0, 2), expand=False))
         parts.append(Padding(Text(spread_note(evidence), style="dim"), (0, 2), expand=False))
-    else:
-        parts.append(Padding(Text(NO_WEIGHTS, style="dim"), (0, 2), expand=False))
+    if note := answer.evidence_note or ("" if answer.slices else NO_WEIGHTS):
+        parts.append(Padding(Text(note, style="dim"), (0, 2), expand=False))
     return Group(*parts)
 
 

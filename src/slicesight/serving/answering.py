@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerPiece
 from slicesight.inference.batching import AskRequest, as_exception
-from slicesight.inference.prompts import TokenizedQuestion, longest_text, tokenize_questions
+from slicesight.inference.prompts import TokenizedQuestion
 from slicesight.serving.completions import LAST_EVENT, Completion, write_event
 from slicesight.serving.event_stream import unless_gone
 from slicesight.serving.fairness import client_of
@@ -49,19 +49,27 @@ class Answering:
         """
         server, asked = self.server, self._request
         asked.client = client_of(request.scope)
-        longest = longest_text(server.predictor.model.config)
-        num_characters = sum(map(len, (*asked.questions, *(text for turn in asked.history for text in turn))))
+        longest = server.predictor.longest_text
+        told = (asked.system or "", asked.prefix, *asked.questions)
+        num_characters = sum(map(len, (*told, *(text for turn in asked.history for text in turn))))
         if longest is not None and num_characters > longest * _CHARACTERS_PER_TOKEN:
             message = f"messages have {num_characters} characters, and this model reads fewer than {longest} tokens; "
             raise Refusal(400, f"{message}shorten them, or begin anew.", param="messages", code="too_long")
         async with server.tokenizing.slot(asked.client):
-            asked.tokenized = await self._loop.run_in_executor(server.tokenizer_thread, self._tokenize, longest)
+            asked.tokenized = await self._loop.run_in_executor(server.tokenizer_thread, self._tokenize)
         server.thread.submit(asked)
 
-    def _tokenize(self, longest: int | None) -> list[TokenizedQuestion]:
-        asked, processor = self._request, self.server.own_processor
+    def _tokenize(self) -> list[TokenizedQuestion] | None:
+        asked, server = self._request, self.server
         try:
-            return tokenize_questions(processor, asked.questions, history=asked.history, num_volumes=1, longest=longest)
+            return server.predictor.tokenize(
+                server.own_processor,
+                asked.questions,
+                history=asked.history,
+                num_volumes=1,
+                system=asked.system,
+                prefix=asked.prefix,
+            )
         except InputError as error:
             raise Refusal(400, str(error), param="messages", code="too_long") from None
         except BaseException as error:

@@ -37,7 +37,8 @@ def chat_routes(server: Server) -> APIRouter:
 
         Name the volume once in the conversation, as a content part `{"type": "file", "file": {"file_id": "vol_..."}}`
         of a user message. A user message with a volume and no words asks for the findings.
-        A system or developer message with words is refused: no model here has learnt to follow one.
+        A system or developer message comes first; it stands before the question, though no model here has learnt to
+        follow one, as the notices say. A last message of the assistant begins the answer: its content is the whole.
         """
         if body.model != server.name:
             raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
@@ -51,12 +52,14 @@ def chat_routes(server: Server) -> APIRouter:
             Completion(
                 id=new_id("chatcmpl-"),
                 model=server.name,
-                notices=server.notices(stored.volume),
+                notices=[*server.notices(stored.volume), *asked.notices],
                 plane=stored.grid.plane,
             ),
             scan=functools.partial(server.thread.encoded.get, asked.volume_id),
             questions=[asked.question],
             history=asked.history,
+            system=asked.system,
+            prefix=asked.prefix,
             in_pieces=bool(body.stream),
             max_new_tokens=min(max_tokens, server.options.max_answer_tokens),
             options=_sampling(body),

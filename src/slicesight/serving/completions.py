@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slicesight.inference.answers import Answer, AnswerPiece
-from slicesight.reports.evidence import EVIDENCE_CAVEAT, describe, summarise
+from slicesight.reports.evidence import caveat_of, describe_answer, summarise
 from slicesight.volumes.grid import GridVolume
 
 
@@ -33,8 +33,10 @@ def evidence_fields(answer: Answer, *, plane: str) -> dict[str, Any]:
         "even_share": evidence.even_share,
         "other_share": evidence.other_share,
         "effective_slices": evidence.effective_slices or None,
-        "evidence_summary": describe(evidence),
-        "evidence_caveat": EVIDENCE_CAVEAT,
+        "evidence": answer.evidence,
+        "evidence_note": answer.evidence_note,
+        "evidence_summary": describe_answer(answer),
+        "evidence_caveat": caveat_of(answer),
         "slices": [
             {
                 "rank": found.rank,

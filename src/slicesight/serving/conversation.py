@@ -1,4 +1,4 @@
-"""What is asked of which volume? OpenAI's messages -> volume, question, earlier turns.
+"""What is asked of which volume? OpenAI's messages -> volume, question, earlier turns, system message, begun answer.
 
 The volume is a content part of a user message, {"type": "file", "file": {"file_id": "vol_..."}}, named once. What would
 change an answer's meaning and is not supported is refused by name; other unknown fields are left alone.
@@ -36,6 +36,13 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty", "prediction", "web_search_options"), ()),
 }
 """Fields that ask for what this model cannot do, and with which values they ask for nothing."""
+
+
+SYSTEM_NOTICE = (
+    "The system message stands before the question as text; no model here was trained to follow one, and it may make "
+    "the answer worse."
+)
+PREFIX_NOTICE = "The answer begins with words of the request; the model only went on from them."
 
 
 class FileReference(BaseModel):
@@ -100,10 +107,20 @@ class ConversationTurn:
     volume_id: str
     question: str
     history: tuple[tuple[str, str], ...]
+    system: str | None = None
+    prefix: str = ""
+
+    @property
+    def notices(self) -> list[str]:
+        """What must be said of an answer to this conversation."""
+        said = [SYSTEM_NOTICE] if self.system is not None else []
+        return said + ([PREFIX_NOTICE] if self.prefix else [])
 
 
 def read_conversation(body: ChatRequest, *, caption_question: str) -> ConversationTurn:
-    """The latest question with its volume and what was said before.
+    """The latest question with its volume, what was said before it, and how its answer begins.
+
+    System and developer messages come first. A last message of the assistant is the beginning of the answer.
 
     Args:
         caption_question: what a user message with a volume and no words asks.
@@ -113,19 +130,19 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
     """
     _refuse_unsupported(body)
     turns: list[str] = []
+    told: list[str] = []
     volume_ids: set[str] = set()
     for number, message in enumerate(body.messages):
         place = f"messages.{number}"
         expected = "user" if len(turns) % 2 == 0 else "assistant"
         if message.role in ("system", "developer"):
-            if _read_content(message, place)[0]:
+            if turns:
                 raise Refusal(
                     400,
-                    f"{place} is a {message.role} message, and no model here has learnt to follow one; leave it out, "
-                    "or say it in the question.",
+                    f"{place} is a {message.role} message behind a user's; put it first, or say it in the question.",
                     param=f"{place}.role",
-                    code="unsupported_parameter",
                 )
+            told += [text for text in _read_content(message, place)[:1] if text]
             continue
         if message.role not in ("user", "assistant"):
             raise Refusal(
@@ -144,9 +161,11 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
         if not text and not (message.role == "user" and found):
             raise Refusal(400, f"{place}.content has no words; write some.", param=f"{place}.content")
         turns.append(text or caption_question)
-    if len(turns) % 2 == 0:
-        found_text = "last message is the assistant's" if turns else "conversation has no message of the user"
-        raise Refusal(400, f"the {found_text}; end with a question of the user.", param="messages")
+    if not turns:
+        raise Refusal(
+            400, "the conversation has no message of the user; end with a question of theirs.", param="messages"
+        )
+    prefix = turns.pop() if len(turns) % 2 == 0 else ""
     if len(volume_ids) != 1:
         found_text = "no volume" if not volume_ids else f"{len(volume_ids)} volumes"
         raise Refusal(
@@ -159,6 +178,8 @@ def read_conversation(body: ChatRequest, *, caption_question: str) -> Conversati
         volume_id=volume_ids.pop(),
         question=turns[-1],
         history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)),
+        system="\n".join(told) or None,
+        prefix=prefix,
     )
 
 

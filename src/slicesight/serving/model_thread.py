@@ -118,7 +118,7 @@ class ModelThread:
         return self._batching.num_rows
 
     def _new_batching(self) -> ContinuousBatching:
-        return ContinuousBatching(self.predictor, batch_size=_FIRST_ROWS * self.batch_size)
+        return self.predictor.batching(batch_size=_FIRST_ROWS * self.batch_size)
 
     def _too_many(self, num_own: int) -> Refusal:
         seconds = min(120, max(1, ceil(len(self._waiting) * self._seconds_each)))

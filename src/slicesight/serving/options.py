@@ -22,6 +22,10 @@ class ServeOptions:
 
     model: str = "phantom-tiny"
     int8: bool = False
+    preset: str | None = None
+    """What a guest is shown."""
+    evidence_passes: int | None = None
+    """How often slices may be blanked for a guest's evidence; 0 measures none."""
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None

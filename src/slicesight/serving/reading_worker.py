@@ -74,7 +74,7 @@ def _read(folder: Path, request: dict[str, Any]) -> None:
     )
     spec = GridSpec.from_dict(request["grid"])
     grid = to_grid(volume, spec)
-    if grid.channels is not None:
+    if grid.channels is not None and not spec.pick_slices:  # a guest's pictures have colours
         raise InputError(f"window {spec.window!r} gives several channels; name a single window.")
     _write_image(volume, folder)
     write_source(place, volume, folder=folder)

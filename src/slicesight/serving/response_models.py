@@ -93,6 +93,8 @@ class AnswerShape(BaseModel):
     even_share: float
     other_share: float
     effective_slices: float | None
+    evidence: str
+    evidence_note: str | None
     evidence_summary: str
     evidence_caveat: str
     slices: list[SliceShape]

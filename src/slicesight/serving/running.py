@@ -38,7 +38,9 @@ def run_server(options: ServeOptions) -> None:
     listening = listen(options)
     with listening:
         with stderr.status(f"loading {options.model}"):
-            predictor = load_quietly(options.model, int8=options.int8)
+            predictor = load_quietly(
+                options.model, int8=options.int8, preset=options.preset, evidence_passes=options.evidence_passes
+            )
         app = create_app(predictor, options)
         config = uvicorn_config(app, options)
         stderr.print(RESEARCH_NOTICE, style="yellow", soft_wrap=True)

@@ -238,8 +238,18 @@ class ScanStore:
     def add_answer(self, volume_id: str, answer_id: str, answer: Answer) -> None:
         """Keep an answer with its volume; nothing happens where that is gone."""
         record: dict[str, Any] = {"question": answer.question, "text": answer.text, "scores": answer.scores}
-        kept = ("cut_at", "choice", "confidence", "confidence_note", "abstained", "would_say")
+        kept = (
+            "cut_at",
+            "choice",
+            "confidence",
+            "confidence_note",
+            "abstained",
+            "would_say",
+            "evidence",
+            "evidence_note",
+        )
         record |= {name: getattr(answer, name) for name in kept}
+        record |= {"prefix": answer.prefix} if answer.prefix else {}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))

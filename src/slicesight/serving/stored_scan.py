@@ -1,7 +1,7 @@
 """What is kept of a scan on disk between its upload and its questions? Plain files that cannot run code.
 
     scan.json     facts of the scan, its grid's slices, the receipt
-    grid.f32      the voxels the model sees, (N, H, W) little-endian float32 and nothing else
+    grid.f32      the voxels the model sees, (N, H, W), or a guest's three colours of them, little-endian float32 alone
     image.nii.gz  the scan for a viewer
     source.json   of DICOM images what a report must repeat of them once they are gone: their names, and what the first
                   says about patient and study. The one file that names a person: it leaves the server in reports only
@@ -47,7 +47,8 @@ class StoredScan:
 
 def write_scan(volume: Volume, grid: GridVolume, *, folder: Path) -> None:
     """Write what questions will need; scan.json, by which a scan counts as kept, comes last."""
-    grid.voxels.astype(VOXEL_TYPE).tofile(folder / GRID_FILE)
+    shown = grid.voxels if grid.channels is None else grid.channels  # the first channel is the grid's own voxels
+    shown.astype(VOXEL_TYPE).tofile(folder / GRID_FILE)
     facts = {
         "volume": {
             "shape": volume.shape,
@@ -57,6 +58,7 @@ def write_scan(volume: Volume, grid: GridVolume, *, folder: Path) -> None:
         },
         "grid": {
             "shape": grid.voxels.shape,
+            "num_channels": 1 if grid.channels is None else len(grid.channels),
             "plane": grid.plane,
             "spec": grid.spec.to_dict(),
             "box": grid.box,
@@ -80,8 +82,11 @@ def read_scan(folder: Path) -> StoredScan:
     facts = json.loads((folder / SCAN_FILE).read_text(encoding="utf-8"))
     volume = _read_volume(facts["volume"])
     stated = facts["grid"]
+    num_channels = stated.get("num_channels", 1)
+    channels = np.memmap(folder / GRID_FILE, dtype=VOXEL_TYPE, mode="r", shape=(num_channels, *stated["shape"]))
     grid = GridVolume(
-        voxels=np.memmap(folder / GRID_FILE, dtype=VOXEL_TYPE, mode="r", shape=tuple(stated["shape"])),
+        voxels=channels[0],
+        channels=channels if num_channels > 1 else None,
         plane=stated["plane"],
         spec=GridSpec.from_dict(stated["spec"]),
         slices=tuple(GridSlice(**{name: _tuple(value) for name, value in piece.items()}) for piece in stated["slices"]),

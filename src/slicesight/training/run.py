@@ -24,6 +24,7 @@ from slicesight.data.dataset import Dataset, PreparedDataset, open_dataset
 from slicesight.errors import InputError
 from slicesight.files import write_text
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor
+from slicesight.training.adapters import stands_alone, write_adapter
 from slicesight.training.checkpointing import CheckpointPolicy, read_weights
 from slicesight.training.distributed import ProcessGroup, find_process_group, join, leave
 from slicesight.training.provenance import describe_run, draw_losses, write_recipe
@@ -161,6 +162,11 @@ class Training:
         )
         if self.group.is_sharded:
             self.model, adapters = whole_model(self.model, stage.lora, checkpoints.result.path)
+        if stage.lora and stands_alone(self.recipe) and self.group.is_main:
+            base = str(self.recipe.init)
+            base = str(Path(base).resolve()) if Path(base).is_dir() else base
+            card = {"name": f"{self.recipe.name} (adapter)", **self.recipe.card, "seed": self.recipe.seed}
+            write_adapter(self.model, stage, self.run.folder / "adapter", base=base, card=card)
         merge_adapters(adapters)
 
     def save(self) -> None:

@@ -26,7 +26,7 @@ from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.receipt import grid_receipt
 from slicesight.volumes.resize import cut_plane, resize
 from slicesight.volumes.volume import PLANES, Plane, Volume
-from slicesight.volumes.windows import channel_windows, checked_window, window_bounds
+from slicesight.volumes.windows import channel_windows, checked_window, window_bounds, window_for
 
 _ROWS_AND_COLUMNS = ((1, 2), (0, 2), (0, 1))  # canonical axes of a grid slice's rows and columns, per stack axis
 
@@ -41,22 +41,27 @@ class GridSpec:
     plane: str = "acquired"
     """"acquired" stacks along the scan's own slices; "axial", "coronal" and "sagittal" reformat."""
     window: str = "auto"
-    """"auto", "percentile", "m3d", a CT window's name, "LO,HI", or three joined by "+" for three channels."""
+    """"auto", "percentile", "min_max", "m3d", a CT window's name, "LO,HI", or three joined by "+" for three channels;
+    "A|B" is A for a scan in HU and B for any other."""
     crop_foreground: bool = True
+    pick_slices: bool = False
+    """Show single slices of the scan, evenly spaced and at most `num_slices`, instead of weighted means of neighbours;
+    a scan of fewer slices keeps its own number."""
 
     def __post_init__(self) -> None:
         for name in ("num_slices", "height", "width"):
             size = getattr(self, name)
             if not (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 4096):
                 raise InputError(f"grid {name} is {size!r}; it must be a whole number from 1 to 4096")
-        check_type(self.crop_foreground, bool, name="grid crop_foreground", expected="true or false")
+        for name in ("crop_foreground", "pick_slices"):
+            check_type(getattr(self, name), bool, name=f"grid {name}", expected="true or false")
         if self.plane not in ("acquired", *PLANES):
             raise InputError(f"plane {self.plane!r} is unknown; use acquired, {', '.join(PLANES)}")
         object.__setattr__(self, "window", checked_window(self.window))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` takes them back."""
-        return asdict(self)
+        """Plain values for JSON; `from_dict` takes them back. What only guests set is left out where it is not set."""
+        return {name: value for name, value in asdict(self).items() if name != "pick_slices" or value}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> GridSpec:
@@ -150,6 +155,26 @@ class GridVolume:
         wanted = set(np.atleast_1d(np.asarray(source_slice_indices, dtype=int)).tolist())
         return tuple(piece.index for piece in self.slices if not wanted.isdisjoint(piece.source_slices))
 
+    def slices_showing(self, mask_ZYX: NDArray[np.bool_]) -> tuple[int, ...]:
+        """Grid slices whose slab holds any voxel of a canonical mask, the nearest layer where it holds no centre.
+
+        Raises:
+            InputError: a mask of another shape than the scan.
+        """
+        if mask_ZYX.shape != self.geometry.shape:
+            raise InputError(
+                f"the mask is {mask_ZYX.shape}, the scan {self.geometry.shape} (z, y, x); expected one grid"
+            )
+        axis = PLANES.index(self.plane)
+        inside = mask_ZYX[tuple(slice(start, stop) for start, stop in self.box)]
+        held: NDArray[np.bool_] = np.asarray(inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        num_slices = len(self.voxels)
+        return tuple(
+            index
+            for index in range(num_slices)
+            if any(held[layer] for layer in _slab(index, start=0, length=len(held), num_slices=num_slices))
+        )
+
 
 def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     """The scan at the grid's size, windowed to [0, 1], with the receipt of what was done to it.
@@ -163,9 +188,9 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         raise InputError(f"the volume has the shape {volume.voxels.shape}; expected (Z, Y, X) of 1 or more")
     stack_axis = volume.acquisition_axis if spec.plane == "acquired" else PLANES.index(spec.plane)
     plane = PLANES[stack_axis]
-    size = (spec.num_slices, spec.height, spec.width)
     threshold = foreground_threshold(volume)
-    windows = [window_bounds(volume, word, threshold=threshold) for word in channel_windows(spec.window)]
+    chosen = window_for(volume, spec.window)
+    windows = [window_bounds(volume, word, threshold=threshold) for word in channel_windows(chosen)]
     is_m3d = windows[0].name == "m3d"
     box = whole_box(volume.shape)
     crops = spec.crop_foreground and not volume.keeps_frame
@@ -174,6 +199,10 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
     elif crops:
         box = foreground_box(volume.voxels, threshold)
     upright = _upright(volume.voxels[tuple(slice(start, stop) for start, stop in box)], plane)
+    num_slices = min(spec.num_slices, len(upright)) if spec.pick_slices else spec.num_slices
+    size = (num_slices, spec.height, spec.width)
+    if spec.pick_slices:
+        upright = upright[[_nearest(index, len(upright), num_slices) for index in range(num_slices)]]
     channels = [resize(upright, size, to_grey=window.to_grey, antialias=not is_m3d) for window in windows]
     grid = GridVolume(
         voxels=channels[0],
@@ -181,7 +210,9 @@ def to_grid(volume: Volume, spec: GridSpec) -> GridVolume:
         plane=plane,
         spec=replace(spec, plane=plane, window="+".join(window.word for window in windows)),
         slices=(),
-        receipt=grid_receipt(volume, windows=windows, box=box, size=size, plane=plane, antialias=not is_m3d),
+        receipt=grid_receipt(
+            volume, windows=windows, box=box, size=size, plane=plane, antialias=not is_m3d, picked=spec.pick_slices
+        ),
         geometry=volume.geometry,
         box=box,
     )
@@ -206,6 +237,16 @@ def labels_to_grid(
         indices[axis] = np.clip(np.rint(place).astype(np.int64), start, stop - 1)
     sampled = labels_ZYX[np.ix_(*indices)]
     return np.ascontiguousarray(sampled.transpose([axis for axis, _ in _grid_axes(plane)]))
+
+
+def height_over_width(grid: GridVolume) -> float:
+    """The true proportions of a grid slice: the grid squeezes every crop into one shape, a picture should not."""
+    num_slices, height, width = grid.voxels.shape
+    corners = np.array([[num_slices // 2, 0, 0], [num_slices // 2, height - 1, 0], [num_slices // 2, 0, width - 1]])
+    millimetres = grid.to_mm(corners)
+    places = grid.to_canonical(corners) if millimetres is None else millimetres
+    down, across = np.linalg.norm(places[1] - places[0]), np.linalg.norm(places[2] - places[0])
+    return float(down * height / max(height - 1, 1) / (across * width / max(width - 1, 1)))
 
 
 def _restack(grid: GridVolume, plane: Plane) -> GridVolume:
@@ -247,15 +288,20 @@ def _grid_slices(grid: GridVolume, source: tuple[int, ...], uids: Mapping[int, s
     """Args: source: every stored slice that the grid cuts. uids: by stored slice, empty where there are none."""
     num_slices, height, width = grid.voxels.shape
     acquisition_axis = grid.geometry.acquisition_axis
-    centres = np.stack(
-        [np.arange(num_slices), np.full(num_slices, (height - 1) / 2), np.full(num_slices, (width - 1) / 2)], axis=1
-    )
+    along = np.arange(num_slices, dtype=np.float64)
+    if grid.spec.pick_slices:  # where the picked slice itself lies, not the middle of the slab it stands for
+        low, high = grid.box[PLANES.index(grid.plane)]
+        picked = np.array([_nearest(index, high - low, num_slices) for index in range(num_slices)])
+        along = (picked + 0.5) * num_slices / (high - low) - 0.5
+    centres = np.stack([along, np.full(num_slices, (height - 1) / 2), np.full(num_slices, (width - 1) / 2)], axis=1)
     positions = grid.to_mm(centres)
     start, stop = grid.box[acquisition_axis]
     slices = []
     for index in range(num_slices):
         shown = source
-        if PLANES.index(grid.plane) == acquisition_axis:
+        if PLANES.index(grid.plane) == acquisition_axis and grid.spec.pick_slices:
+            shown = grid.geometry.source_slices([start + _nearest(index, stop - start, num_slices)])
+        elif PLANES.index(grid.plane) == acquisition_axis:
             slab = _slab(index, start=start, length=stop - start, num_slices=num_slices)
             shown = grid.geometry.source_slices(slab)
         x, y, z = positions[index].tolist() if positions is not None else (0.0, 0.0, 0.0)
@@ -279,5 +325,10 @@ def _slab(index: int, *, start: int, length: int, num_slices: int) -> range:
     last = -(-(2 * (index + 1) * length - num_slices) // (2 * num_slices))
     if first < last:
         return range(start + first, start + last)
-    nearest = (2 * index + 1) * length // (2 * num_slices)
+    nearest = _nearest(index, length, num_slices)
     return range(start + nearest, start + nearest + 1)
+
+
+def _nearest(index: int, length: int, num_slices: int) -> int:
+    """Of `length` slices the one nearest the middle of the slab of a grid slice."""
+    return (2 * index + 1) * length // (2 * num_slices)

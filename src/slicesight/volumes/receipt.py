@@ -48,6 +48,7 @@ def grid_receipt(
     size: tuple[int, int, int],
     plane: str,
     antialias: bool,
+    picked: bool = False,
 ) -> dict[str, Any]:
     """The scan's facts and how it became the model grid."""
     return scan_receipt(volume) | {
@@ -55,7 +56,8 @@ def grid_receipt(
         **({"windows": [_window_facts(window, volume.unit) for window in windows]} if len(windows) > 1 else {}),
         "crop_zyx": [list(extent) for extent in box],
         "grid": {"plane": plane, "num_slices": size[0], "height": size[1], "width": size[2]},
-        "resize": "triangle filter, anti-aliased" if antialias else "trilinear, not anti-aliased",
+        "resize": ("single slices, evenly spaced; within them " if picked else "")
+        + ("triangle filter, anti-aliased" if antialias else "trilinear, not anti-aliased"),
     }
 
 

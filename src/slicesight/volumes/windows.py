@@ -1,11 +1,13 @@
 """Which grey values become black and white?
 
-A window is a word: "auto", a CT name, "LO,HI", "percentile", "m3d", or CT names joined by "+" for one channel each.
+A window is a word: "auto", a CT name, "LO,HI", "percentile", "min_max", "m3d", or three of them joined by "+" for one
+colour channel each. "A|B" is A for a scan in HU and B for any other.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,9 @@ CT_WINDOWS_HU: dict[str, tuple[float, float]] = {
     "mediastinum": (-125.0, 225.0),
     "liver": (-45.0, 105.0),
 }
-OTHER_WINDOWS = ("auto", "percentile", "m3d")
+OTHER_WINDOWS = ("auto", "percentile", "min_max", "m3d")
+_JOINT = re.compile(r"(?<![0-9][eE])\+")
+"""What stands between channels, and is no sign of an exponent (1e+06)."""
 PERCENTILES = (0.5, 99.5)
 NUM_CHANNELS = 3
 
@@ -53,16 +57,18 @@ class Window:
 def checked_window(window: str) -> str:
     """The window word in its one spelling ("Soft tissue" -> "soft_tissue"), or an InputError."""
     check_type(window, str, name="window", expected="its name, or LO,HI such as -160,240")
-    word = window.strip().lower().replace(" ", "_").replace("-", "_") if not _is_range(window) else window
-    if "+" in word:
-        return _checked_channels(word)
-    if word in CT_WINDOWS_HU or word in OTHER_WINDOWS:
-        return word
+    if "|" in window:
+        return _checked_alternatives(window)
+    if _JOINT.search(window) and not _is_range(window):
+        return _checked_channels(window)
     if _is_range(window):
         low, high = _range_of(window)
         if not low < high:
             raise InputError(f"window {window!r}: {low:g} is not below {high:g}; write the lower value first, as LO,HI")
         return f"{low:g},{high:g}"
+    word = window.strip().lower().replace(" ", "_").replace("-", "_")
+    if word in CT_WINDOWS_HU or word in OTHER_WINDOWS:
+        return word
     names = [*OTHER_WINDOWS, *CT_WINDOWS_HU]
     near = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {near[0]!r}? else" if near else "use"
@@ -71,7 +77,13 @@ def checked_window(window: str) -> str:
 
 def channel_windows(window: str) -> tuple[str, ...]:
     """The windows of a word: one, or one per channel ("lung+soft_tissue+bone")."""
-    return tuple(checked_window(window).split("+"))
+    return tuple(_JOINT.split(checked_window(window)))
+
+
+def window_for(volume: Volume, window: str) -> str:
+    """Of "A|B" the one that suits the scan's unit; any other word as it is."""
+    in_hu, either, other = checked_window(window).partition("|")
+    return in_hu if volume.unit == "HU" or not either else other
 
 
 def window_bounds(volume: Volume, window: str, *, threshold: float) -> Window:
@@ -95,13 +107,20 @@ def window_bounds(volume: Volume, window: str, *, threshold: float) -> Window:
         return Window(word, *CT_WINDOWS_HU[word])
     if word == "percentile":
         return Window(word, *_percentile_bounds(volume.voxels, threshold))
-    if word == "m3d":
+    if word in ("m3d", "min_max"):
         return Window(word, float(volume.voxels.min()), float(volume.voxels.max()))
     return Window(word, *_range_of(word))
 
 
+def _checked_alternatives(window: str) -> str:
+    parts = window.split("|")
+    if len(parts) != 2:
+        raise InputError(f"window {window!r} has {len(parts)} alternatives; expected two, for HU | for any other unit")
+    return "|".join(map(checked_window, parts))
+
+
 def _checked_channels(word: str) -> str:
-    parts = [checked_window(part) for part in word.split("+")]
+    parts = [checked_window(part) for part in _JOINT.split(word)]
     if len(parts) != NUM_CHANNELS or "m3d" in parts:
         raise InputError(
             f"window {word!r} has {len(parts)} parts; expected {NUM_CHANNELS} windows for the three colour channels, "

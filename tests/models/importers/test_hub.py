@@ -1,6 +1,7 @@
 """Files of a hub on loopback: whole or not at all, going on where they were cut off, each refusal one line."""
 
 import hashlib
+import logging
 import signal
 import socket
 import subprocess
@@ -116,7 +117,9 @@ def test_a_cut_transfer_goes_on_where_it_was_cut(bring, small_hub):
     assert 0 < int(ranges[1][6:-1]) <= 300_000
 
 
-def test_a_stalled_transfer_is_given_up_and_continued_with_a_note(bring, small_hub):
+@pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR], ids=["usual", "silenced"])
+def test_a_stalled_transfer_is_given_up_and_continued_with_a_note(bring, small_hub, level):
+    logging.getLogger("huggingface_hub").setLevel(level)
     small_hub.faults["model.safetensors"] = [("stall", 300_000)]
     notes = []
     with noting_retries(notes.append):

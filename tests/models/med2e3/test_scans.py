@@ -45,7 +45,24 @@ def test_a_scan_needs_grid_settings_and_one_window(tokenizer, path):
         three("What?", volumes=path)
 
 
-def test_hounsfield_units_are_refused_with_the_way_out(processor):
+def test_an_array_off_the_grid_is_put_on_it_as_its_file_is_and_says_what_it_lacks(tokenizer, tmp_path, caplog):
+    processor = Med2E3Processor(tokenizer, num_visual_tokens=3, template="short", grid={**GRID, "window": "auto"})
+    hounsfield = np.random.default_rng(4).integers(-1000, 1000, (8, 32, 32)).astype(np.int16)
+    grey = np.random.default_rng(5).random((5, 40, 40), np.float32)
+    for number, array in enumerate((hounsfield, grey)):
+        np.save(tmp_path / f"{number}.npy", array)
+        expected = processor("What?", volumes=tmp_path / f"{number}.npy")["volumes"]
+        assert not caplog.text
+        assert torch.equal(processor("What?", volumes=array)["volumes"], expected)
+        assert "an array carries no geometry" in caplog.text
+        caplog.clear()
+    assert expected.shape == (1, 1, 8, 32, 32)
+
+
+def test_values_that_cannot_be_grey_are_refused_with_the_way_out(processor):
+    with pytest.raises(InputError, match=r"expected finite numbers in \[0, 1\]: give a scan in HU as its file"):
+        processor("What?", volumes=torch.full((8, 32, 32), -1000.0))
     for values in (np.full((8, 32, 32), -1000, np.int16), np.full((8, 32, 32), np.nan, np.float32)):
-        with pytest.raises(InputError, match=r"expected finite numbers in \[0, 1\]: give a scan in HU as its file"):
+        with pytest.raises(InputError, match=r"array\.npy: ") as caught:
             processor("What?", volumes=values)
+        assert "\n" not in str(caught.value)

@@ -10,6 +10,13 @@ LAYOUTS: dict[str, str] = {
     "med2e3-json": "slicesight.data.sources.med2e3_json:read_med2e3_json",
     "ct-rate": "slicesight.data.sources.ct_rate:read_ct_rate",
     "masks": "slicesight.data.sources.masks:read_masks",
+    "3d-rad": "slicesight.data.sources.three_d_rad:read_3d_rad",
+    "deeptumorvqa": "slicesight.data.sources.deeptumorvqa:read_deeptumorvqa",
+    "amos-mm": "slicesight.data.sources.amos_mm:read_amos_mm",
+    "rexgroundingct": "slicesight.data.sources.rexgroundingct:read_rexgroundingct",
     "folder": "slicesight.data.sources.folder:read_folder",
 }
 ENTRY_POINTS = "slicesight.sources"
+
+BENCHMARKS = ("ct-rate", "3d-rad", "deeptumorvqa", "amos-mm", "rexgroundingct")
+"""The layouts that are public benchmarks; `evaluation.benchmarks` has their tables."""

@@ -79,17 +79,22 @@ def read_ct_rate(request: SourceRequest, intake: Intake) -> list[Case]:
     tables = _read_tables(request, intake)
     if not tables.named:
         raise InputError(f"{base}: no table with VolumeName and Findings_EN or labels; point at the folder of CT-RATE")
-    volumes = _volumes_below(request.volumes or base)
+    volumes = volumes_below(request.volumes or base)
     lists = sorted(base.rglob("no_chest*.txt"))
-    not_chests = {_stem(Path(name).name): request.name_of(path) for path in lists for name in read_text(path).split()}
+    not_chests = {
+        volume_stem(Path(name).name): request.name_of(path) for path in lists for name in read_text(path).split()
+    }
     intake.notes += NOTES
     cases = []
     for name in tables.named:
+        if (parts := _NAME.match(name)) and not request.wants(_SPLITS[parts.group(1)]):
+            continue
         if name in not_chests:
             intake.leave_out("not a chest", f"listed in {not_chests[name]}", case_id=name)
         elif case := _case(name, tables, volumes.get(name), request, intake):
             cases.append(case)
-    for name in sorted(set(volumes) - set(tables.named)):
+    unnamed = () if request.only else sorted(set(volumes) - set(tables.named))
+    for name in unnamed:
         where = SourceLocation(request.name_of(volumes[name]))
         intake.leave_out("no text", "no table names this volume", where, case_id=name)
     return cases
@@ -107,7 +112,7 @@ def _read_tables(request: SourceRequest, intake: Intake) -> _Tables:
             if row is None:
                 intake.refuse("bad row", "more or fewer cells than the header; quote the text", where)
                 continue
-            name = _stem(row["VolumeName"])
+            name = volume_stem(row["VolumeName"])
             if "Findings_EN" in columns:
                 if name in tables.reports:
                     intake.refuse("bad row", f"{name}.nii.gz has a report already; keep one", where, case_id=name)
@@ -126,7 +131,7 @@ def _read_tables(request: SourceRequest, intake: Intake) -> _Tables:
 def _labels(
     row: dict[str, str], findings: list[str], where: SourceLocation, intake: Intake
 ) -> Iterator[tuple[str, bool]]:
-    name = _stem(row["VolumeName"])
+    name = volume_stem(row["VolumeName"])
     for finding in findings:
         cell = row[finding].strip()
         if cell in ("0", "1", "0.0", "1.0"):
@@ -156,7 +161,7 @@ def _case(name: str, tables: _Tables, path: Path | None, request: SourceRequest,
     elif path is None:
         reason = f"{name}.nii.gz: not found; name the folder of train_fixed and valid_fixed with --volumes"
         intake.refuse("missing volume", reason, where, case_id=name)
-    elif doubt := _first_release(path, tables.spacings_mm.get(name)):
+    elif doubt := first_release_doubt(path, tables.spacings_mm.get(name)):
         intake.refuse("raw volume", doubt, SourceLocation(request.name_of(path)), case_id=name)
     else:
         split, patient = _SPLITS[parts.group(1)], f"{parts.group(1)}_{parts.group(2)}"
@@ -165,7 +170,7 @@ def _case(name: str, tables: _Tables, path: Path | None, request: SourceRequest,
     return None
 
 
-def _first_release(path: Path, spacing_mm: tuple[float, float, float] | None) -> str:
+def first_release_doubt(path: Path, spacing_mm: tuple[float, float, float] | None = None) -> str:
     """Why the file looks like a raw volume of the first release; empty if it does not.
 
     Those have voxels of 1 x 1 x 1 mm in the header, whatever the metadata say, and values before the rescale.
@@ -194,14 +199,18 @@ def _header_spacing(path: Path) -> list[float] | None:
     return [abs(size) for size in struct.unpack_from(f"{order}3f", header, 80)] if is_whole else None
 
 
-def _volumes_below(folder: Path) -> dict[str, Path]:
-    """Volume name -> file, the first in the order of paths; where both releases are there, the fixed one."""
+def volumes_below(folder: Path, *, leave_out: Path | None = None) -> dict[str, Path]:
+    """Volume name -> file, the first in the order of paths; where both releases are there, the fixed one.
+
+    leave_out: a folder whose files are no scans, such as masks of the same names.
+    """
     files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    scans = [file for file in files if file.name.endswith((".nii.gz", ".nii"))]
+    scans = [file for file in files if file.name.endswith((".nii.gz", ".nii")) and file.parent != leave_out]
     is_raw = {scan: not any(part.endswith("_fixed") for part in scan.parent.parts) for scan in scans}
     best_last = sorted(scans, key=lambda scan: (is_raw[scan], scan.parts), reverse=True)
-    return {_stem(scan.name): scan for scan in best_last}
+    return {volume_stem(scan.name): scan for scan in best_last}
 
 
-def _stem(name: str) -> str:
+def volume_stem(name: str) -> str:
+    """A volume's name without .nii or .nii.gz."""
     return name.strip().removesuffix(".gz").removesuffix(".nii")

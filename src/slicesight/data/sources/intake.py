@@ -45,12 +45,18 @@ class UnusableError(ValueError):
 class SourceRequest:
     """Where to look.
 
-    source: what the user pointed at; volumes: where else scan files may lie; out: is never read as part of the source.
+    source: what the user pointed at; volumes: where else scan files may lie; out: is never read as part of the source;
+    only: the one split that is wanted, so that the scans of others need not be there.
     """
 
     source: Path
     out: Path
     volumes: Path | None = None
+    only: Split | None = None
+
+    def wants(self, split: Split | None) -> bool:
+        """Whether cases of this split are wanted."""
+        return self.only is None or split == self.only
 
     @property
     def base(self) -> Path:

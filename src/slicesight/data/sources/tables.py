@@ -75,8 +75,11 @@ def json_items(path: Path) -> Iterator[tuple[int, Any]]:
         raise InputError(f"{path.name}: expected a JSON list of items, found {text.rest!r}")
 
 
-def json_lists(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """(key, line, item) of a JSON object of lists (InputError: not JSON, or of another shape)."""
+def json_lists(path: Path, *, only_lists: bool = True) -> Iterator[tuple[str, int, Any]]:
+    """(key, line, item) of a JSON object of lists (InputError: not JSON, or of another shape).
+
+    only_lists: whether a value that is no list, such as a version beside the lists, is an error; else passed over.
+    """
     text = _Json(path)
     if not text.take("{"):
         raise InputError(f'{path.name}: expected {{"train": [...], ...}}, found {text.rest!r}')
@@ -85,10 +88,13 @@ def json_lists(path: Path) -> Iterator[tuple[str, int, Any]]:
         key = text.value()
         if not text.take(":"):
             raise text.refusal(f"expected ':' after {key!r}; the JSON is damaged")
-        if not text.take("["):
+        if text.take("["):
+            for line, item in text.items():
+                yield key, line, item
+        elif only_lists:
             raise text.refusal(f"{key!r} should hold a list of images and texts")
-        for line, item in text.items():
-            yield key, line, item
+        else:
+            text.value()
         is_done = text.take("}")
         if not is_done and not text.take(","):
             raise text.refusal("the JSON object does not end here as it should")

@@ -298,12 +298,14 @@ def noting_retries(note: Note) -> Iterator[None]:
             note(text if len(text) < 160 else text[:157] + "...")
 
     logger = logging.getLogger("huggingface_hub")
-    before, handler, propagates = logger.handlers[:], Handler(logging.WARNING), logger.propagate
-    logger.handlers, logger.propagate = [handler], False
+    before, propagates, level = logger.handlers[:], logger.propagate, logger.level
+    logger.handlers, logger.propagate = [Handler(logging.WARNING)], False
+    logger.setLevel(logging.WARNING)  # whoever loaded a model before may have silenced the library
     try:
         yield
     finally:
         logger.handlers, logger.propagate = before, propagates
+        logger.setLevel(level)
 
 
 @contextmanager

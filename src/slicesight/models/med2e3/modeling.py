@@ -8,6 +8,7 @@ a prompt to the loss stands in this one file, as the library's own models do, to
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,10 +16,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import ModelOutput
+from transformers.models.auto import modeling_auto
+from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
@@ -40,6 +50,22 @@ from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
 
 VOLUME_INPUTS = ("volumes", "volume_features", "volume_index", "question_mask", "question_ids", "question_ids_mask")
 PART_NAMES = ("vision3d", "projector_3d", "vision2d", "projector_2d", "plane_embedding", "scorer", "language_model")
+
+UNROUNDED = ("vision3d", "projector_3d", "projector_2d", "plane_embedding", "scorer", "lm_head")
+
+
+@dataclass
+class Med2E3ImageFeatures(ModelOutput):
+    """What the library's tools expect of `get_image_features`, for V scans of N slices.
+
+    last_hidden_state: the 2D tokens (V, N * L, D) behind their projector; the 3D ones where there are no 2D ones.
+    pooler_output: of each scan all its tokens before any question weighs its slices (K * P + N * L, D), 3D ones first.
+    features: the same for `forward` and `generate`, as volume_features.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: tuple[Tensor, ...] | None = None
+    features: VolumeFeatures | None = None
 
 
 @dataclass
@@ -72,12 +98,27 @@ class Med2E3PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the library does; a folder with an adapter is read with the model it names, or refused by its name."""
+        """As the library does; a folder with an adapter is read with the model it names, or refused by its name.
+
+        Weights rounded by a `quantization_config` are those of the language model and the 2D encoder, unless it names
+        what to leave out itself: the scores and the projectors are small, and every answer goes through them.
+        """
+        if (settings := kwargs.get("quantization_config")) is not None:
+            kwargs["quantization_config"] = leave_small_parts(settings)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError:
             refuse_adapter(pretrained_model_name_or_path, missing="that model cannot be read")
             raise
+
+
+def leave_small_parts(settings: Any) -> Any:
+    """The settings of a quantization that name no parts to leave out, with those that are too small to gain by it."""
+    settings = AutoQuantizationConfig.from_dict(settings) if isinstance(settings, dict) else copy.deepcopy(settings)
+    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if getattr(settings, name, ()) is None:
+            setattr(settings, name, list(UNROUNDED))
+    return settings
 
 
 class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
@@ -154,6 +195,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 module.eval()
         return self
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -162,6 +204,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
         volumes: Tensor | None = None,
         volume_features: VolumeFeatures | None = None,
         volume_index: Tensor | None = None,
@@ -183,6 +226,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             question_mask: (B, T) bool, the bare question's tokens; needed when the scores read the question.
             question_ids, question_ids_mask: (B, Q) the same question for a text encoder.
             labels: (B, T), -100 is not supervised. In training the logits hold only the positions that are.
+            shift_labels: the same, each at the position before its token, in place of labels.
             packed_places, packed_parts: (R, U) rows in which prompts share their beginning (packed.py); the logits then
                 are the rows', the slice scores the prompts'.
             features_3d, features_2d: the encoders' outputs (V, K, P, C) and (V, N, L, C), where they ran before.
@@ -210,7 +254,11 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
                 is_first = past_key_values is None or past_key_values.get_seq_length() == 0
                 if is_first and not torch.compiler.is_compiling() and bool(self.is_placeholder(input_ids).any()):
                     raise ModelError("the prompt has a place for a volume but no volumes were given; pass volumes=.")
+        is_shifted = shift_labels is not None
+        labels = shift_labels if is_shifted else labels
         if packed_places is not None and packed_parts is not None:
+            if is_shifted:
+                raise ModelError("packed prompts take labels, which are shifted behind the packing; no shift_labels.")
             if not self.takes_position_ids:
                 raise ModelError(
                     f"packing restarts positions, which {type(self.language_model).__name__} does not take."
@@ -224,7 +272,7 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             kwargs["position_ids"] = position_ids
         wants_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
         if labels is not None and self.training and wants_all and not torch.compiler.is_compiling():
-            logits_to_keep = find_supervised(labels)
+            logits_to_keep = find_supervised(labels, is_shifted=is_shifted)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -235,7 +283,11 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = next_token_loss(
-                outputs.logits, labels, logits_to_keep, num_items_in_batch=kwargs.get("num_items_in_batch")
+                outputs.logits,
+                labels,
+                logits_to_keep,
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+                is_shifted=is_shifted,
             )
         return Med2E3Output(
             loss=loss,
@@ -278,7 +330,16 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         question_ids_mask: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, Question]:
-        """Which volumes each prompt asks about (B, M), and the question as the scores may need it."""
+        """Which volumes each prompt asks about (B, M), and the question as the scores may need it.
+
+        Raises:
+            ModelError: the mask is not the prompts'.
+        """
+        if question_mask is not None and question_mask.shape != input_ids.shape:
+            raise ModelError(
+                f"question_mask has shape {tuple(question_mask.shape)} and input_ids {tuple(input_ids.shape)}; "
+                "expected a mark for every token: pad both alike."
+            )
         question = Question(
             input_ids=input_ids,
             mask=question_mask,
@@ -308,6 +369,19 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             if self.plane_embedding is not None:
                 tokens_2d_VNLD = self.plane_embedding(tokens_2d_VNLD)
         return VolumeFeatures(tokens_3d_VKPD=tokens_3d_VKPD, tokens_2d_VNLD=tokens_2d_VNLD)
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def get_image_features(self, volumes: Tensor) -> Med2E3ImageFeatures:
+        """What both encoders make of V volumes (V, 1, N, H, W), as the library's tools ask for it.
+
+        What the language model is shown depends on the question too: give `features` to `forward` or `generate`.
+        """
+        features = self.encode_volumes(volumes)
+        tokens_2d, tokens_3d = features.tokens_2d_VNLD, features.tokens_3d_VKPD
+        tokens = [tokens.flatten(1, 2) for tokens in (tokens_3d, tokens_2d) if tokens is not None]
+        return Med2E3ImageFeatures(
+            last_hidden_state=tokens[-1], pooler_output=tuple(torch.cat(tokens, dim=1)), features=features
+        )
 
     def encode_3d(self, volumes: Tensor | None) -> Tensor:
         """The 3D encoder's features (V, K, P, C) before projection; no graph is kept where the encoder is frozen."""
@@ -383,6 +457,8 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
             volume_features = self.encode_volumes(volumes)
         if volume_features is not None:
             prompts = inputs if inputs is not None else kwargs["input_ids"]
+            if (mask := kwargs.get("question_mask")) is not None:
+                kwargs["question_mask"] = pad_mask(mask, prompts.shape[1])
             kwargs["volume_index"] = resolve_volume_index(
                 kwargs.get("volume_index"), volume_features, num_prompts=len(prompts), all_asked=is_given
             )
@@ -401,16 +477,29 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         return found
 
     def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Volumes are seen in the first step only, unless there is no cache."""
+        """Volumes are seen once: as long as the cache is empty, and where tokens behind it have places for them."""
         is_first, use_cache = kwargs.get("is_first_iteration", False), kwargs.get("use_cache", True)
+        past = kwargs.get("past_key_values")
         base: Any = super()
         model_inputs: dict[str, Any] = base.prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        if use_cache and not is_first:
+        is_begun = bool(use_cache) and past is not None and past.get_seq_length() > 0
+        if is_begun and is_first and (ids := model_inputs.get("input_ids")) is not None:  # goes on from a cache
+            is_begun = not bool(self.is_placeholder(ids).any())
+        if is_begun:
             for name in VOLUME_INPUTS:
                 model_inputs.pop(name, None)
-        elif (mask := model_inputs.get("question_mask")) is not None and mask.shape[1] < input_ids.shape[1]:
-            model_inputs["question_mask"] = functional.pad(mask, (0, input_ids.shape[1] - mask.shape[1]))
+        elif (mask := model_inputs.get("question_mask")) is not None:
+            model_inputs["question_mask"] = pad_mask(mask, input_ids.shape[1])
         return model_inputs
 
 
-AutoModelForImageTextToText.register(Med2E3Config, Med2E3ForConditionalGeneration)
+def pad_mask(mask_BT: Tensor, length: int) -> Tensor:
+    """A mask of a prompt, False for the tokens that were generated behind it."""
+    return functional.pad(mask_BT, (0, max(0, length - mask_BT.shape[1])))
+
+
+for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    _auto_class.register(Med2E3Config, Med2E3ForConditionalGeneration)
+for _table in ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"):
+    # the pipelines look for a model's name here, and log an error about a working one that is registered alone
+    getattr(modeling_auto, _table, {}).setdefault(Med2E3Config.model_type, Med2E3ForConditionalGeneration.__name__)

@@ -5,7 +5,9 @@ V volumes of N slices of H x W pixels.
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,50 @@ from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.volume import Volume
 
 VolumeInput = Tensor | np.ndarray | Volume | GridVolume | str | os.PathLike[str]
+log = logging.getLogger(__name__)
 ROUNDING = 1e-3  # how far resizing may carry a voxel out of [0, 1]
+
+
+def flatten_scans(given: Any, *, num_questions: int) -> tuple[Any, list[list[int]] | None]:
+    """Scans in one list, and which of them each question is about, where they were lists for each question.
+
+    Raises:
+        InputError: lists for some questions only; pictures instead of scans.
+    """
+    if not isinstance(given, (list, tuple)):
+        refuse_picture(given)
+        return given, None
+    if not any(isinstance(one, (list, tuple)) for one in given):
+        for one in given:
+            refuse_picture(one)
+        return given, None
+    if not all(isinstance(one, (list, tuple)) for one in given) or len(given) != num_questions:
+        raise InputError(
+            f"volumes are {len(given)} lists or scans for {num_questions} questions; give a list for each."
+        )
+    scans: list[Any] = []
+    keys: list[Any] = []  # a scan that several questions name, as a file or as the same object, is encoded once
+    rows = []
+    for own in given:
+        row = []
+        for scan in own:
+            refuse_picture(scan)
+            key = os.fspath(scan) if isinstance(scan, str | os.PathLike) else id(scan)
+            if key not in keys:
+                keys.append(key)
+                scans.append(scan)
+            row.append(keys.index(key))
+        rows.append(row)
+    return scans, rows
+
+
+def refuse_picture(given: Any) -> None:
+    """Raises InputError for a 2D picture of the imaging library."""
+    if type(given).__module__.split(".")[0] == "PIL":
+        raise InputError(
+            f"a picture of {'×'.join(map(str, given.size))} pixels is no 3D scan; give the scan's file, a "
+            "slicesight.Volume, or the slices as one array (slices, rows, columns)."
+        )
 
 
 def stack_volumes(volumes: VolumeInput | Sequence[VolumeInput], grid: dict[str, Any] | None) -> Tensor:
@@ -66,6 +111,10 @@ def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
         from slicesight.io.loading import read_volume
 
         scan = read_volume(Path(scan) if isinstance(scan, os.PathLike) else scan)
+    elif isinstance(scan, np.ndarray) and grid is not None and not is_on_grid(scan, grid):
+        scan = read_array(scan)
+        for warning in scan.warnings:
+            log.warning("an array as a scan: %s", warning)
     if isinstance(scan, Volume):
         if grid is None:
             raise InputError("this processor has no grid settings, which a scan needs; pass grid= or a grid volume.")
@@ -75,3 +124,22 @@ def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
     if scan.channels is not None:
         raise InputError(f"window {scan.spec.window!r} gives {len(scan.channels)} channels; name a single window.")
     return scan.voxels
+
+
+def is_on_grid(voxels: np.ndarray, grid: dict[str, Any]) -> bool:
+    """Whether an array is what the model reads already: of the grid's shape (as far as it is set), in [0, 1]."""
+    shape = voxels.shape[1:] if voxels.ndim == 4 and len(voxels) == 1 else voxels.shape
+    if len(shape) != 3 or voxels.dtype.kind != "f":
+        return False
+    wanted = [grid.get(name, size) for name, size in zip(("num_slices", "height", "width"), shape, strict=True)]
+    return list(shape) == wanted and bool(voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING)
+
+
+def read_array(voxels: np.ndarray) -> Volume:
+    """An array (slices, rows, columns) as it is read from a .npy file: without geometry."""
+    from slicesight.io.loading import read_volume
+
+    with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
+        file = Path(folder) / "array.npy"
+        np.save(file, voxels)
+        return read_volume(file)

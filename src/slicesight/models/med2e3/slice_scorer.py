@@ -132,6 +132,11 @@ def is_frozen(part: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in part.parameters())
 
 
+def in_dtype_of(layer: nn.Linear, tensor: Tensor) -> Tensor:
+    """The tensor in the dtype of a layer's weight; as it is where the weight is rounded to whole numbers."""
+    return tensor.to(layer.weight.dtype) if layer.weight.is_floating_point() else tensor
+
+
 def take_maximum(_: SliceScorer, features: VolumeFeatures, volume_index: Tensor, question: Question) -> Aggregated:
     """The element-wise maximum over the slices; a slice's score is the share of the maxima it supplies."""
     tokens_BMLD, scores_BMN = slice_scoring.take_slice_maximum(features.slices_VNLD, volume_index)
@@ -179,12 +184,12 @@ def score_by_question(
         )
     scale = config.score_scale if scorer.log_scale is None else scorer.log_scale.float().exp()
     if scorer.slice_linear is not None:
-        relevance_VN = scorer.slice_linear(slices_VND.to(scorer.slice_linear.weight.dtype)).squeeze(-1)
+        relevance_VN = scorer.slice_linear(in_dtype_of(scorer.slice_linear, slices_VND)).squeeze(-1)
         return slice_scoring.normalise_scores(relevance_VN[volume_index.clamp(min=0)], volume_index, scale=scale), None
     question_BD = scorer.embed(question)
     if scorer.narrow_question is not None and scorer.narrow_slice is not None:
-        question_BD = scorer.narrow_question(question_BD.to(scorer.narrow_question.weight.dtype))
-        slices_VND = scorer.narrow_slice(slices_VND.to(scorer.narrow_slice.weight.dtype))
+        question_BD = scorer.narrow_question(in_dtype_of(scorer.narrow_question, question_BD))
+        slices_VND = scorer.narrow_slice(in_dtype_of(scorer.narrow_slice, slices_VND))
     heads = zip(
         question_BD.chunk(config.score_heads, dim=-1), slices_VND.chunk(config.score_heads, dim=-1), strict=True
     )

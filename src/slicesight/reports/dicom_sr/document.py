@@ -23,7 +23,8 @@ from slicesight.reports.evidence import (
     ABSTAINED,
     EVIDENCE_CAVEAT,
     Piece,
-    describe,
+    caveats_of,
+    describe_answer,
     doubts_about,
     named_place,
     summarise,
@@ -53,6 +54,8 @@ EVIDENCE = Code("EVIDENCE", SCHEME, "Which slices weigh most")
 CAVEAT = Code("CAVEAT", SCHEME, "What a slice score does not say")
 EVEN_SHARE = Code("EVEN_SHARE", SCHEME, "Score of each slice if all weighed alike")
 SCORE = Code("SLICE_SCORE", SCHEME, "Slice score")
+OCCLUSION_SHARE = Code("OCCLUSION_SHARE", SCHEME, "Share of the answer's loss when the slice is blanked")
+"""In the place of SCORE where the evidence was measured by occlusion."""
 GRID_SLICE = Code("GRID_SLICE", SCHEME, "Number of the slice in the model's grid, from 0")
 PLACE = Code("PLACE", SCHEME, "Place in the scan")
 SOURCE_IMAGE = Code("121322", "DCM", "Source Image for Image Processing Operation")
@@ -95,7 +98,7 @@ def write_report(
             *(_text(WARNING, warning) for warning in warnings),
             _text(SCAN, title),
             _text(READING, "\n".join([reading, *notes])),
-            _text(CAVEAT, EVIDENCE_CAVEAT),
+            *(_text(CAVEAT, caveat) for caveat in caveats_of(answers) or [EVIDENCE_CAVEAT]),
         ]
         root = _container(TITLE, None)
         root.ContentSequence = highdicom.sr.ContentSequence(opening)
@@ -230,23 +233,26 @@ def _entries(answers: Sequence[Answer], *, grid: GridVolume, source: SourceSerie
         if answer.would_say is not None:
             items.append(_text(WOULD_SAY, answer.would_say))
         items += [_text(DOUBT, doubt) for doubt in doubts_about(answer)]
-        items.append(_text(EVIDENCE, describe(summarise(answer))))
+        items.append(_text(EVIDENCE, describe_answer(answer)))
         if answer.slices:
             items.append(_number(EVEN_SHARE, summarise(answer).even_share))
         for found in answer.slices:
             if found.grid_slice not in images:
                 images[found.grid_slice] = [_image(image, frames) for image, frames in _images_of(found, source.images)]
-            items.append(_slice_score(found, pieces=pieces, images=images[found.grid_slice]))
+            name = OCCLUSION_SHARE if answer.evidence == "occlusion" else SCORE
+            items.append(_slice_score(found, name=name, pieces=pieces, images=images[found.grid_slice]))
         entry.ContentSequence = ContentSequence(items)
         yield entry
 
 
-def _slice_score(found: SliceEvidence, *, pieces: Sequence[Piece], images: Sequence[ContentItem]) -> ContentItem:
+def _slice_score(
+    found: SliceEvidence, *, name: Code, pieces: Sequence[Piece], images: Sequence[ContentItem]
+) -> ContentItem:
     from highdicom.sr import ContentSequence
 
     number = _number(GRID_SLICE, found.grid_slice, "HAS PROPERTIES")
     place = _text(PLACE, named_place(pieces, found.grid_slice), "HAS PROPERTIES")
-    score = _number(SCORE, found.score)
+    score = _number(name, found.score)
     score.ContentSequence = ContentSequence([number, place, *images])
     return score
 

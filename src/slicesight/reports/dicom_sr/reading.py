@@ -21,6 +21,7 @@ from slicesight.reports.dicom_sr.document import (
     EVIDENCE,
     GRID_SLICE,
     NOTICE,
+    OCCLUSION_SHARE,
     PLACE,
     QUESTION,
     SCORE,
@@ -54,6 +55,8 @@ class ReportedAnswer:
     summary: str
     even_share: float | None
     slices: tuple[ReportedSlice, ...]
+    measured_by: str = "scores"
+    """Or "occlusion", where the slices' numbers are no scores of the model."""
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -127,7 +130,8 @@ def _answer(entry: Dataset) -> ReportedAnswer:
         doubts=tuple(_plain(item) for item in items if _name(item) == DOUBT.value),
         summary=_text(items, EVIDENCE.value),
         even_share=shares[0] if shares else None,
-        slices=tuple(_reported_slice(item) for item in items if _name(item) == SCORE.value),
+        slices=tuple(_reported_slice(item) for item in items if _name(item) in (SCORE.value, OCCLUSION_SHARE.value)),
+        measured_by="occlusion" if any(_name(item) == OCCLUSION_SHARE.value for item in items) else "scores",
     )
 
 
