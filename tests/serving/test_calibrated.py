@@ -76,6 +76,12 @@ def test_a_min_confidence_that_is_no_share_is_refused(calibrated_client, volume_
     assert "min_confidence" in response.text
 
 
+def test_a_confidence_asked_of_a_server_without_a_calibration_is_refused(client, upload):
+    response = client.post("/v1/chat/completions", json=body(upload(client)["id"], min_confidence=0.5))
+    assert response.status_code == 400
+    assert "has no calibration" in response.json()["error"]["message"]
+
+
 def test_the_operators_min_confidence_must_be_a_share():
     from slicesight.errors import InputError
 

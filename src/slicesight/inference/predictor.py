@@ -50,6 +50,8 @@ class Predictor:
         calibration: how sure the model may be of its answers; None gives them without a confidence.
     """
 
+    calibration: Calibration | None = None
+
     def __init__(
         self,
         *,
@@ -226,7 +228,7 @@ class Predictor:
         A scan is encoded when there is room for its first question, and its questions are answered beside the last ones
         of the scan before: `jobs` may be a generator that reads scans one by one.
         """
-        rule = self._rule(min_confidence, answer_anyway)
+        rule = self.answer_rule(min_confidence, answer_anyway)
         runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
         return runner.answers(jobs, progress=progress)
 
@@ -250,7 +252,7 @@ class Predictor:
         from slicesight.inference.choice_decoding import check_choices_mode
 
         check_choices_mode(choices, allowed=("free", "only"))
-        rule = self._rule(min_confidence, answer_anyway)
+        rule = self.answer_rule(min_confidence, answer_anyway)
         runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
         return (piece for step in runner.pieces([(scan, questions)], in_pieces=True) for _, piece in step)
 
@@ -361,11 +363,21 @@ class Predictor:
             model.vision2d.slices_at_once = max(1, self.scheduler.block_tokens // num_tokens)
         return torch.from_numpy(grid.voxels)[None, None].to(model.device, model.dtype)
 
-    @staticmethod
-    def _rule(min_confidence: float | None, answer_anyway: bool) -> AnswerRule:
+    def answer_rule(self, min_confidence: float | None, answer_anyway: bool) -> AnswerRule:
+        """When an answer is held back.
+
+        Raises:
+            InputError: no number from 0 to 1, or a confidence is asked for that a model without a calibration has not.
+        """
         from slicesight.inference.calibration.calibration import AnswerRule
 
-        return AnswerRule(min_confidence=min_confidence, answer_anyway=answer_anyway)
+        rule = AnswerRule(min_confidence=min_confidence, answer_anyway=answer_anyway)
+        if min_confidence and self.calibration is None:
+            raise InputError(
+                f"{self.card.name} has no calibration, so its answers have no confidence that min_confidence "
+                f"{min_confidence:g} could be compared with; calibrate it (slicesight calibrate), or leave it out."
+            )
+        return rule
 
     def _runner(
         self,

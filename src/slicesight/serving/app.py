@@ -39,8 +39,9 @@ def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
     """The application; it answers between its lifespan's beginning and end, and then leaves no scan behind.
 
     Raises:
-        InputError: the folder for scans cannot be used.
+        InputError: the folder for scans cannot be used, or a confidence is asked for that the model has not.
     """
+    predictor.answer_rule(options.min_confidence, options.answer_anyway)
     server = Server(predictor, options)
 
     @asynccontextmanager

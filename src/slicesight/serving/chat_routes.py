@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from slicesight.errors import InputError
 from slicesight.inference.calibration.calibration import AnswerRule
 from slicesight.serving.answering import Answering
 from slicesight.serving.completions import Completion
@@ -63,10 +64,7 @@ def chat_routes(server: Server) -> APIRouter:
             in_pieces=bool(body.stream),
             max_new_tokens=min(max_tokens, server.options.max_answer_tokens),
             options=_sampling(body),
-            rule=AnswerRule(
-                min_confidence=server.options.min_confidence if body.min_confidence is None else body.min_confidence,
-                answer_anyway=server.options.answer_anyway if body.answer_anyway is None else body.answer_anyway,
-            ),
+            rule=_rule(server, body),
         )
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -75,6 +73,18 @@ def chat_routes(server: Server) -> APIRouter:
         return await answering.response(request)
 
     return router
+
+
+def _rule(server: Server, body: ChatRequest) -> AnswerRule:
+    """When the answer is held back: as the request says, else as the operator does."""
+    options = server.options
+    try:
+        return server.predictor.answer_rule(
+            options.min_confidence if body.min_confidence is None else body.min_confidence,
+            options.answer_anyway if body.answer_anyway is None else body.answer_anyway,
+        )
+    except InputError as error:
+        raise Refusal(400, str(error), param="min_confidence", code="no_calibration") from None
 
 
 def _sampling(body: ChatRequest) -> dict[str, Any]:

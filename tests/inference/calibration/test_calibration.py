@@ -109,6 +109,12 @@ def test_a_min_confidence_that_is_no_share_is_refused(calibrated, good, value):
         calibrated.ask(good, OPEN, min_confidence=value, max_new_tokens=FEW)
 
 
+def test_a_confidence_asked_of_a_model_without_a_calibration_is_refused(tiny_reader, good):
+    with pytest.raises(InputError, match=r"tiny-random has no calibration.*calibrate it"):
+        tiny_reader.ask(good, OPEN, min_confidence=0.5)
+    assert tiny_reader.ask(good, OPEN, min_confidence=0.0, max_new_tokens=FEW)
+
+
 def test_held_back_pieces_joined_are_the_answers_text_and_nothing_leaks_before(calibrated, strange, good):
     pieces = list(calibrated.ask_stream(strange, OPEN, max_new_tokens=FEW))
     assert "".join(piece.text for piece in pieces) == pieces[-1].answer.text

@@ -37,6 +37,7 @@ MEASURES: dict[Measure, str] = {
     "first tokens": "the fall of the log-likelihood of the answer's tokens, as far as the server tells it",
     "agreement": "how much of the answer is no longer said when slices are blanked (the server tells no likelihood)",
 }
+NOT_FOR_GUESTS = "a guest has no calibration"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +250,7 @@ class GuestBatching:
         said = self.predictor.guest.answer(replace(asked, options=options), on_text)
         latest = said.text
         last, text = decoder.finish(())
-        answer = self._with_evidence(asked, said, text, scan)
+        answer = replace(self._with_evidence(asked, said, text, scan), confidence_note=NOT_FOR_GUESTS)
         return AnswerPiece(
             number=number,
             text=last,
