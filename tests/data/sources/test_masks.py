@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from slicesight.data.sources.mask_questions import HELD_BACK
+from slicesight.data.sources.mask_texts import HELD_BACK
 from slicesight.data.sources.mask_truth import ScanTruth, Structure, View, truth_of
 from slicesight.data.sources.masks import SETTINGS_FILE
 from slicesight.errors import InputError

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation, Split, Task
+from slicesight.data.sources.mask_texts import HELD_BACK, TEXTS
 from slicesight.data.sources.mask_truth import ScanTruth, Seen, View
 from slicesight.errors import InputError
 
@@ -35,148 +36,6 @@ NEAR_SLICES = 4
 LEAST_OF_RARER = 0.2
 """Which of two lies higher is asked where the rarer order has this share of all patients."""
 
-_TEXTS: dict[str, tuple[str, ...]] = {
-    "presence": (
-        "Is the {0} in this scan?",
-        "Does this scan show the {0}?",
-        "Can the {0} be seen here?",
-        "Is the {0} in view?",
-        "Is the {0} visible?",
-        "Is there a {0} in these slices?",
-        "Can you see the {0}?",
-        "Is the {0} among what this scan covers?",
-        "Does the scan cover the {0}?",
-        "{0}: in view or not?",
-        "Tell me whether the {0} is here.",
-        "Is any part of the {0} shown?",
-    ),
-    "in view": (
-        "Which of these structures is in this scan?",
-        "Which of these does the scan show?",
-        "Which structure is in view?",
-        "Which of these can be seen?",
-        "What is in view here?",
-        "Only one of these is shown. Which?",
-        "Which of the structures does the scan cover?",
-    ),
-    "not in view": (
-        "Which of these structures is not in this scan?",
-        "Which of these is missing from the scan?",
-        "Which of these cannot be seen?",
-        "Which structure is out of view?",
-        "All but one of these are shown. Which is not?",
-        "Which of the structures does the scan not cover?",
-    ),
-    "third": (
-        "Which third of the scan holds the {0}?",
-        "In which third of the slices does the {0} lie?",
-        "Where along the scan is the {0}?",
-        "Is the {0} in the lower, the middle or the upper third?",
-        "Which third of the stack shows the {0}?",
-        "How far up in the scan is the {0}?",
-        "Where is the {0}?",
-        "Locate the {0} along the slices.",
-    ),
-    "slices": (
-        "Which slices show the {0}?",
-        "In which slices is the {0} seen?",
-        "From which slice to which is the {0} in view?",
-        "What slices contain the {0}?",
-        "Where does the {0} begin and end?",
-        "What is the slice range of the {0}?",
-        "Name the slices with the {0} in them.",
-        "On which slices do I see the {0}?",
-        "{0}: which slices?",
-    ),
-    "side": (
-        "Which half of the patient does this scan show?",
-        "Is this the left or the right half of the patient?",
-        "Which side is shown?",
-        "Left or right half?",
-        "Which half of the body is this?",
-    ),
-    "larger": (
-        "Is the {0} larger than the {1}?",
-        "Does the {0} have a larger volume than the {1}?",
-        "Is the {0} bigger than the {1}?",
-        "Of the two, is the {0} the larger one, not the {1}?",
-    ),
-    "size": ("How large is the {0}?", "What is the size of the {0}?", "How big is the {0}?"),
-    "most": (
-        "Which slice shows most of the {0}?",
-        "In which slice is the {0} largest?",
-        "Which slice has the largest part of the {0}?",
-        "Where is the {0} seen best?",
-        "What is the fullest slice of the {0}?",
-        "Name the slice with the largest cut through the {0}.",
-        "Which is the best slice for the {0}?",
-    ),
-    "count": (
-        "In how many slices is the {0} seen?",
-        "How many slices show the {0}?",
-        "How many slices contain the {0}?",
-        "What number of slices holds the {0}?",
-        "How long is the {0} in slices?",
-    ),
-    "near": (
-        "Which of these slices show the {0}?",
-        "In which of these slices is the {0}?",
-        "Which range holds the {0}?",
-        "Which of the two ranges contains the {0}?",
-        "Where do I see the {0}?",
-    ),
-    "higher": (
-        "Which lies higher, the {0} or the {1}?",
-        "Which of the two is nearer to the head, the {0} or the {1}?",
-        "Is the {0} or the {1} higher up?",
-        "Which is above the other, the {0} or the {1}?",
-    ),
-    "modality": (
-        "Which kind of scan is this?",
-        "What is the modality of this scan?",
-        "Is this CT, MR or PET?",
-        "What modality is it?",
-        "Which imaging method was used?",
-        "What sort of scan am I looking at?",
-    ),
-    "region": (
-        "Which part of the body is this?",
-        "Which body region does the scan show?",
-        "What region is scanned?",
-        "Where in the body was this taken?",
-        "Which body part is shown?",
-        "What part of the body do we see?",
-    ),
-    "plane": ("In which plane are the slices?", "What is the plane of this scan?", "Which plane do the slices lie in?"),
-    "report": (
-        "Please write a report of this scan.",
-        "What does this scan show?",
-        "Describe what is in view.",
-        "Write a report.",
-        "Describe the findings of this scan.",
-        "What can be seen here?",
-        "What is in this scan?",
-        "List what is in view.",
-    ),
-}
-HELD_BACK: dict[str, tuple[str, ...]] = {
-    "presence": ("Do you see the {0} in these images?", "Does the volume include the {0}?"),
-    "in view": ("Which one of the following is visible?",),
-    "not in view": ("Which one of the following is not visible?",),
-    "third": ("Tell me the third of the volume with the {0}.",),
-    "slices": ("Between which slices can I find the {0}?", "Give me the slices with the {0}."),
-    "side": ("Which side of the patient am I looking at?",),
-    "larger": ("Is there more of the {0} than of the {1}?",),
-    "size": ("Would you call the {0} small, medium or large?",),
-    "most": ("On which slice should I look to see most of the {0}?",),
-    "count": ("Over how many slices does the {0} extend?",),
-    "near": ("Point to the range with the {0}.",),
-    "higher": ("Of the {0} and the {1}, which one is further up?",),
-    "modality": ("How was this scan made?",),
-    "region": ("What part of the patient has been scanned?",),
-    "plane": ("How are these slices oriented?",),
-    "report": ("Summarise what you can see.",),
-}
 OPEN_FORMS = ("presence", "third", "side", "larger", "modality", "region", "plane")
 """Topics whose questions are also asked without their choices."""
 _SLICES_OF_ALL = ("report", "modality", "region", "plane", "side")
@@ -477,7 +336,7 @@ def _opened(candidate: _Candidate, rng: Generator, share: float) -> _Candidate:
 
 
 def _conversation(scan: AskedScan, candidate: _Candidate, *, number: int) -> Conversation:
-    texts = _TEXTS[candidate.topic]
+    texts = TEXTS[candidate.topic]
     if scan.split == "test" and scan.rng.integers(2):
         texts = HELD_BACK[candidate.topic]
     words = [_word(scan, name) for name in candidate.subject]
