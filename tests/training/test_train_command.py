@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,21 @@ def test_a_wrong_recipe_is_one_line_and_writes_nothing(tmp_path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT to send")
+@contextmanager
+def as_in_a_terminal():
+    """A child heeds Ctrl-C; one of a shell's background job would inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_real_ctrl_c_ends_a_run_with_one_line_and_exit_130(tmp_path) -> None:
     out = tmp_path / "smoke"
     changes = ("--set", f"output_dir={out}", "--set", "data.count=1", "--set", "pretrain_language.steps=100000")
     command = [sys.executable, "-m", "slicesight.cli", "train", str(RECIPE.with_name("smoke.yaml")), *changes]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+    with as_in_a_terminal(), subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
         assert running.stderr is not None
         try:
             before = next(line for line in running.stderr if line.startswith("stage build"))
