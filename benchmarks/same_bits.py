@@ -45,7 +45,7 @@ def digest(content: object) -> str:
 
 ADDED = (
     *("choice", "accuracy_constrained", "ways", "reasoning", "num_without_answer", "rougel", "bleu4", "chrf", "cider"),
-    *("clinical", "corpus", "patient", "slice_places_mm", "selective"),
+    *("clinical", "corpus", "patient", "slice_places_mm", "selective", "grid"),
     *("pointing_game", "range_iou", "distance_mm", "measured_by"),
 )
 """What predictions and sheets say since 0.1.0: all else of them must be as it was."""

@@ -36,6 +36,24 @@ M3D_NAMES = {
     "linear2": "mlp.linear2",
 }
 
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 40,
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+RELEASED = {
+    "question_source": "text_encoder",
+    "text_encoder_config": BERT,
+    "vision2d_feature": "before_final_norm",
+    "score_scale": 0.2,
+    "score_dropout": 0.1,
+}
+"""What the released Med-2E3 has that the paper has not."""
+
 
 def to_official(name: str) -> tuple[str, str]:
     """(part, official name) of a tensor of the converted model."""

@@ -15,21 +15,6 @@ from slicesight import cli
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run the command line in this process -> (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["slicesight", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def ask(run, tiny_model_folder):
     return lambda *arguments: run("ask", *arguments, "--model", tiny_model_folder)
 

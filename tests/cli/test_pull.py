@@ -13,24 +13,13 @@ import time
 import pytest
 
 from loopback_hub import Hub, serving
-from slicesight import cli
 from slicesight.cli.pull import SparseLines
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run the command line in this process -> (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def own_models(monkeypatch, tmp_path):
+    """Pulled models go into the test's folder."""
     monkeypatch.setenv("SLICESIGHT_MODELS", str(tmp_path / "models"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["slicesight", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from slicesight.data.choices import listed_choices, read_choice, with_letter
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Plane
 
-EvidenceKind = Literal["scores", "occlusion", "none"]
 if TYPE_CHECKING:
     from slicesight.inference.calibration.likelihood import AnswerLikelihood
 
+EvidenceKind = Literal["scores", "occlusion", "none"]
 Progress = Callable[[int, int], None]
 """Called with (answers done, answers wanted); the second grows as further scans are read."""
 Abstained = Literal["strange_scan", "unknown_question", "low_confidence"]

@@ -24,7 +24,7 @@ from torch.nn import functional
 from slicesight.errors import InputError
 from slicesight.inference.embedding import NO_2D, Embedding, EmbeddingSpace, as_array, unit
 from slicesight.inference.encoded_scan import EncodedScan, Scan
-from slicesight.io.loading import read_volume
+from slicesight.io.loading import read_scan
 from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import load_backbone
 from slicesight.models.fingerprint import digest_weights
@@ -247,12 +247,8 @@ def on_grid(scan: Scan, spec: GridSpec, *, name: str) -> GridVolume:
 
 def as_volume(scan: Scan, *, name: str) -> Volume:
     """The scan itself, read where it is a path; InputError for one that lies on a grid already."""
-    if isinstance(scan, (str, Path)):
-        return read_volume(scan)
-    if isinstance(scan, np.ndarray):
-        from slicesight.inference.predictor import read_array
-
-        return read_array(scan)
+    if isinstance(scan, (str, Path, np.ndarray)):
+        return read_scan(scan)
     if not isinstance(scan, Volume):
         raise InputError(f"{name}: {OWN_GRID}")
     return scan

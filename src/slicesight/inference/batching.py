@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from slicesight.errors import InputError
-from slicesight.inference.answers import Answer, AnswerDecoder, AnswerPiece, make_answer
-from slicesight.inference.calibration.calibration import NOT_CALIBRATED, AnswerRule, AnswerWatch
-from slicesight.inference.calibration.likelihood import AnswerLikelihood, TokenRecord, note_tokens
+from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
+from slicesight.inference.calibration.calibration import AnswerRule, AnswerWatch, judged
+from slicesight.inference.calibration.likelihood import TokenRecord, note_tokens
 from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree, with_choice
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.generate_fallback import answer_by_generate
@@ -115,7 +115,7 @@ class OpenQuestion:
         )
         answer = answer if self.choices is None else with_choice(answer)
         likelihood = None if self.record is None else self.record.finish()
-        answer = weighed(answer, self.watch, likelihood)
+        answer = judged(answer, self.watch, likelihood)
         return AnswerPiece(
             number=self.number,
             text=answer.text.removeprefix(self.decoder.sent),
@@ -329,7 +329,7 @@ class ContinuousBatching:
             _, text = self._decoder(one, None).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
             answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, prefix=request.prefix)
-            answer = weighed(answer if trees[number] is None else with_choice(answer), watches[number], None)
+            answer = judged(answer if trees[number] is None else with_choice(answer), watches[number], None)
             request.on_piece(
                 AnswerPiece(
                     number=number,
@@ -385,11 +385,6 @@ class _SamplerPerQuestion:
 def _held(logits_W: Tensor, question: OpenQuestion) -> Tensor:
     """The logits of a row, those of other tokens than its choices' out of reach."""
     return logits_W if question.choices is None else question.choices.mask(logits_W, question.said)
-
-
-def weighed(answer: Answer, watch: AnswerWatch | None, likelihood: AnswerLikelihood | None) -> Answer:
-    """The answer with what the model's calibration says of it; without one, with the reason for its silence."""
-    return replace(answer, confidence_note=NOT_CALIBRATED) if watch is None else watch.finish(answer, likelihood)
 
 
 def as_exception(error: BaseException) -> Exception:

@@ -7,14 +7,12 @@ answered together (`scheduler.py`), each as if it were alone. V = 1 volume, B qu
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
@@ -134,12 +132,10 @@ class Predictor:
         """The scan as the encoders will see it; errors as of `encode`."""
         if isinstance(scan, EncodedScan):
             return scan.grid
-        if isinstance(scan, (str, Path)):
-            from slicesight.io.loading import read_volume
+        if isinstance(scan, (str, Path, np.ndarray)):
+            from slicesight.io.loading import read_scan
 
-            scan = read_volume(scan)
-        if isinstance(scan, np.ndarray):
-            scan = read_array(scan)
+            scan = read_scan(scan)
         grid = self.grid(scan) if isinstance(scan, Volume) else self.as_scored(scan)
         if grid.channels is not None:
             raise InputError(
@@ -411,13 +407,3 @@ class Predictor:
                 f'{self.card.name}: an 8-bit model cannot be pickled; load it in the other process: quantize="int8".'
             )
         return {**vars(self), "_scheduler": None}
-
-
-def read_array(voxels: NDArray[Any]) -> Volume:
-    """An array as it is read from a .npy file."""
-    from slicesight.io.loading import read_volume
-
-    with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
-        file = Path(folder) / "array.npy"
-        np.save(file, voxels)
-        return read_volume(file)

@@ -7,9 +7,14 @@ and every size a header claims is checked against the file before memory is aske
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slicesight.errors import InputError, VolumeError, check_type
 from slicesight.io.arrays import is_npy, is_picture, read_images, read_npy
@@ -22,7 +27,7 @@ from slicesight.io.nifti import is_nifti, read_nifti
 from slicesight.volumes.slice_range import Side, cut_range
 from slicesight.volumes.volume import Volume
 
-__all__ = ["read_volume"]
+__all__ = ["read_scan", "read_volume"]
 
 _KNOWN = "expected NIfTI, DICOM, NRRD, MetaImage, .npy, a zip or a folder of slices"
 _Reader = Callable[[Path, ReadOptions], Volume]
@@ -93,6 +98,19 @@ def read_volume(
         raise VolumeError(f"{error.filename or place}: no permission to read it; change its permissions") from None
     except OSError as error:
         raise VolumeError(f"{place}: cannot be read ({error.strerror or error}); check the path and the disk") from None
+
+
+def read_scan(scan: str | os.PathLike[str] | NDArray[Any]) -> Volume:
+    """The scan that a path or an array (slices, rows, columns) stands for; errors as of `read_volume`.
+
+    An array is read as a .npy file would be: without geometry.
+    """
+    if not isinstance(scan, np.ndarray):
+        return read_volume(scan if isinstance(scan, str) else Path(scan))
+    with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
+        file = Path(folder) / "array.npy"
+        np.save(file, scan)
+        return read_volume(file)
 
 
 def _read(place: Path, options: ReadOptions) -> Volume:

@@ -10,25 +10,8 @@ import pytest
 import torch
 
 from loopback_hub import Hub, serving
-from official_layout import write_med2e3
+from official_layout import RELEASED, write_med2e3
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 40,
-    "hidden_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
-RELEASED = {
-    "question_source": "text_encoder",
-    "text_encoder_config": BERT,
-    "vision2d_feature": "before_final_norm",
-    "score_scale": 0.2,
-    "score_dropout": 0.1,
-}
 
 
 @pytest.fixture(scope="session")

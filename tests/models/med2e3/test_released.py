@@ -12,27 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from official_layout import official_parts, write_settings
+from official_layout import RELEASED, official_parts, write_settings
 from slicesight.errors import ModelError
 from slicesight.models.importers.conversion import open_weights, write_shards
 from slicesight.models.importers.med2e3 import convert_released
-
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 40,
-    "hidden_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
-RELEASED = {
-    "question_source": "text_encoder",
-    "text_encoder_config": BERT,
-    "vision2d_feature": "before_final_norm",
-    "score_scale": 0.2,
-    "score_dropout": 0.1,
-}
 
 
 @pytest.fixture

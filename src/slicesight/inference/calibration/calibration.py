@@ -174,3 +174,8 @@ class AnswerWatch:
             return None, NO_LIKELIHOOD
         found = self.calibration.confidence(likelihood, question=answer.question, kind=kind)
         return found, None if found is not None else "no such question was in the validation data"
+
+
+def judged(answer: Answer, watch: AnswerWatch | None, likelihood: AnswerLikelihood | None) -> Answer:
+    """The answer with what the model's calibration says of it; without one, with the reason for its silence."""
+    return replace(answer, confidence_note=NOT_CALIBRATED) if watch is None else watch.finish(answer, likelihood)

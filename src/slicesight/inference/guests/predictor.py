@@ -21,7 +21,7 @@ from slicesight.inference.choice_decoding import with_choice
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.guests.guest import Guest, GuestQuestion, Measure, Said
 from slicesight.inference.occlusion import LEAST_FALL, Occlusion, occlude
-from slicesight.inference.predictor import Predictor, read_array
+from slicesight.inference.predictor import Predictor
 from slicesight.models.card import ModelCard
 from slicesight.models.guests.pictures import ShownSlices, show
 from slicesight.models.med2e3 import VolumeFeatures
@@ -75,12 +75,10 @@ class GuestPredictor(Predictor):
         """The pictures that a scan becomes; arguments and errors as for `Predictor.encode`."""
         if isinstance(scan, GuestScan):
             return scan
-        if isinstance(scan, (str, Path)):
-            from slicesight.io.loading import read_volume
+        if isinstance(scan, (str, Path, np.ndarray)):
+            from slicesight.io.loading import read_scan
 
-            scan = read_volume(scan)
-        if isinstance(scan, np.ndarray):
-            scan = read_array(scan)
+            scan = read_scan(scan)
         if isinstance(scan, EncodedScan):
             scan = scan.grid
         grid = self.grid(scan) if isinstance(scan, Volume) else scan

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,12 +105,12 @@ def stack_volumes(volumes: VolumeInput | Sequence[VolumeInput], grid: dict[str, 
 
 def put_on_grid(scan: VolumeInput, grid: dict[str, Any] | None) -> Any:
     """The grid's voxels (N, H, W) of a file or Volume; anything else as it is."""
-    if isinstance(scan, str | os.PathLike):
-        from slicesight.io.loading import read_volume
+    from slicesight.io.loading import read_scan
 
-        scan = read_volume(Path(scan) if isinstance(scan, os.PathLike) else scan)
+    if isinstance(scan, str | os.PathLike):
+        scan = read_scan(scan)
     elif isinstance(scan, np.ndarray) and grid is not None and not is_on_grid(scan, grid):
-        scan = read_array(scan)
+        scan = read_scan(scan)
         for warning in scan.warnings:
             log.warning("an array as a scan: %s", warning)
     if isinstance(scan, Volume):
@@ -133,13 +131,3 @@ def is_on_grid(voxels: np.ndarray, grid: dict[str, Any]) -> bool:
         return False
     wanted = [grid.get(name, size) for name, size in zip(("num_slices", "height", "width"), shape, strict=True)]
     return list(shape) == wanted and bool(voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING)
-
-
-def read_array(voxels: np.ndarray) -> Volume:
-    """An array (slices, rows, columns) as it is read from a .npy file: without geometry."""
-    from slicesight.io.loading import read_volume
-
-    with tempfile.TemporaryDirectory(prefix="slicesight-") as folder:
-        file = Path(folder) / "array.npy"
-        np.save(file, voxels)
-        return read_volume(file)
