@@ -357,7 +357,6 @@ HELD_BACK: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "count": (
             "Over how many slices does the {0} extend?",
-            "Number of slices with {0}?",
             "Out of all the slices in this stack, how many contain some of the {0}?",
             "If I had to contour the {0} by hand, how many slices would I need to draw on?",
         ),
