@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors
+from slicesight.cli import agents, calibrating, data, insight, models, scans, scoring, serving, training, vectors
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
@@ -23,6 +23,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",
     serving.serve: "slicesight serve --port 8000",
+    agents.mcp: "slicesight mcp --root scans",
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
     data.prepare: "slicesight prepare scans --format folder --out prepared --split-by-patient 0",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",

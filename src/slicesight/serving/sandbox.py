@@ -77,7 +77,15 @@ def confine(folder: Path, *, needs_network: bool, may_read: Iterable[str] = ()) 
     shut = set()
     if not needs_network and (system.unshare(_NEW_NETWORK) == 0 or system.unshare(_NEW_USER | _NEW_NETWORK) == 0):
         shut.add("network")
-    readable = [*_PROGRAMS, *_FACTS, sys.prefix, sys.base_prefix, *site.getsitepackages(), *filter(None, sys.path), *may_read]
+    readable = [
+        *_PROGRAMS,
+        *_FACTS,
+        sys.prefix,
+        sys.base_prefix,
+        *site.getsitepackages(),
+        *filter(None, sys.path),
+        *may_read,
+    ]
     if needs_network:
         readable += ["/etc", "/run/systemd/resolve", os.environ.get("NETRC", "")]
         readable += [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]

@@ -72,8 +72,10 @@ def _measured(volume: Volume, labels: NDArray[np.int32], label: int, box: tuple[
     values = volume.voxels[box][inside].astype(np.float64)
     corner = np.array([piece.start for piece in box])
     others = [tuple(other for other in range(3) if other != along) for along in range(3)]
-    centre = corner + [np.average(np.arange(size), weights=inside.sum(axis=across))
-                       for size, across in zip(inside.shape, others, strict=True)]
+    centre = corner + [
+        np.average(np.arange(size), weights=inside.sum(axis=across))
+        for size, across in zip(inside.shape, others, strict=True)
+    ]
     place = volume.geometry.to_mm(centre)
     axis, spacing = volume.acquisition_axis, volume.spacing_mm
     source = volume.geometry.source_slices(range(box[axis].start, box[axis].stop))

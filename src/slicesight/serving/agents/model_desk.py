@@ -1,4 +1,4 @@
-"""How do many calls share one model? On one thread, loaded with the first question, each called off when its time is up."""
+"""How do many calls share one model? On one thread, loaded with the first question, each called off in time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ModelDesk:
         )
 
     async def run(self, work: Callable[[Predictor, Callable[[int, int], None]], Found]) -> Found:
-        """What `work` returns for the predictor; the second argument is its `progress`, which ends it once nobody waits.
+        """What `work` returns for the predictor; its second argument is a `progress` that ends it once nobody waits.
 
         Raises:
             InputError: of the model or of the work.
@@ -85,6 +85,6 @@ class ModelDesk:
 
 
 def _look_away(future: asyncio.Future[Found]) -> None:
-    """The outcome that nobody waits for, looked at so that nothing complains; an error of ours has its log elsewhere."""
+    """The outcome that nobody waits for, looked at so that nothing complains; an error of ours is raised still."""
     with contextlib.suppress(CalledOff, InputError, asyncio.CancelledError):
         future.result()

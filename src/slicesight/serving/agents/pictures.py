@@ -1,7 +1,7 @@
-"""Which pictures does an agent see: single slices as the scan has them, an answer with its evidence, a mask's outlines?
+"""Which pictures of a scan does an agent see: single slices as the file has them, with the outlines of a mask?
 
-Slices are upright radiological pictures (`reports.overlays.upright`) with square pixels: patient-right is on the left of
-axial and coronal ones, as the letters at the edges say.
+Slices are upright radiological pictures (`reports.overlays.upright`) with square pixels: patient-right is on the left
+of axial and coronal ones, as the letters at the edges say.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def png_of(write: Callable[[Path], None]) -> bytes:
 
 
 def places_mm(volume: Volume, axis: int) -> NDArray[np.float64] | None:
-    """Where the centre of every slice along a canonical axis lies on that axis of the patient; None without geometry."""
+    """Where the centre of every slice along a canonical axis lies on the patient's axis; None without geometry."""
     index = np.tile((np.asarray(volume.shape) - 1) / 2, (volume.shape[axis], 1))
     index[:, axis] = np.arange(volume.shape[axis])
     found = volume.geometry.to_mm(index)
@@ -166,7 +166,9 @@ def _outline(picture: Image.Image, labels_YX: NDArray[np.int32]) -> None:
     pixels = np.asarray(picture).copy()
     values = [int(value) for value in np.unique(labels_YX) if value > 0]
     for value in values:
-        mask = Image.fromarray((255 * (labels_YX == value)).astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+        mask = Image.fromarray((255 * (labels_YX == value)).astype(np.uint8)).resize(
+            picture.size, Image.Resampling.NEAREST
+        )
         inside = np.pad(np.asarray(mask) > 0, 1)
         middle = inside[1:-1, 1:-1]
         core = middle & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]

@@ -122,7 +122,7 @@ class ScanDesk:
             refusal = folder / REFUSAL_FILE
             if refusal.is_file():
                 message = json.loads(refusal.read_text(encoding="utf-8"))["message"]
-                raise InputError(self._without_places(name_form_fields(message)))
+                raise InputError(name_form_fields(message))
             if code != 0 or not (folder / SCAN_FILE).is_file():
                 raise InputError(
                     f"{name}: stopped the program that reads it; it is damaged or larger than this server allows, "
@@ -132,8 +132,8 @@ class ScanDesk:
         except TimeoutError:
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(
-                f"{name}: reading took more than {limit_s:.0f} s; name a smaller scan, or start the server with a longer "
-                "--timeout"
+                f"{name}: reading took more than {limit_s:.0f} s; name a smaller scan, or start the server with a "
+                "longer --timeout"
             ) from None
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +153,7 @@ class ScanDesk:
             volume=replace(stored.volume, voxels=voxels),
             grid=stored.grid,
             labels=labels,
-            notes=tuple(self._without_places(note) for note in notes),
+            notes=tuple(self.without_places(note) for note in notes),
             patient=_patient_of(folder) if with_patient else None,
         )
 
@@ -167,7 +167,7 @@ class ScanDesk:
             self._locks.pop(key, None)
             shutil.rmtree(self._folder / key, ignore_errors=True)
 
-    def _without_places(self, message: str) -> str:
+    def without_places(self, message: str) -> str:
         """Without where the roots lie on this machine."""
         for name, root in self.roots.names.items():
             message = message.replace(f"{root}/", "" if len(self.roots.names) == 1 else f"{name}/")

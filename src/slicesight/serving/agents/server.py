@@ -8,10 +8,9 @@ only that there was one, its traceback goes to stderr.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
@@ -24,6 +23,7 @@ from slicesight.errors import InputError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.ask import load_quietly
+from slicesight.serving.agents.comparing import ComparingTools
 from slicesight.serving.agents.model_desk import ModelDesk
 from slicesight.serving.agents.options import AgentOptions
 from slicesight.serving.agents.scans import ScanDesk
@@ -40,8 +40,8 @@ ToolFunction = Callable[..., Awaitable[Any]]
 class CallLimits:
     """How many calls are under way, and how long each may take."""
 
-    def __init__(self, options: AgentOptions) -> None:
-        self.options, self.num_calls = options, 0
+    def __init__(self, options: AgentOptions, *, desk: ScanDesk) -> None:
+        self.options, self.desk, self.num_calls = options, desk, 0
 
     def bounded(self, tool: ToolFunction) -> ToolFunction:
         """The tool, refused where too many are at work, ended when its time is up, mistakes in one line."""
@@ -55,7 +55,7 @@ class CallLimits:
                 async with asyncio.timeout(self.options.timeout_s):
                     return await tool(*arguments, **named)
             except InputError as error:
-                raise ToolError(" ".join(str(error).split())) from None
+                raise ToolError(self.desk.without_places(" ".join(str(error).split()))) from None
             except TimeoutError:
                 raise ToolError(
                     f"it took more than {self.options.timeout_s:g} s; ask less at a time, or start the server with a "
@@ -67,7 +67,7 @@ class CallLimits:
         return call
 
 
-@contextmanager
+@contextlib.contextmanager
 def agent_server(options: AgentOptions, *, load: Callable[..., Predictor] = load_quietly) -> Iterator[MCPServer]:
     """A server with its tools; at the end no scan is left that was kept for them."""
     model = ModelDesk(
@@ -80,7 +80,7 @@ def agent_server(options: AgentOptions, *, load: Callable[..., Predictor] = load
         )
     )
     with ScanDesk(options) as desk:
-        tools, limits = ScanTools(options, desk=desk, model=model), CallLimits(options)
+        tools, limits = ScanTools(options, desk=desk, model=model), CallLimits(options, desk=desk)
         try:
             yield MCPServer(
                 "slicesight",
@@ -97,7 +97,16 @@ def agent_server(options: AgentOptions, *, load: Callable[..., Predictor] = load
 
 def tool_functions(tools: ScanTools) -> list[ToolFunction]:
     """Every tool, in the order a client lists them."""
-    return [tools.list_scans, tools.inspect_scan, tools.ask_scan, tools.show_slices, tools.measure_structure]
+    several = ComparingTools(tools)
+    return [
+        tools.list_scans,
+        tools.inspect_scan,
+        tools.ask_scan,
+        tools.show_slices,
+        tools.measure_structure,
+        several.compare_scans,
+        several.search_scans,
+    ]
 
 
 def _strict(function: ToolFunction) -> Any:
@@ -118,7 +127,7 @@ def _plain(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
-async def serve_stdio(server: MCPServer) -> None:
-    """Until stdin closes; whatever else would be printed goes to stderr."""
-    logging.getLogger("mcp").setLevel(logging.WARNING)
-    await server.run_stdio_async()
+def run_stdio(options: AgentOptions) -> None:
+    """Serve until stdin closes; whatever else would be printed goes to stderr."""
+    with agent_server(options) as server, contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(server.run_stdio_async())

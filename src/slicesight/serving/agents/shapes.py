@@ -1,4 +1,4 @@
-"""What do the tools return, as JSON Schema for a client that checks it? One class a result; text and pictures go beside.
+"""What do the tools return, as JSON Schema for a client that checks it? One class a result; pictures go beside it.
 
 Every number has its unit in its name or its description; what is not known is null, never a guess.
 """
@@ -29,7 +29,9 @@ class ReadingShape(BaseModel):
     )
     time_point: int | None = Field(None, description="Which volume of a 4D file, from 0.")
     unit: Literal["HU", "arbitrary"] | None = Field(None, description="For files that do not say.")
-    fill: str | None = Field(None, description='What takes the place of NaN: "LOWEST" or a number; else NaN is refused.')
+    fill: str | None = Field(
+        None, description='What takes the place of NaN: "LOWEST" or a number; else NaN is refused.'
+    )
 
 
 class ListedShape(Shape):

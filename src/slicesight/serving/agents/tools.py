@@ -133,13 +133,17 @@ class ScanTools:
             Field(
                 min_length=1,
                 max_length=MAX_QUESTIONS,
-                description='A closed question carries its choices: "Which phase is this? Choices: A. arterial B. venous".',
+                description='A closed question carries its choices: "Which phase? Choices: A. arterial B. venous".',
             ),
         ],
         window: WindowName = None,
         plane: PlaneName | None = None,
-        choices: Annotated[Choices, Field(description="Hold closed questions to their choices, or give both.")] = "free",
-        answer_anyway: Annotated[bool, Field(description="Hold no answer back, only say why not to believe it.")] = False,
+        choices: Annotated[
+            Choices, Field(description="Hold closed questions to their choices, or give both.")
+        ] = "free",
+        answer_anyway: Annotated[
+            bool, Field(description="Hold no answer back, only say why not to believe it.")
+        ] = False,
         pictures: Annotated[bool, Field(description="Add the evidence of each answer as a picture.")] = True,
         reading: Reading = None,
     ) -> Annotated[CallToolResult, AskResult]:
@@ -150,7 +154,9 @@ class ScanTools:
         """
         read = await self.read(scan, reading)
 
-        def work(predictor: Predictor, progress: Callable[[int, int], None]) -> tuple[Predictor, GridVolume, list[Answer]]:
+        def work(
+            predictor: Predictor, progress: Callable[[int, int], None]
+        ) -> tuple[Predictor, GridVolume, list[Answer]]:
             encoded = self.model.encoded(predictor, read, window=window, plane=plane)
             answers = predictor.ask(
                 encoded,
@@ -243,7 +249,9 @@ class ScanTools:
         self,
         scan: ScanName,
         mask: MaskName,
-        labels: Annotated[list[int] | None, Field(max_length=200, description="Only these; left out, all above 0.")] = None,
+        labels: Annotated[
+            list[int] | None, Field(max_length=200, description="Only these; left out, all above 0.")
+        ] = None,
         names: Annotated[dict[int, str] | None, Field(description="What the labels are called.")] = None,
         picture: Annotated[bool, Field(description="Add slices with the outlines.")] = True,
         window: WindowName = None,
@@ -302,7 +310,9 @@ class ScanTools:
 
 def result(found: BaseModel, pictures: Sequence[bytes] = ()) -> CallToolResult:
     """Structured content, the same as text, and pictures."""
-    images = [ImageContent(type="image", data=base64.b64encode(png).decode(), mime_type="image/png") for png in pictures]
+    images = [
+        ImageContent(type="image", data=base64.b64encode(png).decode(), mime_type="image/png") for png in pictures
+    ]
     text = TextContent(type="text", text=found.model_dump_json())
     return CallToolResult(content=[text, *images], structured_content=found.model_dump(mode="json"))
 
