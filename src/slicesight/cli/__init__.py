@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import agents, calibrating, data, insight, models, scans, scoring, serving, training, vectors
+from slicesight.cli import (
+    agents,
+    calibrating,
+    data,
+    doctor,
+    insight,
+    models,
+    scans,
+    scoring,
+    serving,
+    training,
+    vectors,
+)
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
@@ -39,6 +51,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     vectors.nearest: "slicesight nearest features.parquet scan.nii.gz --top 5",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
+    doctor.doctor: "slicesight doctor",
 }
 """Every verb with a line to try, in the order `--help` lists them."""
 

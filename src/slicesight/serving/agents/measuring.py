@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from slicesight.errors import InputError
 from slicesight.volumes.volume import Volume
@@ -52,6 +51,8 @@ def measure(volume: Volume, labels_ZYX: NDArray[np.int32], wanted: Sequence[int]
     Raises:
         InputError: a wanted label is not in the mask, the mask holds none, or more than can be told.
     """
+    from scipy import ndimage
+
     assert labels_ZYX.shape == volume.shape
     present = labels_of(labels_ZYX)
     if missing := [label for label in wanted or () if label not in present]:

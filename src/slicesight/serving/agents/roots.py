@@ -106,7 +106,8 @@ class Roots:
         if total > max_bytes:
             raise InputError(
                 f"{self.name_of(place)}: {total / 1e9:.2f} GB in {len(files)} files, more than the "
-                f"{max_bytes / 1e9:.2f} GB that one scan may have here; name one series, or start the server with a larger --max-scan"
+                f"{max_bytes / 1e9:.2f} GB that one scan may have here; name one series, or start the server with a "
+                "larger --max-scan"
             )
         return place
 
