@@ -238,7 +238,7 @@ class ComparingTools:
                 if other.key != scan.key:
                     others[other.name] = other
             except InputError as error:
-                skipped.append(" ".join(str(error).split()))
+                skipped.append(self.tools.desk.without_places(" ".join(str(error).split())))
         if not others:
             raise InputError(
                 f"none of the {len(among)} scans is another that can be read; {skipped[0] if skipped else 'name more'}"
