@@ -20,7 +20,8 @@ from slicesight.volumes.volume import Volume
 
 MAX_HEAVIEST = 5
 MAX_NUMBERS = 64
-PATIENTS_FACTS = ("sop_instance_uids",)
+PATIENTS_FACTS = ("series_uid", "description")
+"""Of a receipt's source: what leads back to a person's images, or was typed in by hand."""
 
 
 def describe_scan(scan: ReadScan, receipt: dict[str, Any]) -> ScanResult:
@@ -44,9 +45,14 @@ def describe_scan(scan: ReadScan, receipt: dict[str, Any]) -> ScanResult:
         highest=float(volume.voxels.max()),
         is_synthetic=volume.is_synthetic,
         warnings=list(volume.warnings),
-        receipt={name: value for name, value in receipt.items() if name not in PATIENTS_FACTS},
+        receipt=receipt if scan.patient is not None else _nameless(receipt),
         patient=scan.patient,
     )
+
+
+def _nameless(receipt: dict[str, Any]) -> dict[str, Any]:
+    source = {name: value for name, value in receipt["source"].items() if name not in PATIENTS_FACTS}
+    return {**receipt, "source": source}
 
 
 def describe_answer_for_agents(answer: Answer) -> AnswerShape:
