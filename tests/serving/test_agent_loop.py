@@ -67,7 +67,7 @@ class ScriptedAgent:
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory):
-    """Phantoms with the outlines of their findings -> (folder, {index: (first slice, last slice, HU) of the one asked})."""
+    """Phantoms with the outlines of their findings -> (folder, {index: (first slice, last, HU)})."""
     from slicesight.phantoms.rendering import make_phantom
 
     folder, truth = tmp_path_factory.mktemp("loop"), {}
@@ -154,9 +154,11 @@ def test_http_takes_the_token_the_host_and_the_origin_as_serve_does(findings):
     asked = {"Accept": "application/json, text/event-stream"}
 
     async def run(url):
-        async with httpx2.AsyncClient(headers=right, timeout=60) as http:
-            async with Client(streamable_http_client(url, http_client=http)) as client:
-                return await client.call_tool("list_scans", {})
+        async with (
+            httpx2.AsyncClient(headers=right, timeout=60) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            return await client.call_tool("list_scans", {})
 
     with listening(AgentOptions(roots=(findings[0],)), ServeOptions(port=0, token=token)) as url:
         assert len(asyncio.run(run(url)).structured_content["found"]) == 2 * len(CASES)
