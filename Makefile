@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test lint format docs clean
+.PHONY: help demo serve model web test lint format docs man clean
 
 help: ## List these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -42,6 +42,10 @@ format: $(VENV)/.installed-lint ## Mend format and what ruff can mend
 docs: $(VENV)/.installed-docs ## Build the manual into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+man: $(VENV)/.installed-docs ## Write the pages for man into docs/_build/man
+	$(BIN)/python docs/make_man.py docs/_build/man >/dev/null
+	@echo "read one: man -l docs/_build/man/slicesight-ask.1"
 
 clean: ## Remove the virtual environment and everything built
 	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

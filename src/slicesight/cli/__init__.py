@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors
+from slicesight.cli import (
+    agents,
+    calibrating,
+    data,
+    doctor,
+    insight,
+    models,
+    scans,
+    scoring,
+    serving,
+    training,
+    vectors,
+)
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
@@ -23,6 +35,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",
     serving.serve: "slicesight serve --port 8000",
+    agents.mcp: "slicesight mcp --root scans",
     data.phantom: "slicesight phantom --count 20 --seed 1 --out phantoms",
     data.prepare: "slicesight prepare scans --format folder --out prepared --split-by-patient 0",
     training.train: "slicesight train recipes/phantom-tiny.yaml --set output_dir=runs/mine --set seed=3",
@@ -38,12 +51,12 @@ EXAMPLES: dict[Callable[..., None], str] = {
     vectors.nearest: "slicesight nearest features.parquet scan.nii.gz --top 5",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",
     models.convert: "slicesight convert Med-2E3-M3D med2e3 --question-tokenizer M3D-CLIP",
+    doctor.doctor: "slicesight doctor",
 }
 """Every verb with a line to try, in the order `--help` lists them."""
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

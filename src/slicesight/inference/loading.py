@@ -79,7 +79,7 @@ def load(
     for setting, value in (("preset", preset), ("evidence_passes", evidence_passes)):
         if value is not None:
             raise InputError(f"{setting} is for guests (hf:… or openai:…), and {name_or_dir} is none; leave it out.")
-    source, name = _find(name_or_dir)
+    source, name = find_source(name_or_dir)
 
     import torch
     from transformers.utils.hub import cached_file
@@ -94,7 +94,7 @@ def load(
 
     adapter = source
     if (base := find_base(source)) is not None:
-        source, _ = _find(base)
+        source, _ = find_source(base)
     device = _check_device(device)
     if not isinstance(cache_bytes, int) or cache_bytes < 0:
         raise InputError(f"cache_bytes is {cache_bytes!r}; expected 0 or more, a whole number of bytes.")
@@ -217,8 +217,12 @@ def _read_calibration(source: str) -> Calibration | None:
     return read_calibration(Path(source))
 
 
-def _find(name_or_dir: str | Path) -> tuple[str, str]:
-    """(what from_pretrained takes, the model's name)."""
+def find_source(name_or_dir: str | Path) -> tuple[str, str]:
+    """(what from_pretrained takes, the model's name); loads nothing.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     name = str(name_or_dir)
     if name in shipped_models() or name in pulled_models():
         _refuse_vectors(find_folder(name), name)

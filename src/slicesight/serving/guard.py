@@ -188,7 +188,7 @@ _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"
 
 def needs_token(path: str) -> bool:
     """All but the page, which holds nothing, and the question whether we live."""
-    return path.startswith("/v1") or path in ("/metrics", "/openapi.json")
+    return path.startswith(("/v1", "/mcp")) or path in ("/metrics", "/openapi.json")
 
 
 def _host_name(address: str) -> str:

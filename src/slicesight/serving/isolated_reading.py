@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -72,9 +73,9 @@ class IsolatedReader:
         }
         async with self.slots.slot(client):
             if series is None:
-                code = await self._run(json.dumps(request), self.timeout_s, _environment(_VARIABLES))
+                code = await self._run(json.dumps(request), self.timeout_s, worker_environment())
             else:
-                environment = _environment((*_VARIABLES, *_ARCHIVE_VARIABLES))
+                environment = worker_environment((*_VARIABLES, *_ARCHIVE_VARIABLES))
                 code = await self._run(json.dumps(request), self.fetch_timeout_s, environment)
         refusal = folder / REFUSAL_FILE
         if refusal.exists():
@@ -92,18 +93,8 @@ class IsolatedReader:
             )
 
     async def _run(self, request: str, timeout_s: float, environment: dict[str, str]) -> int:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *WORKER,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
-            stderr=asyncio.subprocess.DEVNULL,
-            env=environment,
-        )
-        assert process.stdin is not None
         try:
-            process.stdin.write(request.encode() + b"\n")
-            return await asyncio.wait_for(process.wait(), timeout_s)
+            return await run_worker(WORKER, request, timeout_s=timeout_s, environment=environment)
         except TimeoutError:
             raise Refusal(
                 422,
@@ -111,13 +102,33 @@ class IsolatedReader:
                 param="file",
                 code="unreadable_scan",
             ) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
 
 
-def _environment(names: tuple[str, ...]) -> dict[str, str]:
+async def run_worker(worker: Sequence[str], request: str, *, timeout_s: float, environment: dict[str, str]) -> int:
+    """Run Python with these arguments on one line of input, and end it with the task that waits -> its exit status.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *worker,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,  # decoders may print what no log may hold
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment,
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(request.encode() + b"\n")
+        return await asyncio.wait_for(process.wait(), timeout_s)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def worker_environment(names: tuple[str, ...] = _VARIABLES) -> dict[str, str]:
     """Of ours only these variables, with the package where we have it from."""
     kept = {name: os.environ[name] for name in names if name in os.environ}
     places = [str(Path(slicesight.__file__).resolve().parents[1]), *filter(None, [kept.get("PYTHONPATH")])]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from slicesight.io.dicomweb.address import read_address
 from slicesight.io.dicomweb.client import fetch
 from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_nifti
-from slicesight.serving.sandbox import confine, limit_resources
+from slicesight.serving.sandbox import confine, leave_with_parent, limit_resources
 from slicesight.serving.stored_scan import IMAGE_FILE, REFUSAL_FILE, write_scan, write_source
 from slicesight.volumes.grid import GridSpec, to_grid
 from slicesight.volumes.volume import Volume
@@ -46,7 +45,7 @@ def main() -> None:
     tempfile.tempdir = str(folder / "unpacked")
     Path(tempfile.tempdir).mkdir()
     confine(folder, needs_network=request["series"] is not None)
-    threading.Thread(target=_leave_with_server, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     try:
         _read(folder, request)
     except ArchiveFailed as error:
@@ -118,11 +117,6 @@ def _packer(sink: Any) -> Any:
 def _refuse(folder: Path, message: str, *, is_archives: bool = False) -> None:
     found = {"message": message, "is_archives": is_archives}
     (folder / REFUSAL_FILE).write_text(json.dumps(found), encoding="utf-8")
-
-
-def _leave_with_server() -> None:
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

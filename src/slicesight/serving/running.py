@@ -49,7 +49,7 @@ def run_server(options: ServeOptions) -> None:
         if not (PAGE_FOLDER / "index.html").is_file():
             stderr.print("the page has not been built (make web); the API answers without it", soft_wrap=True)
         listening.listen(config.backlog)  # whoever reads the line below is not refused
-        address = options.public_url or _address(options.host, listening.getsockname()[1])
+        address = server_address(options, listening)
         stderr.print(f"open {address}  (Ctrl+C stops, and removes every scan)", highlight=False, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
@@ -137,5 +137,7 @@ def listen(options: ServeOptions) -> socket.socket:
     return listening
 
 
-def _address(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+def server_address(options: ServeOptions, listening: socket.socket) -> str:
+    """What a client opens."""
+    host, port = options.host, listening.getsockname()[1]
+    return options.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}/"

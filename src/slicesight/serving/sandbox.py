@@ -64,11 +64,11 @@ def what_is_shut() -> frozenset[str]:
     return frozenset(PARTS) & frozenset(tried.stdout.split())
 
 
-def confine(folder: Path, *, needs_network: bool) -> frozenset[str]:
+def confine(folder: Path, *, needs_network: bool, may_read: Iterable[str] = ()) -> frozenset[str]:
     """Shut this process in, for good; before its first thread -> which of `PARTS` are shut.
 
     Args:
-        folder: where it may write.
+        folder: where it may write. may_read: further places that it may read.
         needs_network: it fetches from an archive, and so may also read certificates, /etc and its user's .netrc.
     """
     if not sys.platform.startswith("linux"):
@@ -77,7 +77,15 @@ def confine(folder: Path, *, needs_network: bool) -> frozenset[str]:
     shut = set()
     if not needs_network and (system.unshare(_NEW_NETWORK) == 0 or system.unshare(_NEW_USER | _NEW_NETWORK) == 0):
         shut.add("network")
-    readable = [*_PROGRAMS, *_FACTS, sys.prefix, sys.base_prefix, *site.getsitepackages(), *filter(None, sys.path)]
+    readable = [
+        *_PROGRAMS,
+        *_FACTS,
+        sys.prefix,
+        sys.base_prefix,
+        *site.getsitepackages(),
+        *filter(None, sys.path),
+        *may_read,
+    ]
     if needs_network:
         readable += ["/etc", "/run/systemd/resolve", os.environ.get("NETRC", "")]
         readable += [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
@@ -85,6 +93,12 @@ def confine(folder: Path, *, needs_network: bool) -> frozenset[str]:
     if _restrict(system, readable, writable=[str(folder), *_DEVICES], with_network=needs_network):
         shut.add("files")
     return frozenset(shut)
+
+
+def leave_with_parent() -> None:
+    """End when stdin closes, which says that the server is gone; for a thread of its own."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _restrict(system: ctypes.CDLL, readable: Iterable[str], *, writable: Iterable[str], with_network: bool) -> bool:
