@@ -7,6 +7,7 @@ content = SHA-256 of the file's bytes for a scan in one file (what `sha256sum` p
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir
@@ -39,6 +40,15 @@ def content_digest(path: Path) -> str:
     root = path if path.is_dir() else path.parent
     lines = sorted(f"{_digest_of(file)}  {file.relative_to(root).as_posix()}" for file in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def series_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the files' bytes, however they are called and wherever they lie, for a scan whose order is inside.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return hashlib.sha256("\n".join(sorted(_digest_of(file) for file in files)).encode()).hexdigest()
 
 
 def scan_files(path: Path) -> list[Path]:
