@@ -14,12 +14,13 @@ from typing import Annotated
 import typer
 
 from slicesight import __version__
-from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors
+from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors, watching
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
 from slicesight.errors import InputError
 
 EXAMPLES: dict[Callable[..., None], str] = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
+    watching.watch: "slicesight watch inbox --questions questions.csv --out answers",
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",
     serving.serve: "slicesight serve --port 8000",

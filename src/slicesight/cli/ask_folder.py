@@ -7,6 +7,7 @@ encoded once for all its questions. Exit code 0: every scan was asked. 3: some c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -21,6 +22,9 @@ from slicesight.reports.answer_table.columns import check_table
 from slicesight.reports.answer_table.journal import check_folder
 from slicesight.reports.answer_table.run import BAD, INDEX, AnswerRun, make_processes
 from slicesight.reports.terminal import progress_bar
+
+if TYPE_CHECKING:
+    from slicesight.cli.watching import WatchOptions
 
 SOME_BAD = 3
 """Exit code where the run is whole but not every scan could be asked."""
@@ -55,7 +59,7 @@ def run_ask_folder(options: AskOptions, *, out: Path) -> None:
     say_left_out(found, unmatched)
     if run.num_kept:
         say(f"{run.num_kept} of {len(wanted)} scans had their answers from an earlier run")
-    for warning in run.model["warnings"]:
+    for warning in run.warnings(scan.key for scan in wanted):
         stderr().print(warning, style="yellow", highlight=False, soft_wrap=True)
     num_rows = sum(len(run.prompts_for(scan.key)) for scan in wanted)
     say(f"wrote {out}: {num_rows} rows about {len(wanted)} scans; look at {folder / INDEX}")
@@ -111,7 +115,7 @@ def say_left_out(found: FoundScans, unmatched: list[ScanQuestion]) -> None:
         say(f"note: question {asked.id} was asked of no scan; none matches {asked.pattern!r}")
 
 
-def settings_of(options: AskOptions) -> AskSettings:
+def settings_of(options: AskOptions | WatchOptions) -> AskSettings:
     """What the processes are told."""
     guest = options.guest_settings
     return AskSettings(
@@ -131,6 +135,7 @@ def settings_of(options: AskOptions) -> AskSettings:
         answer_anyway=options.answer_anyway,
         reports=options.pages,
         one_thread=options.workers > 1,
+        limit_seconds=options.scan_limit,
     )
 
 

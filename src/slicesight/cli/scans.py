@@ -15,15 +15,18 @@ from slicesight.cli.options import (
     FillOption,
     MinConfidenceOption,
     ModelOption,
+    PagesOption,
     PassesOption,
     PlaneOption,
     PresetOption,
     ScanArgument,
+    ScanLimitOption,
     SeriesOption,
     SpacingOption,
     TimePointOption,
     UnitOption,
     WindowOption,
+    WorkersOption,
     guest_settings,
     share_from_0_to_1,
     three_numbers,
@@ -106,10 +109,9 @@ class AskOptions:
             "question; goes on where it was stopped.",
         ),
     ] = None
-    workers: Annotated[
-        int, typer.Option(min=1, help="With --out, how many processes answer; of several each uses one thread.")
-    ] = 1
-    pages: Annotated[bool, typer.Option(help="With --out, also write a page per scan and pictures of slices.")] = True
+    workers: WorkersOption = 1
+    pages: PagesOption = True
+    scan_limit: ScanLimitOption = None
 
     def __post_init__(self) -> None:
         from slicesight.io.dicomweb.address import is_address, read_address

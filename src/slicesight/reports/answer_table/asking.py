@@ -7,9 +7,13 @@ the other scans must go on.
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
+import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +38,7 @@ class AskSettings:
     """Everything but scan and question that an answer depends on, and what is written beside it.
 
     The names are those of the options of `slicesight ask`. one_thread: of several processes that answer.
+    limit_seconds: a scan that takes longer ends its process.
     """
 
     model: str
@@ -52,6 +57,7 @@ class AskSettings:
     answer_anyway: bool = False
     reports: bool = True
     one_thread: bool = False
+    limit_seconds: int | None = None
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -61,7 +67,7 @@ class AskSettings:
 
     def decisive(self) -> dict[str, Any]:
         """What changes an answer, JSON-able."""
-        left_out = ("cache", "reports", "one_thread")
+        left_out = ("cache", "reports", "one_thread", "limit_seconds")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -100,7 +106,8 @@ def ask_scan(job: AskJob) -> AskOutcome:
     if job.scan is None:
         return AskOutcome(model=_introduced(predictor, job.settings))
     try:
-        return _answered(predictor, job, job.scan)
+        with _ended_after(job.settings.limit_seconds):
+            return _answered(predictor, job, job.scan)
     except InputError as error:
         return AskOutcome(error=" ".join(str(error).split()))
     except MemoryError:
@@ -111,6 +118,19 @@ def ask_scan(job: AskJob) -> AskOutcome:
             error=f"{job.scan}: a fault of slicesight, please report it ({type(error).__name__}: {first})",
             fault=traceback.format_exc(),
         )
+
+
+@contextmanager
+def _ended_after(seconds: int | None) -> Iterator[None]:
+    """End this process where the work takes longer, even inside a decoder that lets no other thread run."""
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @lru_cache(maxsize=1)

@@ -30,7 +30,7 @@ COLUMNS: dict[str, str] = {
     "abstained": "flag",
     "abstained_reason": "text",
     "would_say": "text",
-    "cut_at": "whole",
+    "doubts": "text",
     "evidence": "text",
     "evidence_summary": "text",
     "heaviest_slices": "wholes",
@@ -50,7 +50,7 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 
 def cells_of(answer: Answer) -> dict[str, Any]:
     """What an answer says, by column."""
-    from slicesight.reports.evidence import ABSTAINED, describe_answer
+    from slicesight.reports.evidence import ABSTAINED, describe_answer, doubts_about
 
     heaviest = answer.slices[0] if answer.slices else None
     return {
@@ -61,7 +61,7 @@ def cells_of(answer: Answer) -> dict[str, Any]:
         "abstained": answer.abstained is not None,
         "abstained_reason": None if answer.abstained is None else ABSTAINED[answer.abstained],
         "would_say": answer.would_say,
-        "cut_at": answer.cut_at,
+        "doubts": " ".join(doubts_about(answer)) or None,
         "evidence": answer.evidence,
         "evidence_summary": describe_answer(answer),
         "heaviest_slices": None if heaviest is None else list(heaviest.source_slices),

@@ -37,7 +37,9 @@ def killed(job: AskJob) -> AskOutcome:
     """What came of a job whose process died."""
     if job.scan is None:
         raise InputError(f"{job.settings.model}: the process that loaded it was killed; is there memory for the model?")
-    return AskOutcome(error=f"{job.scan}: {KILLED}")
+    limit = job.settings.limit_seconds
+    late = "" if limit is None else f", or it took longer than {limit} s (--scan-limit)"
+    return AskOutcome(error=f"{job.scan}: {KILLED}{late}")
 
 
 def make_processes(workers: int, *, ahead: int = 2) -> Processes[AskJob, AskOutcome]:
@@ -183,17 +185,30 @@ class AnswerRun:
                 found.append(entry)
         return found
 
+    def places_by_content(self) -> list[Place]:
+        """Where every scan that was ever found lies or lay, each content once, in the order of the names."""
+        place_of = {content: place for place, content in self.journal.places.items()}
+        return sorted(place_of.values())
+
+    def warnings(self, places: Iterable[Place]) -> list[str]:
+        """What the model's card says must stand beside these answers: nothing where every scan is synthetic."""
+        notes = {row["notes"] for row in self.rows(places) if row["notes"]}
+        return [warning for warning in self.model["warnings"] if any(warning in note for note in notes)]
+
     def write(self, places: Sequence[Place]) -> list[dict[str, Any]]:
         """Write table, list of bad scans and page; returns the bad ones."""
-        from slicesight.reports.answer_table.index import render_index
-
         rows, bad = list(self.rows(places)), self.bad(places)
         write_text(self.folder / BAD, text="".join(json.dumps(one, ensure_ascii=True) + "\n" for one in bad))
         table = os.path.relpath(self.table, self.folder)
-        write_text(self.folder / INDEX, text=render_index(rows, table=table, model=self.model))
+        write_text(self.folder / INDEX, text=self._page(rows, table, places))
         folder = os.path.relpath(self.folder, self.table.parent)
         write_table(self.table, (_seen_from_table(row, folder) for row in rows))
         return bad
+
+    def _page(self, rows: list[dict[str, Any]], table: str, places: Sequence[Place]) -> str:
+        from slicesight.reports.answer_table.index import render_index
+
+        return render_index(rows, table=table, model=self.model["name"], warnings=self.warnings(places))
 
 
 def _seen_from_table(row: dict[str, Any], folder: str) -> dict[str, Any]:
