@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -147,6 +148,17 @@ def test_a_killed_run_goes_on_and_no_scan_is_asked_twice_or_lost(ask, here, fold
     assert "6 of 6 scans had their answers from an earlier run" in err
 
 
+def test_ctrl_c_finishes_what_is_asked_and_the_same_line_goes_on(ask, here, tmp_path):
+    here.before_job = lambda job: os.kill(os.getpid(), signal.SIGINT)
+    code, _, err = ask()
+    assert code == 130
+    assert "stopped; 1 scans were asked now, and are kept" in err
+    assert not (tmp_path / "answers.csv").exists()
+    here.before_job = lambda job: None
+    assert ask()[0] == 0
+    assert asked(here) == ["a.nii.gz", "series"]
+
+
 def test_moved_and_copied_scans_are_known_and_only_new_questions_are_asked(ask, here, folder_of_scans, tmp_path):
     ask()
     before = {row["scan"]: row["answer"] for row in rows_of(tmp_path / "answers.csv") if row["id"] == "phase"}
@@ -222,6 +234,7 @@ def test_no_pages_are_written_where_none_are_wanted(ask, tmp_path):
     ("arguments", "said"),
     [
         (["scans", "q.csv"], "q.csv is a table of questions for a folder of scans; say where answers go"),
+        (["scans/a.nii.gz", "q.csv", "--out", "a.csv"], "is a file, and --out is for a folder of scans"),
         (["nowhere", "q.csv", "--out", "a.csv"], "nowhere: no such folder"),
         (["empty", "q.csv", "--out", "a.csv"], "empty: no scan in it; expected NIfTI"),
         (["scans", "--out", "a.csv"], "--out needs questions"),

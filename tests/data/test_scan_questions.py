@@ -53,7 +53,7 @@ def test_a_pattern_may_name_the_series(table):
         ("question,choices\nWhy?,a|\n", "line 2: choices 'a|' has an empty one"),
         ("question,choices\nWhy?,a|A\n", "or one twice"),
         ("question,choices\nWhy?,a\n", "line 2: 1 choices"),
-        ("question,choices\nWhy?,a|b|c|d|e\n", "line 2: 5 choices"),
+        ("question,choices\nWhy?,a|b|c|d|e|f|g|h|i|j|k\n", "line 2: 11 choices"),
         ("question,choices\nWhy?,type B. 1|b\n", "line 2: a choice holds a letter with a full stop"),
         ("question,choices\nWhy? Choices: A. x B. y,a|b\n", "lists choices and the column choices does too"),
         ('question\n"Why?\n', "save the table as CSV again"),

@@ -125,6 +125,16 @@ def test_a_file_that_has_not_changed_is_not_opened_again(two_series, monkeypatch
     assert opened[12:] == [changed.name]
 
 
+def test_the_data_file_of_a_header_belongs_to_its_scan(tmp_path):
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\nElementDataFile = voxels.bin\n"
+    (tmp_path / "scan.mhd").write_text(header)
+    (tmp_path / "voxels.bin").write_bytes(bytes(240))
+    (scan,) = find(tmp_path).scans
+    assert [file.name for file in scan.files] == ["scan.mhd", "voxels.bin"]
+    (tmp_path / "voxels.bin").write_bytes(bytes(239) + b"\1")
+    assert scan.has_changed()
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find(tmp_path / "nowhere")

@@ -16,7 +16,7 @@ import typer
 from slicesight import __version__
 from slicesight.cli import calibrating, data, insight, models, scans, scoring, serving, training, vectors, watching
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
-from slicesight.errors import InputError
+from slicesight.errors import MODEL_LIBRARIES, InputError, how_to_install
 
 EXAMPLES: dict[Callable[..., None], str] = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
@@ -76,6 +76,11 @@ def main() -> None:
             sys.stdout.flush()
     except InputError as error:
         complain(" ".join(str(error).split()))
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in MODEL_LIBRARIES:
+            raise
+        complain(how_to_install(library))
     except OSError as error:
         if error.filename is not None or error.errno not in CANNOT_WRITE:
             raise

@@ -13,6 +13,7 @@ import typer
 
 from slicesight.cli.options import say, stderr, three_numbers
 from slicesight.cli.scans import STDOUT, AskOptions
+from slicesight.cli.stopping import EXIT_STOPPED, told_to_stop
 from slicesight.data.scan_questions import ScanQuestion, listed_questions, read_questions
 from slicesight.errors import InputError
 from slicesight.files import only_run_in
@@ -45,7 +46,7 @@ def run_ask_folder(options: AskOptions, *, out: Path) -> None:
         raise InputError(
             f"no scan of {options.scan} matches a question's scan pattern, such as {unmatched[0].pattern!r}"
         )
-    with make_processes(options.workers) as processes:
+    with told_to_stop(say) as stop, make_processes(options.workers) as processes:
         run = AnswerRun(
             folder=folder, table=out, questions=questions, settings=settings_of(options), processes=processes
         )
@@ -54,7 +55,10 @@ def run_ask_folder(options: AskOptions, *, out: Path) -> None:
         with only_run_in(folder, doing="answering"):
             run.begin()
             with progress_bar(stderr(), f"asking {len(wanted)} scans") as progress:
-                run.answer(wanted, retry=True, progress=progress)
+                run.answer(wanted, retry=True, progress=progress, is_stopped=stop.is_set)
+            if stop.is_set():
+                say(f"stopped; {run.num_asked} scans were asked now, and are kept: the same line goes on with the rest")
+                raise typer.Exit(EXIT_STOPPED)
             bad = run.write([scan.key for scan in wanted])
     say_left_out(found, unmatched)
     if run.num_kept:
@@ -89,16 +93,15 @@ def read_table(path: Path) -> list[ScanQuestion]:
 
 
 def find_scans(base: Path, *, leave_out: Path) -> FoundScans:
-    """Every scan below the folder, or the one that a file is.
+    """Every scan below the folder.
 
     Raises:
-        InputError: there is nothing, or no scan in it.
+        InputError: it is none, or no scan is in it.
     """
     if not base.exists():
         raise InputError(f"{base}: no such folder; expected a folder of scans")
     if base.is_file():
-        found = ScanFinder(base.parent, leave_out=[leave_out]).find()
-        return FoundScans(scans=[scan for scan in found.scans if scan.path == base], left_out={})
+        raise InputError(f"{base}: is a file, and --out is for a folder of scans; name its folder, or leave --out out")
     found = ScanFinder(base, leave_out=[leave_out]).find()
     if not found.scans:
         left = "".join(f"; left out {count} {what}" for what, count in found.left_out.items())

@@ -7,18 +7,15 @@ once, and costs that scan's answers only.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from types import FrameType
 
 import typer
 
 from slicesight.cli.ask_folder import SOME_BAD, read_table, settings_of
 from slicesight.cli.options import checked_folder, say, stderr
+from slicesight.cli.stopping import told_to_stop
 from slicesight.cli.watching import WatchOptions
 from slicesight.errors import InputError
 from slicesight.files import only_run_in, plain_disk_errors
@@ -46,7 +43,7 @@ def run_watch(options: WatchOptions) -> None:
     check_folder(out)
     if out.is_dir() or table.suffix == ".parquet":
         check_table(table if out.is_dir() else out.parent / table.name)
-    with told_to_stop() as stop, make_processes(options.workers, ahead=1) as processes:
+    with told_to_stop(log) as stop, make_processes(options.workers, ahead=1) as processes:
         run = AnswerRun(
             folder=out, table=table, questions=questions, settings=settings_of(options), processes=processes
         )
@@ -94,29 +91,6 @@ def _watch(run: AnswerRun, inbox: Inbox, options: WatchOptions, stop: threading.
         if options.once and not inbox.num_waiting:
             return
         stop.wait(options.every)
-
-
-@contextmanager
-def told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; the second signal does what it always does."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        for other, handler in before.items():
-            signal.signal(other, handler)
-        log("told to stop; what is being asked is finished first")
-
-    if threading.current_thread() is threading.main_thread():
-        for number in before:
-            signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def log(text: str) -> None:

@@ -1,7 +1,7 @@
 """What is asked of every scan of a folder? A table with a line per question, checked before any scan is read.
 
 Columns: `question` is needed. `id` names the question in the answers (else q1, q2, ... by line); `choices` are the only
-answers that are wanted, "liver|spleen|kidney", at most four; `scan` limits the question to scans whose path or series
+answers that are wanted, "liver|spleen|kidney", at most ten; `scan` limits the question to scans whose path or series
 matches a pattern, such as "patient_a/*".
 """
 

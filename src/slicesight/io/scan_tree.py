@@ -21,7 +21,7 @@ from slicesight.io.arrays import is_npy, is_picture
 from slicesight.io.assemble import ReadOptions
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir
 from slicesight.io.dicom.series import ImageFacts, image_facts
-from slicesight.io.files import head_of, is_zip
+from slicesight.io.files import files_below, head_of, is_zip
 from slicesight.io.itk import is_metaimage, is_nrrd
 from slicesight.io.loading import read_series, read_volume
 from slicesight.io.nifti import is_nifti
@@ -29,6 +29,9 @@ from slicesight.volumes.volume import Volume
 
 SCAN_ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip", ".dcm")
 TEXT_ENDINGS = (".txt", ".json", ".csv", ".jsonl")
+_PAIR_SUFFIXES = (".hdr", ".hdr.gz", ".img", ".img.gz")
+_DATA_FILE_KEYS = ("elementdatafile", "data file", "datafile")
+_MAX_HEADER_BYTES = 1 << 20
 UNFINISHED_ENDINGS = (".part", ".partial", ".tmp", ".crdownload", ".filepart", ".download")
 """Of files that another program is still writing, and renames when they are whole."""
 FileKind = Literal["scan", "dicom", "picture", "named", "other"]
@@ -105,7 +108,7 @@ class ScanFinder:
 
     def __init__(self, base: Path, *, leave_out: Iterable[Path] = ()) -> None:
         self.base, self.leave_out = base, tuple(leave_out)
-        self._known: dict[Path, tuple[tuple[int, int], FileKind, ImageFacts | str | None]] = {}
+        self._known: dict[Path, tuple[tuple[int, int], FileKind, ImageFacts | str | tuple[Path, ...] | None]] = {}
         self._seen: set[Path] = set()
 
     def find(self) -> FoundScans:
@@ -120,7 +123,7 @@ class ScanFinder:
         folders = walk_folders(self.base, leave_out=self.leave_out, tell=self._kind)
         dicom, left_out, found = self._series(folders)
         for here, files in folders.items():
-            found += [self._file(file) for file in files.scans]
+            found += [self._scan(file, self._parts(file)) for file in files.scans]
             found += [self._file(file, problem=why) for file, why in files.unreadable.items()]
             found += [self._file(file) for file in files.named]  # the reader says what is wrong with it
             if not files.dicom and files.is_slices:
@@ -158,13 +161,24 @@ class ScanFinder:
     def _facts(self, file: Path) -> ImageFacts | str | None:
         """Facts of an image, None of another object, or why it cannot be read."""
         size_and_time, kind, facts = self._known[file]
-        if facts is None:
+        if facts is None or isinstance(facts, tuple):
             try:
                 facts = image_facts(file) or ""
             except (InputError, OSError) as error:
                 facts = f"{file.name}: {error}"
             self._known[file] = (size_and_time, kind, facts)
         return None if facts == "" else facts
+
+    def _parts(self, file: Path) -> tuple[Path, ...]:
+        """The file with those its header names."""
+        size_and_time, kind, parts = self._known[file]
+        if not isinstance(parts, tuple):
+            try:
+                parts = tuple(scan_files(file))
+            except OSError:
+                parts = (file,)
+            self._known[file] = size_and_time, kind, parts
+        return parts
 
     def _kind(self, file: Path) -> FileKind:
         facts = file.stat()
@@ -200,9 +214,9 @@ class ScanFinder:
 
 
 def stamp_of(files: Sequence[Path]) -> str:
-    """Changes with names, sizes and times; of a header alone also with the data file beside it."""
+    """Changes with names, sizes and times."""
     lines = []
-    for file in [*files, *(_beside(files[0]) if len(files) == 1 else ())]:
+    for file in files:
         try:
             facts = file.stat()
         except OSError:
@@ -282,10 +296,29 @@ def _common_folder(files: Sequence[Path]) -> Path:
     return files[0] if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
 
 
-def _beside(file: Path) -> list[Path]:
-    """Files beside a header that may hold its voxels: same name, another ending."""
-    stem = next((file.name[: -len(end)] for end in (".hdr.gz", ".hdr", ".mhd", ".nhdr") if file.name.endswith(end)), "")
-    if not stem:
-        return []
-    ends = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw", ".bin")
-    return [place for end in ends if (place := file.with_name(stem + end)).is_file()]
+def scan_files(path: Path) -> list[Path]:
+    """The files that decide what `read_volume(path)` gives: the folder's, or the file with those its header names."""
+    if path.is_dir():
+        return files_below(path)
+    head = head_of(path)
+    if is_dicom(head):
+        return files_below(path.parent) if is_dicomdir(path, head) else [path]
+    if is_metaimage(head) or is_nrrd(head):
+        return [path, *_named_beside(path)]
+    stem = next((path.name.removesuffix(end) for end in _PAIR_SUFFIXES if path.name.endswith(end)), None)
+    if stem is None:
+        return [path]
+    return sorted({path, *(place for end in _PAIR_SUFFIXES if (place := path.with_name(stem + end)).is_file())})
+
+
+def _named_beside(header: Path) -> list[Path]:
+    """The data file a text header names, where it lies beside the header."""
+    with header.open("rb") as stream:
+        lines = stream.read(_MAX_HEADER_BYTES).split(b"\n\n", 1)[0].splitlines()
+    for line in lines:
+        key, _, value = line.decode("latin-1").replace("=", ":", 1).partition(":")
+        name = value.strip()
+        if key.strip().lower() in _DATA_FILE_KEYS and name and Path(name).name == name:
+            place = header.with_name(name)
+            return [place] if place.is_file() else []
+    return []
