@@ -1,4 +1,4 @@
-"""What does a caller hand over who wants questions answered, whoever answers them: a model here, or a server elsewhere?"""
+"""What does a caller hand over who wants questions answered, by a model here or by a server elsewhere?"""
 
 from __future__ import annotations
 
