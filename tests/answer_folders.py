@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 
 from slicesight.reports.answer_table import asking
@@ -32,7 +33,7 @@ class ThisProcess:
                 if self.before_job(job) == "killed":
                     yield killed(job)
                     continue
-            yield asking.ask_scan(job)
+            yield pickle.loads(pickle.dumps(asking.ask_scan(pickle.loads(pickle.dumps(job)))))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
