@@ -68,9 +68,8 @@ def run_ask_folder(options: AskOptions, *, out: Path) -> None:
     num_rows = sum(len(run.prompts_for(scan.key)) for scan in wanted)
     say(f"wrote {out}: {num_rows} rows about {len(wanted)} scans; look at {folder / INDEX}")
     if bad:
-        say(
-            f"{len(bad)} of {len(wanted)} scans could not be asked everything, they are in {folder / BAD}: {bad[0]['error']}"
-        )
+        some = f"{len(bad)} of {len(wanted)} scans could not be asked everything"
+        say(f"{some}, they are in {folder / BAD}: {bad[0]['error']}")
         raise typer.Exit(SOME_BAD)
 
 

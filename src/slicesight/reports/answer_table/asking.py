@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import hashlib
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -126,7 +125,7 @@ def _ended_after(seconds: int | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
     finally:

@@ -132,10 +132,11 @@ class AnswerRun:
                     if prompt not in begun.get(content, ())
                     and not self.journal.is_answered(content, prompt, retry=retry)
                 ]
+                is_copy = bool(begun.get(content))
                 begun.setdefault(content, set()).update(prompts)
                 if not prompts:
                     counts["total"] -= 1
-                    self.num_kept += 1
+                    self.num_kept += not is_copy
                 elif scan.problem is not None:
                     note(scan, content, AskOutcome(error=scan.problem))
                 else:
