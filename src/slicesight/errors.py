@@ -6,6 +6,8 @@ prints it and exits with code 2; anything that is not an `InputError` is our own
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class InputError(ValueError):
     """A file, folder, recipe or option that cannot be used as it is."""
@@ -21,6 +23,29 @@ class ManifestError(InputError):
 
 class ModelError(InputError):
     """A model folder or configuration that cannot be built."""
+
+
+MODEL_LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "sentencepiece")
+"""What the extra `models` brings: only what runs or reads a model needs them."""
+
+
+def check_installed(*libraries: str) -> None:
+    """Refuse, before any work, what needs a library of `MODEL_LIBRARIES` that is not installed.
+
+    Raises:
+        ModelError: which one, and how to get it.
+    """
+    for library in libraries:
+        if find_spec(library) is None:
+            raise ModelError(how_to_install(library))
+
+
+def how_to_install(library: str) -> str:
+    """One line about a library of `MODEL_LIBRARIES` that is not installed."""
+    return (
+        f"{library} is not installed, and a model that runs here needs it: pip install 'slicesight[models]' (without a "
+        "GPU see docs/install.md first, it saves 5 GB); a model behind a server needs none: --model openai:URL#MODEL"
+    )
 
 
 def check_type(value: object, kind: type | tuple[type, ...], *, name: str, expected: str) -> None:

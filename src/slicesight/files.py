@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def write_text(path: Path, *, text: str) -> None:
     """Write UTF-8 text in one step; what no encoding holds, such as the bytes of a broken file name, is escaped."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file and see them on disk; a killed run's half line before them is ended, and stays half."""
+    text = "".join(f"{line}\n" for line in lines)
+    if not text:
+        return
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                text = "\n" + text
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

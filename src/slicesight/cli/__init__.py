@@ -26,12 +26,14 @@ from slicesight.cli import (
     serving,
     training,
     vectors,
+    watching,
 )
 from slicesight.cli.terminal import CANNOT_WRITE, complain, silence_stdout, spell_for_any_terminal
-from slicesight.errors import InputError
+from slicesight.errors import MODEL_LIBRARIES, InputError, how_to_install
 
 EXAMPLES: dict[Callable[..., None], str] = {
     scans.ask: 'slicesight ask scan.nii.gz "Which phase is this?" --html scan.html',
+    watching.watch: "slicesight watch inbox --questions questions.csv --out answers",
     scans.inspect: "slicesight inspect dicom_folder --png sheet.png",
     scans.demo: "slicesight demo --out demo",
     serving.serve: "slicesight serve --port 8000",
@@ -88,6 +90,11 @@ def main() -> None:
             sys.stdout.flush()
     except InputError as error:
         complain(" ".join(str(error).split()))
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in MODEL_LIBRARIES:
+            raise
+        complain(how_to_install(library))
     except OSError as error:
         if error.filename is not None or error.errno not in CANNOT_WRITE:
             raise

@@ -18,7 +18,7 @@ from slicesight.cli.vectors import EmbedOptions, NearestOptions
 from slicesight.data.dataset import MANIFEST, PREPARED_INDEX, Dataset, ManifestDataset, open_dataset
 from slicesight.data.fingerprints import stat_fingerprint
 from slicesight.data.manifest import Case
-from slicesight.errors import InputError
+from slicesight.errors import InputError, check_installed
 from slicesight.files import write_text
 from slicesight.inference.embedding import Embedder, Embedding, Vectors, load_embedder
 from slicesight.inference.embedding_table import EmbeddingTable, ScanName, TableFacts, TableWriter, read_table
@@ -118,6 +118,8 @@ def run_nearest(options: NearestOptions, *, load: Load = load_embedder) -> None:
 
 def load_quietly(model: str, load: Load) -> Embedder:
     """Without the libraries' bars and advice."""
+    check_installed("transformers")
+
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

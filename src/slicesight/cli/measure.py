@@ -16,7 +16,6 @@ from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, CompareOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
 from slicesight.data.dataset import open_dataset
 from slicesight.errors import InputError
-from slicesight.evaluation.ablation import ablate
 from slicesight.evaluation.benchmarks import Benchmark, benchmark
 from slicesight.evaluation.benchmarks.board import make_board
 from slicesight.evaluation.benchmarks.running import (
@@ -29,7 +28,6 @@ from slicesight.evaluation.benchmarks.running import (
 from slicesight.evaluation.comparing import Comparison, compare_files
 from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
-from slicesight.evaluation.faithfulness import measure
 from slicesight.evaluation.predict import MODEL, PredictionRun
 from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file
 from slicesight.evaluation.run import CONTROLS, describe_leaks, evaluate, training_cases
@@ -50,7 +48,6 @@ from slicesight.reports.figure import save_figure
 from slicesight.reports.score_tables import comparison_table, notes_of, tables_of, why_not_compared
 from slicesight.reports.selective_tables import evidence_tables, selective_tables
 from slicesight.reports.terminal import progress_bar
-from slicesight.training.recipe import read_recipe
 
 Load = Callable[..., Predictor]
 NO_FILES = "its own scorer takes nothing that such answers hold"
@@ -214,6 +211,9 @@ def _control_rows(sheet: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
     """Train and score every cell that is not done, then write the tables."""
+    from slicesight.evaluation.ablation import ablate
+    from slicesight.training.recipe import read_recipe
+
     recipe = read_recipe(options.recipe, tuple(options.changes or ()))
     if recipe.init is None:
         raise InputError(f"{options.recipe.name}: init is missing; cells start from one folder with trained encoders.")
@@ -240,6 +240,8 @@ def run_ablate(options: AblateOptions, *, load: Load = load_quietly) -> None:
 
 def run_faithfulness(options: FaithfulnessOptions, *, load: Load = load_quietly) -> None:
     """Measure every model on the same scans, writing what is there after each; print at the end."""
+    from slicesight.evaluation.faithfulness import measure
+
     source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
     settings = guest_settings(preset=options.preset, evidence=True, passes=options.evidence_passes)
     names = options.model or ["phantom-tiny"]

@@ -88,6 +88,16 @@ MinConfidenceOption = Annotated[
 AnswerAnywayOption = Annotated[
     bool, typer.Option("--answer-anyway", help="Hold no answer back, only say why it should not be believed.")
 ]
+WorkersOption = Annotated[
+    int, typer.Option(min=1, help="For many scans: how many processes answer; of several each uses one thread.")
+]
+PagesOption = Annotated[
+    bool, typer.Option(help="For many scans: also write a page per scan and the picture of each answer's slice.")
+]
+ScanLimitOption = Annotated[
+    int | None,
+    typer.Option(metavar="SECONDS", min=1, help="For many scans: give a scan up that takes longer, and list it."),
+]
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
 ]

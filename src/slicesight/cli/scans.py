@@ -15,15 +15,18 @@ from slicesight.cli.options import (
     FillOption,
     MinConfidenceOption,
     ModelOption,
+    PagesOption,
     PassesOption,
     PlaneOption,
     PresetOption,
     ScanArgument,
+    ScanLimitOption,
     SeriesOption,
     SpacingOption,
     TimePointOption,
     UnitOption,
     WindowOption,
+    WorkersOption,
     guest_settings,
     share_from_0_to_1,
     three_numbers,
@@ -98,6 +101,17 @@ class AskOptions:
         False
     )
     archive_token: ArchiveTokenOption = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv|.jsonl|.parquet",
+            help="SCAN is a folder of scans: ask each (QUESTION may be a QUESTIONS.csv) and write a row per scan and "
+            "question; goes on where it was stopped.",
+        ),
+    ] = None
+    workers: WorkersOption = 1
+    pages: PagesOption = True
+    scan_limit: ScanLimitOption = None
 
     def __post_init__(self) -> None:
         from slicesight.io.dicomweb.address import is_address, read_address
@@ -116,10 +130,17 @@ class AskOptions:
             raise InputError(f"--cache {self.cache} is a file; name a folder.")
         if is_address(self.scan):
             read_address(self.scan)
+            if self.out is not None:
+                raise InputError(f"--out is for a folder of scans, and {self.scan} is a series in an archive.")
         elif self.store:
             raise InputError(
                 f"--store sends the report to the archive a scan came from, but {self.scan} is a file; ask a "
                 "dicomweb+https:// address or write --sr FILE.dcm."
+            )
+        tables = [text for text in self.questions or () if text.lower().endswith(".csv") and Path(text).is_file()]
+        if self.out is None and tables:
+            raise InputError(
+                f"{tables[0]} is a table of questions for a folder of scans; say where answers go: --out answers.csv"
             )
         if self.wants_sr:
             from slicesight.reports.dicom_sr.document import import_highdicom
@@ -156,7 +177,12 @@ class AskOptions:
 
 @verb
 def ask(options: AskOptions) -> None:
-    """Answer questions about a scan, with the slices that weigh most in each answer."""
+    """Answer questions about a scan, or with --out about every scan of a folder, with the slices that weigh most."""
+    if options.out is not None:
+        from slicesight.cli.ask_folder import run_ask_folder
+
+        run_ask_folder(options, out=options.out)
+        return
     from slicesight.cli.ask import run_ask
 
     run_ask(options)

@@ -7,15 +7,10 @@ content = SHA-256 of the file's bytes for a scan in one file (what `sha256sum` p
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from slicesight.io.dicom.loading import is_dicom, is_dicomdir
-from slicesight.io.files import files_below, head_of
-from slicesight.io.itk import is_metaimage, is_nrrd
-
-_PAIR_SUFFIXES = (".hdr", ".hdr.gz", ".img", ".img.gz")
-_DATA_FILE_KEYS = ("elementdatafile", "data file", "datafile")
-_MAX_HEADER_BYTES = 1 << 20
+from slicesight.io.scan_tree import scan_files as scan_files
 
 
 def stat_fingerprint(path: Path) -> str:
@@ -41,32 +36,13 @@ def content_digest(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def scan_files(path: Path) -> list[Path]:
-    """The files that decide what `read_volume(path)` gives: the folder's, or the file with those its header names."""
-    if path.is_dir():
-        return files_below(path)
-    head = head_of(path)
-    if is_dicom(head):
-        return files_below(path.parent) if is_dicomdir(path, head) else [path]
-    if is_metaimage(head) or is_nrrd(head):
-        return [path, *_named_beside(path)]
-    stem = next((path.name.removesuffix(end) for end in _PAIR_SUFFIXES if path.name.endswith(end)), None)
-    if stem is None:
-        return [path]
-    return sorted({path, *(place for end in _PAIR_SUFFIXES if (place := path.with_name(stem + end)).is_file())})
+def series_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the files' bytes, however they are called and wherever they lie, for a scan whose order is inside.
 
-
-def _named_beside(header: Path) -> list[Path]:
-    """The data file a text header names, where it lies beside the header."""
-    with header.open("rb") as stream:
-        lines = stream.read(_MAX_HEADER_BYTES).split(b"\n\n", 1)[0].splitlines()
-    for line in lines:
-        key, _, value = line.decode("latin-1").replace("=", ":", 1).partition(":")
-        name = value.strip()
-        if key.strip().lower() in _DATA_FILE_KEYS and name and Path(name).name == name:
-            place = header.with_name(name)
-            return [place] if place.is_file() else []
-    return []
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return hashlib.sha256("\n".join(sorted(_digest_of(file) for file in files)).encode()).hexdigest()
 
 
 def _digest_of(file: Path) -> str:

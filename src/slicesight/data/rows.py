@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 
 from slicesight.data.fingerprints import content_digest
 from slicesight.errors import InputError, VolumeError
-from slicesight.files import write_text
+from slicesight.files import append_lines, write_text
 from slicesight.io.loading import read_volume
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
 from slicesight.volumes.windows import channel_windows
@@ -170,19 +169,7 @@ def read_journal(folder: Path) -> dict[str, JournalEntry]:
 
 def add_to_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:
     """Append lines and see them on disk."""
-    text = "".join(f"{json.dumps(asdict(entry), ensure_ascii=False)}\n" for entry in entries)
-    if not text:
-        return
-    path = folder / JOURNAL
-    with path.open("a+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b"\n":  # a killed run's half line
-                text = "\n" + text
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(folder / JOURNAL, (json.dumps(asdict(entry), ensure_ascii=False) for entry in entries))
 
 
 def write_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:

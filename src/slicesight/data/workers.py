@@ -1,7 +1,8 @@
-"""Who prepares the scans: this process, several on this machine, or a Ray cluster?
+"""Who works on many scans: this process, several on this machine, or a Ray cluster?
 
 Outcomes come in the order of the jobs, and no more than a few per process are under way or waiting, so that memory
-does not grow with the number of scans. Every process uses one thread: scans are many, and threads would compete. To a
+does not grow with the number of scans. Where several processes work each uses one thread: scans are many, and threads
+would compete. A scan that kills its process is found and costs no other scan anything. To a
 cluster only jobs (a path and settings) and finished rows travel; its nodes must see the scans under the same paths, and
 the shards are written here.
 """
@@ -16,18 +17,21 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from slicesight.data.rows import ScanJob, ScanOutcome, prepare_scan
 from slicesight.errors import InputError
 from slicesight.volumes.grid import GridSpec
 
 UNDER_WAY_PER_PROCESS = 3
+KILLED = "the process that read it was killed, by the scan's decoder or for want of memory"
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _JOBS_PER_BLOCK = 8
 _BLOCK_BYTES = 8 << 20
@@ -45,45 +49,107 @@ def outcomes_of(
     return _in_processes(jobs, workers)
 
 
-def _in_processes(jobs: Sequence[ScanJob], workers: int) -> Generator[ScanOutcome, None, None]:
-    """Spawned processes; where one dies, the scans under way are tried one at a time to find which one kills it."""
-    remaining = deque(jobs)
-    while remaining:
-        under_way: deque[tuple[ScanJob, Future[ScanOutcome]]] = deque()
-        with one_thread_each(), _pool(min(workers, len(remaining))) as pool:
-            try:
-                while remaining or under_way:
-                    while remaining and len(under_way) < UNDER_WAY_PER_PROCESS * workers:
-                        under_way.append((remaining[0], pool.submit(prepare_scan, remaining[0])))
+class Processes(Generic[Job, Outcome]):
+    """Spawned processes that do one kind of work and stay between calls, so that what they have loaded is kept.
+
+    Args:
+        work: a function of a module; its jobs and outcomes are pickled.
+        killed: the outcome of a job that kills its process.
+        workers: how many processes; with several, each uses one thread.
+        ahead: jobs that are under way or wait, per process.
+        leaves_signals: whether signals to this process's group, such as a terminal's or `timeout`'s, do not reach them.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Job], Outcome],
+        *,
+        killed: Callable[[Job], Outcome],
+        workers: int,
+        ahead: int = UNDER_WAY_PER_PROCESS,
+        leaves_signals: bool = False,
+        one_thread: bool = True,
+    ) -> None:
+        self._work, self._killed, self.workers, self.ahead = work, killed, workers, ahead
+        self._leaves_signals, self._one_thread = leaves_signals, one_thread
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def outcomes(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
+        """The jobs' outcomes in their order; where a process dies, the jobs under way are tried one at a time."""
+        remaining = iter(jobs)
+        under_way: deque[tuple[Job, Future[Outcome]]] = deque()
+        is_more = True
+        try:
+            while is_more or under_way:
+                try:
+                    while is_more and len(under_way) < self.ahead * self.workers:
+                        try:
+                            job = next(remaining)
+                        except StopIteration:
+                            is_more = False
+                            break
+                        lost: Future[Outcome] = Future()
+                        under_way.append((job, lost))  # so that it is not lost where the pool is found broken
+                        under_way[-1] = (job, self._submit(job))
+                    if under_way:
+                        outcome = under_way[0][1].result()
+                        under_way.popleft()
+                        yield outcome
+                except BrokenProcessPool:
+                    self.close()
+                    waiting = [job for job, _ in under_way]
+                    under_way.clear()
+                    yield from self._one_at_a_time(waiting)
+        finally:
+            if under_way:
+                self.close()
+
+    def close(self) -> None:
+        """End the processes when they are done with what they do."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def _submit(self, job: Job) -> Future[Outcome]:
+        with self._threads():
+            if self._executor is None:
+                self._executor = _pool(self.workers, leaves_signals=self._leaves_signals)
+            return self._executor.submit(self._work, job)
+
+    def _one_at_a_time(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+        """One process, one scan in it: whichever kills it has failed."""
+        remaining = deque(jobs)
+        while remaining:
+            with self._threads(), _pool(1, leaves_signals=self._leaves_signals) as pool:
+                try:
+                    while remaining:
+                        yield pool.submit(self._work, remaining[0]).result()
                         remaining.popleft()
-                    outcome = under_way[0][1].result()
-                    under_way.popleft()
-                    yield outcome
-            except BrokenProcessPool:
-                pass
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        yield from _one_at_a_time([job for job, _ in under_way])
+                except BrokenProcessPool:
+                    yield self._killed(remaining.popleft())
+
+    def _threads(self) -> AbstractContextManager[None]:
+        return one_thread_each() if self._one_thread else nullcontext()
 
 
-def _one_at_a_time(jobs: Sequence[ScanJob]) -> Generator[ScanOutcome, None, None]:
-    """One process, one scan in it: whichever kills it has failed."""
-    remaining = deque(jobs)
-    while remaining:
-        with one_thread_each(), _pool(1) as pool:
-            try:
-                while remaining:
-                    yield pool.submit(prepare_scan, remaining[0]).result()
-                    remaining.popleft()
-            except BrokenProcessPool:
-                job = remaining.popleft()
-                reason = "the process that read it was killed, by the scan's decoder or for want of memory"
-                yield ScanOutcome(case_id=job.case_id, failure=f"{os.path.basename(job.path)}: {reason}")
+def _in_processes(jobs: Sequence[ScanJob], workers: int) -> Generator[ScanOutcome, None, None]:
+    with Processes(prepare_scan, killed=_killed_by, workers=min(workers, len(jobs))) as processes:
+        yield from processes.outcomes(jobs)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _killed_by(job: ScanJob) -> ScanOutcome:
+    return ScanOutcome(case_id=job.case_id, failure=f"{os.path.basename(job.path)}: {KILLED}")
+
+
+def _pool(workers: int, *, leaves_signals: bool = False) -> ProcessPoolExecutor:
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_follow_the_parent)
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_follow_the_parent, initargs=(leaves_signals,))
 
 
 @contextmanager
@@ -101,9 +167,11 @@ def one_thread_each() -> Iterator[None]:
                 os.environ[variable] = value
 
 
-def _follow_the_parent() -> None:
+def _follow_the_parent(leaves_signals: bool = False) -> None:
     """End when the parent is killed instead of waiting for work for ever, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if leaves_signals and hasattr(os, "setsid"):
+        os.setsid()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

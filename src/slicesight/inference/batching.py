@@ -10,22 +10,21 @@ to the next one. What only the library's `generate` can do is answered beside it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
-from slicesight.inference.calibration.calibration import AnswerRule, AnswerWatch, judged
+from slicesight.inference.calibration.calibration import AnswerWatch, judged
 from slicesight.inference.calibration.likelihood import TokenRecord, note_tokens
 from slicesight.inference.choice_decoding import ChoiceTree, make_choice_tree, with_choice
 from slicesight.inference.encoded_scan import EncodedScan
 from slicesight.inference.generate_fallback import answer_by_generate
 from slicesight.inference.prompts import (
-    History,
     Prompt,
     TokenizedQuestion,
     embed_prompts,
@@ -33,6 +32,8 @@ from slicesight.inference.prompts import (
     split_questions,
     tokenize_questions,
 )
+from slicesight.inference.requests import AskRequest as AskRequest
+from slicesight.inference.requests import as_exception as as_exception
 from slicesight.inference.sampling import Sampler, find_end_tokens, make_sampler
 from slicesight.inference.scheduler import GenerationRequest, GenerationStep, longest_prompt
 from slicesight.models.fingerprint import weights_version
@@ -42,41 +43,6 @@ if TYPE_CHECKING:
 
 CANCELLED = -1
 """A token no vocabulary has: it ends a row whose answer nobody waits for."""
-
-
-@dataclass(eq=False, kw_only=True)
-class AskRequest:
-    """Questions about one scan that somebody waits for.
-
-    scan: gives the encoded scan when their turn comes; None for questions without a scan.
-    on_piece, on_error: called by the thread that answers. in_pieces: whether text is wanted before an answer is whole.
-    options: of `Predictor.ask`. sampler: made from them already, where several requests share one.
-    tokenized: the questions' prompts, where another thread made them. first_number: of its questions, for the seed.
-    constrained: numbers of the questions that must be answered with one of their choices, where they list any.
-    rule: when an answer of a calibrated model is held back. wants_likelihoods: pieces carry them; nothing is judged.
-    is_cancelled: set by any thread; nothing is passed on any more. client, since: who asks, and from when on it waits,
-    for a queue in front. system, prefix: a message before the conversation, and how the answers begin.
-    """
-
-    scan: Callable[[], EncodedScan] | None
-    questions: Sequence[str]
-    on_piece: Callable[[AnswerPiece], None]
-    on_error: Callable[[Exception], None]
-    history: History = ()
-    system: str | None = None
-    prefix: str = ""
-    max_new_tokens: int = 160
-    options: dict[str, Any] = field(default_factory=dict)
-    sampler: Sampler | None = None
-    tokenized: Sequence[TokenizedQuestion] | None = None
-    in_pieces: bool = True
-    first_number: int = 0
-    constrained: Collection[int] = ()
-    rule: AnswerRule = field(default_factory=AnswerRule)
-    wants_likelihoods: bool = False
-    is_cancelled: bool = False
-    client: str = ""
-    since: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -386,14 +352,3 @@ class _SamplerPerQuestion:
 def _held(logits_W: Tensor, question: OpenQuestion) -> Tensor:
     """The logits of a row, those of other tokens than its choices' out of reach."""
     return logits_W if question.choices is None else question.choices.mask(logits_W, question.said)
-
-
-def as_exception(error: BaseException) -> Exception:
-    """An error of one question: native code of a tokenizer panics with what is no Exception.
-
-    Raises:
-        BaseException: the program is to stop.
-    """
-    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-        raise error
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

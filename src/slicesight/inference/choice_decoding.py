@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from slicesight.data.choices import listed_choices, read_choice
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.answers import Answer
-from slicesight.inference.prompts import History
-from slicesight.models.med2e3 import Med2E3Processor
-from slicesight.models.med2e3.loss import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from slicesight.inference.requests import History
+    from slicesight.models.med2e3 import Med2E3Processor
 
 ChoicesMode = Literal["free", "only", "both"]
 """Closed questions are answered freely, with their choices only, or both, the latter as `Answer.choice`."""
@@ -98,6 +99,8 @@ def make_choice_tree(
             "this model has no token that ends an answer, so it cannot be held to choices; set eos_token_id in its "
             'generation_config.json, or ask with choices="free".'
         )
+    from slicesight.models.med2e3.loss import IGNORED
+
     sequences: list[list[int]] = []
     names: list[str] = []
     for letter, text in choices.items():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.errors import InputError, ModelError
+from slicesight.errors import InputError, ModelError, check_installed
 from slicesight.models.shipped import find_folder
 from slicesight.volumes.grid import GridSlice, GridSpec
 
@@ -106,6 +106,7 @@ def load_embedder(name_or_dir: str | Path = "phantom-tiny", *, device: str | Non
         ModelError: there is no such model, or none that has an encoder of ours.
     """
     config = _config_of(find_folder(name_or_dir))
+    check_installed("torch", "transformers")
     if config.get("model_type") == "slicesight-insight":
         from slicesight.inference.backbone_embedding import BackboneEmbedder
 

@@ -16,11 +16,10 @@ import numpy as np
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Answer, AnswerPiece, Progress
-from slicesight.inference.batching import AskRequest
 from slicesight.inference.calibration.calibration import AnswerRule
 from slicesight.inference.choice_decoding import ChoicesMode, check_choices_mode
 from slicesight.inference.encoded_scan import EncodedScan, Scan
-from slicesight.inference.prompts import History
+from slicesight.inference.requests import AskRequest, History
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Volume
 

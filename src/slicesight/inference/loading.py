@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicesight.errors import InputError, ModelError
+from slicesight.errors import InputError, ModelError, check_installed
 from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from slicesight.inference.calibration.calibration import Calibration
 
 log = logging.getLogger(__name__)
-GUEST_PREFIXES = ("hf:", "openai:")
+SERVER_PREFIX = "openai:"
+GUEST_PREFIXES = ("hf:", SERVER_PREFIX)
 """Of names that mean a vision-language model of somebody else's."""
 
 
@@ -80,6 +81,7 @@ def load(
         if value is not None:
             raise InputError(f"{setting} is for guests (hf:… or openai:…), and {name_or_dir} is none; leave it out.")
     source, name = find_source(name_or_dir)
+    check_installed("torch", "transformers")
 
     import torch
     from transformers.utils.hub import cached_file
@@ -157,6 +159,9 @@ def _load_guest(name: str, device: str | None, dtype: str | None, own: dict[str,
     from slicesight.inference.guests.predictor import refuse_for_guests
 
     refuse_for_guests(name, **own)
+    if name.startswith(SERVER_PREFIX) and device is None:  # it runs elsewhere, and no library of models is needed here
+        return load_guest(name, device="cpu", dtype="float32", **settings)
+    check_installed("torch", "transformers")
     device = _check_device(device)
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     with _quiet_reading():

@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedConfig
 
 from slicesight.errors import InputError
+from slicesight.inference.requests import History as History
 from slicesight.models.med2e3 import Med2E3ForConditionalGeneration, Med2E3Processor, VolumeFeatures
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.matching import count_shared_visual_tokens
 from slicesight.models.med2e3.processing import EncodedPrompt
 
-History = Sequence[tuple[str, str]]
 EMBEDDED_AT_ONCE = 8192
 """Tokens whose embeddings are made together, padding included."""
 

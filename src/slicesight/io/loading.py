@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from slicesight.io.nifti import is_nifti, read_nifti
 from slicesight.volumes.slice_range import Side, cut_range
 from slicesight.volumes.volume import Volume
 
-__all__ = ["read_scan", "read_volume"]
+__all__ = ["read_scan", "read_series", "read_volume"]
 
 _KNOWN = "expected NIfTI, DICOM, NRRD, MetaImage, .npy, a zip or a folder of slices"
 _Reader = Callable[[Path, ReadOptions], Volume]
@@ -89,11 +90,23 @@ def read_volume(
 
         with fetched(read_address(path)) as folder:
             return _read_folder(folder, options, name=folder.name)
-    place = Path(path)
+    with _plain_errors_of(Path(path)):
+        return _read(Path(path), options)
+
+
+def read_series(files: Sequence[Path], options: ReadOptions, *, name: Path) -> Volume:
+    """The DICOM series that these files hold, wherever they lie; `name` is for messages, errors as of `read_volume`."""
+    with _plain_errors_of(name), about(name.name):
+        return read_dicom(files, options)
+
+
+@contextmanager
+def _plain_errors_of(place: Path) -> Iterator[None]:
+    """What the disk refuses, in one line."""
     try:
-        return _read(place, options)
-    except FileNotFoundError:
-        raise VolumeError(f"{place}: no such file or folder; check the path") from None
+        yield
+    except FileNotFoundError as error:
+        raise VolumeError(f"{error.filename or place}: no such file or folder; check the path") from None
     except PermissionError as error:
         raise VolumeError(f"{error.filename or place}: no permission to read it; change its permissions") from None
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from slicesight.data.choices import listed_choices
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
-from slicesight.inference.loading import load
+from slicesight.inference.loading import SERVER_PREFIX, load
 from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
@@ -141,12 +142,13 @@ def load_quietly(
     ignore_calibration: bool = False,
 ) -> Predictor:
     """Load a model without the library's own progress bars and advice on the terminal; arguments as for `load`."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+    if find_spec("transformers") is not None and not model.startswith(SERVER_PREFIX):
+        from huggingface_hub.utils import logging as hub_logging
+        from transformers.utils import logging
 
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load(
         model,
         quantize="int8" if int8 else None,

@@ -16,9 +16,7 @@ train, val or test is the split; the next folder is the patient, and a scan that
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +24,13 @@ from slicesight.data.manifest import Case, Conversation, Reading, Split
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, report_conversation
 from slicesight.data.sources.side_texts import SideText, read_question_lists, read_side_text
 from slicesight.errors import InputError
-from slicesight.io.arrays import is_npy, is_picture
-from slicesight.io.dicom.loading import is_dicom
-from slicesight.io.files import head_of, is_zip
-from slicesight.io.itk import is_metaimage, is_nrrd
-from slicesight.io.nifti import is_nifti
+from slicesight.io.scan_tree import SCAN_ENDINGS, FolderFiles, walk_folders
 
 SOURCE = "folder"
 REPORT_NAMES = ("report.txt", "report.json")
 QUESTION_LISTS = ("questions.csv", "questions.jsonl")
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 _SPLITS |= {"training": "train", "valid": "val", "validation": "val"}
-_SCAN_ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip", ".dcm")
-
-
-@dataclass
-class _Folder:
-    """What lies right in one folder: scan files (or itself, if it holds slices) and texts."""
-
-    scans: list[Path] = field(default_factory=list)
-    texts: list[Path] = field(default_factory=list)
-    is_slices: bool = False
 
 
 def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
@@ -54,7 +38,7 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     base = request.source
     if not base.is_dir():
         raise InputError(f"{base}: expected a folder of scans with texts beside them")
-    folders = _walk(base, request.out)
+    folders = _walk(base, request.out, intake)
     questions = read_question_lists([base / name for name in QUESTION_LISTS], intake)
     texts = _texts_by_scan(base, folders)
     scans = sorted(texts, key=lambda scan: scan.relative_to(base).parts)
@@ -79,39 +63,24 @@ def read_folder(request: SourceRequest, intake: Intake) -> list[Case]:
     return cases
 
 
-def _walk(base: Path, out: Path) -> dict[Path, _Folder]:
-    folders: dict[Path, _Folder] = {}
-    for place, below, names in os.walk(base):
-        here = Path(place)
-        below[:] = sorted(n for n in below if not n.startswith(".") and (here / n).resolve() != out.resolve())
-        found, num_pictures = _Folder(), 0
-        folders[here] = found
-        for path in (here / name for name in sorted(names)):
-            if path.name.startswith(".") or not path.is_file():
-                continue
-            if path.name.lower().endswith((".txt", ".json", ".csv", ".jsonl")):
-                found.texts += [path] if path.name.lower().endswith((".txt", ".json")) else []
-                continue
-            head = head_of(path)
-            found.is_slices |= is_dicom(head)
-            num_pictures += is_picture(head)
-            if not path.name.endswith((".img", ".img.gz")) and any(
-                (is_npy(head), is_nrrd(head), is_metaimage(head), is_zip(head), is_nifti(path, head))
-            ):
-                found.scans.append(path)
-        found.is_slices |= num_pictures > 1 and not found.scans
+def _walk(base: Path, out: Path, intake: Intake) -> dict[Path, FolderFiles]:
+    """What every folder holds; a folder of slices is one scan, whatever else lies in it."""
+    folders = walk_folders(base, leave_out=[out])
+    for here, found in folders.items():
         if found.is_slices:
             found.scans = [here]
+        for file, reason in found.unreadable.items():
+            intake.refuse("unreadable", reason, case_id=file.relative_to(base).as_posix())
     return folders
 
 
-def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[Path]]:
+def _texts_by_scan(base: Path, folders: dict[Path, FolderFiles]) -> dict[Path, list[Path]]:
     """Every scan with the texts that speak of it, by the three rules."""
     num_scans = Counter(scan.parent for folder in folders.values() for scan in folder.scans)
     found: dict[Path, list[Path]] = {}
     for folder in folders.values():
         for scan in folder.scans:
-            around = folders.get(scan.parent, _Folder()) if folder.is_slices and scan != base else folder
+            around = folders.get(scan.parent, FolderFiles()) if folder.is_slices and scan != base else folder
             named = [text for text in around.texts if text.stem == _scan_stem(scan)]
             if not named and folder.is_slices and len(folder.texts) == 1:
                 named = folder.texts
@@ -124,7 +93,7 @@ def _texts_by_scan(base: Path, folders: dict[Path, _Folder]) -> dict[Path, list[
 
 
 def _scan_stem(scan: Path) -> str:
-    ending = next((ending for ending in _SCAN_ENDINGS if scan.name.lower().endswith(ending)), "")
+    ending = next((ending for ending in SCAN_ENDINGS if scan.name.lower().endswith(ending)), "")
     return scan.name[: len(scan.name) - len(ending)]
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from slicesight.inference.choice_decoding import ChoiceTree
+    from slicesight.inference.choice_decoding import ChoiceTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +59,15 @@ class TokenRecord:
 
     def finish(self) -> AnswerLikelihood:
         """What the whole answer's tokens say; one wait for a GPU."""
+        import torch
+
         logs = torch.stack(self.logs).double().cpu().tolist() if self.logs else []
         return AnswerLikelihood(token_logs=tuple(logs), share=None if self.tree is None else self._share(self.tree))
 
     def _share(self, tree: ChoiceTree) -> float | None:
         """The share of the choice that the path ends in."""
+        import torch
+
         named = tree.names_at(self.tokens)
         if len(named) != 1:
             return None
@@ -82,6 +87,8 @@ class TokenRecord:
 
 def note_tokens(logits_RW: Tensor, tokens: Sequence[int], records: Sequence[TokenRecord | None]) -> None:
     """Note each row's chosen token; rows without a record are left out."""
+    import torch
+
     rows = [row for row, (record, token) in enumerate(zip(records, tokens, strict=True)) if record and token >= 0]
     if not rows:
         return

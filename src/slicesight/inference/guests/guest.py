@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from slicesight.inference.occlusion import Likelihood
-from slicesight.inference.prompts import History
+from slicesight.inference.requests import History
 from slicesight.models.guests.pictures import ShownSlices
 from slicesight.models.guests.preset import Preset
 

@@ -16,14 +16,14 @@ from slicesight.errors import InputError, ModelError
 from slicesight.inference.guests.guest import Guest
 from slicesight.inference.guests.predictor import GuestPredictor
 from slicesight.inference.guests.server_guest import ServerGuest, find_models
-from slicesight.inference.guests.transformers_guest import TransformersGuest
 from slicesight.inference.occlusion import check_passes
 from slicesight.models.card import CARD_FILE, ModelCard, read_card
-from slicesight.models.folder import check_whole, one_line_for_damage
 from slicesight.models.guests.preset import Preset, find_preset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+    from slicesight.inference.guests.transformers_guest import TransformersGuest
 
 HUB, SERVER = "hf:", "openai:"
 
@@ -69,6 +69,8 @@ def check_source(source: str) -> str:
         PreTrainedConfig,
     )
 
+    from slicesight.models.folder import one_line_for_damage
+
     if not source:
         raise ModelError(f"{HUB} names no model; write {HUB}owner/model or {HUB}FOLDER.")
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
@@ -109,6 +111,8 @@ def read_guest_config(source: str) -> PreTrainedConfig:
     """The configuration of a repository or folder that can be a guest; errors as of `check_source`."""
     from transformers import AutoConfig
 
+    from slicesight.models.folder import one_line_for_damage
+
     check_source(source)
     with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():
         found: PreTrainedConfig = AutoConfig.from_pretrained(source)
@@ -123,6 +127,9 @@ def _hub_guest(
     preset = find_preset(given, name=name, model_type=kind)
 
     from transformers import AutoModelForImageTextToText
+
+    from slicesight.inference.guests.transformers_guest import TransformersGuest
+    from slicesight.models.folder import check_whole, one_line_for_damage
 
     try:
         with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():

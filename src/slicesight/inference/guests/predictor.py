@@ -9,24 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.answers import NO_WORDS, Answer, AnswerDecoder, AnswerPiece, make_answer
-from slicesight.inference.batching import AskRequest, as_exception
 from slicesight.inference.choice_decoding import with_choice
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.guests.guest import Guest, GuestQuestion, Measure, Said
 from slicesight.inference.occlusion import LEAST_FALL, Occlusion, occlude
 from slicesight.inference.predictor import Predictor
+from slicesight.inference.requests import AskRequest, as_exception
 from slicesight.models.card import ModelCard
 from slicesight.models.guests.pictures import ShownSlices, show
-from slicesight.models.med2e3 import VolumeFeatures
 from slicesight.volumes.grid import GridVolume
 from slicesight.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from slicesight.models.med2e3 import VolumeFeatures
 
 NO_LIKELIHOOD = "no evidence: this guest does not say how likely its answer is"
 NO_SCAN = "no evidence: no scan was shown"
@@ -46,7 +48,8 @@ class GuestScan(EncodedScan):
 
     shown: ShownSlices
     wants_evidence: bool = True
-    features: VolumeFeatures = field(default_factory=VolumeFeatures)
+    features: VolumeFeatures = field(default=cast("VolumeFeatures", None), repr=False)
+    """None: a guest's own network makes what it needs of the pictures."""
 
     @property
     def num_bytes(self) -> int:

@@ -10,14 +10,26 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
-from slicesight.io.dicom.values import text_of, whole_number
-from slicesight.io.files import ScanError, about
+from slicesight.io.dicom.values import quiet_pydicom, text_of, whole_number
+from slicesight.io.files import ScanError, about, damage_as
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NOT_SCANS = ("SEG", "RTDOSE", "PR", "KO", "SR", "REG", "RTSTRUCT", "RTPLAN")
 _DATE = re.compile(r"\b(19|20)\d{2}[-./]?[01]\d[-./]?[0-3]\d\b")
 _IMAGE_MODALITIES = ("CT", "MR", "PT")
 _MAX_LISTED = 20
+_SORTING_TAGS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "ImageType",
+    "ImagePositionPatient",
+    "NumberOfFrames",
+    "PerFrameFunctionalGroupsSequence",
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,34 @@ def grouped(headers: list[pydicom.Dataset]) -> list[Series]:
             notes.append(f"left out {len(members) - len(images)} localizer or secondary capture images of the series")
         series.append(Series(uid, images or members, notes))
     return sorted(series, key=lambda s: (_is_side_picture(s.headers[0]), -s.num_images, s.uid))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What must be known of a DICOM file to sort a heap of them: its series, itself, and whether it is of a stack."""
+
+    series_uid: str
+    sop_uid: str
+    num_images: int
+    is_side_picture: bool
+
+
+@quiet_pydicom()
+def image_facts(file: Path) -> ImageFacts | None:
+    """The facts of an image, None for any other object, reading little of the file.
+
+    Raises:
+        ScanError: the header is damaged.
+    """
+    with damage_as("the DICOM header is damaged", "copy the file again"):
+        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_SORTING_TAGS))
+        if "SOPClassUID" not in header and "Modality" not in header:
+            raise ScanError("the DICOM header names no object class; the file is damaged, copy it again")
+    header.filename = str(file)
+    for series in grouped([header]):
+        first = series.headers[0]
+        return ImageFacts(series.uid, text_of(first, "SOPInstanceUID"), series.num_images, _is_side_picture(first))
+    return None
 
 
 def choose_series(series: list[Series], series_uid: str | None) -> Series:
