@@ -129,7 +129,7 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
     missing |= {**clinical.missing, **radeval[1]}
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
     missing.setdefault("leaks", "no training data named")
-    sheet = {
+    sheet: dict[str, Any] = {
         "sheet": FORMAT,
         "slicesight": __version__,
         "system": system,
