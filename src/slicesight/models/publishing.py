@@ -113,7 +113,7 @@ def upload(publication: Publication, *, private: bool) -> str:
         InputError: the hub refused, in one line.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import errors as hub_errors
 
     api = HfApi()
     operations = [CommitOperationAdd(name, path) for name, path in publication.files.items()]
@@ -123,7 +123,7 @@ def upload(publication: Publication, *, private: bool) -> str:
         made = api.create_commit(
             publication.repository, operations, commit_message=f"Published with slicesight {__version__}"
         )
-    except (HfHubHTTPError, OSError) as error:
+    except (getattr(hub_errors, "HTTPError", OSError), OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{publication.repository}: the hub refused ({reason}); log in with hf auth login, and name a repository "
