@@ -54,7 +54,7 @@ def _row(one: Any) -> str:
     if one.param_type_name == "argument":
         names = f"`{_placeholder(one)}`"
     else:
-        value = "" if one.is_flag else f" {one.metavar or one.type.name.upper()}"
+        value = "" if one.is_flag else f" {_value_name(one)}".replace("|", "\\|")
         names = ", ".join(f"`{name}{value}`" for name in (*one.opts, *one.secondary_opts))
     default = one.get_default(click.Context(click.Command("none")))
     if one.required:
@@ -65,6 +65,14 @@ def _row(one: Any) -> str:
         left_out = f"`{default}`" if not isinstance(default, list | tuple) else ", ".join(f"`{x}`" for x in default)
     repeats = " May be repeated." if one.multiple else ""
     return f"| {names} | {_escaped(getattr(one, 'help', None) or '')}{repeats} | {left_out} |"
+
+
+def _value_name(one: Any) -> str:
+    """What stands behind an option: its own word for it, else its kind."""
+    if one.metavar:
+        return str(one.metavar)
+    shown = one.display_type(click.Context(click.Command("none"))) if hasattr(one, "display_type") else one.type.name
+    return str(shown).strip("<>").upper()
 
 
 def _placeholder(one: Any) -> str:
@@ -107,7 +115,9 @@ class ModuleMap(SphinxDirective):
         parts = []
         for room, rows in module_rows():
             lines = [f"| `{name}` | {_escaped(question)} |" for name, question in rows]
-            parts.append("\n".join([f"## {room or 'at the root'}", "", "| module | its question |", "|---|---|", *lines]))
+            parts.append(
+                "\n".join([f"## {room or 'at the root'}", "", "| module | its question |", "|---|---|", *lines])
+            )
         return self.parse_text_to_nodes("\n\n".join(parts), allow_section_headings=True)
 
 
