@@ -1,7 +1,7 @@
-"""Is every block of code in the manual run by a test, or at least read by what it is for? And does every link lead somewhere?
+"""Is every block of code in the manual run by a test, or at least read by what it is for? Does every link lead somewhere?
 
-A page whose blocks run names the test that runs them, in EXECUTED. All other blocks of shell are held against the command
-tree by test_docs_names.py, YAML, JSON and TOML are parsed here, and Python outside a page that runs is refused.
+EXECUTED names the test that runs a page's blocks. All other blocks of shell are held against the command tree by
+test_docs_names.py, YAML, JSON and TOML are parsed here, and Python outside a page that runs is refused.
 """
 
 from __future__ import annotations

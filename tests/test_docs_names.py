@@ -47,6 +47,9 @@ OTHERS_OPTIONS = {
     "--nproc-per-node": "torchrun",
     "--config_file": "accelerate launch",
     "--num_processes": "accelerate launch",
+    "--fast": "TotalSegmentator",
+    "--body_seg": "TotalSegmentator",
+    "--force_split": "TotalSegmentator",
 }
 """Options of other programs, each with the program's name."""
 OTHERS_WORDS = {

@@ -14,6 +14,7 @@ import pytest
 
 from slicesight.errors import InputError
 from slicesight.inference.answers import make_answer
+from slicesight.models.card import ModelCard
 from slicesight.volumes.grid import GridSpec, to_grid
 
 NUM_SLICES = 8
@@ -73,6 +74,14 @@ def test_an_answer_brings_its_scores_its_confidence_and_its_doubts(viewer_class,
     assert shown["confidence"] == "confidence 0.70"
     assert any("The venous phase." in doubt for doubt in shown["doubts"])
     json.dumps(shown)
+
+
+def test_what_must_be_read_about_a_model_stands_below_unless_the_scan_is_synthetic(viewer_class, grid):
+    card = ModelCard(name="phantom-tiny", trained_on="synthetic")
+    real = replace(grid, receipt={**grid.receipt, "is_synthetic": False})
+    assert any("means nothing" in notice for notice in viewer_class(real, card=card).notices)
+    assert not any("means nothing" in notice for notice in viewer_class(grid, card=card).notices)
+    assert "Not a medical device" in viewer_class(grid).notices[-1]
 
 
 def test_three_planes_have_their_slices_one_after_the_other(viewer_class, phantom):

@@ -1,7 +1,7 @@
 """How does one leaf through a scan beside an answer's scores, in a notebook? Slices, a slider, bars to click.
 
     >>> from slicesight.reports.widget import SliceViewer
-    >>> SliceViewer(predictor.grid(scan), predictor.ask(scan, ["Which phase is this?"]))
+    >>> SliceViewer(predictor.grid(scan), predictor.ask(scan, ["Which phase is this?"]), card=predictor.card)
 
 An anywidget (https://anywidget.dev): its traits are the whole contract between Python and the page, which draws from
 them and writes back `index` and `answer_number` only. Nothing is fetched from anywhere. Needs `slicesight[notebook]`.
@@ -17,7 +17,7 @@ import numpy as np
 
 from slicesight.errors import InputError, check_type
 from slicesight.inference.answers import Answer
-from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.models.card import RESEARCH_NOTICE, ModelCard
 from slicesight.reports.evidence import (
     caveats_of,
     confidence_line,
@@ -67,12 +67,20 @@ class SliceViewer(anywidget.AnyWidget):
     index = traitlets.Int(0).tag(sync=True)
     answer_number = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, grid: GridVolume, answers: Answer | Sequence[Answer] = (), **traits: Any) -> None:
+    def __init__(
+        self,
+        grid: GridVolume,
+        answers: Answer | Sequence[Answer] = (),
+        *,
+        card: ModelCard | None = None,
+        **traits: Any,
+    ) -> None:
         """The first answer's heaviest slice is shown first, else the middle one.
 
         Args:
             grid: the scan as the model saw it, `Predictor.grid(scan)`.
             answers: what `Predictor.ask` said about it; without any, the slices alone.
+            card: of the model, `predictor.card`; what must be read about it then stands below.
 
         Raises:
             InputError: an answer has another number of scores than the grid has slices: it is about another grid.
@@ -105,7 +113,7 @@ class SliceViewer(anywidget.AnyWidget):
                 for _ in stack.slices
             ],
             answers=[_as_plain(answer) for answer in given],
-            notices=[*caveats_of(given), RESEARCH_NOTICE],
+            notices=[*_warnings(card, grid), *caveats_of(given), RESEARCH_NOTICE],
             **{"index": heaviest, **traits},
         )
 
@@ -117,6 +125,12 @@ class SliceViewer(anywidget.AnyWidget):
     @traitlets.validate("answer_number")
     def _valid_answer(self, proposal: dict[str, Any]) -> int:
         return min(max(int(proposal["value"]), 0), max(0, len(self.answers) - 1))
+
+
+def _warnings(card: ModelCard | None, grid: GridVolume) -> tuple[str, ...]:
+    if card is None:
+        return ()
+    return card.notices if grid.receipt["is_synthetic"] else card.warnings
 
 
 def _as_plain(answer: Answer) -> dict[str, Any]:

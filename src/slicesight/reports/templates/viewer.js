@@ -66,7 +66,7 @@ function render({ model, el }) {
     bars.replaceChildren();
     if (!answer) { bars.style.display = "none"; return; }
     chooser.value = model.get("answer_number");
-    question.textContent = answers.length > 1 ? "" : answer.question;
+    question.textContent = answer.question;
     text.textContent = answer.text;
     sure.textContent = answer.confidence;
     doubts.replaceChildren(...answer.doubts.map((one) => element("div", { className: "doubt", textContent: one })));
