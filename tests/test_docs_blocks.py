@@ -1,4 +1,4 @@
-"""Is every block of code in the manual run by a test, or at least read by what it is for? Does every link lead somewhere?
+"""Is every block of code in the manual run by a test, or at least parsed? Does every inner link lead somewhere?
 
 EXECUTED names the test that runs a page's blocks. All other blocks of shell are held against the command tree by
 test_docs_names.py, YAML, JSON and TOML are parsed here, and Python outside a page that runs is refused.

@@ -1,4 +1,4 @@
-"""The Python of docs/how-to/notebooks.md, and the notebooks themselves: stored whole, small, without errors, and they run."""
+"""The Python of docs/how-to/notebooks.md; and the notebooks: stored whole, small, without errors, and they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a release what it says? One version everywhere, a workflow that publishes what the script makes, files that parse."""
+"""Is a release what it says? One version, a workflow that publishes what the script makes, files that parse."""
 
 from __future__ import annotations
 
