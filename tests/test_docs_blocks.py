@@ -138,6 +138,6 @@ def test_generated_reference_has_every_verb_and_every_module(monkeypatch):
     assert {"slicesight ask", "slicesight publish", "slicesight insight predict"} <= set(pages)
     assert "| `--html FILE` | Write a self-contained report page. |  |" in pages["slicesight ask"]
     assert "must be given" in pages["slicesight ask"], "SCAN has no default"
-    assert "| `--seed INT` |" in pages["slicesight phantom"]
+    assert "| `--format NIFTI\\|DICOM` |" in pages["slicesight phantom"]
     modules = {name for _, rows in module_rows() for name, _ in rows}
     assert {"slicesight.volumes.grid", "slicesight.reports.notebook", "slicesight.errors"} <= modules
