@@ -5,6 +5,7 @@ python docs/pictures/make_viewer.py   (needs Chromium, and the Python packages a
 
 import base64
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -35,13 +36,14 @@ document.body.dataset.ready = "yes";
 def main() -> None:
     phantom = make_phantom(4, 1)
     predictor = slicesight.load("phantom-tiny")
-    questions = ["What is the location of the abnormality?", "Which phase is this?"]
+    phases = "A. non-contrast B. arterial phase C. portal venous phase D. delayed phase"
+    questions = ["What is the location of the abnormality?", f"Which phase is this? Choices: {phases}"]
     answers = predictor.ask(phantom.volume, questions)
     viewer = SliceViewer(predictor.grid(phantom.volume), answers, card=predictor.card)
     state = {name: getattr(viewer, name) for name in SYNCED}
     state["pixels"] = base64.b64encode(viewer.pixels).decode()
-    page_text = PAGE.replace("CSS", viewer._css).replace("STATE", json.dumps(state))
-    page_text = page_text.replace("ESM", json.dumps(viewer._esm))
+    parts = {"CSS": viewer._css, "STATE": json.dumps(state), "ESM": json.dumps(viewer._esm)}
+    page_text = re.sub("CSS|STATE|ESM", lambda found: parts[found[0]], PAGE)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "viewer.html"
         file.write_text(page_text, encoding="utf-8")
