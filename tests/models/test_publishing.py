@@ -58,11 +58,17 @@ def test_every_shipped_model_has_a_page_that_the_hub_reads(name):
     data = ModelCard(publication.readme).data
     assert (data.license, data.library_name) == ("apache-2.0", "transformers")
     assert {"not-for-clinical-use", "medical"} <= set(data.tags)
+    assert "Not a medical device" in publication.readme
+
+
+def test_the_figures_of_a_page_are_those_of_the_card_beside_their_controls():
+    name = "phantom-tiny"
+    publication = prepare_publication(find_folder(name), f"me/{name}")
+    data = ModelCard(publication.readme).data
     scores = json.loads((find_folder(name) / "card.json").read_text())["scores"]["model"]
     found = {one.metric_name: one.metric_value for one in data.eval_results}
     assert found["right answers, closed questions"] == pytest.approx(scores["closed"], abs=1e-4)
     text = publication.readme
-    assert "Not a medical device" in text
     assert f"{100 * scores['closed']:.1f} (" in text
     assert "a model trained without scans" in text, "a figure without its control"
 
