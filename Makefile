@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test lint format docs man clean
+.PHONY: help demo serve model web test lint format docs man notebooks release clean
 
 help: ## List these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -46,6 +46,13 @@ docs: $(VENV)/.installed-docs ## Build the manual into docs/_build/html
 man: $(VENV)/.installed-docs ## Write the pages for man into docs/_build/man
 	$(BIN)/python docs/make_man.py docs/_build/man >/dev/null
 	@echo "read one: man -l docs/_build/man/slicesight-ask.1"
+
+notebooks: $(VENV)/.installed-test ## Run the manual's notebooks and store what they show (some minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/run.py
+
+release: $(VENV)/.installed-release ## Build what would be published, twice, and check it (dist/); nothing is sent
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "no npm: no page in it"; fi
+	PYTHON=$(BIN)/python .ci/release
 
 clean: ## Remove the virtual environment and everything built
 	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

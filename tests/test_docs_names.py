@@ -25,7 +25,7 @@ PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
     + [path for path in (REPOSITORY / "docs").rglob("*.md") if "_build" not in path.parts]
 )
-SUFFIXES = "py|md|yaml|yml|toml|json|jsonl|j2|csv|txt|npy|html|png|safetensors|parquet|css|ts|tsx"
+SUFFIXES = "py|md|cff|yaml|yml|toml|json|jsonl|j2|csv|txt|npy|html|png|safetensors|parquet|css|ts|tsx"
 PATH = re.compile(
     rf"(?<![\w./*{{-])(?:[\w.-]+/)*[\w-][\w.-]*\.(?:{SUFFIXES})(?![\w.])|(?<![\w./:-])(?:[\w.-]+/)+(?![\w*.-])"
 )
@@ -47,6 +47,10 @@ OTHERS_OPTIONS = {
     "--nproc-per-node": "torchrun",
     "--config_file": "accelerate launch",
     "--num_processes": "accelerate launch",
+    "--fast": "TotalSegmentator",
+    "--body_seg": "TotalSegmentator",
+    "--force_split": "TotalSegmentator",
+    "--strict": "twine",
 }
 """Options of other programs, each with the program's name."""
 OTHERS_WORDS = {

@@ -49,6 +49,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     scoring.faithfulness: "slicesight faithfulness --data phantoms:9000:40 --out runs/faithful",
     models.pull: "slicesight pull med-2e3",
     models.models: "slicesight models",
+    models.publish: "slicesight publish runs/own/model me/liver-ct --out README.md",
     vectors.embed: "slicesight embed scans/*.nii.gz --out features.parquet",
     vectors.nearest: "slicesight nearest features.parquet scan.nii.gz --top 5",
     models.plan: "slicesight plan med2e3-phi3 --dtype bfloat16 --questions 11 --device 24GiB",

@@ -55,6 +55,32 @@ def models(
     print_models(list_models(), as_json=json)
 
 
+def publish(
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, or a model's name.", show_default=False)
+    ],
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the page (README.md) there, to read it first.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As the hub names it (apache-2.0, other); else the card's.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A repository that only its owner sees.")] = False,
+    upload: Annotated[bool, typer.Option("--upload", help="Send it; without this, nothing leaves.")] = False,
+) -> None:
+    """Say what would be published of a model on the Hugging Face hub, with its page; --upload sends it.
+
+    Only weights, settings, tokenizer and card are sent: logs, recipes and
+    lists stay here. Log in first: hf auth login.
+    """
+    from slicesight.cli.publishing import run_publish
+
+    run_publish(name, repository, out=out, licence=licence, private=private, send=upload)
+
+
 def convert(
     source: Annotated[
         Path, typer.Argument(metavar="OFFICIAL_DIR", help="The released folder, as downloaded.", show_default=False)

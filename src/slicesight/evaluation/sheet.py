@@ -25,6 +25,7 @@ from slicesight.evaluation.metrics.overlap import bleu_counts, corpus_bleu4
 from slicesight.evaluation.metrics.text import score_texts
 from slicesight.evaluation.predictions import TASKS, Prediction, PredictionFile
 from slicesight.evaluation.report_labels import LabelOptions, clinical_of, radeval_of
+from slicesight.evaluation.score_sheet import FORMAT, ScoreSheet
 from slicesight.evaluation.selective_answers import NO_CONFIDENCE, score_selective
 from slicesight.evaluation.statistics import (
     Floats,
@@ -36,7 +37,6 @@ from slicesight.evaluation.statistics import (
     volume_sums,
 )
 
-FORMAT = 1
 CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
 NOT_COMPARED = ("accuracy_constrained", "rougel", "bleu4", "chrf", "cider")
 """Stands beside the tests and in none of them, so that their correction is of the same family with and without it."""
@@ -109,7 +109,7 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
     return Scored(file=file, values=values, missing=missing, about=about)
 
 
-def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = None) -> dict[str, Any]:
+def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = None) -> ScoreSheet:
     """The sheet of one system from one file; numbers unrounded. labels: how findings are read from its reports."""
     rows = scored.rows
     volumes = {row.volume for row in rows if row.volume is not None}
@@ -129,7 +129,7 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
     missing |= {**clinical.missing, **radeval[1]}
     missing.setdefault("controls", "predictions alone cannot give controls; slicesight evaluate adds them")
     missing.setdefault("leaks", "no training data named")
-    return {
+    sheet: dict[str, Any] = {
         "sheet": FORMAT,
         "slicesight": __version__,
         "system": system,
@@ -146,6 +146,7 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
         "metrics": dict(scored.about),
         "missing": missing,
     }
+    return ScoreSheet(sheet)
 
 
 def to_json(document: Any) -> str:
@@ -173,7 +174,7 @@ def average_sheets(sheets: Sequence[dict[str, Any]]) -> dict[str, Any]:
             averaged[task]["ci95"] = None
     averaged["clinical"] = _without_intervals(averaged["clinical"])
     why = "the mean of several seeds; the sheet of each has its interval"
-    return {**averaged, "missing": {**sheets[0]["missing"], "ci95": why}}
+    return ScoreSheet({**averaged, "missing": {**sheets[0]["missing"], "ci95": why}})
 
 
 def compare_systems(

@@ -6,6 +6,7 @@ waits for its end, because only then is known which choice, and so which letter,
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,6 +101,10 @@ class Answer:
     def generated_text(self) -> str:
         """What the model itself wrote: nothing where `text` says so in words."""
         return "" if self.own_text == NO_WORDS else self.own_text
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; the room of reports stands above this one, so it is found by name."""
+        return str(pkgutil.resolve_name("slicesight.reports.notebook:answer_html")(self))
 
 
 @dataclass(frozen=True, kw_only=True)

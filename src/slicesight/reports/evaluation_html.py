@@ -137,10 +137,10 @@ def render_report(
         caveat=caveat_of_rows(row.evidence for row in scored.rows),
         sheet=sheet,
         leaks=None if sheet["leaks"] is None else describe_leaks(sheet["leaks"]),
-        tables=[table for table in (*(_block_table(sheet, *block) for block in blocks()), _findings(sheet)) if table],
+        tables=block_tables(sheet),
         topics=_topic_table(sheet),
         charts=[chart for chart in (_chart(sheet, task) for task in TASKS) if chart],
-        controls=_control_rows(sheet),
+        controls=control_rows(sheet),
         comparisons=_comparison_rows(sheet),
         published=board_rows(sheet["benchmark"]) if "benchmark" in sheet else [],
         evidence=[] if sheet["evidence"] is None else evidence_rows(sheet["evidence"]),
@@ -178,6 +178,11 @@ def verdict(task: str, value: float) -> str:
     if task == "report" or np.isnan(value) or 0.5 <= value < 1.0 - 1e-9:
         return ""
     return "right" if value >= 1.0 - 1e-9 else "wrong"
+
+
+def block_tables(sheet: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """{title, cells} of every table that the sheet has figures for: reports, VQA, findings."""
+    return [table for table in (*(_block_table(sheet, *block) for block in blocks()), _findings(sheet)) if table]
 
 
 def _block_table(sheet: Mapping[str, Any], title: str, average: str, parts: Any) -> dict[str, Any] | None:
@@ -278,7 +283,8 @@ def _bar(name: str, value: float, ends: Sequence[float | None] | None) -> dict[s
     }
 
 
-def _control_rows(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
+def control_rows(sheet: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The main metric of the model and of every control; None without controls."""
     if not sheet["controls"]:
         return None
     used = [task for task in TASKS if sheet[task] is not None]

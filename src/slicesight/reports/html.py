@@ -121,7 +121,7 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
         "truth": truth,
         "marks_truth": bool(shows_truth),
         "truth_planes": listed(list(dict.fromkeys(pieces[index].plane or "" for index in shows_truth) or [""])),
-        "ranges": list(_ranges(answer)),
+        "ranges": list(range_rows(answer)),
         "evidence": describe_answer(answer),
         "caveat": caveat_of(answer),
         "share_name": share_name(answer),
@@ -140,7 +140,7 @@ def _block(grid: GridVolume, answer: Answer, truth: KnownTruth | None) -> dict[s
     }
 
 
-def _ranges(answer: Answer) -> Iterator[dict[str, Any]]:
+def range_rows(answer: Answer) -> Iterator[dict[str, Any]]:
     """Rows of the evidence table, the last one for all slices that are not named."""
     evidence = summarise(answer)
     num_others, others_share = others_of(evidence)

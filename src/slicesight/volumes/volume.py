@@ -6,6 +6,7 @@ superior (axis 0), posterior (axis 1) and patient-left (axis 2): the DICOM LPS d
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,6 +61,10 @@ class Volume:
         spacing = "unknown" if self.spacing_mm is None else "×".join(f"{size:g}" for size in self.spacing_mm) + " mm"
         shape = "×".join(map(str, self.voxels.shape))
         return f"Volume({self.modality}, {self.unit}, {shape} (z, y, x), spacing {spacing}, {self.plane})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; the room of reports stands above this one, so it is found by name."""
+        return str(pkgutil.resolve_name("slicesight.reports.notebook:volume_html")(self))
 
     @property
     def geometry(self) -> Geometry:
