@@ -117,6 +117,13 @@ def verb(run: Callable[[Options], None]) -> Callable[..., None]:
     return command
 
 
+def is_address_of_store(place: Path) -> bool:
+    """Whether an output goes into an object store, s3://…; what stands in its way is found when it is opened."""
+    from slicesight.io.object_store import is_remote, remote_url
+
+    return is_remote(place) and bool(remote_url(place))
+
+
 def checked_folder(folder: Path) -> None:
     """An InputError where a file stands in the way of --out."""
     if folder.is_file():

@@ -21,9 +21,11 @@ from slicesight.io.arrays import is_npy, is_picture, read_images, read_npy
 from slicesight.io.assemble import ReadOptions, Unit, checked_fill
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
 from slicesight.io.dicomweb.address import is_address, read_address
+from slicesight.io.downloads import on_disk
 from slicesight.io.files import ScanError, about, files_below, head_of, is_zip, one_line, unpacked
 from slicesight.io.itk import is_metaimage, is_nrrd, read_metaimage, read_nrrd
 from slicesight.io.nifti import is_nifti, read_nifti
+from slicesight.io.object_store import is_remote
 from slicesight.volumes.slice_range import Side, cut_range
 from slicesight.volumes.volume import Volume
 
@@ -49,7 +51,8 @@ def read_volume(
 
     Args:
         path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, a zip, or
-            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID.
+            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID, or of any of the
+            former in an object store, s3://bucket/scan.nii.gz.
         series_uid: which DICOM series of a folder that holds several.
         spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
         time_point: which volume of a 4D file, from 0.
@@ -89,15 +92,10 @@ def read_volume(
 
         with fetched(read_address(path)) as folder:
             return _read_folder(folder, options, name=folder.name)
-    place = Path(path)
-    try:
-        return _read(place, options)
-    except FileNotFoundError:
-        raise VolumeError(f"{place}: no such file or folder; check the path") from None
-    except PermissionError as error:
-        raise VolumeError(f"{error.filename or place}: no permission to read it; change its permissions") from None
-    except OSError as error:
-        raise VolumeError(f"{place}: cannot be read ({error.strerror or error}); check the path and the disk") from None
+    if is_remote(path):
+        with on_disk(path) as copy:
+            return _read_place(copy, options)
+    return _read_place(Path(path), options)
 
 
 def read_scan(scan: str | os.PathLike[str] | NDArray[Any]) -> Volume:
@@ -111,6 +109,17 @@ def read_scan(scan: str | os.PathLike[str] | NDArray[Any]) -> Volume:
         file = Path(folder) / "array.npy"
         np.save(file, scan)
         return read_volume(file)
+
+
+def _read_place(place: Path, options: ReadOptions) -> Volume:
+    try:
+        return _read(place, options)
+    except FileNotFoundError:
+        raise VolumeError(f"{place}: no such file or folder; check the path") from None
+    except PermissionError as error:
+        raise VolumeError(f"{error.filename or place}: no permission to read it; change its permissions") from None
+    except OSError as error:
+        raise VolumeError(f"{place}: cannot be read ({error.strerror or error}); check the path and the disk") from None
 
 
 def _read(place: Path, options: ReadOptions) -> Volume:
