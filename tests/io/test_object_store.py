@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -224,9 +225,13 @@ def test_the_index_arrives_after_what_it_names(store, monkeypatch):
 
 
 def test_a_stopped_run_leaves_what_it_had_made(store):
-    with pytest.raises(RuntimeError, match="killed"), folder_for("memory://bucket/run") as folder:
-        (folder / "part.txt").write_text("1")
-        raise RuntimeError("killed")
+    def killed():
+        with folder_for("memory://bucket/run") as folder:
+            (folder / "part.txt").write_text("1")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed()
     assert store.cat("/bucket/run/part.txt") == b"1"
 
 
@@ -252,14 +257,19 @@ def test_a_store_that_fails_at_the_end_loses_nothing(store, monkeypatch):
     def refuse(*_, **__):
         raise OSError("gone")
 
-    with (
-        pytest.raises(InputError, match="everything is kept in ") as raised,
-        folder_for("memory://bucket/run") as folder,
-    ):  # noqa: PT012
-        (folder / "a.txt").write_text("1")
-        monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
-    assert str(folder) in str(raised.value)
-    assert (folder / "a.txt").read_text() == "1"
+    places = []
+
+    def run():
+        with folder_for("memory://bucket/run") as folder:
+            places.append(folder)
+            (folder / "a.txt").write_text("1")
+            monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
+
+    with pytest.raises(InputError, match="everything is kept in ") as raised:
+        run()
+    assert str(places[0]) in str(raised.value)
+    assert (places[0] / "a.txt").read_text() == "1"
+    shutil.rmtree(places[0])
 
 
 def test_a_file_is_written_with_its_unfinished_parts_and_nothing_else_of_its_folder(store):

@@ -47,8 +47,8 @@ class ConvertRequest:
     limit: at most so many scans of each split. split_seed: deal patients into splits; for sources without splits.
     split_shares: of train, val and test. duplicates: compare by perceptual hash ("look"), by "content", "off", or None
     for "look" where there are several splits. leave: which side of a leak gives up its scans. fill: what takes the
-    place of NaN in scans whose text does not say. only: the one split that is wanted, where the layout has splits. is_sent:
-    `out` goes elsewhere when it is whole, so that its manifest names scans by whole paths.
+    place of NaN in scans whose text does not say. only: the one split that is wanted, where the layout has splits.
+    is_sent: `out` goes elsewhere when it is whole, so that its manifest names scans by whole paths.
     """
 
     format: str

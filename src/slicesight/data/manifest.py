@@ -112,8 +112,8 @@ class Reading(BaseModel):
 
 
 class Case(BaseModel):
-    """One volume with its conversations; `volume` and `labels` are relative to the manifest's folder, or addresses in an
-    object store."""
+    """One volume with its conversations; `volume` and `labels` are relative to the manifest's folder, or in an object
+    store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -171,7 +171,8 @@ def open_prepared(folder: str | Path) -> PreparedVolumes:
     """Open the prepared volumes of DIR; reads the index only.
 
     Args:
-        folder: DIR, an address in an object store (copied here), or another manifest in it: DIR/manifest_deduplicated.jsonl has the same volumes for fewer cases.
+        folder: DIR, also in an object store (copied here), or another manifest in it:
+            DIR/manifest_deduplicated.jsonl has the same volumes for fewer cases.
 
     Raises:
         InputError: nothing is prepared there, or a shard is missing or truncated.

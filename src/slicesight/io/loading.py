@@ -51,8 +51,8 @@ def read_volume(
 
     Args:
         path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, a zip, or
-            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID, or of any of the
-            former in an object store, s3://bucket/scan.nii.gz.
+            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID, or of a file or
+            folder in an object store, s3://bucket/scan.nii.gz.
         series_uid: which DICOM series of a folder that holds several.
         spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
         time_point: which volume of a 4D file, from 0.

@@ -1,10 +1,10 @@
 """How is a scan or a list read from an object store (`s3://bucket/scan.nii.gz`), and a result written there?
 
 fsspec knows the stores (https://filesystem-spec.readthedocs.io); who may read comes from where each store's own
-programs look for it (AWS_* variables, ~/.aws, a machine's role). An address holds no password and no query, so that none
-can end in a log or a manifest. A scan is copied to a temporary folder of this process, checked by its size and read
-there as any other: the readers never see the network. What a store refuses for the moment is tried again, with pauses
-that double; what it refuses for good is one line.
+programs look for it (AWS_* variables, ~/.aws, a machine's role). An address holds no password and no query, so that
+none can end in a log or a manifest. A scan is copied to a temporary folder of this process, checked by its size
+and read there as any other: the readers never see the network. What a store refuses for the moment is tried again, with
+pauses that double; what it refuses for good is one line.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def _tried(action: Callable[[], Result], url: str, *, writing: bool = False) -> 
             if number == TRIES:
                 what = "written" if writing else "read"
                 raise VolumeError(
-                    f"{url}: cannot be {what} after {TRIES} tries ({reason}); check the network and the store, then run "
-                    "the same again"
+                    f"{url}: cannot be {what} after {TRIES} tries ({reason}); check the network and the store, then "
+                    "run the same again"
                 ) from None
         time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)) * random.uniform(0.5, 1.5))  # noqa: S311
     raise AssertionError("every try ends above")
