@@ -82,7 +82,8 @@ class Building:
 
     def __init__(self, root: Path, stages: dict[str, Stage], arguments: dict[str, str]) -> None:
         self.root, self.stages, self.arguments = root, stages, arguments
-        self.done: set[str] = set()
+        self.done: dict[str, tuple[Path, dict[str, str]]] = {}
+        """Of each stage that is done its folder and environment, which the next one goes on with."""
 
     def inside(self, text: str) -> str:
         """A command or path with the folder in place of /."""
@@ -91,13 +92,14 @@ class Building:
     def build(self, name: str) -> None:
         for stage in chain(self.stages, name):
             if stage.name not in self.done:
-                self.done.add(stage.name)
-                self._do(stage)
+                self.done[stage.name] = self._do(stage)
 
-    def _do(self, stage: Stage) -> None:
+    def _do(self, stage: Stage) -> tuple[Path, dict[str, str]]:
         # as `docker build` passes proxies on; what this machine's pip and npm need to find their registries, too
         known = re.compile(r"(?i)(https?_|no_)proxy|pip_.*|npm_config_.*|.*_cert.*|path|home")
-        folder, environment = self.root, {name: value for name, value in os.environ.items() if known.fullmatch(name)}
+        ours = {name: value for name, value in os.environ.items() if known.fullmatch(name)}
+        folder, inherited = self.done.get(stage.base, (self.root, ours))
+        environment = dict(inherited)
         for word, rest in stage.steps:
             if word == "WORKDIR":
                 folder = Path(self.inside(rest))
@@ -111,6 +113,7 @@ class Building:
                 self._copy(rest, folder)
             elif word == "RUN":
                 self._run(rest, folder, environment)
+        return folder, environment
 
     def _copy(self, rest: str, folder: Path) -> None:
         words = shlex.split(rest)

@@ -2,8 +2,8 @@
 
 Every server writes its figures to run-shared/metrics/INSTANCE.json every two seconds; the one that is asked adds its
 own of this moment to the others' files. What is counted (counters, histograms) stays when a server has gone, so that
-sums never fall; what is so now (gauges) counts while its server lives, that is, wrote within ten seconds. All servers see the
-same volumes, so of these the largest figure holds; of what is shut around a reading process the least.
+sums never fall; what is so now (gauges) counts while its server lives, that is, wrote within ten seconds. All servers
+see the same volumes, so of these the largest figure holds; of what is shut around a reading process the least.
 """
 
 from __future__ import annotations
