@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,42 @@ def test_two_workers_write_the_files_of_one_process_and_finish_what_was_begun(tm
     for system in SYSTEMS:
         assert bulk.path(system).read_text() == alone.path(system).read_text()
     assert seen[-1] == (15, 15)
+
+
+@pytest.mark.distributed
+def test_a_worker_that_is_killed_is_replaced_and_its_block_answered_again(tmp_path, tiny_model_folder, monkeypatch):
+    pytest.importorskip("ray", reason="pip install 'slicesight[ray]'")
+    from slicesight.evaluation.bulk import predict_in_bulk
+
+    monkeypatch.setattr("slicesight.evaluation.predict.MAX_NEW_TOKENS", 160)
+    reader = slicesight.load(tiny_model_folder)
+    alone = open_folder(tmp_path / "alone", reader)
+    predict(alone, reader)
+    bulk = open_folder(tmp_path / "bulk", reader)
+    died = str(tmp_path / "died")
+
+    def load_what_dies_once(model):
+        import os
+        import signal
+        from pathlib import Path
+
+        import slicesight
+
+        predictor = slicesight.load(model)
+        answer = predictor.ask_many
+
+        def ask_many(*arguments, **settings):
+            try:
+                Path(died).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+            except FileExistsError:
+                pass
+            return answer(*arguments, **settings)
+
+        predictor.ask_many = ask_many
+        return predictor
+
+    predict_in_bulk(bulk, load=load_what_dies_once, model=str(tiny_model_folder), data=DATA, num_workers=2)
+    assert Path(died).exists()
+    for system in SYSTEMS:
+        assert bulk.path(system).read_text() == alone.path(system).read_text()

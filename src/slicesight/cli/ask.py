@@ -23,6 +23,7 @@ from slicesight.inference.light_imports import light_imports
 from slicesight.inference.loading import paused_garbage_collection
 from slicesight.io.assemble import checked_unit
 from slicesight.io.dicomweb.address import is_address, read_address
+from slicesight.io.downloads import on_disk
 from slicesight.io.loading import read_volume
 from slicesight.models.shipped import shipped_models
 from slicesight.reports.ask import AnswerReport, load_quietly, print_report, print_warnings, write_files
@@ -123,7 +124,8 @@ def fetch_scan(options: AskOptions, stderr: Console) -> Iterator[Path]:
     from slicesight.io.dicomweb.client import local_copy
 
     if not is_address(options.scan):
-        yield options.scan
+        with on_disk(options.scan) as place:
+            yield place
         return
     with ExitStack() as stack:
         with progress_bar(stderr, "fetching the series") as progress:

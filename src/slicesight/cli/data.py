@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from slicesight.cli.options import FillOption, PlaneOption, WindowOption, stderr
 from slicesight.data.sources import LAYOUTS
 from slicesight.errors import InputError
-
-if TYPE_CHECKING:
-    from slicesight.data.converting import ConvertRequest
 
 SMALL_MODEL_SIZE = (32, 96, 96)
 """What phantom-tiny reads."""
@@ -47,7 +44,10 @@ def prepare(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; made if it does not exist.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder to write, or s3://bucket/folder; made if it does not exist.", show_default=False),
+    ],
     volumes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the scans lie, if not beside the lists.")
     ] = None,
@@ -98,6 +98,8 @@ def prepare(
     deeptumorvqa: the folder DeepTumorVQA_2.0 with benchmark/ct
     amos-mm: the folder of AMOS-MM's two lists and imagesTr, imagesVa
     rexgroundingct: dataset.json and segmentations/, with CT-RATE's volumes
+    manifest: a manifest.jsonl that exists already; its scans lie anywhere,
+    also in an object store, s3://bucket/... (docs/how-to/fleet.md)
     folder: any tree of scans with texts beside them:
 
     scan.nii.gz with scan.txt (its report) or scan.json: {"report", "split",
@@ -111,8 +113,12 @@ def prepare(
     splits share a scan or a patient, also manifest_deduplicated.jsonl and
     duplicates.jsonl. Run again, it does only what has changed.
     """
+    from dataclasses import replace
+
     from slicesight.data.converting import MANIFEST, ConvertRequest, convert
     from slicesight.io.assemble import checked_fill
+    from slicesight.io.mirror import folder_for
+    from slicesight.io.object_store import is_remote, remote_url
     from slicesight.reports.terminal import progress_bar
     from slicesight.volumes.grid import GridSpec
 
@@ -124,61 +130,64 @@ def prepare(
         window=window or "auto",
         plane=plane or "acquired",
     )
-    request = ConvertRequest(
-        format=format,
-        source=source,
-        out=out,
-        volumes=volumes,
-        also=tuple(_format_and_source(text) for text in also or ()),
-        limit=limit,
-        split_seed=split_by_patient,
-        split_shares=_whole_numbers(split_shares, "--split-shares", example="80,10,10"),
-        duplicates=duplicates,
-        leave=leaks_leave,
-        on_bad_case=on_bad_case,
-        workers=workers,
-        fill=checked_fill(fill),
-    )
-    with progress_bar(stderr(), "comparing scans") as progress:
-        conversion = convert(request, progress=progress)
-    summary = conversion.write()
-    if not manifest_only:
-        from slicesight.data.preprocess import prepare_volumes
+    shown = remote_url(out) if is_remote(out) else out
+    with folder_for(out) as folder:
+        request = ConvertRequest(
+            format=format,
+            source=source,
+            out=folder,
+            volumes=volumes,
+            also=tuple(_format_and_source(text) for text in also or ()),
+            limit=limit,
+            split_seed=split_by_patient,
+            split_shares=_whole_numbers(split_shares, "--split-shares", example="80,10,10"),
+            duplicates=duplicates,
+            leave=leaks_leave,
+            on_bad_case=on_bad_case,
+            workers=workers,
+            fill=checked_fill(fill),
+            is_sent=is_remote(out),
+        )
+        with progress_bar(stderr(), "comparing scans") as progress:
+            conversion = convert(request, progress=progress)
+        summary = conversion.write()
+        if not manifest_only:
+            from slicesight.data.preprocess import prepare_volumes
 
-        with progress_bar(stderr(), "preparing volumes") as progress:
-            report = prepare_volumes(
-                out / MANIFEST,
-                out,
-                spec=spec,
-                dtype=dtype,
-                workers=workers,
-                ray_address=ray,
-                on_bad_case=on_bad_case,
-                progress=progress,
-            )
-        if report.failed:
-            conversion = conversion.without({case.id: case.reason for case in report.failed})
-            summary = conversion.write()
-        stderr().print(str(report), highlight=False, soft_wrap=True)
+            with progress_bar(stderr(), "preparing volumes") as progress:
+                report = prepare_volumes(
+                    folder / MANIFEST,
+                    folder,
+                    spec=spec,
+                    dtype=dtype,
+                    workers=workers,
+                    ray_address=ray,
+                    on_bad_case=on_bad_case,
+                    progress=progress,
+                )
+            if report.failed:
+                conversion = conversion.without({case.id: case.reason for case in report.failed})
+                summary = conversion.write()
+            stderr().print(str(replace(report, folder=shown)), highlight=False, soft_wrap=True)
     if manifest_only:
         next_step = "the same command without --manifest-only"
     else:
         has_splits = "train" in summary["counts"]
-        next_step = _training_command(request, size=(num_slices, height, width), has_splits=has_splits)
-    _tell(summary, out, as_json=json, next_step=next_step)
+        next_step = _training_command(format, shown, size=(num_slices, height, width), has_splits=has_splits)
+    _tell(summary, shown, as_json=json, next_step=next_step)
 
 
-def _training_command(request: ConvertRequest, *, size: tuple[int, int, int], has_splits: bool) -> str:
+def _training_command(layout: str, out: str | Path, *, size: tuple[int, int, int], has_splits: bool) -> str:
     """What to type next; own scans have a recipe that starts from the small model, where the grid is that model's."""
-    command = f"--set 'data={{prepared: {request.out}{'' if has_splits else ', split: null'}}}'"
-    if request.format != "folder":
+    command = f"--set 'data={{prepared: {out}{'' if has_splits else ', split: null'}}}'"
+    if layout != "folder":
         return f"slicesight train RECIPE.yaml {command}"
     if size != SMALL_MODEL_SIZE:
         command += " --set init=null --set 'parts={language_model: NAME, vision2d: NAME}'"
     return f"slicesight train recipes/own-scans.yaml {command} (docs/how-to/own-scans.md)"
 
 
-def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) -> None:
+def _tell(summary: dict[str, Any], out: str | Path, *, as_json: bool, next_step: str) -> None:
     """The summary on stdout; what was written, and what to do next, on stderr."""
     import sys
     from json import dumps
@@ -196,14 +205,14 @@ def _tell(summary: dict[str, Any], out: Path, *, as_json: bool, next_step: str) 
         lines.append("note: no scan has a split; --split-by-patient 0 deals patients into train, val and test")
     if summary["skipped"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary["skipped"].items())
-        lines.append(f"left out: {kinds}; {out / SKIPPED} says which and why")
+        lines.append(f"left out: {kinds}; {out}/{SKIPPED} says which and why")
     if deduplicated:
         lines.append(
-            f"{summary['duplicates']['leaks']} groups of one patient or scan lie in two splits ({out / DUPLICATES}); "
-            f"{out / deduplicated['manifest']} leaves {deduplicated['scans_left_out']} scans out of "
+            f"{summary['duplicates']['leaks']} groups of one patient or scan lie in two splits ({out}/{DUPLICATES}); "
+            f"{out}/{deduplicated['manifest']} leaves {deduplicated['scans_left_out']} scans out of "
             f"{deduplicated['left_out_of']} and can stand for {out} as the folder of prepared data"
         )
-    lines.append(f"wrote {out / 'manifest.jsonl'}; next: {next_step}")
+    lines.append(f"wrote {out}/manifest.jsonl; next: {next_step}")
     for line in lines:
         stderr().print(line, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from slicesight.data.manifest import Case
 from slicesight.errors import InputError, check_installed
 from slicesight.files import write_text
 from slicesight.inference.embedding import Embedder, Embedding, Vectors, load_embedder
-from slicesight.inference.embedding_table import EmbeddingTable, ScanName, TableFacts, TableWriter, read_table
+from slicesight.inference.embedding_table import PARTIAL, EmbeddingTable, ScanName, TableFacts, TableWriter, read_table
 from slicesight.inference.encoded_scan import Scan
 from slicesight.inference.retrieval import Neighbour, nearest_scans, nearest_slices
 from slicesight.io.loading import read_volume
+from slicesight.io.mirror import file_for
+from slicesight.io.object_store import has_file, is_remote, joined, remote_url
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.score_tables import headed_table
 from slicesight.reports.terminal import progress_bar
@@ -42,6 +44,13 @@ class ScanToEmbed:
 
 def run_embed(options: EmbedOptions, *, load: Load = load_embedder) -> None:
     """Embed what is not embedded yet; the table appears when it is whole."""
+    shown = remote_url(options.out) if is_remote(options.out) else options.out
+    with file_for(options.out, beside=[PARTIAL]) as place:
+        report = _embed(replace(options, out=place), load)
+    say(f"wrote {shown}: {report}; it shows what the scans show. Look for neighbours: slicesight nearest {shown} SCAN")
+
+
+def _embed(options: EmbedOptions, load: Load) -> str:
     scans = list(_scans_of(options))
     _check_names(scans)
     with stderr().status(f"loading {options.model}"):
@@ -83,10 +92,7 @@ def run_embed(options: EmbedOptions, *, load: Load = load_embedder) -> None:
         say(f"no {what.replace('_', ' ')}: {why}")
     for warning in warnings:
         stderr().print(warning, style="yellow", highlight=False, soft_wrap=True)
-    say(
-        f"wrote {options.out}: {len(scans) - len(skipped)} scans, {num_bytes / 2**20:.1f} MiB, by {embedder.name}; "
-        f"it shows what the scans show. Look for neighbours: slicesight nearest {options.out} SCAN"
-    )
+    return f"{len(scans) - len(skipped)} scans, {num_bytes / 2**20:.1f} MiB, by {embedder.name}"
 
 
 def run_nearest(options: NearestOptions, *, load: Load = load_embedder) -> None:
@@ -133,8 +139,8 @@ def _scans_of(options: EmbedOptions) -> Iterator[ScanToEmbed]:
         if _is_data(argument):
             yield from _cases_of(argument, options)
             continue
-        path = Path(argument)
-        if not path.exists():
+        path = remote_url(argument) if is_remote(argument) else Path(argument)
+        if isinstance(path, Path) and not path.exists():
             raise InputError(
                 f"{argument}: no such file or folder; expected a scan, manifest.jsonl or phantoms:SEED:COUNT"
             )
@@ -147,6 +153,11 @@ def _scans_of(options: EmbedOptions) -> Iterator[ScanToEmbed]:
 def _is_data(argument: str) -> bool:
     """Whether the argument names many cases, not one scan."""
     path = Path(argument)
+    if is_remote(argument):
+        folder = remote_url(argument)
+        return path.suffix == ".jsonl" or any(
+            has_file(joined(folder, str(name))) for name in (MANIFEST, PREPARED_INDEX)
+        )
     if path.exists():
         return path.suffix == ".jsonl" or (path / MANIFEST).is_file() or (path / PREPARED_INDEX).is_file()
     return path.suffix == ".jsonl" or ":" in argument
@@ -169,7 +180,7 @@ def _open_case(source: Dataset, case: Case, embedder: Embedder) -> Scan:
     raise InputError(f"{embedder.name} brings scans to its own voxel size; name the scans' files")
 
 
-def _open_file(path: Path, fill: str | None, embedder: Embedder) -> Scan:
+def _open_file(path: str | Path, fill: str | None, embedder: Embedder) -> Scan:
     return read_volume(path, fill=fill)
 
 
@@ -181,7 +192,7 @@ def _check_names(scans: list[ScanToEmbed]) -> None:
 
 def _embed_query(table: EmbeddingTable, options: NearestOptions, load: Load) -> Embedding:
     path = Path(options.query)
-    if not path.exists():
+    if not is_remote(options.query) and not path.exists():
         from slicesight.settings import nearest
 
         hint = nearest(options.query, table.scans, noun="scans of the table")

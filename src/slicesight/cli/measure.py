@@ -14,7 +14,7 @@ from slicesight.cli.label_choice import compare_labels, label_tables, labels_of_
 from slicesight.cli.options import guest_settings, made_folder, say, stderr
 from slicesight.cli.scans import STDOUT
 from slicesight.cli.scoring import AblateOptions, CompareOptions, EvaluateOptions, FaithfulnessOptions, ScoreOptions
-from slicesight.data.dataset import open_dataset
+from slicesight.data.dataset import Dataset, open_dataset
 from slicesight.errors import InputError
 from slicesight.evaluation.benchmarks import Benchmark, benchmark
 from slicesight.evaluation.benchmarks.board import make_board
@@ -30,6 +30,7 @@ from slicesight.evaluation.controls import VOLUME_CONTROLS
 from slicesight.evaluation.external import read_systems
 from slicesight.evaluation.predict import MODEL, PredictionRun
 from slicesight.evaluation.predictions import TASKS, PredictionFile, own_file
+from slicesight.evaluation.report_labels import LabelOptions
 from slicesight.evaluation.run import CONTROLS, describe_leaks, evaluate, training_cases
 from slicesight.evaluation.sheet import average_sheets, compare_systems, make_sheet, score_file, to_json
 from slicesight.evaluation.truths import checked_against
@@ -37,6 +38,8 @@ from slicesight.files import write_text
 from slicesight.inference.answers import Progress
 from slicesight.inference.loading import GUEST_PREFIXES
 from slicesight.inference.predictor import Predictor
+from slicesight.io.mirror import folder_for
+from slicesight.io.object_store import is_remote, remote_url
 from slicesight.reports.ablation_tables import results_page, write_table
 from slicesight.reports.ask import load_quietly
 from slicesight.reports.benchmark_table import board_notes, board_table
@@ -62,12 +65,28 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
     else:
         source = opened.source
     training = training_cases(options.train_data)
+    with folder_for(options.folder) as folder:
+        _evaluate(options, folder, source, opened, training, labels, load=load)
+
+
+def _evaluate(
+    options: EvaluateOptions,
+    folder: Path,
+    source: Dataset,
+    opened: OpenedBenchmark | None,
+    training: Dataset | None,
+    labels: LabelOptions | None,
+    *,
+    load: Load,
+) -> None:
+    """Everything that is written goes into `folder`."""
     settings = guest_settings(preset=options.preset, evidence=options.evidence, passes=options.evidence_passes)
-    made_folder(options.folder)
+    made_folder(folder)
+    shown = remote_url(options.folder) if is_remote(options.folder) else options.folder
     with stderr().status(f"loading {options.model}"):
         predictor = load(options.model, **settings)
     run = PredictionRun(
-        folder=options.folder,
+        folder=folder,
         source=source,
         systems=(MODEL, *(VOLUME_CONTROLS if options.controls else ())),
         on_bad_case="skip" if options.skip_bad_cases else "stop",
@@ -93,11 +112,11 @@ def run_evaluate(options: EvaluateOptions, *, load: Load = load_quietly) -> None
     _print_sheet(sheet, console)
     if board is not None:
         _print_board(board, console)
-        files = f"{len(submission)} files for its own scorer in {run.folder / SUBMISSION}" if submission else NO_FILES
+        files = f"{len(submission)} files for its own scorer in {shown}/{SUBMISSION}" if submission else NO_FILES
         say(f"{board['title']}: {files}")
     say(
-        f"wrote {run.folder}/predictions.jsonl, sheet.json and {page.name}; open {page} in a browser, or compare: "
-        f"slicesight score {run.folder} OTHER"
+        f"wrote {shown}/predictions.jsonl, sheet.json and {page.name}; open {shown}/{page.name} in a browser, or "
+        f"compare: slicesight score {shown} OTHER"
     )
 
 

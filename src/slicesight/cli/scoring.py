@@ -17,6 +17,7 @@ from slicesight.cli.options import (
     PassesOption,
     PresetOption,
     checked_folder,
+    is_address_of_store,
     verb,
 )
 from slicesight.cli.scans import STDOUT
@@ -119,6 +120,10 @@ class EvaluateOptions:
             raise InputError("--volumes belongs to --benchmark; a manifest names its scans itself, leave it out")
         if self.benchmark is not None and self.fill is not None:
             raise InputError("--fill does not go with --benchmark; prepare the scans with it, or leave it out")
+        if is_address_of_store(self.folder):
+            if self.benchmark is not None:
+                raise InputError("--benchmark writes its files into a folder here; name one with --out")
+            return
         checked_folder(self.folder)
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from slicesight.cli.options import FillOption, verb
+from slicesight.cli.options import FillOption, is_address_of_store, verb
 from slicesight.cli.scans import STDOUT
 from slicesight.errors import InputError
 from slicesight.files import checked_place
@@ -41,7 +41,10 @@ class EmbedOptions:
         ),
     ]
     out: Annotated[
-        Path, typer.Option(metavar="FILE.parquet", help="The table; it shows what the scans show.", show_default=False)
+        Path,
+        typer.Option(
+            metavar="FILE.parquet", help="The table, here or s3://…; it shows what the scans show.", show_default=False
+        ),
     ]
     model: EmbedderOption = "phantom-tiny"
     space: Annotated[
@@ -57,7 +60,8 @@ class EmbedOptions:
 
     def __post_init__(self) -> None:
         check_pyarrow()
-        checked_place(self.out)
+        if not is_address_of_store(self.out):
+            checked_place(self.out)
 
 
 @verb

@@ -26,6 +26,7 @@ from slicesight.data.sources.intake import Intake, OnBadCase, Skipped, SourceReq
 from slicesight.errors import InputError
 from slicesight.files import write_text
 from slicesight.io.assemble import Fill
+from slicesight.io.object_store import is_remote, remote_url
 
 Progress = Callable[[int, int], None]
 MANIFEST = "manifest.jsonl"
@@ -47,6 +48,7 @@ class ConvertRequest:
     split_shares: of train, val and test. duplicates: compare by perceptual hash ("look"), by "content", "off", or None
     for "look" where there are several splits. leave: which side of a leak gives up its scans. fill: what takes the
     place of NaN in scans whose text does not say. only: the one split that is wanted, where the layout has splits.
+    is_sent: `out` goes elsewhere when it is whole, so that its manifest names scans by whole paths.
     """
 
     format: str
@@ -63,6 +65,7 @@ class ConvertRequest:
     workers: int = 1
     fill: Fill | None = None
     only: Split | None = None
+    is_sent: bool = False
 
     def __post_init__(self) -> None:
         known = known_names(LAYOUTS, ENTRY_POINTS)
@@ -70,13 +73,17 @@ class ConvertRequest:
             if layout not in known:
                 raise InputError(f"format {layout!r} is unknown; use one of {', '.join(known)}")
         for place in (self.volumes, *(source for _, source in self.sources)):
-            if place is not None and not place.exists():
+            if place is not None and is_remote(place):
+                if {layout for layout, source in self.sources if source == place} != {"manifest"}:
+                    change = "only --format manifest reads from there, scans and all; copy the lists here for another"
+                    raise InputError(f"{remote_url(place)}: lies in an object store; {change}")
+            elif place is not None and not place.exists():
                 raise InputError(f"{place}: no such file or folder; check the path")
         if min(self.split_shares) < 0 or self.split_shares[0] <= 0:
             raise InputError(
                 f"split shares are {self.split_shares}; expected train above 0 and none below, as 80,10,10"
             )
-        if self.out.resolve() in [source.resolve() for _, source in self.sources]:
+        if self.out.resolve() in [_resolved(source) for _, source in self.sources]:
             raise InputError(f"{self.out}: the output would mix with the source; name another folder")
 
     @property
@@ -87,7 +94,7 @@ class ConvertRequest:
     @property
     def named(self) -> list[dict[str, str]]:
         """The sources as the summary names them."""
-        return [{"format": layout, "name": source.resolve().name} for layout, source in self.sources]
+        return [{"format": layout, "name": _resolved(source).name} for layout, source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,8 @@ class Conversion:
         """Write every file, the summary last; returns the summary."""
         out = _made(self.request.out).resolve()
         summary, deduplicated = self.summary(), self.deduplicated
-        write_manifest(_relative(self.cases, out), out / MANIFEST)
+        seen_from = None if self.request.is_sent else out
+        write_manifest(_relative(self.cases, seen_from), out / MANIFEST)
         _write_lines(out / SKIPPED, [skipped.to_dict() for skipped in self.skipped])
         if self.groups is not None:
             groups = [group.to_dict() for group in self.groups if group.is_leak or group.links != {"patient"}]
@@ -149,7 +157,7 @@ class Conversion:
         else:
             (out / DUPLICATES).unlink(missing_ok=True)
         if deduplicated is not None:
-            write_manifest(_relative(deduplicated, out), out / DEDUPLICATED)
+            write_manifest(_relative(deduplicated, seen_from), out / DEDUPLICATED)
         else:
             (out / DEDUPLICATED).unlink(missing_ok=True)
         write_text(out / SUMMARY, text=json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
@@ -261,7 +269,7 @@ def _made(folder: Path) -> Path:
 
 def _read(layout: str, source: Path, request: ConvertRequest, intake: Intake) -> list[Case]:
     volumes = request.volumes.resolve() if request.volumes else None
-    place = SourceRequest(source=source.resolve(), out=request.out.resolve(), volumes=volumes, only=request.only)
+    place = SourceRequest(source=_resolved(source), out=request.out.resolve(), volumes=volumes, only=request.only)
     skipped_before = len(intake.skipped)
     cases: list[Case] = find_plugin(layout, LAYOUTS, ENTRY_POINTS)(place, intake)
     if not cases:
@@ -329,11 +337,18 @@ def _groups_within(groups: list[Group] | None, cases: list[Case]) -> list[Group]
     return [group for group in within if len(group.cases) > 1]
 
 
-def _relative(cases: list[Case], out: Path) -> list[Case]:
-    """The cases as a manifest in `out` writes them: paths from there, so that source and output may move together."""
+def _resolved(source: Path) -> Path:
+    return source if is_remote(source) else source.resolve()
+
+
+def _relative(cases: list[Case], out: Path | None) -> list[Case]:
+    """The cases as a manifest in `out` writes them: paths from there, so that source and output may move together.
+
+    Addresses stay as they are; None: so do all paths.
+    """
 
     def seen(path: str | None) -> str | None:
-        return None if path is None else Path(os.path.relpath(path, out)).as_posix()
+        return path if path is None or out is None or is_remote(path) else Path(os.path.relpath(path, out)).as_posix()
 
     return [case.model_copy(update={"volume": seen(case.volume), "labels": seen(case.labels)}) for case in cases]
 

@@ -1,7 +1,7 @@
 """Which scans are trained or evaluated on, and what is asked about them? One `Dataset`, whatever stands behind it.
 
-DATA is manifest.jsonl or its folder, a folder made by `slicesight prepare`, or NAME:REST of a source in `SOURCES` or of
-another package's entry point. N slices, H rows, W columns.
+DATA is manifest.jsonl or its folder, a folder made by `slicesight prepare` (each here or in an object store), or
+NAME:REST of a source in `SOURCES` or of another package's entry point. N slices, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from slicesight.data.manifest import PART_OPTIONS, Case, Conversation, read_mani
 from slicesight.data.plugins import find_plugin, known_names
 from slicesight.errors import InputError, check_type
 from slicesight.io.assemble import checked_fill
+from slicesight.io.downloads import on_disk
 from slicesight.io.loading import read_volume
+from slicesight.io.object_store import has_file, is_remote, joined, remote_url
 from slicesight.volumes.geometry import Geometry
 from slicesight.volumes.grid import GridSlice, GridSpec, GridVolume, to_grid
 from slicesight.volumes.slice_range import range_box
@@ -154,8 +156,10 @@ class Dataset(ABC):
 class ManifestDataset(Dataset):
     """A manifest with its scan files, read whenever they are wanted."""
 
-    def __init__(self, manifest: Path, *, grid: GridSpec | None = None) -> None:
+    def __init__(self, manifest: str | Path, *, grid: GridSpec | None = None) -> None:
         self.manifest, self.spec = manifest, grid
+        self._folder = remote_url(manifest).rpartition("/")[0] if is_remote(manifest) else Path(manifest).parent
+        self._name = Path(manifest).name
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -173,14 +177,15 @@ class ManifestDataset(Dataset):
             return None
         from slicesight.io.masks import read_labels
 
-        path = self.manifest.parent / case.labels
-        if not path.exists():
-            raise InputError(f"{self.manifest.name}: case {case.id}: no such label map {path}; mend the manifest.")
+        path = joined(self._folder, case.labels)
+        if isinstance(path, Path) and not path.exists():
+            raise InputError(f"{self._name}: case {case.id}: no such label map {path}; mend the manifest.")
         options = case.read_options
         whole = read_volume(
             self._path(case), **{name: value for name, value in options.items() if name not in PART_OPTIONS}
         )
-        labels_ZYX = read_labels(path, whole)
+        with on_disk(path) as place:
+            labels_ZYX = read_labels(place, whole)
         if not set(PART_OPTIONS) & set(options):
             return labels_ZYX
         box = range_box(whole, options.get("slices"), side=options.get("side"))
@@ -196,10 +201,10 @@ class ManifestDataset(Dataset):
     def scan_content(self, case: Case) -> str:
         return content_digest(self._path(case))
 
-    def _path(self, case: Case) -> Path:
-        path = self.manifest.parent / case.volume
-        if not path.exists():
-            raise InputError(f"{self.manifest.name}: case {case.id}: no such scan {path}; mend the manifest.")
+    def _path(self, case: Case) -> str | Path:
+        path = joined(self._folder, case.volume)
+        if isinstance(path, Path) and not path.exists():
+            raise InputError(f"{self._name}: case {case.id}: no such scan {path}; mend the manifest.")
         return path
 
 
@@ -280,7 +285,7 @@ def open_dataset(
     elif options:
         raise InputError(f"{data}: {', '.join(options)} cannot be set for scans on disk; leave it out")
     else:
-        dataset = _open_path(Path(data), grid)
+        dataset = _open_remote(remote_url(data), grid) if is_remote(data) else _open_path(Path(data), grid)
     if (chosen := checked_fill(fill)) is not None:
         if not isinstance(dataset, ManifestDataset):
             raise InputError(f"{data}: fill is for scan files that a manifest names; leave it out, or prepare with it")
@@ -330,6 +335,17 @@ def digest_of(*pieces: bytes) -> str:
     for piece in pieces:
         digest.update(len(piece).to_bytes(8, "little") + piece)
     return digest.hexdigest()
+
+
+def _open_remote(url: str, grid: GridSpec | None) -> Dataset:
+    """As `_open_path`; prepared scans are copied here, a manifest's only when they are wanted."""
+    if url.endswith(".jsonl"):
+        return ManifestDataset(url, grid=grid)
+    if has_file(joined(url, PREPARED_INDEX.as_posix())):
+        return open_prepared_dataset(url, grid=grid)
+    if not has_file(joined(url, MANIFEST)):
+        raise InputError(f"{url}: no manifest there; expected manifest.jsonl, its folder, or phantoms:SEED:COUNT.")
+    return ManifestDataset(str(joined(url, MANIFEST)), grid=grid)
 
 
 def _open_path(path: Path, grid: GridSpec | None) -> Dataset:

@@ -26,6 +26,7 @@ from slicesight.data.perceptual_hash import perceptual_hash, similar_pairs
 from slicesight.data.workers import one_thread_each
 from slicesight.errors import VolumeError
 from slicesight.files import write_text
+from slicesight.io.downloads import on_disk
 from slicesight.io.loading import read_volume
 
 Depth = Literal["look", "content"]
@@ -106,10 +107,10 @@ def print_of(volume: str, options: dict[str, Any], depth: Depth) -> ScanPrint | 
     """The print of one scan, or why it cannot be read."""
     path = Path(volume)
     try:
-        content = content_digest(path)
-        return ScanPrint(
-            content, perceptual_hash(read_volume(path, **options)).tobytes().hex() if depth == "look" else None
-        )
+        with on_disk(volume) as place:
+            content = content_digest(place)
+            looks = perceptual_hash(read_volume(place, **options)).tobytes().hex() if depth == "look" else None
+        return ScanPrint(content, looks)
     except VolumeError as error:
         return str(error)
     except OSError as error:
@@ -241,7 +242,7 @@ def _prints(
 def _stat_of(path: Path) -> str:
     try:
         return stat_fingerprint(path)
-    except OSError:
+    except (OSError, VolumeError):
         return f"unreadable {path}"
 
 

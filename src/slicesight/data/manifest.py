@@ -27,6 +27,8 @@ from slicesight.data.choices import LETTERS as LETTERS
 from slicesight.errors import ManifestError, check_type
 from slicesight.files import replacing
 from slicesight.io.assemble import Fill, checked_fill
+from slicesight.io.downloads import on_disk
+from slicesight.io.object_store import is_remote
 from slicesight.volumes.slice_range import Side
 
 Task = Literal["report", "open", "closed"]
@@ -113,7 +115,8 @@ class Reading(BaseModel):
 
 
 class Case(BaseModel):
-    """One volume with its conversations; `volume` and `labels` are relative to the manifest's folder."""
+    """One volume with its conversations; `volume` and `labels` are relative to the manifest's folder, or in an object
+    store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -165,6 +168,10 @@ def read_manifest(path: str | Path) -> list[Case]:
 def iter_manifest(path: str | Path) -> Iterator[Case]:
     """The cases of a manifest one after the other, for manifests too long to hold; errors as `read_manifest`."""
     check_type(path, (str, Path), name="manifest", expected="the path of a JSONL file")
+    if is_remote(path):
+        with on_disk(path) as copy:
+            yield from iter_manifest(copy)
+        return
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path.name}: no such manifest; expected a JSONL file with one volume a line")

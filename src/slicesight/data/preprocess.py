@@ -12,7 +12,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,8 @@ from slicesight.data.store import FailedCase, PreparedIndex, read_index
 from slicesight.data.workers import outcomes_of
 from slicesight.errors import InputError, check_type
 from slicesight.files import only_run_in, plain_disk_errors
+from slicesight.io.mirror import folder_for
+from slicesight.io.object_store import is_remote, joined, remote_url
 from slicesight.volumes.grid import GridSpec
 
 Progress = Callable[[int, int], None]
@@ -40,7 +43,7 @@ class PreparationReport:
     remade: shards found truncated, whose cases were prepared again; num_bytes: of all shards together.
     """
 
-    folder: Path
+    folder: str | Path
     num_cases: int
     num_ready: int
     num_prepared: int
@@ -82,8 +85,9 @@ def prepare_volumes(
     `if __name__ == "__main__":`, since they are spawned.
 
     Args:
-        manifest: JSONL; its volumes are relative to its folder.
-        out: where manifest.jsonl (copied with adjusted paths, if it lies elsewhere) and volumes/ go.
+        manifest: JSONL, here or in an object store; its volumes are relative to its folder, or addresses.
+        out: where manifest.jsonl (copied with adjusted paths, if it lies elsewhere) and volumes/ go; a folder here or
+            an address in an object store.
         dtype: "uint8" keeps 1/255 of the window, "float16" 1/2048 or finer at twice the size.
         workers: processes on this machine, or CPUs of a cluster that `ray_address="local"` starts.
         ray_address: prepare on this Ray cluster instead ("local", "auto", "ray://host:port", "host:port").
@@ -93,7 +97,6 @@ def prepare_volumes(
     Raises:
         InputError: in one line; what was prepared before it stays and is found by the next run.
     """
-    manifest, out = Path(manifest), Path(out)
     check_type(spec, GridSpec, name="spec", expected="a GridSpec, such as GridSpec(num_slices=32)")
     if dtype not in rows.STORED_TYPES:
         raise InputError(f"dtype is {dtype!r}; expected {' or '.join(rows.STORED_TYPES)}")
@@ -102,17 +105,37 @@ def prepare_volumes(
         raise InputError(f"workers is {workers}; expected 1 or more")
     if on_bad_case not in ("stop", "skip"):
         raise InputError(f"on_bad_case is {on_bad_case!r}; expected 'stop' or 'skip'")
+    with folder_for(out) as folder:
+        report = _prepared(
+            remote_url(manifest) if is_remote(manifest) else Path(manifest),
+            folder,
+            run=partial(_Run, spec=spec, dtype=dtype, may_skip=on_bad_case == "skip"),
+            is_sent=is_remote(out),
+            execute=partial(_Run.execute, workers=workers, ray_address=ray_address, progress=progress),
+        )
+    return replace(report, folder=out) if is_remote(out) else report
+
+
+def _prepared(
+    manifest: str | Path,
+    out: Path,
+    *,
+    run: Callable[..., _Run],
+    execute: Callable[[_Run], None],
+    is_sent: bool,
+) -> PreparationReport:
+    """Plan, do and commit; is_sent: the folder goes elsewhere, so that its manifest names scans by whole paths."""
     theirs = out / "manifest.jsonl"
-    is_theirs = manifest.resolve() == theirs.resolve()
+    is_theirs = isinstance(manifest, Path) and manifest.resolve() == theirs.resolve()
     if not is_theirs and theirs.exists() and not (out / FOLDER / rows.JOURNAL).exists():
         raise InputError(f"{theirs} exists already and is another manifest; name another folder")
     with only_run_in(out / FOLDER) as folder, plain_disk_errors(folder):
-        run = _Run(folder=folder, spec=spec, dtype=dtype, may_skip=on_bad_case == "skip")
-        run.plan(iter_manifest(manifest), manifest.parent.absolute())
-        run.execute(workers=workers, ray_address=ray_address, progress=progress)
+        made = run(folder=folder)
+        made.plan(iter_manifest(manifest), _folder_of(manifest))
+        execute(made)
         if not is_theirs:
-            write_manifest(_moved(manifest, out), theirs)
-        return run.commit(out)
+            write_manifest(_moved(manifest, out, is_sent=is_sent), theirs)
+        return made.commit(out)
 
 
 @dataclass(slots=True)
@@ -140,7 +163,7 @@ class _Run:
     num_cases: int = 0
     num_prepared: int = 0
 
-    def plan(self, cases: Iterator[Case], root: Path) -> None:
+    def plan(self, cases: Iterator[Case], root: str | Path) -> None:
         """Find out what has to be read again; no scan is opened for it."""
         known = rows.read_journal(self.folder)
         places = self._existing_rows()
@@ -148,7 +171,7 @@ class _Run:
         for case in cases:
             if is_full:
                 self.groups.append([])
-            self.groups[-1].append(self._entry(case, root / case.volume, known.get(case.id), places))
+            self.groups[-1].append(self._entry(case, joined(root, case.volume), known.get(case.id), places))
             is_full = len(self.groups[-1]) == MOST_CASES_PER_SHARD or _ends_a_shard(case.id)
             self.num_cases += 1
 
@@ -208,7 +231,7 @@ class _Run:
                 places |= {key: RowPlace(path, row) for row, key in enumerate(keys)}
         return places
 
-    def _entry(self, case: Case, path: Path, known: JournalEntry | None, places: dict[str, RowPlace]) -> _Entry:
+    def _entry(self, case: Case, path: str | Path, known: JournalEntry | None, places: dict[str, RowPlace]) -> _Entry:
         entry = _Entry(case.id)
         try:
             entry.files = stat_fingerprint(path)
@@ -291,11 +314,19 @@ def _counted(found: Iterator[ScanOutcome], total: int, progress: Progress | None
         yield outcome
 
 
-def _moved(manifest: Path, out: Path) -> Iterator[Case]:
-    """The manifest as it reads from another folder."""
+def _folder_of(manifest: str | Path) -> str | Path:
+    return manifest.parent.absolute() if isinstance(manifest, Path) else manifest.rpartition("/")[0]
+
+
+def _moved(manifest: str | Path, out: Path, *, is_sent: bool) -> Iterator[Case]:
+    """The manifest as it reads from another folder, or from anywhere."""
+    root = _folder_of(manifest)
 
     def seen(path: str | None) -> str | None:
-        return path if path is None or os.path.isabs(path) else os.path.relpath(manifest.parent / path, out)
+        if path is None or os.path.isabs(path):
+            return path
+        place = joined(root, path)
+        return str(place) if is_sent or isinstance(place, str) else os.path.relpath(place, out)
 
     for case in iter_manifest(manifest):
         yield case.model_copy(update={"volume": seen(case.volume), "labels": seen(case.labels)})

@@ -23,8 +23,10 @@ import numpy as np
 from slicesight.data.fingerprints import content_digest
 from slicesight.errors import InputError, VolumeError
 from slicesight.files import append_lines, write_text
+from slicesight.io.downloads import on_disk
 from slicesight.io.loading import read_volume
 from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
+from slicesight.volumes.volume import Volume
 from slicesight.volumes.windows import channel_windows
 
 NUMERICS = 1
@@ -79,10 +81,9 @@ def prepare_scan(job: ScanJob) -> ScanOutcome:
     """Read the scan and bring it to the grid; a scan that cannot be used gives its reason instead of an exception."""
     path = Path(job.path)
     try:
-        content = _content_of(path)
-        if content == job.known_content:
+        content, volume = _read(job)
+        if volume is None:
             return ScanOutcome(case_id=job.case_id, content=content)
-        volume = read_volume(path, **job.read_options)
         grid = to_grid(volume, job.spec)
     except InputError as error:
         return ScanOutcome(case_id=job.case_id, failure=" ".join(str(error).split()))
@@ -178,6 +179,13 @@ def write_journal(folder: Path, entries: Iterable[JournalEntry]) -> None:
     path = folder / JOURNAL
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text=text)
+
+
+def _read(job: ScanJob) -> tuple[str, Volume | None]:
+    """What the scan's files hold, and the scan unless that is known; from an object store it comes once for both."""
+    with on_disk(job.path) as place:
+        content = _content_of(place)
+        return content, None if content == job.known_content else read_volume(place, **job.read_options)
 
 
 def _content_of(path: Path) -> str:

@@ -21,6 +21,7 @@ from slicesight.data.manifest import Case, iter_manifest
 from slicesight.data.shards import FOLDER, RowPlace, Shard, opened_shard
 from slicesight.errors import InputError, check_type
 from slicesight.files import write_text
+from slicesight.io.downloads import stay_on_disk
 from slicesight.volumes.grid import GridSpec
 
 INDEX = "index.json"
@@ -170,13 +171,14 @@ def open_prepared(folder: str | Path) -> PreparedVolumes:
     """Open the prepared volumes of DIR; reads the index only.
 
     Args:
-        folder: DIR, or another manifest in it: DIR/manifest_deduplicated.jsonl has the same volumes for fewer cases.
+        folder: DIR, also in an object store (copied here), or another manifest in it:
+            DIR/manifest_deduplicated.jsonl has the same volumes for fewer cases.
 
     Raises:
         InputError: nothing is prepared there, or a shard is missing or truncated.
     """
     check_type(folder, (str, Path), name="folder", expected="the path that `slicesight prepare` wrote to")
-    folder, manifest = Path(folder), "manifest.jsonl"
+    folder, manifest = stay_on_disk(folder), "manifest.jsonl"
     if folder.suffix == ".jsonl" and folder.is_file():
         folder, manifest = folder.parent, folder.name
     index = read_index(folder / FOLDER)

@@ -25,6 +25,7 @@ from slicesight import __version__
 from slicesight.errors import InputError
 from slicesight.files import replacing, write_text
 from slicesight.inference.embedding import Embedding, Vectors
+from slicesight.io.downloads import stay_on_disk
 from slicesight.models.card import RESEARCH_NOTICE
 
 try:
@@ -51,6 +52,8 @@ COLUMNS = [
     ("receipt", pa.string()),
 ]
 METADATA_KEY = b"slicesight"
+PARTIAL = ".partial"
+"""Ending of the folder beside a table that is being made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class TableWriter:
 
     def __init__(self, out: Path, facts: TableFacts) -> None:
         self.out, self.facts = out, facts
-        self.folder = out.with_name(out.name + ".partial")
+        self.folder = out.with_name(out.name + PARTIAL)
         state = self.folder / "run.json"
         if state.is_file():
             found = json.loads(state.read_text(encoding="utf-8"))
@@ -252,7 +255,7 @@ def read_table(path: str | Path) -> EmbeddingTable:
     Raises:
         InputError: no such file, no Parquet, another version's, or of another program.
     """
-    place = Path(path)
+    place = stay_on_disk(path)
     if not place.is_file():
         raise InputError(f"{place}: no such file; expected a table that slicesight embed wrote")
     try:

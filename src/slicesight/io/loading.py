@@ -22,9 +22,11 @@ from slicesight.io.arrays import is_npy, is_picture, read_images, read_npy
 from slicesight.io.assemble import ReadOptions, Unit, checked_fill
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir, read_dicom
 from slicesight.io.dicomweb.address import is_address, read_address
+from slicesight.io.downloads import on_disk
 from slicesight.io.files import ScanError, about, files_below, head_of, is_zip, one_line, unpacked
 from slicesight.io.itk import is_metaimage, is_nrrd, read_metaimage, read_nrrd
 from slicesight.io.nifti import is_nifti, read_nifti
+from slicesight.io.object_store import is_remote
 from slicesight.volumes.slice_range import Side, cut_range
 from slicesight.volumes.volume import Volume
 
@@ -50,7 +52,8 @@ def read_volume(
 
     Args:
         path: a NIfTI, NRRD, MetaImage, .npy or DICOM file, a folder of DICOM files or of PNG or JPEG slices, a zip, or
-            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID.
+            the address of a series in an archive, dicomweb+https://host/dicom-web/studies/S/series/UID, or of a file or
+            folder in an object store, s3://bucket/scan.nii.gz.
         series_uid: which DICOM series of a folder that holds several.
         spacing_mm: (z, y, x) to use where the header's own spacing is missing or wrong.
         time_point: which volume of a 4D file, from 0.
@@ -90,8 +93,10 @@ def read_volume(
 
         with fetched(read_address(path)) as folder:
             return _read_folder(folder, options, name=folder.name)
-    with _plain_errors_of(Path(path)):
-        return _read(Path(path), options)
+    if is_remote(path):
+        with on_disk(path) as copy:
+            return _read_place(copy, options)
+    return _read_place(Path(path), options)
 
 
 def read_series(files: Sequence[Path], options: ReadOptions, *, name: Path) -> Volume:
@@ -124,6 +129,11 @@ def read_scan(scan: str | os.PathLike[str] | NDArray[Any]) -> Volume:
         file = Path(folder) / "array.npy"
         np.save(file, scan)
         return read_volume(file)
+
+
+def _read_place(place: Path, options: ReadOptions) -> Volume:
+    with _plain_errors_of(place):
+        return _read(place, options)
 
 
 def _read(place: Path, options: ReadOptions) -> Volume:

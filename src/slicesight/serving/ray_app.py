@@ -41,6 +41,11 @@ class RayArguments(BaseModel):
     public_url: str | None = None
     min_replicas: int = 1
     max_replicas: int = 4
+    questions_per_replica: int | None = None
+    """At work or waiting, at which another replica is wanted; None: as many as are answered together."""
+    upscale_delay_s: float = 10
+    downscale_delay_s: float = 300
+    """How long there must be more, or fewer, before one comes or goes."""
     cpus: float = 1
     gpus: float = 0
     """Of each replica."""
@@ -87,7 +92,11 @@ def build(arguments: RayArguments) -> serve.Application:
         autoscaling_config={
             "min_replicas": arguments.min_replicas,
             "max_replicas": arguments.max_replicas,
-            "target_ongoing_requests": options.batch_size,
+            "target_ongoing_requests": arguments.questions_per_replica or options.batch_size,
+            "upscale_delay_s": arguments.upscale_delay_s,
+            "downscale_delay_s": arguments.downscale_delay_s,
+            "metrics_interval_s": min(5.0, arguments.upscale_delay_s),
+            "look_back_period_s": min(10.0, 2 * arguments.upscale_delay_s),
         },
         max_ongoing_requests=options.batch_size + options.max_waiting + _MORE_THAN_QUEUED,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+from slicesight.errors import InputError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.serving.fairness import FairSlots
@@ -18,7 +19,8 @@ from slicesight.serving.model_thread import ModelThread
 from slicesight.serving.options import ServeOptions
 from slicesight.serving.sandbox import PARTS, what_is_shut
 from slicesight.serving.scan_store import ScanStore
-from slicesight.serving.telemetry import Metrics, log
+from slicesight.serving.shared_metrics import EVERY_S, FOLDER, SharedMetrics
+from slicesight.serving.telemetry import Metrics, log, log_failure
 from slicesight.volumes.volume import Volume
 
 _EXPIRE_EVERY_S = 15.0
@@ -30,6 +32,7 @@ class Server:
     def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
         self.predictor, self.options = predictor, options
         self.metrics = Metrics()
+        self.instance = secrets.token_hex(8)
         self.scan_store = ScanStore(
             folder=options.folder,
             is_shared=options.is_shared,
@@ -38,6 +41,11 @@ class Server:
             max_client_volumes=options.max_client_volumes,
             max_bytes=options.max_kept_bytes,
             max_answers=options.max_answers,
+        )
+        self.shared_metrics = (
+            SharedMetrics(self.metrics.registry, self.scan_store.run / FOLDER, self.instance)
+            if options.is_shared
+            else None
         )
         self.thread = ModelThread(
             predictor,
@@ -51,7 +59,6 @@ class Server:
         self.tokenizer_thread = ThreadPoolExecutor(1, "tokenizer")
         self.tokenizing = FairSlots(1)
         self.is_stopping = True
-        self.instance = secrets.token_hex(8)
         self.archive_threads = ThreadPoolExecutor(2, "archive")  # a slow archive holds up nobody else
         self.scans = IsolatedReader(
             timeout_s=options.read_timeout_s,
@@ -82,17 +89,20 @@ class Server:
         await asyncio.to_thread(self._tell_what_is_open)
         self.thread.start()
         self.is_stopping = False
-        tidying = asyncio.create_task(self._tidy_forever())
+        tidying = [asyncio.create_task(self._tidy_forever()), asyncio.create_task(self._write_figures_forever())]
         try:
             yield
         finally:
             self.is_stopping = True
-            tidying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await tidying
+            for task in tidying:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await asyncio.to_thread(self.thread.close)
             for threads in (self.archive_threads, self.tokenizer_thread):
                 threads.shutdown(wait=False, cancel_futures=True)
+            if self.shared_metrics is not None:
+                self.shared_metrics.close()
             self.scan_store.close()
 
     def tidy(self) -> None:
@@ -117,3 +127,11 @@ class Server:
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             await asyncio.to_thread(self.tidy)
+
+    async def _write_figures_forever(self) -> None:
+        while self.shared_metrics is not None:
+            try:
+                await asyncio.to_thread(self.shared_metrics.write)
+            except (OSError, InputError) as error:  # a full disk must not end the server
+                log_failure("writing figures", error)
+            await asyncio.sleep(EVERY_S)

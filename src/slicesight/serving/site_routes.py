@@ -106,8 +106,9 @@ def site_routes(server: Server) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={401: REFUSALS[401]})
     async def get_metrics() -> Response:
-        """Figures for Prometheus."""
-        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Figures for Prometheus; of servers that share their volumes, those of all together."""
+        figures = server.shared_metrics or server.metrics.registry
+        return Response(await asyncio.to_thread(generate_latest, figures), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

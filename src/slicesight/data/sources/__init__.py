@@ -15,6 +15,7 @@ LAYOUTS: dict[str, str] = {
     "amos-mm": "slicesight.data.sources.amos_mm:read_amos_mm",
     "rexgroundingct": "slicesight.data.sources.rexgroundingct:read_rexgroundingct",
     "folder": "slicesight.data.sources.folder:read_folder",
+    "manifest": "slicesight.data.sources.manifest_lines:read_manifest_lines",
 }
 ENTRY_POINTS = "slicesight.sources"
 
