@@ -9,11 +9,8 @@ NIfTI-1: https://nifti.nimh.nih.gov/nifti-1/documentation
 from __future__ import annotations
 
 import gzip
-import json
-import shutil
 import struct
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,51 +120,6 @@ def read_labels(path: Path) -> Any:
     count = int(np.prod(shape))
     voxels = np.frombuffer(content, np.dtype(names[code]).newbyteorder("<"), count, first).reshape(shape[::-1])
     return np.rint(voxels).astype(np.uint8 if voxels.max() < 256 else np.int16)
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What a label value of a mask means.
-
-    volume_ml: None where the scan has no spacing.
-    """
-
-    name: str
-    value: int
-    volume_ml: float | None = None
-
-
-def predict_command(program: str, *, scan: Path, model: str, mask: Path, findings: Path) -> list[str]:
-    """The arguments that have a scan segmented by `slicesight insight predict` on this machine.
-
-    Args:
-        program: the installed `slicesight`, by name or path; "python -m" where it is this interpreter's own.
-
-    Raises:
-        ViewerError: there is no such program, or no model is named.
-    """
-    if not model.strip():
-        raise ViewerError("no model for masks is named; choose the folder that slicesight insight segment wrote.")
-    found = [sys.executable, "-m", "slicesight"] if program == "python -m" else [shutil.which(program) or ""]
-    if not found[0]:
-        raise ViewerError(
-            f"{program} is not on this machine's path; masks are made by the command line, install slicesight and name "
-            "its program by its whole path."
-        )
-    written = ["--out", str(mask), "--json", str(findings)]
-    return [*found, "insight", "predict", str(scan), "--model", model.strip(), *written]
-
-
-def read_structures(findings: Path) -> list[Structure]:
-    """Names and values of the labels, as the command line wrote them."""
-    found = json.loads(findings.read_text(encoding="utf-8"))
-    return [Structure(one["name"], one["value"], one.get("volume_ml")) for one in found.get("structures", ())]
-
-
-def last_line(said: Iterable[str]) -> str:
-    """What a program said last, for a person."""
-    lines = [line.strip() for line in said if line.strip()]
-    return lines[-1] if lines else "it said nothing"
 
 
 def _narrowed(voxels: Any, name: str) -> Any:
