@@ -260,6 +260,8 @@ def install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     for name in ("SlicesightLib.mrml", "SlicesightLib.self_test", "Slicesight"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+        if "." in name:  # `from SlicesightLib import mrml` would find the one of the test before there
+            monkeypatch.delattr(name, raising=False)
     return slicer
 
 
