@@ -1,6 +1,6 @@
 """Make the manual's picture of the napari panel: a question about an axial phantom, the heaviest slice on screen.
 
-PYTHONPATH=src:plugins/napari/src xvfb-run -a python docs/pictures/make_napari.py   (needs napari, and Xvfb where there is no screen)
+PYTHONPATH=src:plugins/napari/src xvfb-run -a python docs/pictures/make_napari.py   (needs napari and Xvfb)
 """
 
 import sys
@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import napari
-from napari_slicesight.reader import read_scan
-from napari_slicesight.widget import AskWidget
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 
+from napari_slicesight.reader import read_scan
+from napari_slicesight.widget import AskWidget
 from slicesight.phantoms.folder import write_phantom
 from slicesight.phantoms.rendering import make_phantom
 

@@ -255,7 +255,11 @@ def install(monkeypatch):
     util.settingsValue = lambda _key, default: default
     vtk.vtkMatrix4x4, vtk.vtkStringArray, vtk.vtkIdTypeArray, vtk.vtkCollection = Matrix, Values, Values, Values
     for name in ("", "Logic", "Widget", "Test"):
-        setattr(scripted, f"ScriptedLoadableModule{name}", type(f"Base{name}", (), {"__init__": _base_init, "setup": _nothing}))
+        setattr(
+            scripted,
+            f"ScriptedLoadableModule{name}",
+            type(f"Base{name}", (), {"__init__": _base_init, "setup": _nothing}),
+        )
     for name, module in zip(MODULES, (slicer, util, scripted, vtk, MagicMock(), MagicMock()), strict=True):
         monkeypatch.setitem(sys.modules, name, module)
     for name in ("SlicesightLib.mrml", "SlicesightLib.self_test", "Slicesight"):

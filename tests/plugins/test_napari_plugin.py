@@ -13,18 +13,20 @@ import pytest
 
 missing = [name for name in ("napari", "pytestqt", "qtpy") if importlib.util.find_spec(name) is None]
 if missing:
-    pytest.skip(f"{missing[0]} is not installed; make test-napari builds an environment with it", allow_module_level=True)
+    pytest.skip(
+        f"{missing[0]} is not installed; make test-napari builds an environment with it", allow_module_level=True
+    )
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from napari.components import ViewerModel
 from napari.layers import Image
+
 from napari_slicesight.layers import add_masks, jump_to, knows_its_place, layer_scan
 from napari_slicesight.masks import Structure
 from napari_slicesight.own_model import OwnModel
 from napari_slicesight.reader import get_reader, read_scan
 from napari_slicesight.scan_file import ScreenScan, ViewerError, write_nifti
 from napari_slicesight.widget import HERE, ON_SERVER, AskWidget
-
 from slicesight.io.loading import read_volume
 
 PLUGIN = Path(__file__).resolve().parents[2] / "plugins" / "napari"
@@ -178,7 +180,9 @@ def test_masks_lie_on_their_image_and_name_what_they_show(viewer, layer):
 # --- the panel -------------------------------------------------------------------------------------------------------
 
 
-def test_the_panel_asks_a_server_and_a_click_goes_to_the_slice(panel, qtbot, viewer, layer, served, tiny_reader, scan_file):
+def test_the_panel_asks_a_server_and_a_click_goes_to_the_slice(
+    panel, qtbot, viewer, layer, served, tiny_reader, scan_file
+):
     from qtpy.QtCore import QPoint, Qt
 
     before = len(served[1].scan_store.volume_ids())

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import fake_slicer
 import numpy as np
 import pytest
 
-import fake_slicer
 from slicesight.io.loading import read_volume
 
 FOLDER = Path(__file__).resolve().parents[2] / "plugins" / "slicer"
@@ -86,6 +86,7 @@ def test_the_clicked_bar_leads_the_views_to_the_place_of_our_own_answer(
     logic, node, served, slicer, tiny_reader, oblique, tmp_path
 ):
     import vtk
+
     from SlicesightLib import mrml
 
     own = own_answer(tiny_reader, oblique, tmp_path)
@@ -158,7 +159,9 @@ def test_what_goes_wrong_is_one_line_in_the_panel(logic, node, served):
 
 def test_a_mistake_of_our_own_ends_the_work_too(logic, capsys):
     said = []
-    logic.background.start(lambda: 1 / 0, on_done=said.append, on_refused=said.append, on_end=lambda: said.append("end"))
+    logic.background.start(
+        lambda: 1 / 0, on_done=said.append, on_refused=said.append, on_end=lambda: said.append("end")
+    )
     at_once(logic.calls)
     assert said == ["ZeroDivisionError: division by zero; the console says where.", "end"]
     assert "Traceback" in capsys.readouterr().err

@@ -14,20 +14,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from SlicesightLib.answers import ScanAnswer, answer_html
-from SlicesightLib.client import Server, Session
-from SlicesightLib.scan_file import (
-    ScreenScan,
-    ViewerError,
-    predict_command,
-    read_labels,
-    read_structures,
-    to_ras,
-    write_nifti,
-)
 
 from serving_address import listening
 from slicesight.io.loading import read_volume
+from SlicesightLib.answers import ScanAnswer, answer_html
+from SlicesightLib.client import Server, Session
+from SlicesightLib.masks import predict_command, read_structures
+from SlicesightLib.scan_file import ScreenScan, ViewerError, read_labels, to_ras, write_nifti
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 SHARED = PLUGINS / "slicer" / "Slicesight" / "SlicesightLib"
@@ -162,7 +155,9 @@ def test_a_server_with_a_token_answers_only_who_has_it(tiny_reader, serve_option
             Server(address, token="another-token").model()
 
 
-@pytest.mark.parametrize("address", ["ftp://a", "localhost:8000", "http://", "http://a:b", "http://me@a", "", "http://a?b=c"])
+@pytest.mark.parametrize(
+    "address", ["ftp://a", "localhost:8000", "http://", "http://a:b", "http://me@a", "", "http://a?b=c"]
+)
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ViewerError, match="no server's address"):
         Server(address)
@@ -179,9 +174,9 @@ def test_a_scan_goes_unencrypted_to_another_machine_only_on_request():
 
 
 def test_nobody_there_and_somebody_else_there_are_said_in_one_line():
-    with pytest.raises(ViewerError, match="cannot be reached.*start slicesight serve"):
+    with pytest.raises(ViewerError, match=r"cannot be reached.*start slicesight serve"):
         Server("http://127.0.0.1:9").model()
-    with other_program(b"<html>hello</html>") as address, pytest.raises(ViewerError, match="no slicesight server"):
+    with OtherProgram(b"<html>hello</html>") as address, pytest.raises(ViewerError, match="no slicesight server"):
         Server(address).model()
 
 
@@ -195,20 +190,25 @@ def test_a_redirect_is_not_followed_with_the_token(served):
         def log_message(self, *_):
             pass
 
-    with other_program(handler=Elsewhere) as address, pytest.raises(ViewerError, match="302"):
+    with OtherProgram(handler=Elsewhere) as address, pytest.raises(ViewerError, match="302"):
         Server(address, token=TOKEN).model()
 
 
 def test_an_answer_that_stops_half_way_is_no_answer(monkeypatch):
-    event = {"choices": [{"delta": {"content": "The"}, "finish_reason": None}], "notices": [], "model": "x", "windows": []}
-    with other_program(b"data: " + json.dumps(event).encode() + b"\n\n") as address:
+    event = {
+        "choices": [{"delta": {"content": "The"}, "finish_reason": None}],
+        "notices": [],
+        "model": "x",
+        "windows": [],
+    }
+    with OtherProgram(b"data: " + json.dumps(event).encode() + b"\n\n") as address:
         server = Server(address)
         monkeypatch.setattr(server, "model", lambda: type("Model", (), {"name": "x"}))
         with pytest.raises(ViewerError, match="in the middle of its answer"):
             server.ask("vol_1", "Which phase is this?")
 
 
-class other_program:
+class OtherProgram:
     """A program on this machine that is no slicesight server."""
 
     def __init__(self, body=b"", handler=None):
@@ -218,7 +218,7 @@ class other_program:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815  # the library's name
 
             def log_message(self, *_):
                 pass
@@ -295,7 +295,9 @@ def test_slices_are_named_by_plane_number_and_place():
 
 
 def test_cuts_of_a_reformatted_plane_are_counted_and_a_scan_without_place_has_none():
-    slices = [{**one, "source_slices": [0, 1, 2], "position_mm": None, "plane": "coronal"} for one in message()["slices"]]
+    slices = [
+        {**one, "source_slices": [0, 1, 2], "position_mm": None, "plane": "coronal"} for one in message()["slices"]
+    ]
     assert [one.place for one in shown(slices=slices).slices] == [f"coronal, cut {number} of 3" for number in range(3)]
 
 
@@ -332,7 +334,7 @@ def test_structures_are_read_as_the_command_line_writes_them(tmp_path):
 # --- where the files run ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["answers.py", "client.py", "scan_file.py"])
+@pytest.mark.parametrize("name", ["answers.py", "background.py", "client.py", "masks.py", "scan_file.py"])
 def test_the_shared_files_are_one_and_need_only_numpy_and_an_older_python(name):
     """3D Slicer 5.0 to 5.8 runs Python 3.9."""
     text = (SHARED / name).read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+
 from SlicesightLib import mrml
 from SlicesightLib.answers import answer_html
 from SlicesightLib.background import Background
@@ -144,7 +145,7 @@ class SlicesightLogic(ScriptedLoadableModuleLogic):
             try:
                 session.close()
             except ViewerError as error:
-                print(f"Slicesight: {error}")  # noqa: T201  # the server is gone, and what it kept goes with its time
+                print(f"Slicesight: {error}")  # the server is gone, and what it kept goes with its time
 
 
 class SlicesightWidget(ScriptedLoadableModuleWidget):
@@ -308,7 +309,9 @@ class SlicesightWidget(ScriptedLoadableModuleWidget):
     def showMasks(self, node, structures):
         """Say how large each structure is; the segmentation is on screen already."""
         sizes = [f"{one.name}: {one.volume_ml:.1f} ml" if one.volume_ml is not None else one.name for one in structures]
-        self._say(f"{node.GetName()}: {', '.join(sizes) or 'nothing was found'}. Look at the outlines before you use them.")
+        self._say(
+            f"{node.GetName()}: {', '.join(sizes) or 'nothing was found'}. Look at the outlines before you use them."
+        )
 
     def onSliceClicked(self, row, _column):
         self._jump(self.logic.answer.heaviest[row].number)

@@ -40,7 +40,12 @@ def read_scan(path: str | Path) -> list[LayerData]:
     name = Path(path).name
     for suffix in (".gz", ".nii"):
         name = name.removesuffix(suffix)
-    settings = {"name": name, "scale": spacing_mm, "metadata": {METADATA_KEY: volume}, "contrast_limits": _limits(volume)}
+    settings = {
+        "name": name,
+        "scale": spacing_mm,
+        "metadata": {METADATA_KEY: volume},
+        "contrast_limits": _limits(volume),
+    }
     return [(volume.voxels, settings, "image")]
 
 

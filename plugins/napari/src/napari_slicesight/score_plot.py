@@ -30,7 +30,7 @@ class ScorePlot(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
 
-    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+    def sizeHint(self) -> QSize:  # Qt's name
         return QSize(320, 150)
 
     def show_answer(self, answer: ScanAnswer | None) -> None:
@@ -61,18 +61,18 @@ class ScorePlot(QWidget):  # type: ignore[misc]  # Qt has no types here
         number = int((x - area.left()) / area.width() * len(self.answer.slices))
         return number if area.left() <= x < area.right() else None
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mousePressEvent(self, event: QMouseEvent) -> None:
         number = self.slice_at(event.position().x())
         if number is not None and event.button() == Qt.MouseButton.LeftButton:
             self.slice_clicked.emit(number)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
         number = self.slice_at(event.position().x())
         if number is not None and self.answer is not None:
             found = self.answer.slices[number]
             QToolTip.showText(event.globalPosition().toPoint(), f"{found.place}\nscore {found.score:.3f}", self)
 
-    def paintEvent(self, _event: QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, _event: QPaintEvent) -> None:
         if self.answer is None or not self.answer.slices:
             return
         painter = QPainter(self)

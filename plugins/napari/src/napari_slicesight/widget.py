@@ -1,4 +1,4 @@
-"""How does somebody in napari ask the scan on screen? The panel: where the model runs, the question, what is answered."""
+"""How does somebody in napari ask the scan on screen? The panel: the model, the scan, the question, the answers."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class AskWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         sizes = [f"{one.name} {one.volume_ml:.1f} ml" if one.volume_ml is not None else one.name for one in structures]
         self._say(f"{', '.join(sizes) or 'nothing was found'}. Look at the outlines before you use them.")
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802  # Qt's name
+    def closeEvent(self, event: Any) -> None:  # Qt's name
         """Leave no scan behind."""
         self.background.stop()
         self._leave()
@@ -242,11 +242,7 @@ class AskWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         else:
             key = (ON_SERVER, self.address.text(), self.token.text(), self.allow_plain_http.isChecked())
         if self.session is None or key != self._backend_key:
-            backend: Any = (
-                OwnModel(key[1])
-                if key[0] == HERE
-                else Server(key[1], token=key[2], allow_plain_http=key[3])
-            )
+            backend: Any = OwnModel(key[1]) if key[0] == HERE else Server(key[1], token=key[2], allow_plain_http=key[3])
             self._leave()
             self.session, self._backend_key = Session(backend), key
         return self.session

@@ -1,7 +1,7 @@
 """How does work run beside the window without freezing it, where the window's thread must do all that is shown?
 
-A thread works and puts news into a queue; a timer of the window's thread takes them out, as `slicer.util` itself does for
-a process that it starts. Python's lock is the reason for the pause in each look: inside Slicer the window's thread
+A thread works and puts news into a queue; a timer of the window's thread takes them out, as `slicer.util` itself does
+for a process that it starts. Python's lock is the reason for the pause in each look: inside Slicer the window's thread
 holds it between events, and the worker goes on only while it is given up (na-mic.org, Project Week 2013, Threaded
 SimpleITK Modules). Python 3.9 or newer.
 """

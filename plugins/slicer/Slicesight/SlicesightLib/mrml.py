@@ -126,8 +126,8 @@ def show_masks(labels_KJI: Any, scan: ScreenScan, structures: Sequence[Structure
     Raises:
         ViewerError: a mask of another shape than the scan.
     """
-    if labels_KJI.shape != scan.voxels_KJI.shape:
-        raise ViewerError(f"the mask is {labels_KJI.shape}, the scan {scan.voxels_KJI.shape}; expected one grid.")
+    if labels_KJI.shape != scan.voxels.shape:
+        raise ViewerError(f"the mask is {labels_KJI.shape}, the scan {scan.voxels.shape}; expected one grid.")
     name = f"{scan.name} {PREFIX}"
     label_map = slicer.util.addVolumeFromArray(
         labels_KJI.astype(np.int16), scan.ras_from_ijk, f"{name} labels", "vtkMRMLLabelMapVolumeNode"

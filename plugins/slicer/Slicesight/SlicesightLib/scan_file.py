@@ -42,12 +42,12 @@ class ViewerError(Exception):
 class ScreenScan:
     """A scan as a viewer holds it.
 
-    voxels_KJI: of one channel. ras_from_ijk: (4, 4), every transform of the viewer applied. key: says whether two are
-    the same. unit: "HU", "arbitrary", or "" where the reader shall find out. volume: slicesight's own, where it was
-    read by it on this machine.
+    voxels: (K, J, I), of one channel. ras_from_ijk: (4, 4), every transform of the viewer applied. key: says whether
+    two are the same. unit: "HU", "arbitrary", or "" where the reader shall find out. volume: slicesight's own, where it
+    was read by it on this machine.
     """
 
-    voxels_KJI: Any
+    voxels: Any
     ras_from_ijk: Any
     name: str = "scan"
     key: str = ""
@@ -55,7 +55,7 @@ class ScreenScan:
     volume: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        voxels, matrix = np.asarray(self.voxels_KJI), np.asarray(self.ras_from_ijk, dtype=float)
+        voxels, matrix = np.asarray(self.voxels), np.asarray(self.ras_from_ijk, dtype=float)
         if voxels.ndim != 3 or 0 in voxels.shape:
             raise ViewerError(
                 f"{self.name} has the shape {voxels.shape}; expected three axes of one channel, choose one time point "
@@ -88,7 +88,7 @@ def write_nifti(scan: ScreenScan, path: Path) -> None:
     Raises:
         ViewerError: voxels of a type that NIfTI readers do not share.
     """
-    voxels = np.asarray(scan.voxels_KJI)
+    voxels = np.asarray(scan.voxels)
     if voxels.dtype == bool:
         voxels = voxels.astype(np.uint8)
     elif voxels.dtype in (np.int64, np.uint64, np.float16):

@@ -46,7 +46,7 @@ def oblique_matrix() -> np.ndarray:
 def check_scan(node, voxels, matrix) -> None:
     """Voxels and place are those of the node; a transform above it moves the place, one that bends is refused."""
     scan = mrml.screen_scan(node, unit="HU")
-    assert np.array_equal(scan.voxels_KJI, voxels), "voxels"
+    assert np.array_equal(scan.voxels, voxels), "voxels"
     assert np.allclose(scan.ras_from_ijk, matrix, atol=_CLOSE_MM), "place"
     ijk = 2.0, 1.0, 3.0
     lps = (scan.lps_from_ijk @ (*ijk, 1.0))[:3]
