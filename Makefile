@@ -39,6 +39,7 @@ lint: $(VENV)/.installed-lint ## Check format, style, types and which room impor
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=src:plugins/slicer/Slicesight:plugins/napari/src $(BIN)/mypy -p SlicesightLib -p napari_slicesight
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-lint ## Mend format and what ruff can mend

@@ -18,7 +18,7 @@ from slicesight.phantoms.folder import write_phantom
 from slicesight.phantoms.rendering import make_phantom
 
 SEED = 20_000
-SIZE = (1200, 860)
+SIZE = (1200, 800)
 LONGEST_S = 900
 
 

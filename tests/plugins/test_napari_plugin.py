@@ -149,8 +149,8 @@ def test_every_slice_of_our_own_answer_is_found_on_screen(viewer, layer, tiny_re
         assert abs(normal @ (place - (x, y, z))) <= step / 2 + 1e-3
         assert viewer.dims.current_step[along] == round(grid.to_canonical((theirs.grid_slice, 0, 0))[along] + 1e-9)
     up = {"axial": "down", "coronal": "up", "sagittal": "up"}[plane]
-    assert viewer.camera.orientation2d[0].value == up
-    assert viewer.camera.orientation2d[1].value == "right"
+    assert viewer.scene.camera.orientation2d[0].value == up
+    assert viewer.scene.camera.orientation2d[1].value == "right"
 
 
 def test_the_slice_is_found_beside_layers_of_more_axes(viewer, layer, tiny_reader):
@@ -169,8 +169,9 @@ def test_masks_lie_on_their_image_and_name_what_they_show(viewer, layer):
     labels = np.zeros(layer.data.shape, np.uint8)
     labels[4, 5, 6] = 3
     found = add_masks(viewer, layer, labels, [Structure("heart", 3)])
-    assert np.array_equal(found.extent.world, layer.extent.world)
+    assert found.extent.world == pytest.approx(layer.extent.world)
     place = layer.data_to_world((4, 5, 6))
+    viewer.dims.set_point(0, place[0])
     assert found.get_value(place, world=True) == 3
     assert "heart" in str(found.get_status(place, world=True))
     with pytest.raises(ViewerError, match="one grid"):
@@ -207,6 +208,22 @@ def test_the_panel_asks_a_server_and_a_click_goes_to_the_slice(
     assert len(served[1].scan_store.volume_ids()) == before + 1
     panel.close()
     assert len(served[1].scan_store.volume_ids()) == before
+
+
+def test_bars_and_their_labels_are_drawn_where_a_click_finds_them(qtbot):
+    from napari_slicesight.score_plot import HEAVY, ScorePlot
+
+    plot = ScorePlot()
+    qtbot.addWidget(plot)
+    plot.resize(400, 150)
+    plot.show_answer(made_up())
+    picture = plot.grab().toImage()
+    tall, low = (plot.bar(number) for number in range(2))
+    assert picture.pixelColor(tall.center().toPoint()) == HEAVY
+    assert picture.pixelColor(round(low.center().x()), round(tall.center().y())) != HEAVY
+    assert [plot.slice_at(bar.center().x()) for bar in (tall, low)] == [0, 1]
+    assert plot.slice_at(3) is None
+    assert tall.height() / low.height() == pytest.approx(0.7 / 0.1, rel=0.02)
 
 
 def test_the_panel_asks_a_model_of_its_own_process(panel, qtbot, tiny_model_folder, tiny_reader, scan_file):
@@ -258,7 +275,7 @@ def test_layers_that_come_and_go_are_listed_and_a_closed_one_is_said(panel, view
 def made_up(position=(0, 0, 0)):
     from napari_slicesight.answers import ScanAnswer, ScoredSlice
 
-    slices = tuple(ScoredSlice(n, score, "axial", (n,), position, f"slice {n}") for n, score in enumerate((0.7, 0.3)))
+    slices = tuple(ScoredSlice(n, score, "axial", (n,), position, f"slice {n}") for n, score in enumerate((0.7, 0.1, 0.1, 0.1)))
     return ScanAnswer("?", "made up", slices)
 
 

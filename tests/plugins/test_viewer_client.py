@@ -290,6 +290,7 @@ def test_slices_are_named_by_plane_number_and_place():
         "axial, slices 2–3, z 10 mm",
         "axial, slices 4–5, z 20 mm",
     ]
+    assert [one.tick for one in answer.slices] == ["z 0", "z 10", "z 20"]
     assert [one.number for one in answer.heaviest] == [1, 0, 2]
     assert [answer.stands_out(number) for number in range(3)] == [False, True, False]
 

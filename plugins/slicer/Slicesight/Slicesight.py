@@ -215,8 +215,9 @@ class SlicesightWidget(ScriptedLoadableModuleWidget):
         buttons = qt.QHBoxLayout()
         buttons.addWidget(self.ask_button)
         buttons.addWidget(self.stop_button)
-        self.status = qt.QLabel(RESEARCH_NOTICE)
-        self.status.setWordWrap(True)
+        self.status, notice = qt.QLabel(), qt.QLabel(RESEARCH_NOTICE)
+        for line in (self.status, notice):
+            line.setWordWrap(True)
         self.answers = qt.QTextBrowser()
         self.answers.setMinimumHeight(220)
         self.slices = qt.QTableWidget()
@@ -231,7 +232,7 @@ class SlicesightWidget(ScriptedLoadableModuleWidget):
             ("Scan", self.scan_selector), ("Values", self.unit), ("Window", self.window), ("Question", self.question),
         ):  # fmt: skip
             form.addRow(label, widget)
-        for widget in (self.answer_anyway, self.align, buttons, self.status, self.answers, self.slices):
+        for widget in (self.answer_anyway, self.align, buttons, self.status, self.answers, self.slices, notice):
             form.addRow(widget)
 
     def _build_masks(self):
@@ -348,7 +349,7 @@ class SlicesightWidget(ScriptedLoadableModuleWidget):
         self.stop_button.enabled = not is_free
 
     def _say(self, text):
-        self.status.text = text or RESEARCH_NOTICE
+        self.status.text = text
 
 
 class SlicesightTest(ScriptedLoadableModuleTest):

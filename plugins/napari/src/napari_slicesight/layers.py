@@ -70,9 +70,10 @@ def jump_to(viewer: Any, layer: Any, scan: ScreenScan, answer: ScanAnswer, slice
     world = layer.data_to_world(tuple(here))
     for axis in range(3):
         viewer.dims.set_point(before + axis, world[axis])
-    if hasattr(viewer.camera, "orientation2d"):
+    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # since 0.9
+    if hasattr(camera, "orientation2d"):  # since 0.6
         up = "up" if _direction(scan, rows) in "SA" else "down"
-        viewer.camera.orientation2d = (up, "left" if _direction(scan, columns) in "RA" else "right")
+        camera.orientation2d = (up, "left" if _direction(scan, columns) in "RA" else "right")
     return True
 
 

@@ -12,7 +12,8 @@ from .answers import ScanAnswer
 
 BAR, HEAVY, CHOSEN, EVEN = QColor("#6f87a3"), QColor("#3d9be9"), QColor("#f2a93b"), QColor("#c96f4a")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 8, 8, 22
-_MOST_LABELS = 6
+_LEAST_GAP = 10
+"""Pixels between two labels."""
 _GAP_FROM = 4.0
 """Bars wider than this have a gap between them."""
 
@@ -100,14 +101,20 @@ class ScorePlot(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._draw_places(painter, area, count)
 
     def _draw_places(self, painter: Any, area: QRectF, count: int) -> None:
-        """Under some bars the place in mm, else the slice's number."""
+        """Under some bars the place in mm, else the slice's number; as many as do not touch."""
         assert self.answer is not None
-        step = max(1, -(-count // _MOST_LABELS))
+        ticks = [one.tick for one in self.answer.slices]
+        axes = {tick.partition(" ")[0] for tick in ticks if " " in tick}
+        if len(axes) == 1:  # one plane: its axis is named once
+            ticks = [tick.partition(" ")[2] for tick in ticks]
+            right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignTop
+            painter.drawText(QRectF(0, area.bottom() + 3, _LEFT - 4, 16), right, f"{axes.pop()} mm")
+        widest = max(painter.fontMetrics().horizontalAdvance(tick) for tick in ticks) + _LEAST_GAP
+        step = max(1, -(-count * widest // round(area.width())))
         centre = Qt.AlignmentFlag.AlignHCenter | Qt.AlignmentFlag.AlignTop
         for number in range(step // 2, count, step):
-            box = QRectF(self.bar(number).center().x() - 30, area.bottom() + 3, 60, 16)
-            name = self.answer.slices[number].place.rpartition(", ")[2].removeprefix("slices ").removeprefix("slice ")
-            painter.drawText(box, centre, name)
+            middle = area.left() + (number + 0.5) * area.width() / count
+            painter.drawText(QRectF(middle - widest / 2, area.bottom() + 3, widest, 16), centre, ticks[number])
 
     def _area(self) -> QRectF:
         return QRectF(_LEFT, _TOP, max(1, self.width() - _LEFT - _RIGHT), max(1, self.height() - _TOP - _BOTTOM))

@@ -119,13 +119,14 @@ class AskWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.ask_button, 1)
         row.addWidget(self.stop_button)
-        self.status = QLabel(RESEARCH_NOTICE)
-        self.status.setWordWrap(True)
+        self.status, notice = QLabel(), QLabel(f"<small>{RESEARCH_NOTICE}</small>")
+        for line in (self.status, notice):
+            line.setWordWrap(True)
         self.plot = ScorePlot()
         self.plot.show_answer(None)
         self.answers = QTextBrowser()
         self.answers.setMinimumHeight(160)
-        return [self.question, self.answer_anyway, buttons, self.status, self.plot, self.answers]
+        return [self.question, self.answer_anyway, buttons, self.status, self.plot, self.answers, notice]
 
     def _mask_part(self) -> QWidget:
         part = QGroupBox("Outlines")
@@ -203,7 +204,7 @@ class AskWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._shown.insert(0, answer_html(answer))
         self.answers.setHtml("<hr>".join(self._shown))
         self.plot.show_answer(answer)
-        self._say(RESEARCH_NOTICE)
+        self._say("Click a bar to go to its slice." if answer.slices else "")
 
     def go_to(self, number: int) -> None:
         """Show a scored slice of the last answer."""

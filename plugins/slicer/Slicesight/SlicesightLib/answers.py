@@ -34,6 +34,8 @@ class ScoredSlice:
     position_mm: tuple[float, float, float] | None
     place: str
     """For a person: `axial, slices 71–76, z -208 mm`."""
+    tick: str = ""
+    """The same below a bar, as short as can be: `z -208`, or the slice's own number."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,12 @@ def _scored(found: dict[str, Any], every: list[dict[str, Any]]) -> ScoredSlice:
         name = f"cut {own.index(found)} of {len(own)}"
     else:
         name = f"slice {source[0]}" if len(source) == 1 else f"slices {min(source)}–{max(source)}"
-    place = [found["plane"], name]
+    place, tick = [found["plane"], name], str(source[0] if source and not is_cut else own.index(found))
     ends = own[0]["position_mm"], own[-1]["position_mm"]
     if position is not None and None not in ends and len(own) > 1:
         axis = max(range(3), key=lambda at: abs(ends[1][at] - ends[0][at]))
-        place.append(f"{'xyz'[axis]} {position[axis]:.0f} mm")
+        tick = f"{'xyz'[axis]} {position[axis]:.0f}"
+        place.append(f"{tick} mm")
     return ScoredSlice(
         number=found["grid_slice"],
         score=found["score"],
@@ -129,4 +132,5 @@ def _scored(found: dict[str, Any], every: list[dict[str, Any]]) -> ScoredSlice:
         source_slices=source,
         position_mm=None if position is None else (position[0], position[1], position[2]),
         place=", ".join(place),
+        tick=tick,
     )
