@@ -260,13 +260,23 @@ def install(monkeypatch):
             f"ScriptedLoadableModule{name}",
             type(f"Base{name}", (), {"__init__": _base_init, "setup": _nothing}),
         )
-    for name, module in zip(MODULES, (slicer, util, scripted, vtk, MagicMock(), MagicMock()), strict=True):
+    for name, module in zip(MODULES, (slicer, util, scripted, vtk, Widgets("qt"), Widgets("ctk")), strict=True):
         monkeypatch.setitem(sys.modules, name, module)
     for name in ("SlicesightLib.mrml", "SlicesightLib.self_test", "Slicesight"):
         monkeypatch.delitem(sys.modules, name, raising=False)
         if "." in name:  # `from SlicesightLib import mrml` would find the one of the test before there
             monkeypatch.delattr(name, raising=False)
     return slicer
+
+
+class Widgets(ModuleType):
+    """qt and ctk: every name is a kind of widget, every call makes one of its own that takes whatever is done to it."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        setattr(self, name, MagicMock(name=name, side_effect=lambda *_, **__: MagicMock(name=name)))
+        return getattr(self, name)
 
 
 def _base_init(self, parent=None):

@@ -275,7 +275,9 @@ def test_layers_that_come_and_go_are_listed_and_a_closed_one_is_said(panel, view
 def made_up(position=(0, 0, 0)):
     from napari_slicesight.answers import ScanAnswer, ScoredSlice
 
-    slices = tuple(ScoredSlice(n, score, "axial", (n,), position, f"slice {n}") for n, score in enumerate((0.7, 0.1, 0.1, 0.1)))
+    slices = tuple(
+        ScoredSlice(n, score, "axial", (n,), position, f"slice {n}") for n, score in enumerate((0.7, 0.1, 0.1, 0.1))
+    )
     return ScanAnswer("?", "made up", slices)
 
 
