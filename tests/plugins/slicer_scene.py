@@ -30,7 +30,6 @@ def make_scene():
 def main(address: str, file: str) -> None:
     from SlicesightLib import mrml, self_test
     from SlicesightLib.client import Server, Session
-    from SlicesightLib.scan_file import to_ras
 
     make_scene()
     self_test.run_all()
@@ -40,12 +39,12 @@ def main(address: str, file: str) -> None:
     answer = session.ask(mrml.screen_scan(node), "Which phase is this?")
     session.close()
     mrml.show_scores(answer)
-    place = answer.heaviest[0].position_mm
+    place = x, y, z = answer.heaviest[0].position_mm
     mrml.jump_to(place)
     views = {}
     for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         to_view = np.linalg.inv(slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS()))
-        views[view.GetName()] = (to_view @ (*to_ras(place), 1.0))[2]
+        views[view.GetName()] = (to_view @ (-x, -y, z, 1.0))[2]
     print(json.dumps({"text": answer.text, "scores": answer.scores, "place": place, "off_mm": views}))
 
 

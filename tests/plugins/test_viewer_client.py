@@ -76,8 +76,9 @@ def test_a_place_leads_back_to_the_voxel_it_belongs_to(session, scan):
         i, j, k = scan.ijk_at(one.position_mm)
         assert min(one.source_slices) - 0.51 <= k <= max(one.source_slices) + 0.51
         assert (i, j) == pytest.approx((8.5, 9.5), abs=1e-3)
-        back = scan.ras_from_ijk @ (i, j, k, 1)
-        assert back[:3] == pytest.approx(to_ras(one.position_mm))
+        x, y, z = one.position_mm
+        assert scan.ras_from_ijk @ (i, j, k, 1) == pytest.approx((-x, -y, z, 1))
+        assert to_ras(one.position_mm) == (-x, -y, z)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import vtk
 from . import mrml
 from .answers import ScanAnswer
 from .masks import Structure
-from .scan_file import ViewerError, to_ras
+from .scan_file import ViewerError
 
 _CLOSE_MM = 1e-3
 
@@ -49,8 +49,8 @@ def check_scan(node, voxels, matrix) -> None:
     assert np.array_equal(scan.voxels, voxels), "voxels"
     assert np.allclose(scan.ras_from_ijk, matrix, atol=_CLOSE_MM), "place"
     ijk = 2.0, 1.0, 3.0
-    lps = (scan.lps_from_ijk @ (*ijk, 1.0))[:3]
-    assert np.allclose(scan.ijk_at(lps), ijk, atol=_CLOSE_MM), "voxel at a place"
+    r, a, s = (matrix @ (*ijk, 1.0))[:3]
+    assert np.allclose(scan.ijk_at((-r, -a, s)), ijk, atol=_CLOSE_MM), "voxel at a place"
     moved = vtk.vtkMatrix4x4()
     moved.SetElement(0, 3, 7.0)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "slicesight self-test move")
@@ -70,15 +70,15 @@ def check_scan(node, voxels, matrix) -> None:
 
 def check_jump(node) -> None:
     """Every slice view passes through the place, whichever way it looks, turned along the scan or not."""
-    scan = mrml.screen_scan(node)
-    lps = (scan.lps_from_ijk @ (2.0, 1.0, 3.0, 1.0))[:3]
+    ras = (mrml.screen_scan(node).ras_from_ijk @ (2.0, 1.0, 3.0, 1.0))[:3]
+    lps = -ras[0], -ras[1], ras[2]
     for align_with in (None, node):
         mrml.jump_to(lps, align_with=align_with)
         views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
         assert views, "there are slice views"
         for view in views:
             to_view = np.linalg.inv(slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS()))
-            depth = (to_view @ (*to_ras(lps), 1.0))[2]
+            depth = (to_view @ (*ras, 1.0))[2]
             assert abs(depth) < _CLOSE_MM, f"{view.GetName()} is {depth} mm off"
 
 
