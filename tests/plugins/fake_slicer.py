@@ -198,6 +198,9 @@ class Scene:
         looks = {"Red": np.diag([-1.0, 1, 1]), "Yellow": [[0, 0, 1], [-1, 0, 0], [0, 1, 0]],
                  "Green": [[-1, 0, 0], [0, 0, 1], [0, 1, 0]]}  # fmt: skip
         self.nodes = [SliceView("vtkMRMLSliceNode", name, look) for name, look in looks.items()]
+        self.nodes += [Node("vtkMRMLSliceCompositeNode", name) for name in looks]
+        for node in self.nodes[3:]:
+            node.SetBackgroundVolumeID(None)
 
     def AddNewNodeByClass(self, kind, name=""):
         self.nodes.append(KINDS[kind](kind, name))
@@ -205,6 +208,9 @@ class Scene:
 
     def RemoveNode(self, node):
         self.nodes.remove(node)
+
+    def GetNodeByID(self, node_id):
+        return next((node for node in self.nodes if node.id == node_id), None)
 
     def GetFirstNodeByName(self, name):
         return next((node for node in self.nodes if node.GetName() == name), None)

@@ -25,6 +25,9 @@ def make_scene():
         node.SetLayoutName(name)
         slicer.mrmlScene.AddNode(node)
         getattr(node, f"SetOrientationTo{turn}")()
+        shown = slicer.vtkMRMLSliceCompositeNode()
+        shown.SetLayoutName(name)
+        slicer.mrmlScene.AddNode(shown)
 
 
 def main(address: str, file: str) -> None:

@@ -258,6 +258,9 @@ def test_the_panel_connects_asks_shows_and_jumps(panel, logic, node, served, sli
     panel.address.text, panel.token.text, panel.allow_plain_http.checked = served[0], "", False
     panel.onConnect()
     assert panel.server_says.text.startswith("tiny-random answers.\nFor research use only.")
+    slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0].SetBackgroundVolumeID(node.GetID())
+    panel.enter()
+    panel.scan_selector.setCurrentNode.assert_called_with(node)
     panel.scan_selector.currentNode.return_value = node
     panel.question.text, panel.answer_anyway.checked, panel.align.checked = "Which phase is this?", False, False
     panel.unit.currentIndex = panel.window.currentIndex = 0

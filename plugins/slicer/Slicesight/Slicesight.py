@@ -161,6 +161,12 @@ class SlicesightWidget(ScriptedLoadableModuleWidget):
         self._build_masks()
         self.layout.addStretch(1)
 
+    def enter(self):
+        """What is on screen is chosen whenever the panel opens."""
+        node = mrml.volume_on_screen()
+        if node is not None:
+            self.scan_selector.setCurrentNode(node)
+
     def cleanup(self):
         self.logic.background.stop()
         self._watch_plot(None)

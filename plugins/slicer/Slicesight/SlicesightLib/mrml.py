@@ -21,6 +21,15 @@ PREFIX = "slicesight"
 BAR_COLOUR, EVEN_COLOUR = (0.16, 0.45, 0.75), (0.75, 0.35, 0.1)
 
 
+def volume_on_screen() -> Any:
+    """The volume node that the slice views show in the background, the first view's first; None where none is shown."""
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        node_id = view.GetBackgroundVolumeID()
+        if node_id:
+            return slicer.mrmlScene.GetNodeByID(node_id)
+    return None
+
+
 def screen_scan(node: Any, *, unit: str = "") -> ScreenScan:
     """The voxels of a volume node, copied, and their place in the world: transforms above it are applied.
 

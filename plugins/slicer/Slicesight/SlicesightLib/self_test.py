@@ -26,6 +26,7 @@ def run_all() -> None:
     matrix = oblique_matrix()
     voxels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
     node = slicer.util.addVolumeFromArray(voxels, matrix, "slicesight self-test")
+    check_on_screen(node)
     check_scan(node, voxels, matrix)
     check_jump(node)
     check_scores()
@@ -41,6 +42,19 @@ def oblique_matrix() -> np.ndarray:
     matrix[:3, :3] *= (-0.8, -0.9, 2.5)
     matrix[:3, 3] = 12.0, -30.5, 44.25
     return matrix
+
+
+def check_on_screen(node) -> None:
+    """What a slice view shows is what is asked about."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    before = [view.GetBackgroundVolumeID() for view in views]
+    for view in views:
+        view.SetBackgroundVolumeID(None)
+    assert mrml.volume_on_screen() is None, "nothing is shown"
+    views[-1].SetBackgroundVolumeID(node.GetID())
+    assert mrml.volume_on_screen().GetID() == node.GetID(), "shown"
+    for view, node_id in zip(views, before):
+        view.SetBackgroundVolumeID(node_id)
 
 
 def check_scan(node, voxels, matrix) -> None:
