@@ -6,16 +6,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test lint format docs man notebooks release clean
+.PHONY: help demo serve model web test test-napari test-slicer lint format docs man notebooks release clean
 
 help: ## List these targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: $(VENV)/.installed-core ## Make a synthetic scan, ask it 11 questions, compare with the truth (results in demo/)
 	$(BIN)/slicesight demo --out demo
 
 test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes options on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-napari: $(VENV)/.installed-napari ## Test the napari plug-in in a napari without a screen
+	QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/plugins/test_napari_plugin.py
+
+test-slicer: $(VENV)/.installed-slicer ## Test the 3D Slicer module's scene calls in Slicer's own libraries
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/plugins/test_slicer_module.py
 
 serve: $(VENV)/.installed-serve ## Build the page if npm is here, then serve it with the small model (http://127.0.0.1:8000/)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "no npm: the API without its page"; fi
@@ -33,6 +39,7 @@ lint: $(VENV)/.installed-lint ## Check format, style, types and which room impor
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=src:plugins/slicer/Slicesight:plugins/napari/src $(BIN)/mypy -p SlicesightLib -p napari_slicesight
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-lint ## Mend format and what ruff can mend
@@ -63,6 +70,14 @@ $(BIN)/python:
 $(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV), once; this takes some minutes"
 	@$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-napari: plugins/napari/pyproject.toml constraints.txt | $(VENV)/.installed-test
+	@$(PIP) install -q -c constraints.txt -e "plugins/napari[test]"
+	@touch $@
+
+$(VENV)/.installed-slicer: constraints.txt | $(VENV)/.installed-test
+	@$(PIP) install -q -c constraints.txt slicer-core
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python

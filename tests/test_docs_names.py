@@ -76,7 +76,7 @@ USERS_PATHS = {
 @functools.cache
 def code_files() -> dict[Path, str]:
     """Every file that a page may speak of and that is text: code, recipes, tests, scripts, the web page's source."""
-    roots = ("src", "tests", "benchmarks", "recipes", "docs", "web/src", "web/tests", ".ci")
+    roots = ("src", "tests", "benchmarks", "recipes", "docs", "web/src", "web/tests", "plugins", ".ci")
     files = [path for root in roots for path in (REPOSITORY / root).rglob("*") if path.is_file()]
     files += [path for path in REPOSITORY.iterdir() if path.is_file()]
     wanted = {".py", ".yaml", ".json", ".toml", ".j2", ".ts", ".tsx", ".css", ".html", ".txt", ".cfg", ""}

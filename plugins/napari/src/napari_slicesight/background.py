@@ -1,0 +1,1 @@
+../../../slicer/Slicesight/SlicesightLib/background.py

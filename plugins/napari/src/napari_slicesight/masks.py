@@ -1,0 +1,1 @@
+../../../slicer/Slicesight/SlicesightLib/masks.py

@@ -1,0 +1,1 @@
+../../../slicer/Slicesight/SlicesightLib/scan_file.py

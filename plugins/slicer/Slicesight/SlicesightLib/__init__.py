@@ -1,0 +1,1 @@
+"""What the 3D Slicer module is made of; `client.py` and `scan_file.py` serve the napari plug-in too."""
