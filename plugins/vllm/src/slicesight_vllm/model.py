@@ -102,12 +102,19 @@ class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
     def _embed_slices(
         self, voxels_1NHW: Tensor, key: Tensor, scores_key: Tensor, question_ids: Tensor, encoder_ids: Tensor
     ) -> Tensor:
+        return self.score(voxels_1NHW, as_key(key), as_key(scores_key), question_ids, encoder_ids)[0]
+
+    def score(
+        self, voxels_1NHW: Tensor, scan_key: str, scores_key: str, question_ids: Tensor, encoder_ids: Tensor
+    ) -> tuple[Tensor, list[float]]:
+        """z_2D (L, D) of a scan for a question, and the slice scores (N,) that made it, which are kept."""
         assert self.scorer is not None
-        features = self.features(as_key(key), voxels_1NHW)
+        features = self.features(scan_key, voxels_1NHW)
         index_11 = torch.zeros(1, 1, dtype=torch.long, device=features.slices_VNLD.device)
         slices_11LD, scores_11N = self.scorer(features, index_11, self._question(question_ids, encoder_ids))
-        self.scan_features.keep_scores(as_key(scores_key), scores_11N[0, 0].double().cpu().tolist())
-        return cast(Tensor, slices_11LD[0, 0])
+        scores = scores_11N[0, 0].double().cpu().tolist()
+        self.scan_features.keep_scores(scores_key, scores)
+        return slices_11LD[0, 0], scores
 
     def features(self, key: str, voxels_1NHW: Tensor) -> VolumeFeatures:
         """The scan's tokens, encoded if they are not kept."""

@@ -8,7 +8,8 @@ need not read them again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import BatchFeature
@@ -30,6 +31,9 @@ from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight_vllm.inputs import SLICES, VOLUME, InputMaker, ScanInput, SlicesInput
 
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
 FIELDS = {
     VOLUME: ("volume_voxels", "volume_key"),
     SLICES: ("slices_voxels", "slices_key", "scores_key", "question_ids", "encoder_ids"),
@@ -37,6 +41,12 @@ FIELDS = {
 KEPT_ON_CPU = {"volume_key", "slices_key", "scores_key"}
 NO_IDS = -1
 """Stands alone where a question has no ids, since a field cannot be empty."""
+
+
+def load_maker(model_config: ModelConfig) -> InputMaker:
+    """What writes the inputs of the model that vLLM loads, with a processor of its own."""
+    processor = Med2E3Processor.from_pretrained(model_config.model, revision=model_config.revision)
+    return InputMaker(cast(Med2E3Config, model_config.hf_config), processor)
 
 
 class ScanItems(ModalityDataItems[Sequence[Any], Any]):
@@ -91,7 +101,7 @@ class Med2E3ProcessingInfo(BaseProcessingInfo):
         return cast(Med2E3Config, self.ctx.get_hf_config(Med2E3Config))
 
     def get_hf_processor(self, **kwargs: object) -> Med2E3Processor:
-        return cast(Med2E3Processor, self.ctx.get_hf_processor(Med2E3Processor, **kwargs))
+        return self.maker.processor
 
     def get_data_parser(self) -> MultiModalDataParser:
         return ScanParser(expected_hidden_size=self._get_expected_hidden_size())
@@ -100,10 +110,10 @@ class Med2E3ProcessingInfo(BaseProcessingInfo):
         """None: how a scan is put on the grid is the model's own."""
         return {}
 
-    @property
+    @cached_property
     def maker(self) -> InputMaker:
         """What writes this model's inputs."""
-        return InputMaker(self.get_hf_config(), self.get_hf_processor())
+        return load_maker(self.ctx.model_config)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         tokens = self.maker.tokens

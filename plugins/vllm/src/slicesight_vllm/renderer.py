@@ -6,8 +6,119 @@ let a user's text spell a place for a scan; here the model's processor writes th
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+from vllm import envs
+from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 from vllm.renderers.hf import HfRenderer
+
+from slicesight.errors import InputError
+from slicesight.models.med2e3.chat import Conversation, read_messages, split_rendered
+from slicesight_vllm.inputs import VOLUME, AskInput, InputMaker
+from slicesight_vllm.media import SCAN_TYPES, ScanMediaIO, find_scan, list_parts
+from slicesight_vllm.processing import load_maker
 
 
 class Med2E3Renderer(HfRenderer):
     """Takes the place of the usual renderer for models of this kind (settings.py)."""
+
+    @cached_property
+    def maker(self) -> InputMaker:
+        """What writes this model's inputs; with a tokenizer of its own, used by one thread at a time."""
+        return load_maker(self.model_config)
+
+    @cached_property
+    def _connector(self) -> Any:
+        return MEDIA_CONNECTOR_REGISTRY.load(
+            envs.VLLM_MEDIA_CONNECTOR,
+            media_io_kwargs={},
+            allowed_local_media_path=self.model_config.allowed_local_media_path,
+            allowed_media_domains=self.model_config.allowed_media_domains,
+        )
+
+    def render_messages(self, messages: Any, params: Any) -> tuple[list[Any], Any]:
+        """The conversation as it was sent, and its prompt.
+
+        Raises:
+            InputError: messages that this model does not read, or a scan that cannot be read.
+        """
+        return plain(messages), self.ask(messages, params, self._fetch).for_engine
+
+    async def render_messages_async(self, messages: Any, params: Any) -> tuple[list[Any], Any]:
+        """The same beside the server's other work: reading a scan takes a while."""
+        asked = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self.ask, messages, params, self._fetch
+        )
+        return plain(messages), asked.for_engine
+
+    def ask(self, messages: Sequence[Mapping[str, Any]], params: Any, fetch: Callable[[Any], Any]) -> AskInput:
+        """What the model is asked by messages in OpenAI's shape."""
+        settings = params.chat_template_kwargs
+        if settings.get("tools"):
+            raise InputError("this model calls no tools; leave tools out.")
+        is_continued = bool(settings.get("continue_final_message"))
+        conversation = read_messages(with_scans(messages, fetch), self.maker.processor.prompt, is_continued=is_continued)
+        if conversation.answer is not None:
+            raise InputError("the messages end with an answer; end them with a question, or continue_final_message.")
+        return self._write(conversation)
+
+    def _write(self, conversation: Conversation) -> AskInput:
+        return self.maker.ask(
+            conversation.question,
+            conversation.scans,
+            history=conversation.history,
+            system=conversation.system,
+            prefix=conversation.prefix,
+        )
+
+    def _fetch(self, link: Any) -> Any:
+        """A scan behind a link; an object as it is."""
+        if not isinstance(link, str):
+            return link
+        try:
+            return self._connector.load_from_url(link, ScanMediaIO(), fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT)
+        except RuntimeError as error:  # local files are not let in
+            raise InputError(str(error)) from error
+
+    def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
+        """A text: a bare question, or one in the model's template; scans beside it are `multi_modal_data["volume"]`."""
+        found = dict(prompt)
+        data = dict(found.pop("multi_modal_data", None) or {})
+        scans = data.pop(VOLUME, [])
+        if data:
+            raise InputError(f"multi_modal_data holds {', '.join(data)}; a text's scans are given as {VOLUME!r}.")
+        scans = list(scans) if isinstance(scans, (list, tuple)) else [scans]
+        text = found["prompt"]
+        conversation = split_rendered(text, self.maker.processor.prompt) or Conversation(question=text)
+        asked = self.maker.ask(conversation.question, scans)
+        return {**found, **asked.for_engine}
+
+
+def plain(messages: Any) -> list[Any]:
+    """The conversation as vLLM keeps it: roles and words."""
+    found = []
+    for message in messages:
+        parts = list_parts(message)
+        texts = [str(part.get("text", "")) for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+        found.append({"role": message.get("role"), "content": "\n".join(texts) if parts else message.get("content")})
+    return found
+
+
+def with_scans(messages: Sequence[Mapping[str, Any]], fetch: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """The messages with their scans read, in the form that the package's processor takes."""
+    found = []
+    for message in messages:
+        parts = list_parts(message)
+        content: Any = message.get("content") if not parts else [_with_scan(part, fetch) for part in parts]
+        found.append({"role": message.get("role"), "content": content})
+    return found
+
+
+def _with_scan(part: Any, fetch: Callable[[Any], Any]) -> Any:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in SCAN_TYPES:
+        return part
+    return {"type": VOLUME, VOLUME: cast(Any, fetch(find_scan(part)))}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 class ScoreReader:
     """Added to vLLM's worker."""
@@ -21,3 +23,25 @@ class ScoreReader:
     def count_encoded(self) -> int:
         """How often this worker ran the encoders."""
         return int(self.model_runner.get_model().scan_features.num_encoded)
+
+    def score_again(
+        self,
+        voxels: bytes,
+        shape: list[int],
+        scan_key: str,
+        scores_key: str,
+        question_ids: list[int],
+        encoder_ids: list[int],
+    ) -> list[float]:
+        """The same for a pair that is no longer kept; voxels: float32 of this shape."""
+        model = self.model_runner.get_model()
+        with torch.inference_mode():
+            return list(
+                model.score(
+                    torch.frombuffer(bytearray(voxels), dtype=torch.float32).reshape(shape).to(self.model_runner.device),
+                    scan_key,
+                    scores_key,
+                    torch.tensor(question_ids, dtype=torch.long, device=self.model_runner.device),
+                    torch.tensor(encoder_ids, dtype=torch.long, device=self.model_runner.device),
+                )[1]
+            )
