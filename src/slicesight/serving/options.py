@@ -22,6 +22,8 @@ class ServeOptions:
 
     model: str = "phantom-tiny"
     int8: bool = False
+    engine: str = "own"
+    """Who computes; another than the package's own must be installed."""
     preset: str | None = None
     """What a guest is shown."""
     evidence_passes: int | None = None
@@ -90,6 +92,10 @@ class ServeOptions:
             raise InputError(f"--max-upload is {self.max_upload_bytes} bytes; expected more than none, say 2GB.")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise InputError(f"--min-confidence is {self.min_confidence:g}; expected a number from 0 to 1.")
+        if self.engine != "own" and (self.int8 or self.preset or self.evidence_passes is not None):
+            raise InputError(
+                f"--engine {self.engine} takes neither --int8 nor settings of guests; leave them out, or --engine."
+            )
         if self.max_waiting < 1:
             raise InputError(f"--queue is {self.max_waiting}; expected at least 1 question that may wait.")
         if not 0 <= self.keep_minutes < 10**6:

@@ -14,12 +14,12 @@ TOKENIZER_MODE = "slicesight"
 
 def register() -> None:
     """Make the configuration, the model and the way its prompts are written known to vLLM."""
-    import slicesight.models.med2e3.configuration  # noqa: F401  # known to AutoConfig from now on
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
+    import slicesight.models.med2e3.configuration  # noqa: F401  # known to AutoConfig from now on
     from slicesight_vllm.settings import Med2E3Settings
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():

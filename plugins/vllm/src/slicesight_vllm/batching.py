@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from slicesight.errors import InputError
@@ -50,7 +51,7 @@ class EngineBatching:
         self._numbers = itertools.count()
 
     def answer(self, take: Callable[[], AskRequest | None]) -> Iterator[None]:
-        """Answer what `take` gives, until it gives None while nothing is under way; stops for a moment at every step."""
+        """Answer what `take` gives, until it gives None while nothing is under way; stops a moment at every step."""
         engine = self.predictor.engine
         try:
             while True:
@@ -118,9 +119,7 @@ class EngineBatching:
         for number, one in enumerate(tokenized):
             asked = predictor.maker.join(one.question, one.prompt, [] if scan is None else [scan.item])
             room = request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
-            sampling = predictor.sampling(
-                request.options, number=request.first_number + number, max_new_tokens=room
-            )
+            sampling = predictor.sampling(request.options, number=request.first_number + number, max_new_tokens=room)
             request_id = f"ask-{next(self._numbers)}"
             predictor.engine.add_request(request_id, asked.for_engine, sampling)
             self.open[request_id] = EngineQuestion(
@@ -147,7 +146,7 @@ class EngineBatching:
         """The next text of an answer that goes on, if anything is wanted of it yet."""
         if not question.request.in_pieces or question.request.is_cancelled:
             return
-        self._guarded(question, lambda: self._piece(question, token_ids))
+        self._guarded(question, partial(self._piece, question, token_ids))
 
     def _piece(self, question: EngineQuestion, token_ids: Sequence[int]) -> AnswerPiece | None:
         text = question.decoder.next_piece(list(token_ids))
@@ -160,8 +159,7 @@ class EngineBatching:
         scores = dict(zip(map(id, wanted), found, strict=True))
         for question, output in finished:
             if not question.request.is_cancelled:
-                whole = self._whole
-                self._guarded(question, lambda q=question, o=output: whole(q, o, scores.get(id(q), [])))
+                self._guarded(question, partial(self._whole, question, output, scores.get(id(question), [])))
 
     def _whole(self, question: EngineQuestion, output: Any, scores: Sequence[float]) -> AnswerPiece:
         token_ids = list(output.token_ids)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slicesight.errors import ModelError
+from slicesight.errors import InputError, ModelError
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.matching import count_visual_tokens
 from slicesight.models.med2e3.processing import Med2E3Processor
@@ -168,13 +168,11 @@ def check_size(voxels: Tensor, config: Med2E3Config) -> Tensor:
     Raises:
         InputError: they are not.
     """
-    from slicesight.errors import InputError
-
     if tuple(voxels.shape) != (1, *config.image_size):
         wanted = ", ".join(map(str, config.image_size))
         raise InputError(
-            f"a scan on the grid has shape {tuple(voxels.shape)}; this model reads (1, {wanted}): give the scan's file, "
-            "or resample it to that grid."
+            f"a scan on the grid has shape {tuple(voxels.shape)}; this model reads (1, {wanted}): give the scan's "
+            "file, or resample it to that grid."
         )
     return voxels
 
@@ -184,3 +182,20 @@ def reads_question(config: Med2E3Config) -> bool:
     if not config.needs_2d or config.aggregation in ("mean", "max"):
         return False
     return not config.uses_scores or "text" in config.scoring_inputs
+
+
+def find_places(token_ids: Sequence[int], placeholder: int, size: int, num_scans: int) -> list[int]:
+    """Where each scan's places begin.
+
+    Raises:
+        InputError: there are not `size` neighbouring places for each scan.
+    """
+    places = [index for index, token in enumerate(token_ids) if token == placeholder]
+    starts = places[::size]
+    is_whole = all(places[number * size + size - 1] == start + size - 1 for number, start in enumerate(starts[:-1]))
+    if len(places) != num_scans * size or not is_whole or (starts and places[-1] != starts[-1] + size - 1):
+        raise InputError(
+            f"the prompt holds {len(places)} places for visual tokens, and {num_scans} scans need {num_scans * size}; "
+            "make it with slicesight_vllm.inputs.InputMaker.ask."
+        )
+    return starts

@@ -30,7 +30,13 @@ from slicesight.models.med2e3.planes import PlaneEmbedding
 from slicesight.models.med2e3.slice_scorer import Question, SliceScorer, VolumeFeatures
 from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
 from slicesight_vllm.inputs import SLICES, VOLUME
-from slicesight_vllm.processing import NO_IDS, Med2E3DummyInputs, Med2E3MultiModalProcessor, Med2E3ProcessingInfo, as_key
+from slicesight_vllm.processing import (
+    NO_IDS,
+    Med2E3DummyInputs,
+    Med2E3MultiModalProcessor,
+    Med2E3ProcessingInfo,
+    as_key,
+)
 from slicesight_vllm.scan_features import ScanFeatures, read_feature_bytes
 
 LANGUAGE_MODEL = "language_model"

@@ -7,32 +7,28 @@ written by the package. N slices.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from transformers import GenerationConfig
-from vllm import EngineArgs, SamplingParams
+from vllm import SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from slicesight.errors import InputError, ModelError
-from slicesight.inference.calibration.storage import CALIBRATION_FILE
 from slicesight.inference.encoded_scan import EncodedScan, Scan
 from slicesight.inference.predictor import Predictor
 from slicesight.inference.prompts import longest_text
 from slicesight.inference.sampling import DEFAULT_TOP_K, GREEDY_BELOW, SAMPLING_OPTIONS
-from slicesight.models.adapters import find_base
-from slicesight.models.card import CARD_FILE, ModelCard, read_card
+from slicesight.models.card import ModelCard
 from slicesight.models.med2e3 import VolumeFeatures
-from slicesight.models.shipped import find_folder
 from slicesight.volumes.grid import GridSpec
 from slicesight_vllm.batching import EngineBatching
 from slicesight_vllm.inputs import InputMaker, ScanInput, SlicesInput
-from slicesight_vllm.processing import load_maker
 
-CPU_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+NEVER = -100.0
+"""Added to the logit of a token that is not to be said; the most that vLLM takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +88,22 @@ class EnginePredictor(Predictor):
         own = {name: getattr(self.generation, name, None) for name in SAMPLING_OPTIONS - {"seed"}}
         merged = {**own, **{name: value for name, value in options.items() if value is not None}}
         temperature = float(1.0 if merged.get("temperature") is None else merged["temperature"])
+        ends = self.generation.eos_token_id
+        settings: dict[str, Any] = {
+            "max_tokens": max_new_tokens,
+            "detokenize": False,
+            "ignore_eos": True,  # vLLM's own guess; these are the model's
+            "stop_token_ids": [] if ends is None else [ends] if isinstance(ends, int) else list(ends),
+            "logit_bias": dict.fromkeys(self.generation.suppress_tokens or (), NEVER) or None,
+        }
         if not merged.get("do_sample") or temperature < GREEDY_BELOW:
-            return SamplingParams(temperature=0.0, max_tokens=max_new_tokens, detokenize=False)
-        top_k = DEFAULT_TOP_K if merged.get("top_k") is None else int(merged["top_k"])
-        seed = merged.get("seed")
+            return SamplingParams(temperature=0.0, **settings)
         return SamplingParams(
             temperature=temperature,
-            top_k=top_k or -1,
+            top_k=(DEFAULT_TOP_K if merged.get("top_k") is None else int(merged["top_k"])) or -1,
             top_p=1.0 if merged.get("top_p") is None else float(merged["top_p"]),
-            seed=None if seed is None else int(seed) + number,
-            max_tokens=max_new_tokens,
-            detokenize=False,
+            seed=None if merged.get("seed") is None else int(merged["seed"]) + number,
+            **settings,
         )
 
     @property
@@ -117,8 +118,7 @@ class EnginePredictor(Predictor):
             return []
         (found,) = self.engine.collective_rpc("slice_scores", args=([one.key for one in asked],))[:1]
         return [
-            self._score_again(one) if scores is None else list(scores)
-            for one, scores in zip(asked, found, strict=True)
+            self._score_again(one) if scores is None else list(scores) for one, scores in zip(asked, found, strict=True)
         ]
 
     def _score_again(self, asked: SlicesInput) -> list[float]:
@@ -152,45 +152,3 @@ class EnginePredictor(Predictor):
     def __getstate__(self) -> dict[str, Any]:
         """Raises ModelError: vLLM's engine belongs to this process."""
         raise ModelError(f"{self.card.name}: a model in vLLM cannot be pickled; load it in the other process.")
-
-
-def load_predictor(name_or_dir: str | Path, *, dtype: str | None = None, **engine_settings: Any) -> EnginePredictor:
-    """Load a model into vLLM by the name of a shipped or pulled one, or by its folder.
-
-    Args:
-        dtype: left out, float32 on a CPU and as stored elsewhere, as the package's own `load` takes it.
-        engine_settings: further ones of vLLM's EngineArgs (max_model_len, tensor_parallel_size, ...).
-
-    Raises:
-        ModelError: there is no such model, or it has a calibration, which answers of vLLM would not follow.
-    """
-    folder = find_folder(name_or_dir)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json there; name a model folder, or a shipped or pulled model.")
-    if find_base(folder) is not None:
-        raise ModelError(f"{folder}: an adapter; merge it into its model first, or serve it with vllm serve --lora.")
-    if (folder / CALIBRATION_FILE).is_file():
-        raise ModelError(
-            f"{folder}: holds a calibration, by which this model holds back answers it is unsure of; vLLM's answers "
-            "would not follow it: use --engine own, or a copy of the folder without it."
-        )
-    from vllm.platforms import current_platform
-
-    on_cpu = current_platform.is_cpu()
-    if on_cpu:
-        os.environ.setdefault(CPU_CACHE_VARIABLE, "2")
-    settings = {"enforce_eager": True, "block_size": 32} if on_cpu else {}
-    settings |= {"dtype": dtype or ("float32" if on_cpu else "auto"), "disable_log_stats": True, **engine_settings}
-    engine = LLMEngine.from_engine_args(EngineArgs(model=str(folder), **settings))
-    maker = load_maker(engine.model_config)
-    return EnginePredictor(
-        engine=engine,
-        maker=InputMaker(maker.config, maker.processor),
-        generation=GenerationConfig.from_pretrained(folder),
-        card=with_engine(read_card(folder / CARD_FILE, name=folder.resolve().name)),
-    )
-
-
-def with_engine(card: ModelCard) -> ModelCard:
-    """The card, which says who computes."""
-    return cast(ModelCard, replace(card, facts={**card.facts, "engine": "vllm"}))

@@ -29,7 +29,7 @@ from vllm.multimodal.processing.processor import PlaceholderFeaturesInfo
 from slicesight.errors import InputError
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.processing import Med2E3Processor
-from slicesight_vllm.inputs import SLICES, VOLUME, InputMaker, ScanInput, SlicesInput
+from slicesight_vllm.inputs import SLICES, VOLUME, InputMaker, ScanInput, SlicesInput, find_places
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -213,23 +213,6 @@ class Med2E3MultiModalProcessor(BaseMultiModalProcessor[Med2E3ProcessingInfo]):
                     for number, start in enumerate(starts)
                 ]
         return token_ids, found
-
-
-def find_places(token_ids: Sequence[int], placeholder: int, size: int, num_scans: int) -> list[int]:
-    """Where each scan's places begin.
-
-    Raises:
-        InputError: there are not `size` neighbouring places for each scan.
-    """
-    places = [index for index, token in enumerate(token_ids) if token == placeholder]
-    starts = places[::size]
-    is_whole = all(places[number * size + size - 1] == start + size - 1 for number, start in enumerate(starts[:-1]))
-    if len(places) != num_scans * size or not is_whole or (starts and places[-1] != starts[-1] + size - 1):
-        raise InputError(
-            f"the prompt holds {len(places)} places for visual tokens, and {num_scans} scans need {num_scans * size}; "
-            "make it with slicesight_vllm.inputs.InputMaker.ask."
-        )
-    return starts
 
 
 def as_bytes(key: str) -> torch.Tensor:

@@ -60,7 +60,9 @@ class Med2E3Renderer(HfRenderer):
         if settings.get("tools"):
             raise InputError("this model calls no tools; leave tools out.")
         is_continued = bool(settings.get("continue_final_message"))
-        conversation = read_messages(with_scans(messages, fetch), self.maker.processor.prompt, is_continued=is_continued)
+        conversation = read_messages(
+            with_scans(messages, fetch), self.maker.processor.prompt, is_continued=is_continued
+        )
         if conversation.answer is not None:
             raise InputError("the messages end with an answer; end them with a question, or continue_final_message.")
         return self._write(conversation)
@@ -102,7 +104,9 @@ def plain(messages: Any) -> list[Any]:
     found = []
     for message in messages:
         parts = list_parts(message)
-        texts = [str(part.get("text", "")) for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+        texts = [
+            str(part.get("text", "")) for part in parts if isinstance(part, Mapping) and part.get("type") == "text"
+        ]
         found.append({"role": message.get("role"), "content": "\n".join(texts) if parts else message.get("content")})
     return found
 

@@ -38,7 +38,9 @@ class ScoreReader:
         with torch.inference_mode():
             return list(
                 model.score(
-                    torch.frombuffer(bytearray(voxels), dtype=torch.float32).reshape(shape).to(self.model_runner.device),
+                    torch.frombuffer(bytearray(voxels), dtype=torch.float32)
+                    .reshape(shape)
+                    .to(self.model_runner.device),
                     scan_key,
                     scores_key,
                     torch.tensor(question_ids, dtype=torch.long, device=self.model_runner.device),
