@@ -11,21 +11,25 @@ N slices H x W.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slicesight.errors import InputError, ModelError
+from slicesight.io.loading import read_scan
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.matching import count_visual_tokens
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.models.med2e3.prompt_encoding import EncodedPrompt
 from slicesight.models.med2e3.scans import VolumeInput, stack_volumes
 from slicesight.models.med2e3.vision2d import measure_slice_tokens
-from slicesight.volumes.grid import GridSpec
+from slicesight.volumes.grid import GridSpec, GridVolume, to_grid
+from slicesight.volumes.volume import Volume
 
 VOLUME, SLICES = "volume", "slices"
 
@@ -111,6 +115,7 @@ class InputMaker:
         if config.needs_2d and config.planes and spec.plane == "acquired":
             spec = replace(spec, plane="axial")
         self.grid = spec.to_dict()
+        self._spec = spec
 
     def scan(self, given: VolumeInput | ScanInput) -> ScanInput:
         """A file, Volume, grid or array as the encoders read it.
@@ -122,6 +127,11 @@ class InputMaker:
             return given
         (voxels_1NHW,) = stack_volumes([given], self.grid)
         return ScanInput.of(check_size(voxels_1NHW, self.config))
+
+    def put_on_grid(self, given: Volume | str | os.PathLike[str] | NDArray[Any]) -> GridVolume:
+        """A scan on the model's grid, with where every slice lies; errors as of `scan`."""
+        volume = given if isinstance(given, Volume) else read_scan(given)
+        return to_grid(volume, self._spec)
 
     def ask(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,6 @@ class ScanMediaIO(MediaIO[Volume]):
 
     def load_file(self, filepath: Path) -> Volume:
         return read_scan(filepath)
-
-
-def scan_links(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The links of all scans that messages name, in order; what is named as an object is no link."""
-    parts = (part for message in messages if isinstance(message, Mapping) for part in list_parts(message))
-    return [link for part in parts if isinstance(link := find_scan(part), str)]
 
 
 def list_parts(message: Mapping[str, Any]) -> list[Any]:

@@ -26,6 +26,7 @@ from slicesight.models.med2e3 import VolumeFeatures
 from slicesight.volumes.grid import GridSpec
 from slicesight_vllm.batching import EngineBatching
 from slicesight_vllm.inputs import InputMaker, ScanInput, SlicesInput
+from slicesight_vllm.worker import again_arguments
 
 NEVER = -100.0
 """Added to the logit of a token that is not to be said; the most that vLLM takes."""
@@ -122,16 +123,7 @@ class EnginePredictor(Predictor):
         ]
 
     def _score_again(self, asked: SlicesInput) -> list[float]:
-        voxels = asked.scan.voxels
-        arguments = (
-            voxels.numpy().tobytes(),
-            list(voxels.shape),
-            asked.scan.key,
-            asked.key,
-            list(asked.question_ids),
-            list(asked.encoder_ids),
-        )
-        return list(self.engine.collective_rpc("score_again", args=arguments)[0])
+        return list(self.engine.collective_rpc("score_again", args=again_arguments(asked))[0])
 
     def count_encoded(self) -> int:
         """How often the encoders ran."""

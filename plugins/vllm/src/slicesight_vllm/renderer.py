@@ -7,6 +7,7 @@ let a user's text spell a place for a scan; here the model's processor writes th
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -17,6 +18,7 @@ from vllm.renderers.hf import HfRenderer
 
 from slicesight.errors import InputError
 from slicesight.models.med2e3.chat import Conversation, read_messages, split_rendered
+from slicesight.volumes.grid import GridVolume
 from slicesight_vllm.inputs import VOLUME, AskInput, InputMaker
 from slicesight_vllm.media import SCAN_TYPES, ScanMediaIO, find_scan, list_parts
 from slicesight_vllm.processing import load_maker
@@ -26,8 +28,13 @@ class Med2E3Renderer(HfRenderer):
     """Takes the place of the usual renderer for models of this kind (settings.py)."""
 
     @cached_property
+    def _lock(self) -> threading.Lock:
+        """A tokenizer is one thread's at a time."""
+        return threading.Lock()
+
+    @cached_property
     def maker(self) -> InputMaker:
-        """What writes this model's inputs; with a tokenizer of its own, used by one thread at a time."""
+        """What writes this model's inputs."""
         return load_maker(self.model_config)
 
     @cached_property
@@ -45,36 +52,41 @@ class Med2E3Renderer(HfRenderer):
         Raises:
             InputError: messages that this model does not read, or a scan that cannot be read.
         """
-        return plain(messages), self.ask(messages, params, self._fetch).for_engine
-
-    async def render_messages_async(self, messages: Any, params: Any) -> tuple[list[Any], Any]:
-        """The same beside the server's other work: reading a scan takes a while."""
-        asked = await asyncio.get_running_loop().run_in_executor(
-            self._executor, self.ask, messages, params, self._fetch
-        )
-        return plain(messages), asked.for_engine
-
-    def ask(self, messages: Sequence[Mapping[str, Any]], params: Any, fetch: Callable[[Any], Any]) -> AskInput:
-        """What the model is asked by messages in OpenAI's shape."""
         settings = params.chat_template_kwargs
         if settings.get("tools"):
             raise InputError("this model calls no tools; leave tools out.")
-        is_continued = bool(settings.get("continue_final_message"))
-        conversation = read_messages(
-            with_scans(messages, fetch), self.maker.processor.prompt, is_continued=is_continued
-        )
-        if conversation.answer is not None:
-            raise InputError("the messages end with an answer; end them with a question, or continue_final_message.")
-        return self._write(conversation)
+        asked, _ = self.ask_with_grids(messages, is_continued=bool(settings.get("continue_final_message")))
+        return plain(messages), asked.for_engine
 
-    def _write(self, conversation: Conversation) -> AskInput:
-        return self.maker.ask(
-            conversation.question,
-            conversation.scans,
-            history=conversation.history,
-            system=conversation.system,
-            prefix=conversation.prefix,
-        )
+    async def render_messages_async(self, messages: Any, params: Any) -> tuple[list[Any], Any]:
+        """The same beside the server's other work: reading a scan takes a while."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.render_messages, messages, params)
+
+    def ask_with_grids(
+        self, messages: Sequence[Mapping[str, Any]], *, is_continued: bool = False
+    ) -> tuple[AskInput, list[GridVolume]]:
+        """What the model is asked by messages in OpenAI's shape, and the scans on its grid, in order.
+
+        Raises:
+            InputError: as of `render_messages`.
+        """
+        read = with_scans(messages, self._fetch)
+        conversation = read_messages(read, self.maker.processor.prompt, is_continued=is_continued)
+        if conversation.answer is not None:
+            raise InputError(
+                "the messages end with an answer; end them with a question, or ask to go on from it "
+                "(continue_final_message)."
+            )
+        with self._lock:
+            grids = [self.maker.put_on_grid(scan) for scan in conversation.scans]
+            asked = self.maker.ask(
+                conversation.question,
+                grids,
+                history=conversation.history,
+                system=conversation.system,
+                prefix=conversation.prefix,
+            )
+        return asked, grids
 
     def _fetch(self, link: Any) -> Any:
         """A scan behind a link; an object as it is."""
@@ -95,7 +107,8 @@ class Med2E3Renderer(HfRenderer):
         scans = list(scans) if isinstance(scans, (list, tuple)) else [scans]
         text = found["prompt"]
         conversation = split_rendered(text, self.maker.processor.prompt) or Conversation(question=text)
-        asked = self.maker.ask(conversation.question, scans)
+        with self._lock:
+            asked = self.maker.ask(conversation.question, scans)
         return {**found, **asked.for_engine}
 
 

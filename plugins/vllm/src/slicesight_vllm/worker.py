@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from slicesight_vllm.inputs import SlicesInput
+
 
 class ScoreReader:
     """Added to vLLM's worker."""
@@ -47,3 +49,16 @@ class ScoreReader:
                     torch.tensor(encoder_ids, dtype=torch.long, device=self.model_runner.device),
                 )[1]
             )
+
+
+def again_arguments(asked: SlicesInput) -> tuple[Any, ...]:
+    """What `score_again` takes for this scan and question; plain values, which any way to a worker carries."""
+    voxels = asked.scan.voxels
+    return (
+        voxels.numpy().tobytes(),
+        list(voxels.shape),
+        asked.scan.key,
+        asked.key,
+        list(asked.question_ids),
+        list(asked.encoder_ids),
+    )
