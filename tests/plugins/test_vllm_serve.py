@@ -1,9 +1,10 @@
-"""Plain `vllm serve FOLDER` answers questions about scans in OpenAI's shape, and says which slices weigh (make test-vllm)."""
+"""Plain `vllm serve FOLDER` answers about scans in OpenAI's shape, and says which slices weigh (make test-vllm)."""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -13,18 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 import slicesight
+from slicesight.models.shipped import find_folder
 
 pytestmark = pytest.mark.vllm
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed here: make test-vllm makes an environment for it", allow_module_level=True)
-
-import httpx
-
-from slicesight.models.shipped import find_folder
 
 QUESTION, OTHER = "Is there a lesion in the liver?", "Which phase is this?"
 START_S = 900
@@ -124,8 +123,6 @@ def test_a_conversation_and_a_stream_go_on_as_by_the_package(address, own, parts
     found = post(address, "/v1/chat/completions", body)
     assert found.status_code == 200, found.text
     assert found.text.count("data: ") > 2
-    import json
-
     lines = [line.removeprefix("data: ") for line in found.text.splitlines() if line.startswith("data: {")]
     choices = [choice for line in lines for choice in json.loads(line)["choices"]]
     (wanted,) = own.ask(phantom_file, QUESTION, history=history, max_new_tokens=24)

@@ -1,0 +1,106 @@
+"""How many questions a second do vLLM and the package's own engine answer, of the same model on the same machine?
+
+    python benchmarks/vllm_against_ours.py [--model FOLDER] [--questions 64] [--rounds 3] [--askers 1 8 64]
+
+Needs the environment of `make test-vllm`. Each of N askers asks its next question when its last one is answered; no two
+questions are the same, so that nothing but head and z_3D is shared, and all scans were encoded before. Rounds of both
+engines take turns, so that what else the machine does meets both; the table shows the median of each engine's rounds
+and of the rounds' ratios, with the smallest and the largest. The first round of each number of askers is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+import slicesight
+from slicesight.inference.answers import AnswerPiece
+from slicesight.inference.batching import AskRequest
+from slicesight.inference.encoded_scan import EncodedScan
+from slicesight.inference.predictor import Predictor
+from slicesight.phantoms.rendering import make_phantom
+
+NUM_SCANS = 4
+TEXTS = ("Which phase is this?", "Is there a lesion in the liver?", "Where is the lesion?", "How large is the lesion?")
+
+
+def unlike_questions() -> Iterator[str]:
+    """Texts of which none was asked before."""
+    return (f"{TEXTS[number % len(TEXTS)]} ({number})" for number in itertools.count())
+
+
+def answer_all(
+    predictor: Predictor, scans: Sequence[EncodedScan], questions: Sequence[str], *, num_askers: int
+) -> tuple[float, dict[str, str]]:
+    """Seconds until all are answered, at most `num_askers` at a time, and the answers."""
+    answers: dict[str, str] = {}
+    waiting = iter(enumerate(questions))
+    num_open = 0
+
+    def take() -> AskRequest | None:
+        nonlocal num_open
+        if num_open >= num_askers or (found := next(waiting, None)) is None:
+            return None
+        number, question = found
+        num_open += 1
+
+        def keep(piece: AnswerPiece) -> None:
+            nonlocal num_open
+            if piece.answer is not None:
+                answers[question] = piece.answer.text
+                num_open -= 1
+
+        def fail(error: Exception) -> None:
+            raise error
+
+        scan = scans[number % len(scans)]
+        return AskRequest(
+            scan=lambda: scan, questions=[question], on_piece=keep, on_error=fail, max_new_tokens=32, in_pieces=False
+        )
+
+    began = time.perf_counter()
+    for _ in predictor.batching(batch_size=num_askers).answer(take):
+        pass
+    return time.perf_counter() - began, answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="phantom-tiny")
+    parser.add_argument("--questions", type=int, default=64, help="of each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--askers", type=int, nargs="+", default=[1, 8, 64])
+    options = parser.parse_args()
+
+    from slicesight_vllm.loading import load
+
+    engines: dict[str, Predictor] = {"own": slicesight.load(options.model), "vllm": load(options.model)}
+    volumes = [make_phantom(3, index, pixel_mm=(3.5, 4.0)).volume for index in range(NUM_SCANS)]
+    encoded = {name: [engine.encode(volume) for volume in volumes] for name, engine in engines.items()}
+    texts = unlike_questions()
+    num_unlike = num_asked = 0
+    print(f"{options.model}: {options.questions} questions a round about {NUM_SCANS} scans, {options.rounds} rounds")
+    print(f"{'askers':>6} {'own q/s':>18} {'vLLM q/s':>18} {'vLLM : own':>22}")
+    for num_askers in options.askers:
+        rates: dict[str, list[float]] = {"own": [], "vllm": []}
+        for number in range(options.rounds + 1):
+            questions = list(itertools.islice(texts, options.questions if number else min(8, options.questions)))
+            found = {}
+            for name in ("own", "vllm") if number % 2 else ("vllm", "own"):
+                seconds, found[name] = answer_all(engines[name], encoded[name], questions, num_askers=num_askers)
+                if number:
+                    rates[name].append(len(questions) / seconds)
+            num_asked += len(questions)
+            num_unlike += sum(found["own"][text] != found["vllm"][text] for text in questions)
+        ratios = [theirs / ours for ours, theirs in zip(rates["own"], rates["vllm"], strict=True)]
+        cells = [f"{statistics.median(one):.2f} ({min(one):.2f}-{max(one):.2f})" for one in (*rates.values(), ratios)]
+        print(f"{num_askers:>6} {cells[0]:>18} {cells[1]:>18} {cells[2]:>22}", flush=True)
+    print(f"{num_asked - num_unlike} of {num_asked} answers are the same text")
+    engines["vllm"].close()  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()
