@@ -61,17 +61,17 @@ def serve(
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="Who computes: own, or vllm where its plug-in is installed.")
-    ] = "own",
+        str, typer.Option(metavar="NAME", help="Who computes: own, vllm if its plug-in is here, auto the quicker.")
+    ] = "auto",
 ) -> None:
     """Open a page that shows a scan, takes questions and marks the slices; an HTTP API in OpenAI's shape."""
     for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         if find_spec(package) is None:
             raise InputError(f"serving needs {package}, which is not installed; run: pip install 'slicesight[serve]'")
-    from slicesight.inference.engines import check_engine
+    from slicesight.inference.engines import choose_engine
     from slicesight.serving.options import ServeOptions, read_size, read_token
 
-    check_engine(engine)
+    choose_engine(engine, model)
 
     options = ServeOptions(
         model=model,
