@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
+VLLM_VENV ?= .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test test-napari test-slicer lint format docs man notebooks release clean
+.PHONY: help demo serve model web test test-napari test-slicer test-vllm lint format docs man notebooks release clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -22,6 +23,9 @@ test-napari: $(VENV)/.installed-napari ## Test the napari plug-in in a napari wi
 
 test-slicer: $(VENV)/.installed-slicer ## Test the 3D Slicer module's scene calls in Slicer's own libraries
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/plugins/test_slicer_module.py
+
+test-vllm: $(VLLM_VENV)/.installed ## Answers of vLLM against the package's own, in an environment of its own (3.5 GB)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/plugins
 
 serve: $(VENV)/.installed-serve ## Build the page if npm is here, then serve it with the small model (http://127.0.0.1:8000/)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "no npm: the API without its page"; fi
@@ -62,7 +66,7 @@ release: $(VENV)/.installed-release ## Build what would be published, twice, and
 	PYTHON=$(BIN)/python .ci/release
 
 clean: ## Remove the virtual environment and everything built
-	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -83,4 +87,12 @@ $(VENV)/.installed-slicer: constraints.txt | $(VENV)/.installed-test
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what '$*' needs into $(VENV), once; this takes some minutes"
 	@$(PIP) install -q -c constraints.txt -e ".[$*]"
+	@touch $@
+
+# vLLM pins its own torch and transformers. Three packages that come along do not load beside this torch, and are not missed.
+$(VLLM_VENV)/.installed: plugins/vllm/pyproject.toml pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing vLLM's CPU build into $(VLLM_VENV), once; 3.5 GB, this takes some minutes"
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@

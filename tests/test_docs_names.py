@@ -46,6 +46,11 @@ OTHERS_OPTIONS = {
     "--main_process_ip": "accelerate launch",
     "--nproc-per-node": "torchrun",
     "--config_file": "accelerate launch",
+    "--allowed-local-media-path": "vllm serve",
+    "--allowed-media-domains": "vllm serve",
+    "--dtype": "vllm serve",
+    "--max-model-len": "vllm serve",
+    "--tensor-parallel-size": "vllm serve",
     "--num_processes": "accelerate launch",
     "--fast": "TotalSegmentator",
     "--body_seg": "TotalSegmentator",
@@ -197,7 +202,7 @@ def commands() -> dict[tuple[str, ...], set[str]]:
 def _own_files() -> tuple[set[str], set[str]]:
     """Every path of the repository as text, and every last part of one, folders with a slash behind."""
     paths, names = set(), set()
-    tops = {path.name for path in REPOSITORY.iterdir()} - {".git", ".venv", "runs", "demo"}
+    tops = {path.name for path in REPOSITORY.iterdir()} - {".git", ".venv", ".venv-vllm", "runs", "demo"}
     for top in tops:
         for path in ((REPOSITORY / top), *(REPOSITORY / top).rglob("*")):
             if {"node_modules", "__pycache__", "_build"} & set(path.parts):

@@ -60,12 +60,18 @@ def serve(
     int8: Annotated[
         bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="Who computes: own, vllm if its plug-in is here, auto the quicker.")
+    ] = "auto",
 ) -> None:
     """Open a page that shows a scan, takes questions and marks the slices; an HTTP API in OpenAI's shape."""
     for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         if find_spec(package) is None:
             raise InputError(f"serving needs {package}, which is not installed; run: pip install 'slicesight[serve]'")
+    from slicesight.inference.engines import choose_engine
     from slicesight.serving.options import ServeOptions, read_size, read_token
+
+    choose_engine(engine, model)
 
     options = ServeOptions(
         model=model,
@@ -82,6 +88,7 @@ def serve(
         grace_s=grace,
         max_kept_bytes=read_size(max_disk, "--max-disk"),
         int8=int8,
+        engine=engine,
         **guest_settings(preset=preset, evidence=evidence, passes=evidence_passes),
         min_confidence=min_confidence,
         answer_anyway=answer_anyway,

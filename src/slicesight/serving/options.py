@@ -22,6 +22,8 @@ class ServeOptions:
 
     model: str = "phantom-tiny"
     int8: bool = False
+    engine: str = "auto"
+    """Who computes: the package's own engine, another that is installed, or of these the quickest for the model."""
     preset: str | None = None
     """What a guest is shown."""
     evidence_passes: int | None = None
@@ -83,6 +85,11 @@ class ServeOptions:
     min_upload_rate: int = 16 * 2**10
     """Bytes per second that a request's body must reach on the whole."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is asked for that only the package's own engine does."""
+        return not (self.int8 or self.preset or self.evidence_passes is not None or self.min_confidence)
+
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InputError(f"--port is {self.port}; expected 1 to 65535, or 0 for any that is free.")
@@ -90,6 +97,11 @@ class ServeOptions:
             raise InputError(f"--max-upload is {self.max_upload_bytes} bytes; expected more than none, say 2GB.")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise InputError(f"--min-confidence is {self.min_confidence:g}; expected a number from 0 to 1.")
+        if self.engine not in ("auto", "own") and not self.is_plain:
+            raise InputError(
+                f"--engine {self.engine} takes neither --int8, --min-confidence nor settings of guests; leave these "
+                "out, or the engine."
+            )
         if self.max_waiting < 1:
             raise InputError(f"--queue is {self.max_waiting}; expected at least 1 question that may wait.")
         if not 0 <= self.keep_minutes < 10**6:

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from slicesight.errors import InputError
+from slicesight.inference.engines import choose_engine, load_with
+from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.ask import load_quietly
 from slicesight.serving.app import create_app
@@ -38,9 +40,9 @@ def run_server(options: ServeOptions) -> None:
     listening = listen(options)
     with listening:
         with stderr.status(f"loading {options.model}"):
-            predictor = load_quietly(
-                options.model, int8=options.int8, preset=options.preset, evidence_passes=options.evidence_passes
-            )
+            predictor = load_predictor(options)
+        if engine := predictor.card.facts.get("engine"):
+            stderr.print(f"computed by {engine}; --engine own takes the package's own engine", soft_wrap=True)
         app = create_app(predictor, options)
         config = uvicorn_config(app, options)
         stderr.print(RESEARCH_NOTICE, style="yellow", soft_wrap=True)
@@ -54,6 +56,19 @@ def run_server(options: ServeOptions) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
     stderr.print("stopped; no scan is left", highlight=False)
+
+
+def load_predictor(options: ServeOptions) -> Predictor:
+    """The model in the engine that was asked for.
+
+    Raises:
+        InputError: there is no such model or engine.
+    """
+    if (engine := choose_engine(options.engine, options.model, is_plain=options.is_plain)) != "own":
+        return load_with(engine, options.model)
+    return load_quietly(
+        options.model, int8=options.int8, preset=options.preset, evidence_passes=options.evidence_passes
+    )
 
 
 def uvicorn_config(app: Any, options: ServeOptions) -> uvicorn.Config:

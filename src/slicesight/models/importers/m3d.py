@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
 
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.networks import M3DViT
@@ -25,6 +24,7 @@ from slicesight.models.importers.med2e3 import convert_released, keep_model_sett
 from slicesight.models.med2e3.configuration import Med2E3Config
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
 from slicesight.models.med2e3.processing import Med2E3Processor
+from slicesight.models.sub_configs import SubConfigSpec, make_sub_configs, name_sub_configs
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -44,6 +44,7 @@ LAMED_SETTINGS = {
 LAMED_VISION, LAMED_PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector.projector."
 
 
+@name_sub_configs
 class M3DClipConfig(PreTrainedConfig):
     """A 3D ViT and a BERT with a Linear each into one space."""
 
@@ -55,6 +56,10 @@ class M3DClipConfig(PreTrainedConfig):
 
     vision3d_config: Any = None
     text_encoder_config: Any = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        make_sub_configs(self)
+        super().__post_init__(**kwargs)
 
 
 class M3DClip(PreTrainedModel):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from slicesight.data.plugins import known_names
 from slicesight.errors import ModelError
+from slicesight.models.sub_configs import SubConfigSpec, make_sub_configs, name_sub_configs
 
 FUSIONS = ("3d", "2d", "3d+2d")
 AGGREGATIONS = {
@@ -56,6 +56,7 @@ PHI3_MINI_128K: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"med2e3-phi3": {"text_config": PHI3_MINI_128K}}
 
 
+@name_sub_configs
 class Med2E3Config(PreTrainedConfig):
     """Configuration of Med-2E3; the defaults are the paper's (Phi-3-mini, SigLIP-L/16-256, M3D ViT-B, TG-IS).
 
@@ -125,6 +126,7 @@ class Med2E3Config(PreTrainedConfig):
             self.vision3d_config = {"model_type": "m3d_vit"}
         if isinstance(self.vision3d_config, dict):
             self.vision3d_config = {"image_size": self.image_size, **self.vision3d_config}
+        make_sub_configs(self)
         super().__post_init__(**kwargs)
         if self.scoring_inputs is None:
             self.scoring_inputs = [name for name in SCORING_INPUTS if name == "text" or name in self.fusion.split("+")]
