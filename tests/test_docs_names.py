@@ -41,6 +41,7 @@ OTHERS_DOTTED = {
 """Dotted names that are not ours, each with whose it is."""
 OTHERS_OPTIONS = {
     "--local-dir": "hf download",
+    "--torch-backend": "uv pip install",
     "--num_machines": "accelerate launch",
     "--machine_rank": "accelerate launch",
     "--main_process_ip": "accelerate launch",
@@ -62,6 +63,8 @@ OTHERS_WORDS = {
     "HTTPS_PROXY": "the system's variable for a proxy",
     "REQUESTS_CA_BUNDLE": "the variable of the library requests",
     "max_order": "an argument of the library evaluate",
+    "KillMode": "a setting of systemd",
+    "storescp": "a program of dcmtk",
     "FORWARDED_ALLOW_IPS": "the variable of the library uvicorn",
 }
 """Single names that are not ours, each with whose it is."""
