@@ -105,7 +105,7 @@ def test_what_runs_a_model_says_in_one_line_what_to_install(folder):
     ]
     for command, (code, out, err) in zip(commands, without_models(commands, cwd=folder), strict=True):
         assert (code, err.count("\n")) == (2, 1), (command, out, err)
-        assert "is not installed, and a model that runs here needs it: pip install 'slicesight[models]'" in err, command
+        assert "is not installed, and a model that runs here needs it: pip install slicesight " in err, command
     assert not list(folder.glob("a.parquet*"))
 
 
@@ -125,20 +125,15 @@ def test_an_error_about_another_library_keeps_its_traceback(folder, monkeypatch,
     assert capsys.readouterr().err == f"slicesight: {how_to_install('torch')}\n"
 
 
-def test_only_the_extra_models_and_what_needs_it_bring_libraries_of_models():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-    def names(lines: list[str]) -> set[str]:
-        return {Requirement(one).name for one in lines}
-
-    assert not names(project["dependencies"]) & set(MODEL_LIBRARIES)
-    assert names(project["optional-dependencies"]["models"]) >= {"torch", "transformers", "safetensors"}
-
-    def brings_models(extra: str) -> bool:
-        extras = {name for one in project["optional-dependencies"][extra] for name in Requirement(one).extras}
-        own = extras & set(project["optional-dependencies"])
-        return "models" in own or any(map(brings_models, own))
-
-    for extra in ("train", "insight", "serve", "ray-serve", "monai", "test", "lint"):
-        assert brings_models(extra), extra
-    assert not brings_models("dicom")
+def test_the_small_distribution_is_the_whole_one_without_what_runs_a_model():
+    whole, core = (
+        tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text(encoding="utf-8"))
+        for folder in (".", "plugins/core")
+    )
+    heavy = core["project"]["optional-dependencies"]["models"]
+    assert {Requirement(one).name for one in heavy} == set(MODEL_LIBRARIES) | {"protobuf"}
+    assert sorted([*core["project"]["dependencies"], *heavy]) == sorted(whole["project"]["dependencies"])
+    assert core["project"]["scripts"] == whole["project"]["scripts"]
+    assert core["project"]["requires-python"] == whole["project"]["requires-python"]
+    included = core["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {"../../src/slicesight": "slicesight"}

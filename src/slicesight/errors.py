@@ -43,8 +43,8 @@ def check_installed(*libraries: str) -> None:
 def how_to_install(library: str) -> str:
     """One line about a library of `MODEL_LIBRARIES` that is not installed."""
     return (
-        f"{library} is not installed, and a model that runs here needs it: pip install 'slicesight[models]' (without a "
-        "GPU see docs/install.md first, it saves 5 GB); a model behind a server needs none: --model openai:URL#MODEL"
+        f"{library} is not installed, and a model that runs here needs it: pip install slicesight (without a GPU "
+        "see docs/install.md first, it saves 5 GB); a model behind a server needs none: --model openai:URL#MODEL"
     )
 
 
