@@ -26,7 +26,7 @@ class ModelError(InputError):
 
 
 MODEL_LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "sentencepiece")
-"""What the extra `models` brings: only what runs or reads a model needs them."""
+"""What slicesight-core does not bring: only what runs or reads a model needs them."""
 
 
 def check_installed(*libraries: str) -> None:
