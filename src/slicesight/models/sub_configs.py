@@ -50,5 +50,5 @@ def make_sub_configs(config: PreTrainedConfig) -> None:
 def name_sub_configs(config_class: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """Tell an earlier version of the library which fields are configurations; a class decorator."""
     if not LIBRARY_MAKES_THEM:
-        config_class.sub_configs = dict.fromkeys(config_class.sub_configs_defaults, AutoConfig)
+        setattr(config_class, "sub_configs", dict.fromkeys(config_class.sub_configs_defaults, AutoConfig))  # noqa: B010
     return config_class

@@ -157,11 +157,9 @@ class ComparingTools:
         if (table is None) == (among is None):
             raise InputError("give a table of vectors or the scans to look among, one of the two")
         if table is not None:
-            searched, (model, neighbours), skipped = (
-                table,
-                await self._in_table(scan, table, grid_slice, top, reading),
-                [],
-            )
+            searched = table
+            skipped: list[str] = []
+            model, neighbours = await self._in_table(scan, table, grid_slice, top, reading)
         else:
             searched = f"{len(among or ())} scans"
             model, neighbours, skipped = await self._among(scan, among or [], grid_slice, top, reading)

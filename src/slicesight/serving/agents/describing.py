@@ -121,7 +121,7 @@ def _spacing(volume: Volume) -> str:
 
 def _numbers(answer: Answer, grid_slices: range) -> list[int]:
     """The file's slices behind these grid slices; none of a reformatted plane, whose every cut crosses all of them."""
-    found = set()
+    found: set[int] = set()
     for one in answer.slices:
         if one.grid_slice in grid_slices:
             alike = [other for other in answer.slices if other.plane == one.plane]

@@ -30,6 +30,7 @@ from slicesight.serving.agents.measuring import labels_of, measure
 from slicesight.serving.agents.model_desk import ModelDesk
 from slicesight.serving.agents.options import AgentOptions
 from slicesight.serving.agents.pictures import draw_slices, png_of
+from slicesight.serving.agents.roots import ListedScan
 from slicesight.serving.agents.scans import ReadScan, ScanDesk
 from slicesight.serving.agents.shapes import (
     AskResult,
@@ -84,7 +85,8 @@ class ScanTools:
         """
         roots = self.desk.roots
         places = roots.places if folder in (".", "") else (await asyncio.to_thread(roots.find, folder),)
-        listed, is_complete = [], True
+        listed: list[ListedScan] = []
+        is_complete = True
         for place in places:
             if not place.is_dir():
                 raise InputError(f"{folder}: is a file; name a folder, or inspect_scan it")
