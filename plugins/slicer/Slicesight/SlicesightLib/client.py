@@ -229,12 +229,14 @@ class Session:
 
         options: dict[str, Any] = {"answer_anyway": answer_anyway, "on_text": on_text, "is_stopped": is_stopped}
         try:
-            return self.backend.ask(scan_id(), question, **options)
+            answer: ScanAnswer = self.backend.ask(scan_id(), question, **options)
+            return answer
         except ViewerError as error:
             if error.code != "no_volume":
                 raise
         self._kept = None
-        return self.backend.ask(scan_id(), question, **options)
+        answer = self.backend.ask(scan_id(), question, **options)
+        return answer
 
     def close(self) -> None:
         """Leave no scan behind."""
