@@ -221,7 +221,7 @@ class Backend(Protocol):
 
 
 class Session:
-    """The scan on screen and what asks it: sent with its first question, and again where the server no longer has it."""
+    """The scan on screen and what asks it: sent with its first question, again where the server no longer has it."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
