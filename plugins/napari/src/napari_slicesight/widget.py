@@ -243,7 +243,9 @@ class AskWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         else:
             key = (ON_SERVER, self.address.text(), self.token.text(), self.allow_plain_http.isChecked())
         if self.session is None or key != self._backend_key:
-            backend: Any = OwnModel(key[1]) if key[0] == HERE else Server(key[1], token=key[2], allow_plain_http=key[3])
+            backend: Backend = (
+                OwnModel(key[1]) if key[0] == HERE else Server(key[1], token=key[2], allow_plain_http=key[3])
+            )
             self._leave()
             self.session, self._backend_key = Session(backend), key
         return self.session

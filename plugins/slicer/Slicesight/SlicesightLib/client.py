@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from .answers import ScanAnswer
@@ -195,14 +195,35 @@ class Server:
             ) from None
 
 
+class Backend(Protocol):
+    """What answers: a `Server`, or a model in the viewer's own process."""
+
+    def send(
+        self,
+        scan: ScreenScan,
+        *,
+        window: str = "",
+        on_progress: OnProgress | None = None,
+        is_stopped: Callable[[], bool] | None = None,
+    ) -> str: ...
+
+    def ask(
+        self,
+        scan_id: str,
+        question: str,
+        *,
+        answer_anyway: bool = False,
+        on_text: OnText | None = None,
+        is_stopped: Callable[[], bool] | None = None,
+    ) -> ScanAnswer: ...
+
+    def forget(self, scan_id: str) -> None: ...
+
+
 class Session:
-    """The scan on screen and what asks it: sent with its first question, and again where the server no longer has it.
+    """The scan on screen and what asks it: sent with its first question, again where the server no longer has it."""
 
-    Args:
-        backend: a `Server`, or what offers the same `send`, `ask` and `forget`.
-    """
-
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._kept: tuple[tuple[str, str, str], str] | None = None
 

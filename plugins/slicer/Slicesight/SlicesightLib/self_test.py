@@ -5,6 +5,9 @@ No server is needed: an oblique volume goes in, an answer is made up, and places
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import slicer
 import vtk
@@ -34,7 +37,7 @@ def run_all() -> None:
     slicer.mrmlScene.RemoveNode(node)
 
 
-def oblique_matrix() -> np.ndarray:
+def oblique_matrix() -> Any:
     """RAS from IJK of slices tilted by 20 degrees, and of three spacings."""
     turn = np.radians(20)
     matrix = np.eye(4)
@@ -44,7 +47,7 @@ def oblique_matrix() -> np.ndarray:
     return matrix
 
 
-def check_on_screen(node) -> None:
+def check_on_screen(node: Any) -> None:
     """What a slice view shows is what is asked about."""
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     before = [view.GetBackgroundVolumeID() for view in views]
@@ -57,7 +60,7 @@ def check_on_screen(node) -> None:
         view.SetBackgroundVolumeID(node_id)
 
 
-def check_scan(node, voxels, matrix) -> None:
+def check_scan(node: Any, voxels: Any, matrix: Any) -> None:
     """Voxels and place are those of the node; a transform above it moves the place, one that bends is refused."""
     scan = mrml.screen_scan(node, unit="HU")
     assert np.array_equal(scan.voxels, voxels), "voxels"
@@ -82,7 +85,7 @@ def check_scan(node, voxels, matrix) -> None:
     raise AssertionError("no scan is refused")
 
 
-def check_jump(node) -> None:
+def check_jump(node: Any) -> None:
     """Every slice view passes through the place, whichever way it looks, turned along the scan or not."""
     ras = (mrml.screen_scan(node).ras_from_ijk @ (2.0, 1.0, 3.0, 1.0))[:3]
     lps = -ras[0], -ras[1], ras[2]
@@ -118,7 +121,7 @@ def check_scores() -> None:
     assert mrml.clicked_slices(other, clicked) == [], "a click on the line of even shares"
 
 
-def check_masks(node, voxels) -> None:
+def check_masks(node: Any, voxels: Any) -> None:
     """Each label is a segment under its own name, on the voxels it was made on."""
     scan = mrml.screen_scan(node)
     labels = np.zeros_like(voxels)
@@ -140,7 +143,7 @@ def check_masks(node, voxels) -> None:
     raise AssertionError("a mask of another shape is refused")
 
 
-def made_up_answer(scores) -> ScanAnswer:
+def made_up_answer(scores: Sequence[float]) -> ScanAnswer:
     """An answer with one axial slice a score, 5 mm apart."""
     slices = [
         {"grid_slice": number, "score": score, "source_slices": [number], "position_mm": [0, 0, 5 * number],
