@@ -59,15 +59,15 @@ def cleaned(notebook: Any, folder: Path) -> Any:
         cell["id"] = f"cell-{number:02d}"
         if cell.cell_type != "code":
             continue
+        cell.outputs = [one for one in cell.outputs if ONLY_ALIVE not in one.get("data", {})]
         for output in cell.outputs:
             data = output.get("data", {})
-            data.pop(ONLY_ALIVE, None)
             if "text/html" in data or "image/png" in data:
                 data.pop("text/plain", None)
                 data.pop("image/jpeg", None)
             if "text" in output:
                 output["text"] = output["text"].replace(str(folder), ".")
-        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr" and one.get("data", True)]
+        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
