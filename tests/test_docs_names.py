@@ -47,6 +47,9 @@ OTHERS_OPTIONS = {
     "--nproc-per-node": "torchrun",
     "--config_file": "accelerate launch",
     "--num_processes": "accelerate launch",
+    "--read-only": "docker run",
+    "--entrypoint": "docker run",
+    "--build-arg": "docker build",
 }
 """Options of other programs, each with the program's name."""
 OTHERS_WORDS = {
