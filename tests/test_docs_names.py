@@ -57,6 +57,9 @@ OTHERS_OPTIONS = {
     "--body_seg": "TotalSegmentator",
     "--force_split": "TotalSegmentator",
     "--strict": "twine",
+    "--read-only": "docker run",
+    "--entrypoint": "docker run",
+    "--build-arg": "docker build",
 }
 """Options of other programs, each with the program's name."""
 OTHERS_WORDS = {
