@@ -5,21 +5,23 @@ A .jsonl, one scan a line, checked before anything is loaded:
     {"image": "scans/a.nii.gz", "mask": "masks/a.nii.gz", "label": "benign", "patient": "p7", "split": "train"}
 
 Paths are relative to the .jsonl; `mask` is for segmentation, `label` for classification. A patient lies in one split.
-`fill`, "LOWEST" or a number, takes the place of NaN in the image; without it NaN is refused.
+`fill`, "LOWEST" or a number, takes the place of NaN in the image; without it NaN is refused. `drawn` says which
+structures somebody looked for in the mask: their names, or names with this mask's own numbers ({"liver": 6}). What is
+not named may be there all the same, so nothing is learnt or scored about it; without `drawn` every structure was drawn.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from slicesight.data.manifest import FillField
 from slicesight.errors import ManifestError
@@ -29,6 +31,7 @@ from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels
 from slicesight.models.med3dinsight.preparation import Preparation, prepare_mask, prepare_scan
 from slicesight.models.med3dinsight.trained_on import scan_facts
+from slicesight.settings import nearest
 from slicesight.training.fitting import Progress
 
 Split = Literal["train", "val", "test"]
@@ -46,6 +49,7 @@ class _Line(BaseModel):
     patient: str | int
     split: Split = "train"
     fill: FillField = None
+    drawn: list[str] | dict[str, PositiveInt] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class ScanCase:
     """One scan: where it and its mask lie, its class, whose it is, and what it is for.
 
     line: its number in the .jsonl, from 1. name: short, unique and fit for a file's name. fill: in place of NaN.
+    drawn: the structures looked for in the mask, each with its own number there, or None for the run's number; None for
+    all structures.
     """
 
     image: Path
@@ -63,13 +69,33 @@ class ScanCase:
     line: int
     name: str
     fill: Fill | None = None
+    drawn: Mapping[str, int | None] | None = None
+
+    def values(self, labels: Mapping[str, int]) -> tuple[int | None, ...]:
+        """What the mask says for each structure of a run, in its order; None for those nobody drew.
+
+        Raises:
+            ManifestError: the line names a structure that the run does not have.
+        """
+        if self.drawn is None:
+            return tuple(labels.values())
+        for name in self.drawn:
+            if name not in labels:
+                hint = nearest(name, labels, noun="labels")
+                raise ManifestError(f"line {self.line}: drawn names {name!r}, which the recipe's labels lack; {hint}")
+        own = {name: labels[name] if value is None else value for name, value in self.drawn.items()}
+        if len(set(own.values())) < len(own):
+            raise ManifestError(f"line {self.line}: drawn gives two structures one number in {own}; expected one each")
+        return tuple(own.get(name) for name in labels)
 
 
-def read_cases(path: str | Path, *, needs: Literal["mask", "label"] | None = None) -> list[ScanCase]:
+def read_cases(
+    path: str | Path, *, needs: Literal["mask", "label"] | None = None, root: str | Path | None = None
+) -> list[ScanCase]:
     """All cases of a .jsonl, in its order.
 
     Args:
-        needs: what every line must have.
+        needs: what every line must have. root: the folder that its paths start from; None is the .jsonl's own.
 
     Raises:
         ManifestError: one line that names the first bad line, or a patient who is in two splits.
@@ -81,7 +107,8 @@ def read_cases(path: str | Path, *, needs: Literal["mask", "label"] | None = Non
         lines = place.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise ManifestError(f"{place.name}: not UTF-8 text; expected a .jsonl with one scan a line") from None
-    cases = [_case(line, number, place, needs=needs) for number, line in enumerate(lines, start=1) if line.strip()]
+    start = place.parent if root is None else Path(root)
+    cases = [_case(line, n, place, start, needs=needs) for n, line in enumerate(lines, start=1) if line.strip()]
     if not cases:
         raise ManifestError(f"{place.name}: no scans found; expected one JSON object a line")
     first: dict[str, ScanCase] = {}
@@ -120,7 +147,7 @@ def part_of_patients(cases: list[ScanCase], share: float, *, seed: int = 0) -> l
     return [case for case in cases if case.patient in chosen]
 
 
-def _case(line: str, number: int, place: Path, *, needs: str | None) -> ScanCase:
+def _case(line: str, number: int, place: Path, root: Path, *, needs: str | None) -> ScanCase:
     where = f"{place.name} line {number}"
     try:
         found = _Line.model_validate_json(line)
@@ -130,11 +157,11 @@ def _case(line: str, number: int, place: Path, *, needs: str | None) -> ScanCase
         raise ManifestError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from None
     if needs is not None and getattr(found, needs) is None:
         raise ManifestError(f"{where}: {needs} is missing; this verb needs one on every line")
-    image = place.parent / found.image
-    mask = None if found.mask is None else place.parent / found.mask
+    image = root / found.image
+    mask = None if found.mask is None else root / found.mask
     for key, file in (("image", image), ("mask", mask)):
         if file is not None and not file.exists():
-            raise ManifestError(f"{where}: {key}: no such file {file}; paths are relative to the .jsonl")
+            raise ManifestError(f"{where}: {key}: no such file {file}; paths are relative to {root}")
     return ScanCase(
         image=image,
         mask=mask,
@@ -144,6 +171,7 @@ def _case(line: str, number: int, place: Path, *, needs: str | None) -> ScanCase
         line=number,
         name=name_of(number, image),
         fill=found.fill,
+        drawn=dict.fromkeys(found.drawn) if isinstance(found.drawn, list) else found.drawn,
     )
 
 
@@ -160,9 +188,9 @@ class ScanDataset:
     """
 
     def __init__(
-        self, folder: Path, how: Preparation, *, image_size: Sequence[int], values: Sequence[int] = ()
+        self, folder: Path, how: Preparation, *, image_size: Sequence[int], labels: Mapping[str, int] | None = None
     ) -> None:
-        self.folder, self.how, self.image_size, self.values = folder, how, tuple(image_size), tuple(values)
+        self.folder, self.how, self.image_size, self.labels = folder, how, tuple(image_size), dict(labels or {})
 
     def prepare(self, case: ScanCase) -> None:
         """Write a case's files unless they are there."""
@@ -175,7 +203,7 @@ class ScanDataset:
         if mask_file is not None:
             assert case.mask is not None
             labels = read_labels(case.mask, volume)
-            classes = prepare_mask(labels, box=scan.box, size=scan.voxels.shape, values=self.values)
+            classes = prepare_mask(labels, box=scan.box, size=scan.voxels.shape, values=case.values(self.labels))
             save_array(mask_file, classes)
         write_text(voxels_file.with_suffix(".json"), text=json.dumps(scan_facts(volume)) + "\n")
         save_array(voxels_file, np.rint(scan.voxels * 255).astype(np.uint8))
@@ -205,9 +233,9 @@ class ScanDataset:
         size = [] if self.how.spacing_mm is not None else list(self.image_size)
         filled = [] if case.fill is None else [case.fill]
         scan = _digest([self.how.to_dict(), size, _facts(case.image), *filled])
-        if case.mask is None or not self.values:
+        if case.mask is None or not self.labels:
             return self.folder / f"{scan}.npy", None
-        return self.folder / f"{scan}.npy", self.folder / f"{_digest([scan, self.values, _facts(case.mask)])}.npy"
+        return self.folder / f"{scan}.npy", self.folder / f"{_digest([scan, case.values(self.labels), _facts(case.mask)])}.npy"
 
 
 def save_array(path: Path, values: NDArray[np.uint8]) -> None:
