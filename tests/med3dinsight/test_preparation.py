@@ -103,7 +103,8 @@ def test_prepared_files_are_made_once_and_anew_when_a_source_or_a_setting_change
     voxels, mask = prepared.load(case)
     assert voxels.shape == mask.shape
     assert voxels[mask == 1].mean() > voxels[mask == 0].mean() + 50
-    ScanDataset(tmp_path, Preparation(spacing_mm=(2.0, 2.0, 4.0)), image_size=(16, 16, 16), labels={"a": 1}).prepare(case)
+    coarse = Preparation(spacing_mm=(2.0, 2.0, 4.0))
+    ScanDataset(tmp_path, coarse, image_size=(16, 16, 16), labels={"a": 1}).prepare(case)
     assert len(list(tmp_path.iterdir())) == 6
     ScanDataset(tmp_path, how, image_size=(8, 8, 8), labels={"a": 1}).prepare(case)
     assert len(list(tmp_path.iterdir())) == 6

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slicesight.evaluation.metrics.masks import CaseScore, overlap, summarise
 from slicesight.files import write_text
-from slicesight.inference.scan_prediction import segment_volume
+from slicesight.inference.segmenting import segment_volume
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels, write_mask
 from slicesight.models.encoders3d.monai import import_monai

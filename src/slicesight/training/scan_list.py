@@ -17,11 +17,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slicesight.data.manifest import FillField
 from slicesight.errors import ManifestError
@@ -38,6 +38,18 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, Split, Split] = ("train", "val", "test")
 
 
+def _drawn(value: Any) -> Any:
+    names = list(value) if isinstance(value, list | dict) else None
+    numbers = list(value.values()) if isinstance(value, dict) else []
+    is_right = names is not None and all(isinstance(name, str) and name for name in names)
+    if value is not None and not (is_right and all(type(number) is int and number > 0 for number in numbers)):
+        raise ValueError('expected names of structures, ["liver"], or with the mask\'s numbers, {"liver": 6}')
+    return value
+
+
+Drawn = Annotated[list[str] | dict[str, int] | None, BeforeValidator(_drawn)]
+
+
 class _Line(BaseModel):
     """One line as it is written."""
 
@@ -49,7 +61,7 @@ class _Line(BaseModel):
     patient: str | int
     split: Split = "train"
     fill: FillField = None
-    drawn: list[str] | dict[str, PositiveInt] | None = None
+    drawn: Drawn = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +247,10 @@ class ScanDataset:
         scan = _digest([self.how.to_dict(), size, _facts(case.image), *filled])
         if case.mask is None or not self.labels:
             return self.folder / f"{scan}.npy", None
-        return self.folder / f"{scan}.npy", self.folder / f"{_digest([scan, case.values(self.labels), _facts(case.mask)])}.npy"
+        return (
+            self.folder / f"{scan}.npy",
+            self.folder / f"{_digest([scan, case.values(self.labels), _facts(case.mask)])}.npy",
+        )
 
 
 def save_array(path: Path, values: NDArray[np.uint8]) -> None:

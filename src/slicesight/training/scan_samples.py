@@ -168,7 +168,9 @@ def balanced_crop(mask_DHW: NDArray[np.uint8], size: Sequence[int], rng: np.rand
     if present.size and rng.random() < STRUCTURE_SHARE:
         held = np.argwhere(mask_DHW == present[rng.integers(present.size)])
         centre = held[rng.integers(len(held))].tolist()
-        centre = [place + int(rng.integers(-side // 4, side // 4 + 1)) for place, side in zip(centre, size, strict=True)]
+        centre = [
+            place + int(rng.integers(-side // 4, side // 4 + 1)) for place, side in zip(centre, size, strict=True)
+        ]
     starts = [
         min(max(0, place - side // 2), max(0, whole - side))
         for place, side, whole in zip(centre, size, mask_DHW.shape, strict=True)

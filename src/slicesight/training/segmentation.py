@@ -106,6 +106,7 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
             overlap=recipe.overlap,
             outputs=recipe.outputs,
             mirror_average=recipe.mirror_average,
+            bf16=recipe.training.bf16,
         )
         segmenter = Segmenter(config, backbone)
         size = backbone.spec.image_size
@@ -129,9 +130,7 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
     return train_once(Segmenter, recipe, train, verb=VERB, resume=resume)
 
 
-def mirroring(
-    names: Sequence[str], augmentation: SpatialAugmentation
-) -> tuple[tuple[int, ...], SpatialAugmentation]:
+def mirroring(names: Sequence[str], augmentation: SpatialAugmentation) -> tuple[tuple[int, ...], SpatialAugmentation]:
     """What each class becomes in a mirror image, and the augmentation that is left where that is more than nothing."""
     if 2 not in augmentation.flip_axes:
         return (), augmentation
@@ -144,9 +143,7 @@ def mirroring(
 def _loss_of(segmenter: Segmenter) -> Callable[[dict[str, Tensor]], Tensor]:
     if segmenter.is_independent:
         return lambda batch: partial_label_loss(segmenter(batch[IMAGE])[:, 1:], batch[MASK], batch[DRAWN])
-    loss = import_monai("monai.losses").DiceCELoss(
-        to_onehot_y=True, softmax=True, include_background=False, batch=True
-    )
+    loss = import_monai("monai.losses").DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
 
     def of_batch(batch: dict[str, Tensor]) -> Tensor:
         found: Tensor = loss(segmenter(batch[IMAGE]), batch[MASK])

@@ -25,8 +25,8 @@ from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import backbone_from, misfit, spec_of
 from slicesight.models.folder import FAMILY, one_line_for_damage, read_model_folder
 from slicesight.models.med3dinsight.preparation import Preparation
+from slicesight.models.med3dinsight.sides import mirrored_classes
 from slicesight.settings import build_settings
-
 
 RARE = -4.0
 """First logit of an independent structure: few voxels belong to it."""
@@ -39,7 +39,8 @@ class InsightConfig(PreTrainedConfig):
     trained_on: of the first two, the kind of scans they learnt from (trained_on.py).
     Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows;
         outputs, "softmax" over the background and all structures or "sigmoid", each structure by itself;
-        mirror_average, whether the logits of a scan and of its mirror image are averaged.
+        mirror_average, whether the logits of a scan and of its mirror image are averaged; bf16, whether it learnt in
+        bfloat16 and so may work in it.
     Classifier: classes; pool, "mean" or "mean+max"; dropout; flip_axes, whose mirrored cubes have a vote each.
     Pre-training model: pretraining, the recipe's settings, the frozen vectors' sizes, and whether they share a space.
     """
@@ -54,6 +55,7 @@ class InsightConfig(PreTrainedConfig):
     overlap: float = 0.5
     outputs: str = "softmax"
     mirror_average: bool = False
+    bf16: bool = False
     classes: list[str] | None = None
     pool: str = "mean"
     dropout: float = 0.0
@@ -126,7 +128,7 @@ class Segmenter(InsightModel):
     """Outlines K structures. names, values: of each, and what a mask says for it."""
 
     kind = "segmenter"
-    fields = ("labels", "preparation", "overlap", "outputs", "mirror_average", "trained_on")
+    fields = ("labels", "preparation", "overlap", "outputs", "mirror_average", "bf16", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)
@@ -134,6 +136,7 @@ class Segmenter(InsightModel):
             raise ModelError("labels is empty; expected the name and the mask's value of at least one structure")
         self.names: tuple[str, ...] = tuple(name for name, _ in config.labels)
         self.values: tuple[int, ...] = tuple(value for _, value in config.labels)
+        self.mirrored_classes = mirrored_classes(self.names) if config.mirror_average else ()
         if config.outputs not in ("softmax", "sigmoid"):
             raise ModelError(f"outputs is {config.outputs!r}; expected softmax or sigmoid")
         self.is_independent = config.outputs == "sigmoid"
@@ -144,10 +147,15 @@ class Segmenter(InsightModel):
 
     def forward(self, volumes_B1NHW: Tensor) -> Tensor:
         """Logits (B, 1 + K, N, H, W); with independent structures the background's are 0, so that the highest wins."""
-        logits: Tensor = self.head(self.backbone(volumes_B1NHW))
+        return self.with_memory(volumes_B1NHW)[0]
+
+    def with_memory(self, volumes_B1NHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and the encoder's memory (B, C, d, h, w)."""
+        features = self.backbone.encode(volumes_B1NHW)
+        logits: Tensor = self.head(self.backbone.decode(features))
         if self.is_independent:
             logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
-        return logits
+        return logits, features.memory
 
 
 class Classifier(InsightModel):
