@@ -201,9 +201,7 @@ def make_recipe(data, folder, **changes):
             "image_size": [16, 16, 16],
             "settings": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
         },
-        "augmentation": {"flip_axes": [2]},
         "training": {"steps": 40, "batch_size": 2, "learning_rate": 0.02, "log_every": 5, "device": "cpu"},
-        "mirror_average": True,
         "score_splits": ["train"],
         **changes,
     }
@@ -278,7 +276,7 @@ def test_one_network_learns_from_label_maps_with_different_structures(sided, tmp
     ]
     assert all(score.dice > 0.7 for score in scores), scores
     found = Segmenter.from_pretrained(tmp_path / "run")
-    assert (found.is_independent, found.config.mirror_average) == (True, True)
+    assert found.is_independent
 
 
 def test_the_background_of_independent_structures_is_where_none_is_likely():

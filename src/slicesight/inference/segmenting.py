@@ -23,6 +23,7 @@ from slicesight.inference.cpu.processor import read_processor
 from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.med3dinsight import Segmenter
 from slicesight.models.med3dinsight.preparation import PreparedScan, prepare_scan
+from slicesight.volumes.foreground import Box
 from slicesight.volumes.volume import Volume
 
 BLOCK_SLICES = 16
@@ -65,13 +66,7 @@ def segment_scan(
     if segmenter.config.mirror_average:
         mirrored = windows.slide(voxels.flip(4)).flip(3)
         logits_KNHW = (logits_KNHW + mirrored[list(segmenter.mirrored_classes)]) / 2
-    labels = np.zeros(volume.shape, np.int32)
-    inside = labels[tuple(slice(*part) for part in scan.box)]
-    for first in range(0, len(inside), BLOCK_SLICES):
-        block = inside[first : first + BLOCK_SLICES]
-        block[...] = fullest_values(logits_KNHW, segmenter.values, first, inside.shape, len(block))
-        if progress is not None:
-            progress("bringing labels to the scan's voxels", first + len(block), len(inside))
+    labels = to_scan_voxels(logits_KNHW, segmenter.values, box=scan.box, shape=volume.shape, progress=progress)
     return Segmentation(labels, _likely(logits_KNHW, segmenter), windows.memory() if keeps_memory else None, scan)
 
 
@@ -126,6 +121,25 @@ class _Windows:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether convolutions in bfloat16 are quicker there: on a GPU, and on a CPU with instructions for them."""
     return device.type == "cuda" or (device.type == "cpu" and read_processor().has_bf16)
+
+
+def to_scan_voxels(
+    logits_KNHW: Tensor,
+    values: Sequence[int],
+    *,
+    box: Box,
+    shape: tuple[int, int, int],
+    progress: Progress | None = None,
+) -> NDArray[np.int32]:
+    """Label values (Z, Y, X) of logits that cover the box of a scan of this shape."""
+    labels = np.zeros(shape, np.int32)
+    inside = labels[tuple(slice(*part) for part in box)]
+    for first in range(0, len(inside), BLOCK_SLICES):
+        block = inside[first : first + BLOCK_SLICES]
+        block[...] = fullest_values(logits_KNHW, values, first, inside.shape, len(block))
+        if progress is not None:
+            progress("bringing labels to the scan's voxels", first + len(block), len(inside))
+    return labels
 
 
 def _likely(logits_KNHW: Tensor, segmenter: Segmenter) -> dict[str, float | None]:

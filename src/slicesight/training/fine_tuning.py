@@ -36,10 +36,10 @@ class FineTuneRecipe:
     """What every fine-tuning run says.
 
     data: a .jsonl of scans (scan_list.py). root: the folder that its paths start from, its own if None. backbone: its
-    image_size is the crop's or cube's; None takes what `init` holds. init: a folder of `insight pretrain`, None for random weights. train_share: of the training patients, drawn
-    by the seed. score_splits: scored after training. validation: of the training loss, on
-    unchanged crops or cubes of the scans of its split. prepared_dir: where prepared scans are kept, for several runs to
-    share; None is a folder in output_dir.
+    image_size is the crop's or cube's; None takes what `init` holds. init: a folder of `insight pretrain`, None for
+    random weights. train_share: of the training patients, drawn by the seed. score_splits: scored after training.
+    validation: of the training loss, on unchanged crops or cubes of the scans of its split. prepared_dir: where
+    prepared scans are kept, for several runs to share; None is a folder in output_dir.
     """
 
     name: str
