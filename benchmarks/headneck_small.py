@@ -7,8 +7,8 @@
 
 RUN is what `slicesight insight segment recipes/headneck-small.yaml` wrote. Scores are in the scans' own voxels, of
 drawn structures only, with bootstrap intervals by patient. "By place alone" looks at no grey value: the mean of the
-training masks stretched to the body's box, cut at the level that is best on the training patients. Overlays are drawn of
-the best, the median and the worst patient by mean Dice. Score the test patients once.
+training masks stretched to the body's box, cut at the level that is best on the training patients. Overlays are drawn
+of the best, the median and the worst patient by mean Dice. Score the test patients once.
 """
 
 from __future__ import annotations

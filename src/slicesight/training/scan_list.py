@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from slicesight.models.med3dinsight.trained_on import scan_facts
 from slicesight.settings import nearest
 from slicesight.training.fitting import Progress
 
+log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, Split, Split] = ("train", "val", "test")
 
@@ -82,6 +84,11 @@ class ScanCase:
     name: str
     fill: Fill | None = None
     drawn: Mapping[str, int | None] | None = None
+
+    @property
+    def has_own_numbers(self) -> bool:
+        """Whether the line gives the mask's numbers itself."""
+        return self.drawn is not None and any(value is not None for value in self.drawn.values())
 
     def values(self, labels: Mapping[str, int]) -> tuple[int | None, ...]:
         """What the mask says for each structure of a run, in its order; None for those nobody drew.
@@ -203,6 +210,7 @@ class ScanDataset:
         self, folder: Path, how: Preparation, *, image_size: Sequence[int], labels: Mapping[str, int] | None = None
     ) -> None:
         self.folder, self.how, self.image_size, self.labels = folder, how, tuple(image_size), dict(labels or {})
+        self.unnamed: dict[str, list[int]] = {}
 
     def prepare(self, case: ScanCase) -> None:
         """Write a case's files unless they are there."""
@@ -214,8 +222,11 @@ class ScanDataset:
         scan = prepare_scan(volume, self.how, image_size=self.image_size, name=case.image.name)
         if mask_file is not None:
             assert case.mask is not None
-            labels = read_labels(case.mask, volume)
-            classes = prepare_mask(labels, box=scan.box, size=scan.voxels.shape, values=case.values(self.labels))
+            labels, values = read_labels(case.mask, volume), case.values(self.labels)
+            named = {0, *values, *(self.labels.values() if not case.has_own_numbers else ())}
+            if others := sorted(set(np.unique(labels).tolist()) - named):
+                self.unnamed[case.mask.name] = others
+            classes = prepare_mask(labels, box=scan.box, size=scan.voxels.shape, values=values)
             save_array(mask_file, classes)
         write_text(voxels_file.with_suffix(".json"), text=json.dumps(scan_facts(volume)) + "\n")
         save_array(voxels_file, np.rint(scan.voxels * 255).astype(np.uint8))
@@ -240,6 +251,15 @@ class ScanDataset:
             self.prepare(case)
             if progress is not None:
                 progress("preparing scans", number, len(cases))
+        if self.unnamed:
+            first, values = next(iter(self.unnamed.items()))
+            log.warning(
+                "%d of the masks hold numbers that labels does not name, taken for background: %s in %s%s",
+                len(self.unnamed),
+                ", ".join(map(str, values[:8])),
+                first,
+                " and others" if len(self.unnamed) > 1 else "",
+            )
 
     def _files(self, case: ScanCase) -> tuple[Path, Path | None]:
         size = [] if self.how.spacing_mm is not None else list(self.image_size)
