@@ -104,8 +104,8 @@ def score(model: Path, root: Path, split: str, out: Path) -> None:
     rows = summarise(scores, segmenter.names, blind)
     out.mkdir(parents=True, exist_ok=True)
     content = {
-        **{"split": split, "patients": len(own), "rows": rows, "strange": strange},
-        **{"cpu_seconds_a_scan": round(float(np.median(seconds)), 2), "scans": [one.to_dict() for one in scores]},
+        "split": split, "patients": len(own), "rows": rows, "strange": strange,
+        "cpu_seconds_a_scan": round(float(np.median(seconds)), 2), "scans": [one.to_dict() for one in scores],
     }
     write_text(out / "scores.json", text=json.dumps(content, indent=1) + "\n")
     for row in rows:
