@@ -17,6 +17,8 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from slicesight.evaluation.scan_scores import case_scores
 from slicesight.evaluation.statistics import mean_interval
 from slicesight.files import write_text
 from slicesight.inference.calibration.calibration import Calibration
-from slicesight.inference.calibration.storage import write_calibration
+from slicesight.inference.calibration.scan_features import ScanFeatures
+from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, write_calibration
 from slicesight.inference.calibration.strangeness import fit_gauge
 from slicesight.inference.found_structures import judge_found, measure_found, read_gauge
 from slicesight.inference.scan_prediction import load_segmenter
@@ -40,49 +43,63 @@ from slicesight.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_model_folde
 from slicesight.models.med3dinsight.preparation import prepare_scan
 from slicesight.reports.overlays import write_overlay
 from slicesight.training.scan_list import ScanCase, read_cases
+from slicesight.volumes.foreground import foreground_box, foreground_threshold
 from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume
 
 LIST = Path(__file__).parents[1] / "recipes" / "headneck-small" / "scans.jsonl"
-GAUGE_TRAINING = 48
+GAUGE_TRAINING = 12
 """Training patients that say what is usual, besides all validation patients, whose distances are the scale."""
 BOX = (32, 32, 32)
 LEVELS = np.linspace(0.1, 0.7, 13)
 
 
-def make_gauge(run: Path, root: Path, out: Path) -> None:
-    """The model folder that ships: weights in float16, config, log and the gauge of strange scans."""
+def read_list(root: Path, names: Sequence[str]) -> list[ScanCase]:
+    """The cases, of whose drawn structures only those count that the model has."""
+    cases = read_cases(LIST, needs="mask", root=root)
+    return [replace(case, drawn={n: v for n, v in (case.drawn or {}).items() if n in names}) for case in cases]
+
+
+def make_gauge(run: Path, root: Path, out: Path, drop: list[str]) -> None:
+    """The model folder that ships: weights in float16 without what is dropped, config, log, the gauge."""
     out.mkdir(parents=True, exist_ok=True)
     config, weights = read_model_folder(run, kind="segmenter")
+    labels = config["labels"]
+    kept = [place for place, name in enumerate(labels) if name not in drop]
+    for part in ("head.weight", "head.bias"):
+        weights[part] = weights[part][kept]
+    config["labels"] = {name: value for name, value in labels.items() if name not in drop}
     halves = {name: tensor.half().contiguous() for name, tensor in weights.items()}
     save_file(halves, out / WEIGHTS_FILE, metadata={"format": "pt"})
     write_text(out / CONFIG_FILE, text=json.dumps(config, indent=2) + "\n")
     shutil.copy(run / "log.jsonl", out / "log.jsonl")
+    for name in (CALIBRATION_FILE, ARRAYS_FILE):
+        (out / name).unlink(missing_ok=True)  # of other weights
     segmenter = load_segmenter(out)
-    cases = read_cases(LIST, needs="mask", root=root)
-    training = [case for case in cases if case.split == "train"]
+    training = [case for case in read_list(root, segmenter.names) if case.split == "train"]
     chosen = training[:: max(1, len(training) // GAUGE_TRAINING)][:GAUGE_TRAINING]
-    measured, started = [], time.time()
-    chosen += [case for case in cases if case.split == "val"]
-    for number, case in enumerate(chosen, start=1):
+    measured: dict[str, ScanFeatures] = {}
+    for case in chosen:
         volume = read_volume(case.image)
         found = segment_scan(segmenter, volume, name=case.image.name, keeps_memory=True)
-        measured.append(measure_found(found, segmenter, volume))
-        print(f"{number}/{len(chosen)} {case.patient} {time.time() - started:.0f} s", flush=True)
+        measured[case.patient] = measure_found(found, segmenter, volume)
+        print(f"{case.patient}: measured", flush=True)
+    training_patients = set(measured)
+    score(out, root, "val", out.with_name(f"{out.name}-val"), measured=measured)
     gauge = fit_gauge(
-        measured,
-        patients=[case.patient for case in chosen],
-        held_out=[case.split == "val" for case in chosen],
+        list(measured.values()),
+        patients=list(measured),
+        held_out=[patient not in training_patients for patient in measured],
     )
-    facts = {"scans": len(chosen), "held_out": sum(case.split == "val" for case in chosen)}
+    facts = {"scans": len(measured), "held_out": len(measured) - len(training_patients)}
     write_calibration(Calibration(curves={}, scans=gauge, facts=facts), out)
     print(f"limit {gauge.limit:.2f}, scales {gauge.scales}")
 
 
-def score(model: Path, root: Path, split: str, out: Path) -> None:
+def score(model: Path, root: Path, split: str, out: Path, *, measured: dict[str, ScanFeatures] | None = None) -> None:
     """Every drawn structure of every patient of a split, the blind row, and three overlays."""
     segmenter, gauge = load_segmenter(model), read_gauge(model)
-    cases = read_cases(LIST, needs="mask", root=root)
+    cases = read_list(root, segmenter.names)
     own = [case for case in cases if case.split == split]
     places = mean_places([case for case in cases if case.split == "train"], segmenter)
     scores: list[CaseScore] = []
@@ -94,6 +111,8 @@ def score(model: Path, root: Path, split: str, out: Path) -> None:
         started = time.process_time()
         found = segment_scan(segmenter, volume, name=case.image.name, keeps_memory=True)
         seconds.append(time.process_time() - started)
+        if measured is not None:
+            measured[case.patient] = measure_found(found, segmenter, volume)
         if gauge is not None:
             strange[case.patient] = judge_found(found, segmenter, volume, gauge).to_dict()
         labels[case.patient] = found.labels
@@ -104,8 +123,12 @@ def score(model: Path, root: Path, split: str, out: Path) -> None:
     rows = summarise(scores, segmenter.names, blind)
     out.mkdir(parents=True, exist_ok=True)
     content = {
-        "split": split, "patients": len(own), "rows": rows, "strange": strange,
-        "cpu_seconds_a_scan": round(float(np.median(seconds)), 2), "scans": [one.to_dict() for one in scores],
+        "split": split,
+        "patients": len(own),
+        "rows": rows,
+        "strange": strange,
+        "cpu_seconds_a_scan": round(float(np.median(seconds)), 2),
+        "scans": [one.to_dict() for one in scores],
     }
     write_text(out / "scores.json", text=json.dumps(content, indent=1) + "\n")
     for row in rows:
@@ -153,7 +176,7 @@ def mean_places(cases: list[ScanCase], segmenter: Any) -> dict[str, tuple[np.nda
     for case in cases:
         volume = read_volume(case.image)
         true = read_labels(case.mask, volume)
-        box = prepare_scan(volume, segmenter.preparation, image_size=BOX, name=case.image.name).box
+        box = foreground_box(volume.voxels, foreground_threshold(volume))
         inside = true[tuple(slice(*part) for part in box)]
         for name, value in zip(segmenter.names, case.values(numbers), strict=True):
             if value is not None:
@@ -173,7 +196,7 @@ def blind_dice(
     case: ScanCase, volume: Volume, true: np.ndarray, segmenter: Any, places: dict[str, Any]
 ) -> dict[str, float]:
     """Dice of the mean place of every drawn structure, stretched to this scan's body."""
-    box = prepare_scan(volume, segmenter.preparation, image_size=BOX, name=case.image.name).box
+    box = foreground_box(volume.voxels, foreground_threshold(volume))
     inside = tuple(slice(*part) for part in box)
     size = tuple(stop - start for start, stop in box)
     numbers, found = dict(zip(segmenter.names, segmenter.values, strict=True)), {}
@@ -275,9 +298,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--drop", nargs="*", default=[], help="structures that the model does not find well enough")
     options = parser.parse_args()
     if options.task == "gauge":
-        make_gauge(options.model, options.root, options.out)
+        make_gauge(options.model, options.root, options.out, options.drop)
     elif options.task == "score":
         score(options.model, options.root, options.split, options.out)
     elif options.task == "strange":

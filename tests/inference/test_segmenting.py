@@ -6,7 +6,7 @@ import torch
 
 from slicesight.errors import InputError
 from slicesight.inference import segmenting
-from slicesight.inference.segmenting import ABSENT, count_windows, segment_scan, segment_volume
+from slicesight.inference.segmenting import ABSENT, count_windows, drop_small_pieces, segment_scan, segment_volume
 from slicesight.models.encoders3d.backbones import build_backbone
 from slicesight.models.med3dinsight import InsightConfig, Segmenter
 from slicesight.models.med3dinsight.preparation import Preparation
@@ -136,3 +136,18 @@ def test_the_windows_that_are_counted_are_those_that_monai_looks_at():
         seen.register_forward_hook(lambda *_, looked=looked: looked.append(1))
         sliding_window_inference(torch.zeros(1, 1, *shape), (8, 8, 8), 1, seen, overlap=0.5, mode="gaussian")
         assert len(looked) == count_windows(shape, (8, 8, 8), 0.5)
+
+
+def test_pieces_far_smaller_than_a_structures_largest_are_dropped():
+    logits = torch.full((3, 6, 8, 8), -5.0)
+    logits[0] = 0
+    logits[1, :, :4, :4] = 2  # 96 voxels
+    logits[1, 0, 6:, 6:] = 2  # 4
+    logits[1, 3:, 6:, 6:] = 2  # 12
+    logits[2, 5, 7, 0] = 1  # the only piece of its structure
+    logits[2, 0, 6, 6] = 1  # as large, under the other's
+    drop_small_pieces(logits, 0.1)
+    fullest = logits.argmax(dim=0)
+    assert int((fullest == 1).sum()) == 96 + 12
+    assert fullest[5, 7, 0] == 2
+    assert fullest[0, 6, 6] == 2

@@ -123,9 +123,7 @@ def test_a_refused_scan_leaves_nothing_and_goes_on_where_that_is_wanted(run, mod
     assert code == 0
     found = json.loads(out)
     assert found["strangeness"]["is_strange"]
-    assert found["warnings"] == [
-        "this scan is unlike those the model learnt from: none of the structures was found in it"
-    ]
+    assert found["warnings"][-1].endswith("those the model learnt from: none of the structures was found in it")
     assert (tmp_path / "m.nii.gz").exists()
 
 

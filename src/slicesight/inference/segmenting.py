@@ -66,6 +66,8 @@ def segment_scan(
     if segmenter.config.mirror_average:
         mirrored = windows.slide(voxels.flip(4)).flip(3)
         logits_KNHW = (logits_KNHW + mirrored[list(segmenter.mirrored_classes)]) / 2
+    if segmenter.config.least_piece:
+        drop_small_pieces(logits_KNHW, float(segmenter.config.least_piece))
     labels = to_scan_voxels(logits_KNHW, segmenter.values, box=scan.box, shape=volume.shape, progress=progress)
     return Segmentation(labels, _likely(logits_KNHW, segmenter), windows.memory() if keeps_memory else None, scan)
 
@@ -121,6 +123,19 @@ class _Windows:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether convolutions in bfloat16 are quicker there: on a GPU, and on a CPU with instructions for them."""
     return device.type == "cuda" or (device.type == "cpu" and read_processor().has_bf16)
+
+
+def drop_small_pieces(logits_KNHW: Tensor, least: float) -> None:
+    """Take from every structure the pieces smaller than this share of its largest one; pieces touch by a face."""
+    from scipy import ndimage
+
+    fullest = logits_KNHW.argmax(dim=0).cpu().numpy()
+    for number in range(1, len(logits_KNHW)):
+        pieces, count = ndimage.label(fullest == number)
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())[1:]
+            small = 1 + np.flatnonzero(sizes < least * sizes.max())
+            logits_KNHW[number][torch.from_numpy(np.isin(pieces, small)).to(logits_KNHW.device)] = ABSENT
 
 
 def to_scan_voxels(

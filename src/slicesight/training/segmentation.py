@@ -19,8 +19,9 @@ from torch import Tensor
 from slicesight.errors import InputError, ManifestError
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import whole_labels
-from slicesight.models.encoders3d.backbones import start_backbone
+from slicesight.models.encoders3d.backbones import load_weights, start_backbone
 from slicesight.models.encoders3d.monai import import_monai
+from slicesight.models.folder import read_model_folder
 from slicesight.models.med3dinsight import InsightConfig, Segmenter
 from slicesight.models.med3dinsight.sides import mirrored_classes
 from slicesight.models.med3dinsight.trained_on import summarise_scans
@@ -40,21 +41,24 @@ VALIDATION_CROPS = 4
 class SegmentRecipe(FineTuneRecipe):
     """One fine-tuning run for segmentation; each scan has a mask.
 
-    labels: name -> value in the masks; None takes every value found. init_parts: "encoder" leaves the decoder random.
+    labels: name -> value in the masks; None takes every value found. init_parts: "encoder" leaves the decoder random,
+        "model" goes on with a segmenter of the same labels, its last layer included.
     outputs: "softmax" over background and structures; "sigmoid", each structure by itself, which is needed where some
         masks do not show all of them (`drawn` in the list). crops: "voxels" centres half of them in a labelled voxel,
         "structures" three quarters near a structure, small ones as often as large ones.
     overlap: of neighbouring windows. mirror_average: a scan's labels come from it and its mirror image alike.
+    least_piece: pieces of a structure that are smaller than this share of its largest one are dropped.
     save_masks: of the scored scans, as NIfTI. num_overlays: pictures of them.
     Where flip_axes has 2, what is called left and right changes its name in a mirrored crop.
     """
 
     labels: dict[str, Any] | None = None
-    init_parts: Literal["all", "encoder"] = "all"
+    init_parts: Literal["all", "encoder", "model"] = "all"
     outputs: Literal["softmax", "sigmoid"] = "softmax"
     crops: Literal["voxels", "structures"] = "voxels"
     overlap: float = 0.5
     mirror_average: bool = False
+    least_piece: float = 0.0
     save_masks: bool = True
     num_overlays: int = 4
 
@@ -64,8 +68,12 @@ class SegmentRecipe(FineTuneRecipe):
                 "preparation.spacing_mm is not set; a segmenter reads crops of one voxel size, set z, y, x"
             )
         super().__post_init__()
+        if self.init_parts == "model" and self.init is None:
+            raise InputError("init_parts is model and init names no folder; set init to a segmenter's")
         if not 0 <= self.overlap < 1:
             raise InputError(f"overlap is {self.overlap}; expected 0 up to, not including, 1")
+        if not 0 <= self.least_piece <= 1:
+            raise InputError(f"least_piece is {self.least_piece}; expected a share, 0 to 1")
         values = list((self.labels or {"": 1}).values())
         if not all(type(value) is int and value > 0 for value in values) or len(set(values)) < len(values):
             raise InputError(f"labels is {self.labels}; expected names with different whole numbers above 0")
@@ -74,7 +82,7 @@ class SegmentRecipe(FineTuneRecipe):
 
     @property
     def newer_settings(self) -> dict[str, Any]:
-        return {"outputs": "softmax", "crops": "voxels", "mirror_average": False}
+        return {"outputs": "softmax", "crops": "voxels", "mirror_average": False, "least_piece": 0.0}
 
 
 def read_segment_recipe(path: str | Path, changes: tuple[str, ...] = ()) -> SegmentRecipe:
@@ -99,7 +107,8 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
         chosen = part_of_patients(training_cases, recipe.train_share, seed=recipe.seed)
         labels = recipe.labels or _labels_found(chosen, progress)
         torch.manual_seed(recipe.seed)
-        backbone = start_backbone(recipe.backbone, init=recipe.init, parts=recipe.init_parts)
+        parts: Literal["all", "encoder"] = "encoder" if recipe.init_parts == "encoder" else "all"
+        backbone = start_backbone(recipe.backbone, init=recipe.init, parts=parts)
         config = InsightConfig(
             labels=labels,
             preparation=recipe.preparation.to_dict(),
@@ -107,8 +116,11 @@ def train_segmenter(recipe: SegmentRecipe, *, resume: bool = False, progress: Pr
             outputs=recipe.outputs,
             mirror_average=recipe.mirror_average,
             bf16=recipe.training.bf16,
+            least_piece=recipe.least_piece,
         )
         segmenter = Segmenter(config, backbone)
+        if recipe.init_parts == "model":
+            _take_over(segmenter, Path(str(recipe.init)))
         size = backbone.spec.image_size
         scans = recipe.open_scans(size, labels)
         scans.prepare_all([*chosen, *held_out], progress)
@@ -138,6 +150,16 @@ def mirroring(names: Sequence[str], augmentation: SpatialAugmentation) -> tuple[
     if sides == tuple(range(len(sides))):
         return (), augmentation
     return sides, replace(augmentation, flip_axes=tuple(axis for axis in augmentation.flip_axes if axis != 2))
+
+
+def _take_over(segmenter: Segmenter, folder: Path) -> None:
+    """All weights of a segmenter's folder; InputError where it outlines something else."""
+    config, weights = read_model_folder(folder, kind="segmenter")
+    found = (dict(config["labels"]), config.get("outputs", "softmax"))
+    wanted = (dict(zip(segmenter.names, segmenter.values, strict=True)), segmenter.config.outputs)
+    if found != wanted:
+        raise InputError(f"init: {folder} outlines {found}, this recipe {wanted}; set init_parts: all, or its labels")
+    load_weights(segmenter, {name: weight.float() for name, weight in weights.items()}, folder)
 
 
 def _loss_of(segmenter: Segmenter) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -40,7 +40,7 @@ class InsightConfig(PreTrainedConfig):
     Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows;
         outputs, "softmax" over the background and all structures or "sigmoid", each structure by itself;
         mirror_average, whether the logits of a scan and of its mirror image are averaged; bf16, whether it learnt in
-        bfloat16 and so may work in it.
+        bfloat16 and so may work in it; least_piece, the share of a structure's largest piece below which others go.
     Classifier: classes; pool, "mean" or "mean+max"; dropout; flip_axes, whose mirrored cubes have a vote each.
     Pre-training model: pretraining, the recipe's settings, the frozen vectors' sizes, and whether they share a space.
     """
@@ -56,6 +56,7 @@ class InsightConfig(PreTrainedConfig):
     outputs: str = "softmax"
     mirror_average: bool = False
     bf16: bool = False
+    least_piece: float = 0.0
     classes: list[str] | None = None
     pool: str = "mean"
     dropout: float = 0.0
@@ -128,7 +129,7 @@ class Segmenter(InsightModel):
     """Outlines K structures. names, values: of each, and what a mask says for it."""
 
     kind = "segmenter"
-    fields = ("labels", "preparation", "overlap", "outputs", "mirror_average", "bf16", "trained_on")
+    fields = ("labels", "preparation", "overlap", "outputs", "mirror_average", "bf16", "least_piece", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)
