@@ -94,7 +94,7 @@ def test_a_mask_in_other_axes_lies_on_its_scan_and_one_elsewhere_is_refused(tmp_
 def test_prepared_files_are_made_once_and_anew_when_a_source_or_a_setting_changes(balls, tmp_path):
     case = read_cases(balls)[0]
     how = Preparation(spacing_mm=(2.0, 2.0, 2.0))
-    prepared = ScanDataset(tmp_path, how, image_size=(16, 16, 16), values=(1,))
+    prepared = ScanDataset(tmp_path, how, image_size=(16, 16, 16), labels={"a": 1})
     prepared.prepare(case)
     files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert len(files) == 3
@@ -103,9 +103,10 @@ def test_prepared_files_are_made_once_and_anew_when_a_source_or_a_setting_change
     voxels, mask = prepared.load(case)
     assert voxels.shape == mask.shape
     assert voxels[mask == 1].mean() > voxels[mask == 0].mean() + 50
-    ScanDataset(tmp_path, Preparation(spacing_mm=(2.0, 2.0, 4.0)), image_size=(16, 16, 16), values=(1,)).prepare(case)
+    coarse = Preparation(spacing_mm=(2.0, 2.0, 4.0))
+    ScanDataset(tmp_path, coarse, image_size=(16, 16, 16), labels={"a": 1}).prepare(case)
     assert len(list(tmp_path.iterdir())) == 6
-    ScanDataset(tmp_path, how, image_size=(8, 8, 8), values=(1,)).prepare(case)
+    ScanDataset(tmp_path, how, image_size=(8, 8, 8), labels={"a": 1}).prepare(case)
     assert len(list(tmp_path.iterdir())) == 6
 
 

@@ -15,7 +15,7 @@ CHANGES = SpatialAugmentation(
 @pytest.fixture
 def prepared(balls, tmp_path):
     cases = [case for case in read_cases(balls) if case.split == "train"]
-    scans = ScanDataset(tmp_path, Preparation(spacing_mm=(2.0, 2.0, 2.0)), image_size=(16, 16, 16), values=(1,))
+    scans = ScanDataset(tmp_path, Preparation(spacing_mm=(2.0, 2.0, 2.0)), image_size=(16, 16, 16), labels={"a": 1})
     for case in cases:
         scans.prepare(case)
     return scans, cases

@@ -10,7 +10,7 @@ import torch
 
 from slicesight.errors import InputError, ManifestError, ModelError
 from slicesight.evaluation.scan_scores import run_segmentation
-from slicesight.inference.scan_prediction import segment_volume
+from slicesight.inference.segmenting import segment_volume
 from slicesight.io.loading import read_volume
 from slicesight.models.encoders3d.backbone import BackboneSpec
 from slicesight.models.encoders3d.backbones import build_backbone, load_backbone, save_backbone, start_backbone
@@ -300,7 +300,7 @@ def test_masks_of_fractions_are_refused_by_that_name_before_anything_is_trained(
 def test_labels_brought_back_in_blocks_are_those_of_all_slices_at_once(shape):
     from torch.nn import functional
 
-    from slicesight.inference.scan_prediction import fullest_values
+    from slicesight.inference.segmenting import fullest_values
 
     logits = torch.randn(4, 11, 8, 9, generator=torch.Generator().manual_seed(0))
     values = (5, 2, 9)

@@ -138,10 +138,16 @@ def classify(recipe: RecipeArgument, changes: ChangesOption = None, resume: Resu
 def predict(
     scan: ScanArgument,
     model: Annotated[
-        Path, typer.Option(metavar="DIR", help="A folder of insight segment or classify.", show_default=False)
+        str,
+        typer.Option(
+            metavar="NAME|DIR", help="headneck-small, or a folder of insight segment or classify.", show_default=False
+        ),
     ],
     out: Annotated[Path | None, typer.Option(metavar="MASK.nii.gz", help="Write the mask in the scan's grid.")] = None,
     dicom_seg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a DICOM SEG, for DICOM scans.")] = None,
+    rtstruct: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a DICOM RT structure set, for DICOM scans.")
+    ] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write slices with the outlines.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write the findings; - is stdout.")] = None,
     series: SeriesOption = None,
@@ -150,7 +156,7 @@ def predict(
     unit: UnitOption = None,
     fill: FillOption = None,
     any_kind: Annotated[
-        bool, typer.Option("--any-kind", help="Go on where the model learnt from scans of another modality or unit.")
+        bool, typer.Option("--any-kind", help="Go on where the scan is unlike those the model learnt from.")
     ] = False,
     archive_token: ArchiveTokenOption = None,
 ) -> None:
@@ -160,7 +166,7 @@ def predict(
     from transformers.utils import logging
 
     from slicesight.files import write_text
-    from slicesight.inference.scan_prediction import PredictRequest, predict_scan
+    from slicesight.inference.scan_prediction import PredictRequest, predict_scan, sidecar_of
     from slicesight.io.assemble import checked_unit
     from slicesight.io.dicomweb.client import local_copy
     from slicesight.reports.overlays import draw_prediction
@@ -173,6 +179,7 @@ def predict(
                 model=model,
                 out=out,
                 dicom_seg=dicom_seg,
+                rtstruct=rtstruct,
                 png=png,
                 series_uid=series,
                 spacing_mm=three_numbers(spacing_mm, "--spacing-mm"),
@@ -199,7 +206,9 @@ def predict(
             )
         for name, probability in found.get("probabilities", {}).items():
             typer.echo(f"{name}: {probability:.3f}")
-    written = [str(path) for path in (out, dicom_seg, png, json) if path is not None and str(path) != "-"]
+    beside = None if out is None or "structures" not in found else sidecar_of(out)
+    places = (out, beside, dicom_seg, rtstruct, png, json)
+    written = [str(path) for path in places if path is not None and str(path) != "-"]
     if written:
         say(f"wrote {', '.join(written)}; look at the outlines before you use them")
 
@@ -209,7 +218,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     pretrain: "slicesight insight pretrain recipes/insight.yaml --set data=triplets --set output_dir=runs/insight",
     segment: "slicesight insight segment recipes/segment.yaml --set data=scans.jsonl --set init=runs/insight",
     classify: "slicesight insight classify recipes/classify.yaml --set data=scans.jsonl --set mode=probe",
-    predict: "slicesight insight predict scan.nii.gz --model runs/segment --out mask.nii.gz --png overlay.png",
+    predict: "slicesight insight predict scan.nii.gz --model headneck-small --out mask.nii.gz --png overlay.png",
 }
 """Every verb with a line to try, in the order `--help` lists them."""
 

@@ -74,6 +74,9 @@ def _scores_of(card: dict[str, Any]) -> dict[str, Any] | None:
     if isinstance(published := card.get("published_scores"), dict):
         return published
     scores = card.get("scores")
+    if isinstance(scores, dict) and isinstance(rows := scores.get("structures"), list):
+        dice = {f"Dice {row['structure']}": row["dice"] for row in rows}
+        return {**dice, "source": f"measured with this package on {scores.get('patients', 'unknown')} patients"}
     if not isinstance(scores, dict) or not isinstance(own := scores.get("model"), dict):
         return None
     found: dict[str, Any] = {}

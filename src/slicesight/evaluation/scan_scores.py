@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slicesight.evaluation.metrics.masks import CaseScore, overlap, summarise
 from slicesight.files import write_text
-from slicesight.inference.scan_prediction import segment_volume
+from slicesight.inference.segmenting import segment_volume
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import read_labels, write_mask
 from slicesight.models.encoders3d.monai import import_monai
@@ -72,11 +72,14 @@ def case_scores(
     *,
     spacing_mm: Sequence[float] | None,
 ) -> list[CaseScore]:
-    """A score for every structure of one scan."""
+    """A score for every structure of one scan that somebody drew there."""
     millilitres = None if spacing_mm is None else float(np.prod(spacing_mm)) / 1000
     scores = []
-    for name, value in zip(segmenter.names, segmenter.values, strict=True):
-        found, true = found_ZYX == value, true_ZYX == value
+    drawn = case.values(dict(zip(segmenter.names, segmenter.values, strict=True)))
+    for name, value, true_value in zip(segmenter.names, segmenter.values, drawn, strict=True):
+        if true_value is None:
+            continue
+        found, true = found_ZYX == value, true_ZYX == true_value
         dice, distance = overlap(found, true, spacing_mm=spacing_mm)
         scores.append(
             CaseScore(
@@ -144,5 +147,5 @@ def measure(probabilities_BY: NDArray[np.float64], truth_B: NDArray[np.int64]) -
 
 def _chosen(recipe: SegmentRecipe | ClassifyRecipe, *, needs: Literal["mask", "label"]) -> list[ScanCase]:
     """The scans to be scored, split by split."""
-    cases = read_cases(recipe.data, needs=needs)
+    cases = read_cases(recipe.data, needs=needs, root=recipe.root)
     return [case for split in SPLITS if split in recipe.score_splits for case in cases if case.split == split]

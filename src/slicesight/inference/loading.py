@@ -252,10 +252,17 @@ def find_source(name_or_dir: str | Path) -> tuple[str, str]:
 
 
 def _refuse_vectors(folder: Path, name: str) -> None:
-    """Raises ModelError for the one model of this package that has no language model; what is damaged is told later."""
+    """Raises ModelError for models of this package without a language model; what is damaged is told later."""
+    from slicesight.models.folder import FAMILY
+
     kind = None
     with suppress(ModelError):
         kind = read_json_object(folder / "config.json", error=ModelError).get("model_type")
+    if kind == FAMILY:
+        raise ModelError(
+            f"{name}: outlines structures or names classes and answers no questions; use it with slicesight insight "
+            f"predict SCAN --model {name}"
+        )
     if kind == "m3d_clip_vectors":
         raise ModelError(
             f"{name}: holds M3D-CLIP, which gives vectors and answers no questions; name a Med-2E3 or an M3D-LaMed"

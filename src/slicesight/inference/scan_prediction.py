@@ -5,8 +5,8 @@ B crops of N x H x W voxels, K structures.
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +15,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from slicesight.errors import InputError
+from slicesight.files import write_text
+from slicesight.inference.calibration.strangeness import ScanGauge
+from slicesight.inference.found_structures import judge_found, read_gauge
+from slicesight.inference.segmenting import Progress, Segmentation, segment_scan
 from slicesight.io.loading import read_volume
 from slicesight.io.masks import write_dicom_seg, write_mask
+from slicesight.io.rtstruct import write_rtstruct
 from slicesight.io.writers import check_nifti_name
-from slicesight.models.encoders3d.monai import import_monai
 from slicesight.models.folder import read_model_folder
 from slicesight.models.med3dinsight import Classifier, Segmenter
 from slicesight.models.med3dinsight.preparation import fitted_cube, prepare_scan
 from slicesight.models.med3dinsight.trained_on import other_kind, unusual
+from slicesight.models.shipped import find_folder, how_to_get, nearest_model
 from slicesight.volumes.receipt import scan_line
 from slicesight.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
-BLOCK_SLICES = 16
-Progress = Callable[[str, int, int], None]
 Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 
 
@@ -39,15 +41,17 @@ Draw = Callable[[Path, Volume, NDArray[np.int32], Segmenter], None]
 class PredictRequest:
     """One scan, a model's folder, and what to write.
 
-    scan, series_uid, spacing_mm, time_point, unit, fill: as for `read_volume`. out: a NIfTI mask; dicom_seg: a SEG
-    of a DICOM scan; png: an overlay, which `draw` makes. any_kind: go on, with a warning, where the scan is of another
-    kind than those the model learnt from.
+    scan, series_uid, spacing_mm, time_point, unit, fill: as for `read_volume`. model: a folder, or the name of a
+    shipped or pulled one. out: a NIfTI mask, with the findings and the names of its labels in a .json beside it;
+    dicom_seg, rtstruct: of a DICOM scan; png: an overlay, which `draw` makes. any_kind: go on, with a warning, where
+    the scan is unlike those the model learnt from.
     """
 
     scan: Path
-    model: Path
+    model: Path | str
     out: Path | None = None
     dicom_seg: Path | None = None
+    rtstruct: Path | None = None
     png: Path | None = None
     series_uid: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
@@ -68,14 +72,15 @@ def predict_scan(
 
     Raises:
         InputError: a scan or folder that cannot be used, outputs that do not fit the model or the scan, a scan of
-            another modality or unit than the model learnt from.
+            another modality or unit than the model learnt from, or that shows nothing of what it knows.
     """
-    config, _ = read_model_folder(request.model)
-    wanted = [path for path in (request.out, request.dicom_seg, request.png) if path is not None]
+    folder = _folder_of(request.model)
+    config, _ = read_model_folder(folder)
+    wanted = [path for path in (request.out, request.dicom_seg, request.rtstruct, request.png) if path is not None]
     if config["kind"] not in ("segmenter", "classifier"):
         raise InputError(f"{request.model}: a pre-trained backbone predicts nothing; fine-tune it: insight segment")
     if config["kind"] == "segmenter" and not wanted:
-        raise InputError("nothing to write; pass --out MASK.nii.gz, --dicom-seg FILE or --png FILE")
+        raise InputError("nothing to write; pass --out MASK.nii.gz, --dicom-seg FILE, --rtstruct FILE or --png FILE")
     if config["kind"] == "classifier" and wanted:
         raise InputError(f"{request.model}: a classifier makes no mask; leave {wanted[0]} out, the answer is printed")
     if request.out is not None:
@@ -92,18 +97,66 @@ def predict_scan(
     warnings = _check_kind(volume, config.get("trained_on"), request)
     facts: dict[str, Any] = {"scan": scan_line(volume), "model": config["kind"], "warnings": warnings}
     if config["kind"] == "classifier":
-        return facts | {"probabilities": classify_volume(Classifier.from_pretrained(request.model), volume, name=name)}
-    if request.dicom_seg is not None and volume.source.get("format") != "DICOM":
-        raise InputError(f"{name}: a DICOM SEG refers to DICOM images; this scan is no DICOM, pass --out MASK.nii.gz")
-    segmenter = Segmenter.from_pretrained(request.model)
-    labels = segment_volume(segmenter, volume, name=name, progress=progress)
-    _write(labels, segmenter, volume, request)
-    if request.png is not None and draw is not None:
-        draw(request.png, volume, labels, segmenter)
+        return facts | {"probabilities": classify_volume(Classifier.from_pretrained(folder), volume, name=name)}
+    for kind, path in (("SEG", request.dicom_seg), ("RTSTRUCT", request.rtstruct)):
+        if path is not None and volume.source.get("format") != "DICOM":
+            raise InputError(
+                f"{name}: a DICOM {kind} refers to DICOM images; this scan is no DICOM, pass --out MASK.nii.gz"
+            )
+    segmenter = load_segmenter(folder)
+    gauge = read_gauge(folder)
+    found = segment_scan(segmenter, volume, name=name, keeps_memory=gauge is not None, progress=progress)
+    if gauge is not None:
+        facts["strangeness"] = _check_found(found, segmenter, volume, gauge, request, warnings)
     structures = [
-        _structure(name, value, labels, volume) for name, value in zip(segmenter.names, segmenter.values, strict=True)
+        _structure(name, value, found, volume) for name, value in zip(segmenter.names, segmenter.values, strict=True)
     ]
-    return facts | {"structures": structures}
+    facts["structures"] = structures
+    _write(found.labels, segmenter, volume, request, facts)
+    if request.png is not None and draw is not None:
+        draw(request.png, volume, found.labels, segmenter)
+    return facts
+
+
+def load_segmenter(folder: Path) -> Segmenter:
+    """The segmenter of a folder in float32, however its weights are stored, ready to outline."""
+    segmenter: Segmenter = Segmenter.from_pretrained(folder, dtype=torch.float32)
+    return segmenter.to(memory_format=torch.channels_last_3d) if segmenter.config.bf16 else segmenter
+
+
+def sidecar_of(mask: Path) -> Path:
+    """Where the names of a mask's labels are written: mask.nii.gz -> mask.json."""
+    return mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def _folder_of(name_or_dir: Path | str) -> Path:
+    folder = find_folder(name_or_dir)
+    if not folder.exists():
+        name = str(name_or_dir)
+        raise InputError(f"{name}: no such folder or model; {how_to_get(name) or nearest_model(name)}")
+    return folder
+
+
+def _check_found(
+    found: Segmentation,
+    segmenter: Segmenter,
+    volume: Volume,
+    gauge: ScanGauge,
+    request: PredictRequest,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """How unlike those of training the scan is: 1 is the limit; added to the warnings, or refused, above it."""
+    judged = judge_found(found, segmenter, volume, gauge)
+    if judged.is_strange:
+        line = f"this scan is unlike those the model learnt from: {judged.reason}"
+        if judged.is_refused and not request.any_kind:
+            raise InputError(
+                f"{request.scan.name}: {line}; nothing was written, take a model of this kind of scan or go on with "
+                "--any-kind"
+            )
+        log.warning("%s: %s", request.scan.name, line)
+        warnings.append(line)
+    return judged.to_dict()
 
 
 def _check_kind(volume: Volume, trained_on: dict[str, Any] | None, request: PredictRequest) -> list[str]:
@@ -123,78 +176,6 @@ def _check_kind(volume: Volume, trained_on: dict[str, Any] | None, request: Pred
     return warnings
 
 
-@torch.inference_mode()
-def segment_volume(
-    segmenter: Segmenter, volume: Volume, *, name: str, progress: Progress | None = None
-) -> NDArray[np.int32]:
-    """Label values (Z, Y, X) on the scan's own canonical voxels.
-
-    Windows overlap and are weighed by a Gaussian; logits are interpolated to the scan's voxels, then the highest wins.
-    """
-    size, overlap = segmenter.backbone.spec.image_size, segmenter.config.overlap
-    scan = prepare_scan(volume, segmenter.preparation, image_size=size, name=name)
-    device = next(segmenter.parameters()).device
-    segmenter.eval()
-    num_windows, done = count_windows(scan.voxels.shape, size, overlap), 0
-
-    def segment_window(window: torch.Tensor) -> torch.Tensor:
-        nonlocal done
-        logits: torch.Tensor = segmenter(window)
-        done += 1
-        if progress is not None:
-            progress("segmenting", done, num_windows)
-        return logits
-
-    logits_KNHW = import_monai("monai.inferers").sliding_window_inference(
-        torch.from_numpy(scan.voxels)[None, None].to(device), size, 1, segment_window, overlap=overlap, mode="gaussian"
-    )[0]
-    labels = np.zeros(volume.shape, np.int32)
-    inside = labels[tuple(slice(*part) for part in scan.box)]
-    del scan
-    for first in range(0, len(inside), BLOCK_SLICES):
-        block = inside[first : first + BLOCK_SLICES]
-        block[...] = fullest_values(logits_KNHW, segmenter.values, first, inside.shape, len(block))
-        if progress is not None:
-            progress("bringing labels to the scan's voxels", first + len(block), len(inside))
-    return labels
-
-
-def fullest_values(
-    logits_KNHW: torch.Tensor, values: Sequence[int], first: int, shape_ZYX: tuple[int, ...], count: int
-) -> NDArray[np.int32]:
-    """The value of the highest logit in `count` slices from the first on, trilinearly interpolated to the shape.
-
-    The planes around each slice are interpolated first, then between them, as torch's trilinear mode does for all at
-    once; so only a few slices are ever there at full size.
-    """
-    num_planes, depth = logits_KNHW.shape[1], shape_ZYX[0]
-    at = ((torch.arange(first, first + count) + 0.5) * (num_planes / depth) - 0.5).clamp(min=0)
-    below = at.long().clamp(max=num_planes - 1)
-    above = (below + 1).clamp(max=num_planes - 1)
-    share = (at - below).to(logits_KNHW)[:, None, None]
-    start, stop = int(below[0]), int(above[-1]) + 1
-    best, classes = None, torch.zeros((count, *shape_ZYX[1:]), dtype=torch.int32, device=logits_KNHW.device)
-    for number, logits_NHW in enumerate(logits_KNHW):
-        planes = functional.interpolate(
-            logits_NHW[start:stop][None], size=shape_ZYX[1:], mode="bilinear", align_corners=False
-        )[0]
-        fine = planes[below - start] * (1 - share) + planes[above - start] * share
-        if best is None:
-            best = fine
-            continue
-        classes[fine > best] = values[number - 1]
-        best = torch.maximum(best, fine)
-    found: NDArray[np.int32] = classes.cpu().numpy()
-    return found
-
-
-def count_windows(shape: Sequence[int], window: Sequence[int], overlap: float) -> int:
-    """How many windows the sliding window has to look at."""
-    steps = [1 if size <= side else math.ceil((size - side) / max(1, int(side * (1 - overlap)))) + 1
-             for size, side in zip(shape, window, strict=True)]  # fmt: skip
-    return math.prod(steps)
-
-
 def classify_volume(classifier: Classifier, volume: Volume, *, name: str) -> dict[str, float]:
     """The probability of every class for one scan."""
     size = classifier.backbone.spec.image_size
@@ -204,9 +185,12 @@ def classify_volume(classifier: Classifier, volume: Volume, *, name: str) -> dic
     return dict(zip(classifier.classes, found, strict=True))
 
 
-def _write(labels: NDArray[np.int32], segmenter: Segmenter, volume: Volume, request: PredictRequest) -> None:
+def _write(
+    labels: NDArray[np.int32], segmenter: Segmenter, volume: Volume, request: PredictRequest, facts: dict[str, Any]
+) -> None:
     if request.out is not None:
         write_mask(labels, volume, source=request.scan, out=request.out)
+        write_text(sidecar_of(request.out), text=json.dumps({"schema": 1, **facts}, indent=1) + "\n")
     if request.dicom_seg is not None:
         write_dicom_seg(
             labels,
@@ -217,14 +201,26 @@ def _write(labels: NDArray[np.int32], segmenter: Segmenter, volume: Volume, requ
             values=segmenter.values,
             algorithm=f"slicesight {segmenter.backbone.spec.name}",
         )
+    if request.rtstruct is not None:
+        write_rtstruct(
+            labels,
+            volume,
+            source=request.scan,
+            out=request.rtstruct,
+            names=segmenter.names,
+            values=segmenter.values,
+            algorithm=f"slicesight {segmenter.backbone.spec.name}",
+        )
 
 
-def _structure(name: str, value: int, labels: NDArray[np.integer], volume: Volume) -> dict[str, Any]:
-    found = labels == value
+def _structure(name: str, value: int, segmentation: Segmentation, volume: Volume) -> dict[str, Any]:
+    found = segmentation.labels == value
     facts: dict[str, Any] = {"name": name, "value": value, "voxels": int(found.sum())}
     if volume.spacing_mm is not None:
         facts["volume_ml"] = round(float(found.sum() * np.prod(volume.spacing_mm)) / 1000, 3)
     facts["source_slices"] = _source_slices(found, volume)
+    if segmentation.likely[name] is not None:
+        facts["mean_probability"] = segmentation.likely[name]
     return facts
 
 

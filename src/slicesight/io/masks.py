@@ -201,7 +201,7 @@ def write_dicom_seg(
     classes = np.zeros(frames.shape, np.uint16)
     for number, value in enumerate(values, start=1):
         classes[frames == value] = number
-    images, order = _images(Path(source), volume)
+    images, order = source_images(Path(source), volume)
     with quiet_pydicom():
         try:
             segmentation = highdicom.seg.Segmentation(
@@ -265,7 +265,7 @@ def _segment(number: int, name: str, algorithm: str) -> Any:
     )
 
 
-def _images(source: Path, volume: Volume) -> tuple[list[pydicom.Dataset], list[int]]:
+def source_images(source: Path, volume: Volume) -> tuple[list[pydicom.Dataset], list[int]]:
     """The series' headers as a SEG wants them, and the volume's source slices in the order of their frames."""
     name = source.name
     if volume.source.get("format") != "DICOM" or not volume.sop_instance_uids:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slicesight.models.med3dinsight import Segmenter
     from slicesight.training.scan_list import ScanCase
 
-FOUND_COLOURS = ("#ff5c33", "#33c3ff", "#ffd633", "#b366ff", "#66ff8c", "#ff66c4")
+FOUND_COLOURS = ("#ff5c33", "#33c3ff", "#ffd633", "#b366ff", "#ffffff", "#ff66c4", "#ff9f80", "#8cb3ff")
 TRUE_COLOUR = "#5cff5c"
 COLUMNS, ROWS = 4, 2
 TILE_INCHES = 2.6
@@ -72,12 +72,18 @@ def write_overlay(
         axes.set_title(f"slice {source}", color="#bbbbbb", fontsize=7, pad=2)
         if number == 0:
             mark_sides(axes, PLANES[axis] if volume.affine_lps is not None else None)
-    known = list(zip(FOUND_COLOURS, names, strict=False))
+    known = list(zip(cycle(FOUND_COLOURS), names, strict=False))
     if true_ZYX is not None:
         known.append((TRUE_COLOUR, "the truth"))
     figure.text(0.01, 0.985, title, color="white", fontsize=9, va="top")
     for number, (colour, name) in enumerate(known):
-        figure.text(0.01 + 0.14 * number, 1 - 0.42 / figure.get_figheight(), f"— {name}", color=colour, fontsize=8)
+        figure.text(
+            0.01 + 0.98 / max(7, len(known)) * number,
+            1 - 0.42 / figure.get_figheight(),
+            f"— {name}",
+            color=colour,
+            fontsize=8,
+        )
     save_figure(figure, place)
 
 

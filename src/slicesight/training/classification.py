@@ -68,7 +68,7 @@ def train_classifier(recipe: ClassifyRecipe, *, resume: bool = False, progress: 
     Raises:
         InputError: data, settings or weights that do not fit, or an output_dir that holds another run.
     """
-    cases = read_cases(recipe.data, needs="label")
+    cases = read_cases(recipe.data, needs="label", root=recipe.root)
     classes = _classes_of(cases, recipe)
 
     def train() -> Classifier:

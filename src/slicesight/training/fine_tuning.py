@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,7 +27,7 @@ from slicesight.training.recipe import Validation
 from slicesight.training.scan_list import ScanDataset
 from slicesight.training.scan_samples import ScanSamples, SpatialAugmentation
 
-NOT_PART_OF_A_RUN = ("name", "output_dir", "data", "prepared_dir", "score_splits", "save_masks", "num_overlays")
+NOT_PART_OF_A_RUN = ("name", "output_dir", "data", "root", "prepared_dir", "score_splits", "save_masks", "num_overlays")
 Model = TypeVar("Model", bound=InsightModel)
 
 
@@ -35,16 +35,17 @@ Model = TypeVar("Model", bound=InsightModel)
 class FineTuneRecipe:
     """What every fine-tuning run says.
 
-    data: a .jsonl of scans (scan_list.py). backbone: its image_size is the crop's or cube's; None takes what `init`
-    holds. init: a folder of `insight pretrain`, None for random weights. train_share: of the training patients, drawn
-    by the seed. score_splits: scored after training. validation: of the training loss, on
-    unchanged crops or cubes of the scans of its split. prepared_dir: where prepared scans are kept, for several runs to
-    share; None is a folder in output_dir.
+    data: a .jsonl of scans (scan_list.py). root: the folder that its paths start from, its own if None. backbone: its
+    image_size is the crop's or cube's; None takes what `init` holds. init: a folder of `insight pretrain`, None for
+    random weights. train_share: of the training patients, drawn by the seed. score_splits: scored after training.
+    validation: of the training loss, on unchanged crops or cubes of the scans of its split. prepared_dir: where
+    prepared scans are kept, for several runs to share; None is a folder in output_dir.
     """
 
     name: str
     output_dir: str
     data: str
+    root: str | None = None
     seed: int = 0
     preparation: Preparation = field(default_factory=Preparation)
     backbone: BackboneSpec | None = None
@@ -63,6 +64,11 @@ class FineTuneRecipe:
             raise InputError("no backbone is named; set backbone, or init to a folder that insight pretrain wrote")
 
     @property
+    def newer_settings(self) -> dict[str, Any]:
+        """Settings that earlier versions did not have, and their values that change nothing."""
+        return {}
+
+    @property
     def num_samples(self) -> int:
         """Samples of the whole run."""
         return self.training.steps * self.training.batch_size
@@ -74,12 +80,15 @@ class FineTuneRecipe:
         settings["training"] = settings_that_matter(self.training)
         if self.validation is None:
             del settings["validation"]  # as in runs before there was any
+        for name, off in self.newer_settings.items():
+            if settings[name] == off:
+                del settings[name]  # likewise
         return digest_of(settings, Path(self.data).read_bytes().hex())
 
-    def open_scans(self, image_size: Sequence[int], values: Sequence[int] = ()) -> ScanDataset:
+    def open_scans(self, image_size: Sequence[int], labels: Mapping[str, int] | None = None) -> ScanDataset:
         """The prepared scans of this run, for a network of this image_size."""
         place = Path(self.prepared_dir) if self.prepared_dir else Path(self.output_dir) / "prepared"
-        return ScanDataset(place, self.preparation, image_size=image_size, values=values)
+        return ScanDataset(place, self.preparation, image_size=image_size, labels=labels)
 
     def fit(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slicesight.errors import InputError
@@ -22,9 +23,13 @@ from slicesight.models.med3dinsight.preparation import grey
 from slicesight.training.fitting import Samples
 from slicesight.training.scan_list import ScanCase, ScanDataset
 
-IMAGE, MASK, CLASS = "image", "mask", "class"
+IMAGE, MASK, CLASS, DRAWN = "image", "mask", "class", "drawn"
 INSIDE_SHARE = 0.5
 """Of the crops of a scan with a mask, how many are centred in it."""
+
+
+STRUCTURE_SHARE, MIRRORED_SHARE = 0.75, 0.5
+"""Of balanced crops, how many are centred near a structure; of crops with sides, how many are mirrored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,7 @@ class ScanSamples(Samples):
         classes: Sequence[int] = (),
     ) -> None:
         self.scans, self.cases, self.classes = scans, list(cases), list(classes)
-        self.seed, self.length = seed, length
+        self.seed, self.length, self.size = seed, length, tuple(size)
         monai = import_monai("monai.transforms")
         self.transform = monai.Compose([*self.frame(monai, tuple(size)), *self.changes(monai, augmentation)])
 
@@ -93,10 +98,21 @@ class ScanSamples(Samples):
 
 
 class CropSamples(ScanSamples):
-    """Random crops of scans with their masks, half of them centred in a labelled voxel."""
+    """Random crops of scans with their masks, half of them centred in a labelled voxel.
+
+    is_balanced: three quarters are centred in a structure instead, each structure of the scan as often. sides: the
+    class that every class (0 the background) becomes in a mirror image; half of the crops are mirrored, left and right
+    exchanged. Empty: axis 2 is mirrored as `augmentation` says, and every class stays.
+    """
+
+    def __init__(self, *args: Any, is_balanced: bool = False, sides: Sequence[int] = (), **options: Any) -> None:
+        self.is_balanced, self.sides = is_balanced, np.array(sides, dtype=np.uint8)
+        super().__init__(*args, **options)
 
     def frame(self, monai: Any, size: tuple[int, ...]) -> list[Any]:
         """Pad, then crop."""
+        if self.is_balanced:
+            return [monai.SpatialPadd((IMAGE, MASK), size)]
         crop = monai.RandCropByPosNegLabeld(
             (IMAGE, MASK), label_key=MASK, spatial_size=size, pos=INSIDE_SHARE, neg=1 - INSIDE_SHARE
         )
@@ -107,13 +123,27 @@ class CropSamples(ScanSamples):
         return _changes(monai, augmentation, with_mask=True)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        voxels, mask = self.scans.load(self.cases[case_at(index, len(self.cases), self.seed)])
+        case = self.cases[case_at(index, len(self.cases), self.seed)]
+        voxels, mask = self.scans.load(case)
         assert mask is not None
+        drawn = np.array([value is not None for value in case.values(self.scans.labels)])
+        rng = np.random.default_rng([self.seed, 3, index])
+        if self.is_balanced:
+            inside = balanced_crop(mask, self.size, rng)
+            voxels, mask = voxels[inside], mask[inside]
+        if len(self.sides) and rng.random() < MIRRORED_SHARE:
+            voxels, mask = voxels[:, :, ::-1], self.sides[mask[:, :, ::-1]]
+            drawn = drawn[self.sides[1:].astype(int) - 1]
         self.transform.set_random_state(seed=_seed(self.seed, index))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a scan that shows nothing is a fair sample
-            (found,) = self.transform({IMAGE: grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
-        return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), MASK: found[MASK].as_tensor().long()}
+            found = self.transform({IMAGE: grey(voxels), MASK: torch.from_numpy(np.array(mask)[None])})
+        found = found if isinstance(found, dict) else found[0]
+        return {
+            IMAGE: found[IMAGE].as_tensor().clamp(0, 1),
+            MASK: found[MASK].as_tensor().long(),
+            DRAWN: torch.from_numpy(drawn),
+        }
 
 
 class CubeSamples(ScanSamples):
@@ -129,6 +159,23 @@ class CubeSamples(ScanSamples):
         self.transform.set_random_state(seed=_seed(self.seed, index))
         found = self.transform({IMAGE: grey(voxels)})
         return {IMAGE: found[IMAGE].as_tensor().clamp(0, 1), CLASS: torch.tensor(self.classes[place])}
+
+
+def balanced_crop(mask_DHW: NDArray[np.uint8], size: Sequence[int], rng: np.random.Generator) -> tuple[slice, ...]:
+    """Where a crop lies: centred near a random voxel of a random structure, or anywhere; inside the scan if it fits."""
+    centre = [int(rng.integers(side)) for side in mask_DHW.shape]
+    present = np.flatnonzero(np.bincount(mask_DHW.ravel())[1:]) + 1
+    if present.size and rng.random() < STRUCTURE_SHARE:
+        held = np.argwhere(mask_DHW == present[rng.integers(present.size)])
+        centre = held[rng.integers(len(held))].tolist()
+        centre = [
+            place + int(rng.integers(-side // 4, side // 4 + 1)) for place, side in zip(centre, size, strict=True)
+        ]
+    starts = [
+        min(max(0, place - side // 2), max(0, whole - side))
+        for place, side, whole in zip(centre, size, mask_DHW.shape, strict=True)
+    ]
+    return tuple(slice(start, start + side) for start, side in zip(starts, size, strict=True))
 
 
 def case_at(index: int, count: int, seed: int) -> int:

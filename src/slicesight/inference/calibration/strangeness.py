@@ -39,6 +39,7 @@ REASONS = {
     "picture": "what it shows, or how it lies, is unlike theirs",
     "size": "its size in mm is unlike theirs; the spacing may be wrong",
     "encoders": "the model sees it unlike theirs",
+    "found": "the structures found in it, or their sizes, are unlike theirs",
     SLICES: "its slices look unlike theirs at the same place",
     **{name: f"it looks {name}" for name in CHANGES if not name.startswith("slices")},
     "slices in reverse": "its slices seem to be in reverse order",

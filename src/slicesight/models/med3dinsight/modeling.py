@@ -25,7 +25,11 @@ from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import backbone_from, misfit, spec_of
 from slicesight.models.folder import FAMILY, one_line_for_damage, read_model_folder
 from slicesight.models.med3dinsight.preparation import Preparation
+from slicesight.models.med3dinsight.sides import mirrored_classes
 from slicesight.settings import build_settings
+
+RARE = -4.0
+"""First logit of an independent structure: few voxels belong to it."""
 
 
 class InsightConfig(PreTrainedConfig):
@@ -33,7 +37,10 @@ class InsightConfig(PreTrainedConfig):
 
     backbone: the fields of a `BackboneSpec`. preparation: those of a `Preparation`, for the first two.
     trained_on: of the first two, the kind of scans they learnt from (trained_on.py).
-    Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows.
+    Segmenter: labels, (name, value in a mask) of each structure, or a dict of them; overlap of neighbouring windows;
+        outputs, "softmax" over the background and all structures or "sigmoid", each structure by itself;
+        mirror_average, whether the logits of a scan and of its mirror image are averaged; bf16, whether it learnt in
+        bfloat16 and so may work in it; least_piece, the share of a structure's largest piece below which others go.
     Classifier: classes; pool, "mean" or "mean+max"; dropout; flip_axes, whose mirrored cubes have a vote each.
     Pre-training model: pretraining, the recipe's settings, the frozen vectors' sizes, and whether they share a space.
     """
@@ -46,6 +53,10 @@ class InsightConfig(PreTrainedConfig):
     trained_on: dict[str, Any] | None = None
     labels: Any = None
     overlap: float = 0.5
+    outputs: str = "softmax"
+    mirror_average: bool = False
+    bf16: bool = False
+    least_piece: float = 0.0
     classes: list[str] | None = None
     pool: str = "mean"
     dropout: float = 0.0
@@ -118,7 +129,7 @@ class Segmenter(InsightModel):
     """Outlines K structures. names, values: of each, and what a mask says for it."""
 
     kind = "segmenter"
-    fields = ("labels", "preparation", "overlap", "trained_on")
+    fields = ("labels", "preparation", "overlap", "outputs", "mirror_average", "bf16", "least_piece", "trained_on")
 
     def __init__(self, config: InsightConfig, backbone: Backbone | None = None) -> None:
         super().__init__(config, backbone)
@@ -126,12 +137,26 @@ class Segmenter(InsightModel):
             raise ModelError("labels is empty; expected the name and the mask's value of at least one structure")
         self.names: tuple[str, ...] = tuple(name for name, _ in config.labels)
         self.values: tuple[int, ...] = tuple(value for _, value in config.labels)
-        self.head = self.backbone.make_head(len(self.values) + 1)
+        self.mirrored_classes = mirrored_classes(self.names) if config.mirror_average else ()
+        if config.outputs not in ("softmax", "sigmoid"):
+            raise ModelError(f"outputs is {config.outputs!r}; expected softmax or sigmoid")
+        self.is_independent = config.outputs == "sigmoid"
+        self.head = self.backbone.make_head(len(self.values) + (0 if self.is_independent else 1))
+        if self.is_independent and self.head.bias is not None:
+            nn.init.constant_(self.head.bias, RARE)
         self.post_init()
 
     def forward(self, volumes_B1NHW: Tensor) -> Tensor:
-        """Logits (B, 1 + K, N, H, W)."""
-        return cast(Tensor, self.head(self.backbone(volumes_B1NHW)))
+        """Logits (B, 1 + K, N, H, W); with independent structures the background's are 0, so that the highest wins."""
+        return self.with_memory(volumes_B1NHW)[0]
+
+    def with_memory(self, volumes_B1NHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and the encoder's memory (B, C, d, h, w)."""
+        features = self.backbone.encode(volumes_B1NHW)
+        logits: Tensor = self.head(self.backbone.decode(features))
+        if self.is_independent:
+            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+        return logits, features.memory
 
 
 class Classifier(InsightModel):

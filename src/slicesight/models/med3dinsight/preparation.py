@@ -78,14 +78,19 @@ def prepare_scan(volume: Volume, how: Preparation, *, image_size: Sequence[int],
 
 
 def prepare_mask(
-    labels_ZYX: NDArray[np.integer], *, box: Box, size: tuple[int, ...], values: Sequence[int]
+    labels_ZYX: NDArray[np.integer], *, box: Box, size: tuple[int, ...], values: Sequence[int | None]
 ) -> NDArray[np.uint8]:
-    """Class numbers (D, H, W) of a canonical label map: 1 for the first of `values` and so on, 0 for all others."""
+    """Class numbers (D, H, W) of a canonical label map: 1 for the first of `values` and so on, 0 for all others.
+
+    values: None where a structure was not drawn, so that no voxel has its class.
+    """
     inside = labels_ZYX[tuple(slice(*extent) for extent in box)]
     depth, height, width = size
     classes = np.zeros(size, np.uint8)
     fullest = _share(inside, (depth, height, width), [0, *(set(np.unique(inside).tolist()) - set(values))])
     for number, value in enumerate(values, start=1):
+        if value is None:
+            continue
         share = _share(inside, (depth, height, width), [value])
         wins = share > fullest
         classes[wins] = number
