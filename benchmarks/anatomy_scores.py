@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, kinds in (("majority", ()), ("position", ("place",)), ("body", ("place", "body"))):
         systems[name] = [nearest(training, source, kinds)]
     table = make_table(systems, source.cases)
+    if options.card is not None:
+        write_scores(table, options.card / "card.json", split=options.split)
     print("\n".join(lines_of(table)))
     print(json.dumps(table))
 
@@ -88,6 +90,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", action="append", default=[], metavar="NAME=FILE[,FILE]", help="answers given already")
     parser.add_argument("--controls", nargs="*", default=list(CONTROLS))
     parser.add_argument("--max-cases", type=int)
+    parser.add_argument("--card", type=Path, metavar="FOLDER", help="write the first model's scores into its card")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
 
@@ -379,6 +382,19 @@ def lines_of(table: Mapping[str, Any]) -> list[str]:
         told = ", ".join(f"{topic} {test['difference']:+.3f} (p {test['p_holm']:.3f})" for topic, test in tests.items())
         lines.append(f"\nagainst {other}, Holm: {told}")
     return lines
+
+
+def write_scores(table: Mapping[str, Any], path: Path, *, split: str) -> None:
+    """The first system's scores of every topic, in percent."""
+    card = json.loads(path.read_text(encoding="utf-8"))
+    first = next(iter(next(iter(table["scores"].values()))))
+    scores: dict[str, Any] = {
+        group: round(100 * found[first]["value"], 1)
+        for group, found in table["scores"].items()
+        if found[first] is not None and ": " not in group
+    }
+    scores["source"] = f"benchmarks/anatomy_scores.py, percent, {table['patients']} patients of the {split} split"
+    path.write_text(json.dumps({**card, "measured_scores": scores}, indent=2) + "\n", encoding="utf-8")
 
 
 def say(text: str) -> None:

@@ -154,13 +154,15 @@ def test_readme_names_only_make_targets_that_exist():
 def desk(tmp_path, monkeypatch, phantom, phantom_file, tiny_model_folder):
     """A folder as the README assumes it, where the shipped model is replaced by the tiny random one to be quick."""
     from slicesight.io.writers import write_dicom
+    from slicesight.models.shipped import DEFAULT_MODEL, PHANTOM_MODEL
 
     (tmp_path / "scan.nii.gz").write_bytes(phantom_file.read_bytes())
     write_dicom(phantom.volume, tmp_path / "dicom_folder")
     monkeypatch.chdir(tmp_path)
     shipped = tmp_path / "weights"
     shipped.mkdir()
-    (shipped / "phantom-tiny").symlink_to(tiny_model_folder)
+    for name in (DEFAULT_MODEL, PHANTOM_MODEL):
+        (shipped / name).symlink_to(tiny_model_folder)
     monkeypatch.setattr("slicesight.models.shipped.SHIPPED_FOLDER", shipped)
     return tmp_path
 

@@ -18,7 +18,7 @@ def finished(tmp_path_factory, tiny_model_folder):
     folder = tmp_path_factory.mktemp("demo") / "demo"
     said = StringIO()
     with redirect_stdout(said):
-        run_demo(folder, model=str(tiny_model_folder), seed=3)
+        run_demo(folder, model=str(tiny_model_folder), seed=3, real_model=str(tiny_model_folder))
     return folder, said.getvalue()
 
 
@@ -38,7 +38,7 @@ def test_demo_asks_eleven_questions_of_a_nifti_and_of_a_dicom_scan(finished):
 def test_demo_ends_by_naming_files_that_exist(finished):
     folder, said = finished
     ending = "".join(said[said.index("Open:") :].split())
-    for name in ("nifti.html", "dicom.html", "nifti.png", "dicom.png", "nifti.json", "dicom.json"):
+    for name in ("nifti.html", "dicom.html", "nifti.png", "dicom.png", "nifti.json", "dicom.json", "real.html", "real.png"):
         assert str(folder / name) in ending
         assert (folder / name).stat().st_size > 1000
 

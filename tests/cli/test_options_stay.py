@@ -12,6 +12,12 @@ import typer.main
 
 from slicesight.cli import app
 
+CHANGED_DEFAULTS = {
+    ("slicesight ask", "model"): None,  # by what was scanned
+    ("slicesight serve", "model"): "anatomy-small",
+    ("slicesight embed", "model"): "anatomy-small",
+}
+"""What the shipped models know was extended; a name that is given means what it meant."""
 EARLIER: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("options.json").read_text())
 
 
@@ -40,7 +46,11 @@ NOW = parameters_of(typer.main.get_command(app))
 @pytest.mark.parametrize("verb", EARLIER)
 def test_every_verb_still_has_its_options_with_their_defaults(verb):
     assert verb in NOW
-    lost = {name: facts for name, facts in EARLIER[verb].items() if not still(facts, NOW[verb].get(name))}
+    earlier = {
+        name: {**facts, "default": CHANGED_DEFAULTS.get((verb, name), facts["default"])}
+        for name, facts in EARLIER[verb].items()
+    }
+    lost = {name: facts for name, facts in earlier.items() if not still(facts, NOW[verb].get(name))}
     assert not lost
 
 

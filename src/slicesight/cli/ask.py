@@ -25,7 +25,7 @@ from slicesight.io.assemble import checked_unit
 from slicesight.io.dicomweb.address import is_address, read_address
 from slicesight.io.downloads import on_disk
 from slicesight.io.loading import read_volume
-from slicesight.models.shipped import shipped_models
+from slicesight.models.shipped import model_for, shipped_models
 from slicesight.reports.ask import AnswerReport, load_quietly, print_report, print_warnings, write_files
 from slicesight.reports.terminal import progress_bar, report_console
 from slicesight.volumes.grid import GridVolume
@@ -61,8 +61,9 @@ def run_ask(options: AskOptions) -> None:
         raise InputError(
             f"{options.scan}: --series chooses among DICOM series, but this is {scan_format}; leave it out."
         )
-    with stderr.status(f"loading {options.model}"):
-        predictor = _load(options)
+    name = options.model or model_for(volume)
+    with stderr.status(f"loading {name}"):
+        predictor = _load(name, options)
     with stderr.status("encoding the scan"):
         encoded = predictor.encode(predictor.grid(volume, window=options.window, plane=options.plane))
     with progress_bar(stderr, "answering") as progress:
@@ -92,10 +93,10 @@ def run_ask(options: AskOptions) -> None:
         stderr.print(stored, highlight=False, soft_wrap=True)
 
 
-def _load(options: AskOptions) -> Predictor:
+def _load(name: str, options: AskOptions) -> Predictor:
     """The model; a shipped one without what only training and compiling import."""
-    with paused_garbage_collection(), light_imports() if options.model in shipped_models() else nullcontext():
-        return load_quietly(options.model, int8=options.int8, cache=options.cache, **options.guest_settings)
+    with paused_garbage_collection(), light_imports() if name in shipped_models() else nullcontext():
+        return load_quietly(name, int8=options.int8, cache=options.cache, **options.guest_settings)
 
 
 def _known_case(options: AskOptions) -> Case | None:

@@ -1,9 +1,14 @@
-"""What can this do? Two synthetic scans, as NIfTI and as DICOM, are asked and compared with the known truth."""
+"""What can this do? Two synthetic scans, as NIfTI and as DICOM, are asked and compared with the known truth.
+
+Then a real one, of which the model for real scans must say that it does not know it: the corner of a brain MR that
+nibabel brings for its own tests.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich import box
@@ -17,17 +22,19 @@ from slicesight.errors import InputError
 from slicesight.inference.answers import Answer
 from slicesight.inference.predictor import Predictor
 from slicesight.io.loading import read_volume
+from slicesight.models.shipped import DEFAULT_MODEL
 from slicesight.phantoms.folder import ScanFormat, write_phantom
-from slicesight.reports.ask import AnswerReport, load_quietly, write_files
+from slicesight.reports.ask import AnswerReport, load_quietly, print_report, write_files
 from slicesight.reports.evidence import summarise
 from slicesight.reports.terminal import progress_bar, scan_header
 from slicesight.reports.truth import judge
 
 SCANS: tuple[ScanFormat, ...] = ("nifti", "dicom")
 MARKER = ".slicesight-demo"
+REAL_QUESTIONS = ("Which kind of scan is this?", "Is the mandible in view?")
 
 
-def run_demo(folder: Path, *, model: str, seed: int) -> None:
+def run_demo(folder: Path, *, model: str, seed: int, real_model: str = DEFAULT_MODEL) -> None:
     """Make, ask, compare and write reports; ends by naming the files to open.
 
     Raises:
@@ -54,14 +61,41 @@ def run_demo(folder: Path, *, model: str, seed: int) -> None:
         base = folder / scan_format
         write_files(report, [(kind, base.with_suffix(f".{kind}")) for kind in ("json", "html", "png")])
     console.print(f"{num_right} of {num_asked} answers are right.\n", style="bold", highlight=False)
-    console.print("Open:", style="bold")
+    real = real_sample()
+    if real is not None:
+        with console.status(f"loading {real_model}"):
+            predictor = load_quietly(real_model)
+        console.print(
+            f"A corner of a real brain MR, unlike all that {real_model} knows:", style="bold", highlight=False
+        )
+        report = _ask_real(predictor, real)
+        print_report(console, report)
+        write_files(report, [("html", folder / "real.html"), ("png", folder / "real.png")])
+    console.print("\nOpen:", style="bold")
     for name, what in (
         ("html", "the report, in a browser"),
         ("png", "the same as a picture"),
         ("json", "for programs"),
     ):
-        files = ", ".join(str(folder / f"{scan_format}.{name}") for scan_format in SCANS)
+        names = [*SCANS, *(["real"] if real is not None and name != "json" else [])]
+        files = ", ".join(str(folder / f"{base}.{name}") for base in names)
         console.print(f"  {files}  ({what})", highlight=False, soft_wrap=True)
+
+
+def real_sample() -> Path | None:
+    """nibabel's small brain MR (33 x 41 x 25 voxels of 2 mm); None where its tests are not installed."""
+    found = find_spec("nibabel")
+    if found is None or found.origin is None:
+        return None
+    sample = Path(found.origin).parent / "tests" / "data" / "anatomical.nii"
+    return sample if sample.is_file() else None
+
+
+def _ask_real(predictor: Predictor, scan: Path) -> AnswerReport:
+    volume = read_volume(scan)
+    encoded = predictor.encode(volume)
+    answers = predictor.ask(encoded, list(REAL_QUESTIONS))
+    return AnswerReport(volume=volume, grid=encoded.grid, card=predictor.card, answers=answers)
 
 
 def consult(predictor: Predictor, case: Case, *, folder: Path) -> AnswerReport:

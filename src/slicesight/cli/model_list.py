@@ -71,15 +71,16 @@ def _weight_bytes(folder: Path) -> int:
 
 def _scores_of(card: dict[str, Any]) -> dict[str, Any] | None:
     """What the authors published, or what this package's own scoring wrote into the card, with its blind control."""
-    if isinstance(published := card.get("published_scores"), dict):
-        return published
+    for name in ("published_scores", "measured_scores"):
+        if isinstance(found := card.get(name), dict):
+            return found
     scores = card.get("scores")
     if isinstance(scores, dict) and isinstance(rows := scores.get("structures"), list):
         dice = {f"Dice {row['structure']}": row["dice"] for row in rows}
         return {**dice, "source": f"measured with this package on {scores.get('patients', 'unknown')} patients"}
     if not isinstance(scores, dict) or not isinstance(own := scores.get("model"), dict):
         return None
-    found: dict[str, Any] = {}
+    found = {}
     for kind in ("closed", "open"):
         if kind in own:
             found[f"{kind} accuracy"] = round(100 * own[kind], 2)

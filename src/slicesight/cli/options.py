@@ -49,6 +49,14 @@ ModelOption = Annotated[
         help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL.",
     ),
 ]
+ChosenModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL. "
+        "Left out, the shipped model for scans like this one: anatomy-small for real, phantom-tiny for synthetic ones.",
+        show_default=False,
+    ),
+]
 PresetOption = Annotated[
     str | None,
     typer.Option(metavar="NAME|FILE.yaml", help="What a guest (hf:…, openai:…) is shown; left out, what fits it."),

@@ -11,6 +11,7 @@ import typer
 from slicesight.cli.options import (
     AnswerAnywayOption,
     ArchiveTokenOption,
+    ChosenModelOption,
     EvidenceOption,
     FillOption,
     MinConfidenceOption,
@@ -34,6 +35,7 @@ from slicesight.cli.options import (
 )
 from slicesight.errors import InputError
 from slicesight.files import checked_place
+from slicesight.models.shipped import PHANTOM_MODEL
 
 STDOUT = Path("-")
 
@@ -54,7 +56,7 @@ class AskOptions:
         list[str] | None,
         typer.Argument(metavar="QUESTION", help="Left out, the model describes the findings.", show_default=False),
     ] = None
-    model: ModelOption = "phantom-tiny"
+    model: ChosenModelOption = None
     window: WindowOption = None
     plane: PlaneOption = None
     series: SeriesOption = None
@@ -222,7 +224,7 @@ def inspect(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the scans and reports.")] = Path("demo"),
-    model: ModelOption = "phantom-tiny",
+    model: ModelOption = PHANTOM_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Which synthetic scans to make.")] = 20_000,
 ) -> None:
     """Make two synthetic scans, ask each its eleven questions and compare with the truth."""

@@ -18,10 +18,11 @@ from slicesight.cli.options import (
     guest_settings,
 )
 from slicesight.errors import InputError
+from slicesight.models.shipped import DEFAULT_MODEL
 
 
 def serve(
-    model: ModelOption = "phantom-tiny",
+    model: ModelOption = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's own needs a token.")] = (
         "127.0.0.1"
     ),

@@ -13,6 +13,7 @@ from slicesight.cli.options import FillOption, is_address_of_store, verb
 from slicesight.cli.scans import STDOUT
 from slicesight.errors import InputError
 from slicesight.files import checked_place
+from slicesight.models.shipped import DEFAULT_MODEL
 
 Space = Literal["encoder", "language"]
 """Whose vectors: the encoders', or what the language model is shown of the scan."""
@@ -46,7 +47,7 @@ class EmbedOptions:
             metavar="FILE.parquet", help="The table, here or s3://…; it shows what the scans show.", show_default=False
         ),
     ]
-    model: EmbedderOption = "phantom-tiny"
+    model: EmbedderOption = DEFAULT_MODEL
     space: Annotated[
         Space, typer.Option(help="The encoders' own vectors, or those that the language model is shown.")
     ] = "encoder"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight.errors import InputError, ModelError, check_installed
-from slicesight.models.shipped import find_folder
+from slicesight.models.shipped import DEFAULT_MODEL, find_folder
 from slicesight.volumes.grid import GridSlice, GridSpec
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class ModelEmbedder:
         return digest_encoders(self.predictor.model)
 
 
-def load_embedder(name_or_dir: str | Path = "phantom-tiny", *, device: str | None = None) -> Embedder:
+def load_embedder(name_or_dir: str | Path = DEFAULT_MODEL, *, device: str | None = None) -> Embedder:
     """Any of our models with an encoder: a Med-2E3, a folder of Med3DInsight (pre-trained or fine-tuned), M3D-CLIP.
 
     Raises:

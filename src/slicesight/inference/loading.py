@@ -13,7 +13,14 @@ from slicesight.errors import InputError, ModelError, check_installed
 from slicesight.files import read_json_object
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import CARD_FILE, read_card
-from slicesight.models.shipped import find_folder, how_to_get, nearest_model, pulled_models, shipped_models
+from slicesight.models.shipped import (
+    DEFAULT_MODEL,
+    find_folder,
+    how_to_get,
+    nearest_model,
+    pulled_models,
+    shipped_models,
+)
 
 if TYPE_CHECKING:
     from slicesight.inference.calibration.calibration import Calibration
@@ -39,7 +46,7 @@ def paused_garbage_collection() -> Iterator[None]:
 
 @paused_garbage_collection()
 def load(
-    name_or_dir: str | Path = "phantom-tiny",
+    name_or_dir: str | Path = DEFAULT_MODEL,
     *,
     device: str | None = None,
     dtype: str | None = None,
@@ -52,6 +59,8 @@ def load(
     ignore_calibration: bool = False,
 ) -> Predictor:
     """Load a model by the name of a shipped or pulled one, by its folder, or by its name on the Hugging Face hub.
+
+    Without a name it is the shipped model for real scans; "phantom-tiny" is the one for synthetic scans.
 
     A folder with a PEFT adapter is loaded with the model that it names.
     `hf:ID_OR_FOLDER` is any vision-language model of transformers, and `openai:URL#MODEL` one behind a server in

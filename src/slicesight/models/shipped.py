@@ -6,16 +6,29 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slicesight.models.known import KNOWN_MODELS
 
+if TYPE_CHECKING:
+    from slicesight.volumes.volume import Volume
+
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
 PULLED_VARIABLE = "SLICESIGHT_MODELS"
+DEFAULT_MODEL = "anatomy-small"
+"""Of the shipped models the one for real scans: what is loaded where no model is named."""
+PHANTOM_MODEL = "phantom-tiny"
+"""The shipped model for synthetic scans."""
 
 
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(path.parent.name for path in SHIPPED_FOLDER.glob("*/config.json"))
+
+
+def model_for(volume: Volume) -> str:
+    """The shipped model that was trained on scans like this one: synthetic or real."""
+    return PHANTOM_MODEL if volume.is_synthetic else DEFAULT_MODEL
 
 
 def pulled_folder() -> Path:

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from slicesight.errors import InputError
 from slicesight.io.dicomweb.address import read_archive
+from slicesight.models.shipped import DEFAULT_MODEL
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_TOKEN_LENGTH = 16
@@ -20,7 +21,7 @@ _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**1
 class ServeOptions:
     """The arguments of `slicesight serve`, checked."""
 
-    model: str = "phantom-tiny"
+    model: str = DEFAULT_MODEL
     int8: bool = False
     engine: str = "auto"
     """Who computes: the package's own engine, another that is installed, or of these the quickest for the model."""

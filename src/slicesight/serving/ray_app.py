@@ -15,6 +15,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from slicesight.errors import InputError
+from slicesight.models.shipped import DEFAULT_MODEL
 from slicesight.serving.options import ServeOptions, read_token
 
 _MORE_THAN_QUEUED = 64
@@ -28,7 +29,7 @@ class RayArguments(BaseModel):
 
     folder: Path
     """Shared by all replicas; on several machines a network folder that all of them see."""
-    model: str = "phantom-tiny"
+    model: str = DEFAULT_MODEL
     token_file: Path | None = None
     host: str = "127.0.0.1"
     """Where Ray's proxies listen, as told to `serve start --http-host`."""

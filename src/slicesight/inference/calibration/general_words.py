@@ -35,6 +35,9 @@ _GENERAL = """
     seem seems appears go goes going come comes get gets able possible sure wonder check confirm inform provide point
     specify clarify assess evaluate interpret inspect examine review overview summarised summarized together remaining
     interested interest mean means meant refer refers considered concern piece portion segment term
+    fall falls fell foot feet axis axes equal equally crop cropped span spans spanning cross maximum minimum max min
+    space superior inferior toward towards lay laid begin begins start starts end ends stop stops yes n y hello hi
+    thanks thank quick quickly
     call called whether cannot couldn couldnt list listed two three four five six seven eight nine ten zero half
 """
 FUNCTION_WORDS = frozenset(_FUNCTION.split())
