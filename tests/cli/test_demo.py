@@ -38,7 +38,16 @@ def test_demo_asks_eleven_questions_of_a_nifti_and_of_a_dicom_scan(finished):
 def test_demo_ends_by_naming_files_that_exist(finished):
     folder, said = finished
     ending = "".join(said[said.index("Open:") :].split())
-    for name in ("nifti.html", "dicom.html", "nifti.png", "dicom.png", "nifti.json", "dicom.json", "real.html", "real.png"):
+    for name in (
+        "nifti.html",
+        "dicom.html",
+        "nifti.png",
+        "dicom.png",
+        "nifti.json",
+        "dicom.json",
+        "real.html",
+        "real.png",
+    ):
         assert str(folder / name) in ending
         assert (folder / name).stat().st_size > 1000
 

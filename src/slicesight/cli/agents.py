@@ -19,6 +19,7 @@ from slicesight.cli.options import (
     verb,
 )
 from slicesight.errors import InputError
+from slicesight.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from slicesight.serving.agents.options import AgentOptions
@@ -36,7 +37,7 @@ class McpOptions:
             show_default=False,
         ),
     ] = None
-    model: ModelOption = "phantom-tiny"
+    model: ModelOption = DEFAULT_MODEL
     http: Annotated[bool, typer.Option("--http", help="Listen for HTTP instead of talking over stdin and stdout.")] = (
         False
     )

@@ -18,6 +18,7 @@ from slicesight.data.scan_questions import ScanQuestion, listed_questions, read_
 from slicesight.errors import InputError
 from slicesight.files import only_run_in
 from slicesight.io.scan_tree import FoundScans, ScanFinder
+from slicesight.models.shipped import DEFAULT_MODEL
 from slicesight.reports.answer_table.asking import AskSettings
 from slicesight.reports.answer_table.columns import check_table
 from slicesight.reports.answer_table.journal import check_folder
@@ -50,7 +51,7 @@ def run_ask_folder(options: AskOptions, *, out: Path) -> None:
         run = AnswerRun(
             folder=folder, table=out, questions=questions, settings=settings_of(options), processes=processes
         )
-        with stderr().status(f"loading {options.model}"):
+        with stderr().status(f"loading {run.settings.model}"):
             run.load()
         with only_run_in(folder, doing="answering"):
             run.begin()
@@ -123,7 +124,7 @@ def settings_of(options: AskOptions | WatchOptions) -> AskSettings:
     """What the processes are told."""
     guest = options.guest_settings
     return AskSettings(
-        model=options.model,
+        model=options.model or DEFAULT_MODEL,
         int8=options.int8,
         cache=options.cache,
         preset=guest.get("preset"),

@@ -29,6 +29,7 @@ from slicesight.cli.options import (
     verb,
 )
 from slicesight.cli.scans import Choices
+from slicesight.models.shipped import DEFAULT_MODEL
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -56,7 +57,7 @@ class WatchOptions:
     ] = 15.0
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="How often to look.")] = 5.0
     once: Annotated[bool, typer.Option("--once", help="End when everything that lies there is answered.")] = False
-    model: ModelOption = "phantom-tiny"
+    model: ModelOption = DEFAULT_MODEL
     window: WindowOption = None
     plane: PlaneOption = None
     spacing_mm: SpacingOption = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from slicesight.errors import InputError
+from slicesight.models.shipped import DEFAULT_MODEL
 
 Transport = Literal["stdio", "http"]
 
@@ -20,7 +21,7 @@ class AgentOptions:
     """
 
     roots: tuple[Path, ...]
-    model: str = "phantom-tiny"
+    model: str = DEFAULT_MODEL
     preset: str | None = None
     evidence_passes: int | None = None
     int8: bool = False
