@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from .answers import ScanAnswer, answer_html
 from .background import Background
-from .client import Server, Session
+from .client import Backend, Server, Session
 from .layers import USUAL_AXES, add_masks, jump_to, knows_its_place, layer_scan
 from .masks import OWN_PYTHON, Structure, outline
 from .own_model import OwnModel, is_installed, model_names
