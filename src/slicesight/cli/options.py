@@ -33,6 +33,8 @@ ArchiveTokenOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The archive's token; else SLICESIGHT_ARCHIVE_TOKEN, else ~/.netrc."),
 ]
+
+
 def complete_model(begun: str) -> list[str]:
     """Names of models for the shell's completion; folders and hub names are typed."""
     from slicesight.models.shipped import pulled_models, shipped_models
@@ -44,7 +46,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         autocompletion=complete_model,
-        help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL."
+        help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL.",
     ),
 ]
 PresetOption = Annotated[

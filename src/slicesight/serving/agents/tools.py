@@ -30,6 +30,7 @@ from slicesight.serving.agents.measuring import labels_of, measure
 from slicesight.serving.agents.model_desk import ModelDesk
 from slicesight.serving.agents.options import AgentOptions
 from slicesight.serving.agents.pictures import draw_slices, png_of
+from slicesight.serving.agents.roots import ListedScan
 from slicesight.serving.agents.scans import ReadScan, ScanDesk
 from slicesight.serving.agents.shapes import (
     AskResult,
@@ -84,7 +85,8 @@ class ScanTools:
         """
         roots = self.desk.roots
         places = roots.places if folder in (".", "") else (await asyncio.to_thread(roots.find, folder),)
-        listed, is_complete = [], True
+        listed: list[ListedScan] = []
+        is_complete = True
         for place in places:
             if not place.is_dir():
                 raise InputError(f"{folder}: is a file; name a folder, or inspect_scan it")
@@ -119,7 +121,7 @@ class ScanTools:
             spec = GridSpec(window=window or "auto", plane=plane or "acquired")
             receipt = (await asyncio.to_thread(to_grid, found.volume, spec)).receipt
         described = await asyncio.to_thread(describe_scan, found, receipt)
-        pictures = []
+        pictures: list[bytes] = []
         if contact_sheet:
             draw = partial(write_contact_sheet, found.volume, window=window or "auto")
             pictures.append(await self.paint(png_of, draw))
@@ -169,7 +171,7 @@ class ScanTools:
             return predictor, encoded.grid, answers
 
         predictor, grid, answers = await self.model.run(work)
-        shown = []
+        shown: list[bytes] = []
         if pictures:
             for answer in answers:
                 report = AnswerReport(volume=read.volume, grid=grid, card=predictor.card, answers=[answer])
@@ -264,7 +266,7 @@ class ScanTools:
         read = await self.read(scan, reading, mask=mask)
         assert read.labels is not None
         found = await asyncio.to_thread(measure, read.volume, read.labels, labels)
-        pictures = []
+        pictures: list[bytes] = []
         if picture:
             middle = [round(sum(one.source_slices) / 2) for one in found[:4]]
             draw = partial(draw_slices, read.volume, slices=sorted(set(middle)), labels_ZYX=read.labels)
