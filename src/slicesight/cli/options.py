@@ -52,6 +52,7 @@ ModelOption = Annotated[
 ChosenModelOption = Annotated[
     str | None,
     typer.Option(
+        autocompletion=complete_model,
         help="A shipped or pulled model, a model folder or a hub name; or a guest: hf:ID_OR_FOLDER, openai:URL#MODEL. "
         "Left out, the shipped model for scans like this one: anatomy-small for real, phantom-tiny for synthetic ones.",
         show_default=False,

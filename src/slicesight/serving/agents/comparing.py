@@ -82,7 +82,7 @@ class ComparingTools:
         def work(
             predictor: Predictor, progress: Callable[[int, int], None]
         ) -> tuple[Predictor, list[list[Answer]], float | None]:
-            found = []
+            found: list[list[Answer]] = []
             for scan in (one, other):
                 encoded = desk.encoded(predictor, scan, window=window, plane=None)
                 found.append(
@@ -97,7 +97,7 @@ class ComparingTools:
             return predictor, found, self._cosine(predictor, one, other)
 
         predictor, (answers, others), cosine = await desk.run(work)
-        shown = []
+        shown: list[bytes] = []
         if pictures:
             for pair in zip(answers, others, strict=True):
                 for answer, scan in zip(pair, (one, other), strict=True):
@@ -156,9 +156,9 @@ class ComparingTools:
         self.tools.check_patient_fields(include_patient_fields)
         if (table is None) == (among is None):
             raise InputError("give a table of vectors or the scans to look among, one of the two")
+        skipped: list[str] = []
         if table is not None:
             searched = table
-            skipped: list[str] = []
             model, neighbours = await self._in_table(scan, table, grid_slice, top, reading)
         else:
             searched = f"{len(among or ())} scans"
@@ -229,7 +229,7 @@ class ComparingTools:
 
         scan = await self.tools.read(query, reading)
         others: dict[str, ReadScan] = {}
-        skipped = []
+        skipped: list[str] = []
         for name in among:
             try:
                 other = await self.tools.read(name, None)

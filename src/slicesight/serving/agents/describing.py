@@ -28,8 +28,11 @@ def describe_scan(scan: ReadScan, receipt: dict[str, Any]) -> ScanResult:
     """The receipt and the few facts that a next call needs."""
     volume = scan.volume
     places = places_mm(volume, volume.acquisition_axis)
-    ends = (None, None) if places is None else (float(places[0]), float(places[-1]))
-    first, last = reversed(ends) if volume.slices_reversed else ends
+    first = last = None
+    if places is not None:
+        first, last = float(places[0]), float(places[-1])
+    if volume.slices_reversed:
+        first, last = last, first
     return ScanResult(
         scan=scan.name,
         summary=scan_line(volume),

@@ -181,7 +181,7 @@ def _write_on(picture: Image.Image, text: str, letters: str) -> None:
     draw, (width, height) = ImageDraw.Draw(picture), picture.size
     font = ImageFont.load_default(size=max(10, min(width, height) // 28))
     middle = (("lm", (4, height // 2)), ("rm", (width - 4, height // 2)), ("ma", (width // 2, 3)))
-    left, right, top, bottom = list(letters)
+    left, right, top, bottom = tuple(letters)
     for letter, (anchor, place) in zip((left, right, top), middle, strict=True):
         draw.text(place, letter, fill=MARK, font=font, anchor=anchor, stroke_width=1, stroke_fill=SHADE)
     draw.text((width - 4, height - 4), bottom, fill=MARK, font=font, anchor="rs", stroke_width=1, stroke_fill=SHADE)

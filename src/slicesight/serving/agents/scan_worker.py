@@ -68,7 +68,7 @@ def _read(folder: Path, request: dict[str, Any]) -> None:
     volume = read_volume(
         place,
         series_uid=options.get("series"),
-        spacing_mm=None if spacing is None else tuple(spacing),
+        spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
         time_point=options.get("time_point"),
         unit=checked_unit(options.get("unit")),
         fill=options.get("fill"),

@@ -121,7 +121,7 @@ class ScanTools:
             spec = GridSpec(window=window or "auto", plane=plane or "acquired")
             receipt = (await asyncio.to_thread(to_grid, found.volume, spec)).receipt
         described = await asyncio.to_thread(describe_scan, found, receipt)
-        pictures = []
+        pictures: list[bytes] = []
         if contact_sheet:
             draw = partial(write_contact_sheet, found.volume, window=window or "auto")
             pictures.append(await self.paint(png_of, draw))
@@ -171,7 +171,7 @@ class ScanTools:
             return predictor, encoded.grid, answers
 
         predictor, grid, answers = await self.model.run(work)
-        shown = []
+        shown: list[bytes] = []
         if pictures:
             for answer in answers:
                 report = AnswerReport(volume=read.volume, grid=grid, card=predictor.card, answers=[answer])
@@ -266,7 +266,7 @@ class ScanTools:
         read = await self.read(scan, reading, mask=mask)
         assert read.labels is not None
         found = await asyncio.to_thread(measure, read.volume, read.labels, labels)
-        pictures = []
+        pictures: list[bytes] = []
         if picture:
             middle = [round(sum(one.source_slices) / 2) for one in found[:4]]
             draw = partial(draw_slices, read.volume, slices=sorted(set(middle)), labels_ZYX=read.labels)
