@@ -30,6 +30,9 @@ def served(tiny_model_folder, tmp_path, monkeypatch):
 
     from slicesight.serving.ray_app import RayArguments, build
 
+    for module in ("api", "client"):
+        monkeypatch.setattr(f"ray.serve._private.{module}.HTTP_PROXY_TIMEOUT", PATIENCE_S)
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
