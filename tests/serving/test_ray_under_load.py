@@ -21,12 +21,17 @@ PATIENCE_S = 600
 
 
 @pytest.fixture
-def served(tiny_model_folder, tmp_path):
-    """(address, arguments' folder) of one to three replicas on this machine."""
+def served(tiny_model_folder, tmp_path, monkeypatch):
+    """The address of one or two replicas on this machine."""
+    for name in ("PROXY_READY_CHECK_TIMEOUT_S", "PROXY_HEALTH_CHECK_TIMEOUT_S"):  # a busy machine is no dead one
+        monkeypatch.setenv(f"RAY_SERVE_{name}", str(PATIENCE_S))
     import ray
     from ray import serve
 
     from slicesight.serving.ray_app import RayArguments, build
+
+    for module in ("api", "client"):
+        monkeypatch.setattr(f"ray.serve._private.{module}.HTTP_PROXY_TIMEOUT", PATIENCE_S)
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
