@@ -36,6 +36,8 @@ WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?![\w.])")
 OTHERS_DOTTED = {
     "archive.hospital": "an example of a host's name",
     "nltk.downloader": "a module of the library nltk",
+    "LLM.chat": "a method of vLLM",
+    "vllm.entrypoints.openai.api_server": "a module of vLLM",
     "torch.ao": "PyTorch's older quantisation",
 }
 """Dotted names that are not ours, each with whose it is."""
@@ -50,6 +52,7 @@ OTHERS_OPTIONS = {
     "--allowed-local-media-path": "vllm serve",
     "--allowed-media-domains": "vllm serve",
     "--dtype": "vllm serve",
+    "--enable-lora": "vllm serve",
     "--max-model-len": "vllm serve",
     "--tensor-parallel-size": "vllm serve",
     "--num_processes": "accelerate launch",

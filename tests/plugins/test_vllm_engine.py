@@ -221,6 +221,25 @@ def test_a_conversation_goes_on(both, phantom):
     )
 
 
+def test_two_scans_in_one_prompt_keep_their_order(both, phantom):
+    from vllm import SamplingParams
+
+    from slicesight.phantoms.rendering import make_phantom
+
+    volumes = [phantom.volume, make_phantom(11, 5, pixel_mm=(3.5, 4.0)).volume]
+    found = []
+    for order in (volumes, volumes[::-1]):
+        asked = both.vllm.maker.ask(QUESTIONS[0], order)
+        both.vllm.engine.add_request("two", asked.for_engine, SamplingParams(temperature=0, max_tokens=12))
+        while both.vllm.engine.has_unfinished_requests():
+            found += [list(one.outputs[0].token_ids) for one in both.vllm.engine.step() if one.finished]
+        inputs = both.own.processor([QUESTIONS[0]], volumes=order, volume_index=[[0, 1]])
+        wanted = both.own.model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :].tolist()
+        assert found[-1] == wanted
+        scores = both.own.model.score_slices(both.own.model.encode_volumes(inputs["volumes"]), **inputs)[0].tolist()
+        assert np.allclose(both.vllm.slice_scores(asked.slices), scores, atol=CLOSE, rtol=0)
+
+
 def test_questions_without_a_scan_are_answered_too(both):
     assert_same(ask(both.vllm, None, QUESTIONS[:2]), ask(both.own, None, QUESTIONS[:2]))
 
