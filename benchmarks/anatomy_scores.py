@@ -284,6 +284,11 @@ def make_table(systems: Mapping[str, Sequence[Rows]], cases: Sequence[Case]) -> 
     groups: dict[str, Callable[[Prediction], bool]] = {}
     for topic in topics:
         groups[topic] = lambda row, topic=topic: kind_of(row) == topic
+        if any(is_held_back(row) for row in of_topic(systems[first][0], topic)):
+            for name, held_back in (("taught wordings", False), ("other wordings", True)):
+                groups[f"{topic}: {name}"] = lambda row, topic=topic, held_back=held_back: (
+                    kind_of(row) == topic and is_held_back(row) == held_back
+                )
         subjects = sorted({subject_of(row) for row in systems[first][0] if kind_of(row) == topic} - {""})
         if 1 < len(subjects) <= 8:
             for subject in subjects:
@@ -322,6 +327,11 @@ def kind_of(row: Prediction) -> str:
     """The topic; of one that is asked with choices and without, which of the two."""
     asked_openly = row.task == "open" and row.topic not in OPEN_TOPICS
     return f"{row.topic}, no choices" if asked_openly else row.topic
+
+
+def is_held_back(row: Prediction) -> bool:
+    """Asked in words that no training question has."""
+    return row.id.endswith(":held-back")
 
 
 def of_topic(rows: Rows, topic: str) -> list[Prediction]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from slicesight.data.choices import listed_choices, with_letter
+from slicesight.data.choices import is_right, listed_choices, with_letter
+from slicesight.data.manifest import Conversation
 
 QUESTION = "Where is the cyst? Choices: A. head of the pancreas B. spleen C. none of the organs D. left lung"
 
@@ -39,3 +40,32 @@ def test_an_open_question_leaves_the_answer_alone() -> None:
 
 def test_two_equal_choices_name_no_letter() -> None:
     assert with_letter("Q? Choices: A. spleen B. spleen", "spleen") == "spleen"
+
+
+def test_a_question_may_have_more_than_four_choices_and_none_is_lost() -> None:
+    names = ("cyst", "stone", "abscess", "tumour", "clot", "scar")
+    asked = Conversation(
+        task="closed", topic="finding", question="What is it?", choices=names, answer="clot", answer_choice="E"
+    )
+    assert listed_choices(asked.prompt) == dict(zip("ABCDEF", names, strict=True))
+    assert is_right("E. clot", asked)
+    assert is_right("clot", asked)
+    assert not is_right("D", asked)
+
+
+def test_more_choices_than_letters_are_refused() -> None:
+    names = tuple(f"finding {number}" for number in range(11))
+    with pytest.raises(ValueError, match="11 choices; at most 10"):
+        Conversation(task="closed", topic="f", question="?", choices=names, answer=names[0], answer_choice="A")
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ("A. E. coli B. H. pylori C. none", {"A": "E. coli", "B": "H. pylori", "C": "none"}),
+        ("A. cyst C. stone", {"A": "cyst", "C": "stone"}),
+        ("A. infection by E. coli B. none", {"A": "infection by E. coli", "B": "none"}),
+    ],
+)
+def test_a_letter_inside_a_choice_begins_no_other(listed: str, expected: dict[str, str]) -> None:
+    assert listed_choices(f"Which? Choices: {listed}") == expected

@@ -69,6 +69,21 @@ def test_values_down_to_minus_200_make_a_ct(lowest: int, modality: str, tmp_path
     assert (scan.modality, scan.unit) == (modality, "HU" if modality == "CT" else "arbitrary")
 
 
+@pytest.mark.parametrize(
+    ("lowest", "highest", "modality"),
+    [(-610, 30393, "unknown"), (-899, 4097, "unknown"), (-610, 4096, "CT"), (-900, 30393, "CT"), (-1024, 5000, "CT")],
+)
+def test_a_filtered_mr_with_values_below_0_and_far_above_12_bits_is_no_ct(
+    lowest: int, highest: int, modality: str, tmp_path: Path
+) -> None:
+    voxels = np.linspace(lowest, highest, 5 * 6 * 7).reshape(5, 6, 7).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 2, 1])), tmp_path / "scan.nii")
+    scan = read_volume(tmp_path / "scan.nii")
+    assert (scan.modality, scan.unit) == (modality, "HU" if modality == "CT" else "arbitrary")
+    assert any("--unit HU" in note for note in scan.warnings) == (modality == "unknown")
+    assert read_volume(tmp_path / "scan.nii", unit="HU").modality == "CT"
+
+
 @pytest.mark.parametrize("use_compression", [True, False])
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".hdr", ".img"])
 def test_header_and_data_in_two_files(suffix: str, use_compression: bool, tmp_path: Path) -> None:

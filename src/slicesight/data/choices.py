@@ -17,12 +17,12 @@ from slicesight.data.choice_reading import OUTCOMES as OUTCOMES
 from slicesight.data.choice_reading import WAYS as WAYS
 from slicesight.data.choice_reading import ChoiceReading, read_choice_of
 
-LETTERS = "ABCD"
+LETTERS = "ABCDEFGHIJ"
+"""What choices are called; there can be no more than these."""
+FOUR_LETTERS = "ABCD"
+"""Those of data sets whose questions have four choices."""
 LIST_MARK = "Choices:"
 SCAN_PLACE = "<image3d>"
-
-_CHOICE = re.compile(r"(?:^|\s)([A-D])\.\s+")
-_LETTERED = re.compile(r"\(?[A-D](?:[.):]|\)?$)")
 
 
 class AskedWithAnswer(Protocol):
@@ -45,7 +45,7 @@ def legacy_right(prediction: str, answer_choice: str) -> bool:
 
 def read_choice(prediction: str, choices: Sequence[str] | None = None) -> ChoiceReading:
     """Read an answer as one of the choices, or of A to D where they are not known; see `choice_reading`."""
-    return read_choice_of(prediction, tuple(choices or ()), LETTERS)
+    return read_choice_of(prediction, tuple(choices or ()), LETTERS if choices else FOUR_LETTERS)
 
 
 def is_right(said: str, asked: AskedWithAnswer) -> bool:
@@ -77,13 +77,31 @@ def plain(text: str) -> str:
 def listed_choices(question: str) -> dict[str, str]:
     """Letter -> text of the choices in a question, without the place of a scan; empty for an open one."""
     _, mark, listed = question.replace(SCAN_PLACE, " ").partition(LIST_MARK)
-    pieces = _CHOICE.split(listed) if mark else [""]
-    return {letter: text.strip() for letter, text in zip(pieces[1::2], pieces[2::2], strict=True)}
+    found: dict[str, str] = {}
+    rest, letter = listed if mark else "", ""
+    while match := _next_letter(rest, after=letter):
+        if letter:
+            found[letter] = rest[: match.start()].strip()
+        letter, rest = match[1], rest[match.end() :]
+    if letter:
+        found[letter] = rest.strip()
+    return found
+
+
+def _next_letter(text: str, *, after: str) -> re.Match[str] | None:
+    """Where the next choice begins: its letter follows the last one's, or, where one is left out, is a later one.
+
+    A letter that a choice begins with is part of it: "A. E. coli".
+    """
+    later = LETTERS[LETTERS.index(after) + 1 :] if after else LETTERS
+    for letters in (later[:1], later[1:]):
+        match = re.search(rf"(?:^|\s)([{letters}])\.\s+", text) if letters else None
+        if match and (not after or text[: match.start()].strip()):
+            return match
+    return None
 
 
 def with_letter(question: str, answer: str) -> str:
     """Put the letter before an answer that is one of the choices word for word; any other answer stays as it is."""
-    if _LETTERED.match(answer):
-        return answer
     letters = [letter for letter, text in listed_choices(question).items() if plain(text) == plain(answer)]
     return f"{letters[0]}. {answer}" if len(letters) == 1 else answer

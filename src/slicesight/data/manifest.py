@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from slicesight.data.choices import FOUR_LETTERS as FOUR_LETTERS
 from slicesight.data.choices import LETTERS as LETTERS
 from slicesight.errors import ManifestError, check_type
 from slicesight.files import replacing
@@ -68,6 +69,8 @@ class Conversation(BaseModel):
             return self
         if not self.choices or not self.answer_choice:
             raise ValueError("a closed question needs `choices` and `answer_choice`")
+        if len(self.choices) > len(LETTERS):
+            raise ValueError(f"a closed question has {len(self.choices)} choices; at most {len(LETTERS)} have a letter")
         index = LETTERS.find(self.answer_choice)
         if index < 0 or index >= len(self.choices) or self.choices[index] != self.answer:
             raise ValueError(f"answer_choice {self.answer_choice!r} does not point at the answer {self.answer!r}")

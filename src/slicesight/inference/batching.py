@@ -260,11 +260,12 @@ class ContinuousBatching:
         calibration = self.predictor.calibration
         if calibration is None or request.wants_likelihoods:
             return None
+        asked = calibration.judge_question(question, self.predictor, is_follow_up=bool(request.history))
         return AnswerWatch(
             calibration=calibration,
             rule=request.rule,
-            scan=calibration.judge_scan(scan),
-            question=calibration.judge_question(question, self.predictor, is_follow_up=bool(request.history)),
+            scan=calibration.judge_scan(scan, kind="" if asked is None else asked.kind),
+            question=asked,
             has_scan=scan is not None,
         )
 

@@ -37,15 +37,17 @@ class PrefixCache:
 
 @dataclass(kw_only=True)
 class JudgementCache:
-    """What a calibration last said of one encoded scan."""
+    """What a calibration last said of one encoded scan, beside scans of each of its groups."""
 
     owner: object | None = None
-    judgement: ScanJudgement | None = None
+    judgements: dict[str, ScanJudgement] = field(default_factory=dict)
 
-    def get(self, owner: object, make: Callable[[], ScanJudgement]) -> ScanJudgement:
-        if self.judgement is None or self.owner is not owner:
-            self.owner, self.judgement = owner, make()
-        return self.judgement
+    def get(self, owner: object, group: str, make: Callable[[], ScanJudgement]) -> ScanJudgement:
+        if self.owner is not owner:
+            self.owner, self.judgements = owner, {}
+        if group not in self.judgements:
+            self.judgements[group] = make()
+        return self.judgements[group]
 
 
 @dataclass(frozen=True, kw_only=True)

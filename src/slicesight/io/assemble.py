@@ -25,6 +25,8 @@ MAX_MM = 1e6
 _MAX_VALUE = 1e30
 _MIN_CONTRAST = 1e-30
 _LOWEST_AIR_HU = -200.0  # a scan with values below this holds air or fat measured in HU
+_SURE_AIR_HU = -900.0
+_HIGHEST_HU = 4096.0  # 12 bits, as most scanners store them; above it there is metal, and then there is air as well
 
 
 Unit = Literal["HU", "arbitrary"]
@@ -270,7 +272,12 @@ def _unit_and_modality(
         return options.unit, "CT" if options.unit == "HU" and modality == "unknown" else modality
     if unit is not None:
         return unit, modality
-    if low <= _LOWEST_AIR_HU:
+    if _SURE_AIR_HU < low <= _LOWEST_AIR_HU and (high := float(voxels.max())) > _HIGHEST_HU:
+        notes.append(
+            f"values from {low:g} to {high:g} are not taken as HU: a CT with such high ones holds air near -1000; "
+            "if it is a CT say --unit HU"
+        )
+    elif low <= _LOWEST_AIR_HU:
         notes.append(f"the file does not name its modality; read as CT in HU because values reach {low:g}")
         return "HU", "CT"
     if low >= 0 and looks_like_shifted_hu(voxels):

@@ -185,7 +185,7 @@ def test_amos_mm_has_a_report_per_region_and_takes_the_scan_the_entry_names(tmp_
     ("labels", "message"),
     [
         ({"qa": [amos_question("Which?", "E")]}, "the answer of question 0 is 'E', which is no option"),
-        ({"qa": [{"question": "Which?"}]}, "question 0 has not a question with options A to D"),
+        ({"qa": [{"question": "Which?"}]}, "question 0 has not a question with options A, B"),
         ({"report": {"findings": {"head": "x"}}}, "findings name the region 'head'"),
         ({"report": "all normal"}, "labels.report has no findings by region"),
     ],

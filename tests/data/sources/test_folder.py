@@ -180,7 +180,7 @@ def test_hidden_files_the_output_and_single_pictures_are_no_scans(tree, read, tm
         ({"report": "x", "colour": 1}, "colour: Extra inputs"),
         ({"questions": [{"question": "?"}]}, "questions.0.answer: Field required"),
         ({"questions": [{**QUESTION, "answer": "lung"}]}, "answer choice is 'lung'"),
-        ({"questions": [{**QUESTION, "choices": list("abcde")}]}, "5 choices"),
+        ({"questions": [{**QUESTION, "choices": list("abcdefghijk")}]}, "11 choices"),
         ({"questions": [{"question": " ", "answer": "x"}]}, "question ' '"),
         ({"split": "holdout"}, "split: Input should be"),
         ('{"report": \n "x"', "line 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,8 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
             (root / f"p{number}").mkdir(parents=True)
             write_nifti(volume, root / f"p{number}" / "ct.nii.gz")
             write_nifti(volume, root / f"p{number}" / "labels.nii.gz", labels=labels)
-            rows.append((f"p{number}", "test" if number % 3 == 2 else "train", "tube; skull" if number == 3 else ""))
+            split = "val" if number == 7 else "test" if number % 3 == 2 else "train"
+            rows.append((f"p{number}", split, "tube; skull" if number == 3 else ""))
         with (root / "patients.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
         one: dict[str, Any] = {
@@ -183,14 +185,17 @@ def test_the_truth_of_a_case_names_labels_unknown_slices_and_facts(folder, read)
     assert Path(cases[0].labels).name == "labels.nii.gz"
 
 
-def test_some_wordings_are_kept_for_the_test_split(folder, read) -> None:
+def test_some_wordings_are_kept_for_validation_and_test(folder, read) -> None:
     cases, _ = read(folder(9), "masks")
     endings = {split: {asked.id.endswith(":held-back") for case in cases if case.split == split
-                       for asked in case.conversations} for split in ("train", "test")}  # fmt: skip
-    assert endings == {"train": {False}, "test": {True, False}}
-    openings = [text.split("{")[0] for texts in HELD_BACK.values() for text in texts]
-    asked = [asked.question for case in cases if case.split == "train" for asked in case.conversations]
-    assert not [text for text in asked if any(opening and text.startswith(opening) for opening in openings)]
+                       for asked in case.conversations} for split in ("train", "val", "test")}  # fmt: skip
+    assert endings == {"train": {False}, "val": {True, False}, "test": {True, False}}
+    texts = [re.escape(text) for texts in HELD_BACK["test"].values() for text in texts]
+    kept = re.compile("|".join(re.sub(r"\\{\d\\}", ".+", text) for text in texts))
+    held = [asked for case in cases if case.split == "test" for asked in case.conversations if "held-back" in asked.id]
+    assert all(kept.fullmatch(asked.question) for asked in held)
+    others = [asked for case in cases if case.split != "test" for asked in case.conversations]
+    assert not [asked for asked in others if kept.fullmatch(asked.question)]
 
 
 def test_the_same_source_gives_the_same_questions(folder, read) -> None:

@@ -98,3 +98,47 @@ def calibrated(calibrated_folder):
     import slicesight
 
     return slicesight.load(calibrated_folder)
+
+
+def rod(seed: int) -> Volume:
+    """A bright bar along the patient: a scan that is known, but of which nobody was asked for a phase."""
+    volume = body(seed)
+    grid = np.indices(volume.voxels.shape)
+    inside = (abs(grid[1] - 20) < 4) & (abs(grid[2] - 24) < 4 + seed % 2)
+    noise = np.random.default_rng(seed).normal(size=volume.voxels.shape)
+    return replace(volume, voxels=np.where(inside, 150 + 10 * noise, -1000.0).astype(np.float32))
+
+
+class BodiesAndRods(Bodies):
+    """Bodies as ever, and as many rods that are only asked which kind of scan they are."""
+
+    def __init__(self, count: int, *, first: int = 0) -> None:
+        super().__init__(count, first=first)
+        asked = Conversation(task="open", topic="modality", question="What is the modality?", answer="CT")
+        bodies = [one.model_copy(update={"conversations": (*one.conversations, asked)}) for one in self.cases]
+        rods = [
+            one.model_copy(update={"id": f"rod {one.id}", "patient": f"r{one.patient}", "conversations": (asked,)})
+            for one in self.cases
+        ]
+        self.cases = [*bodies, *rods]
+
+    def grid(self, case: Case, spec: GridSpec) -> GridVolume:
+        return to_grid(rod(int(case.volume)), spec) if case.id.startswith("rod") else super().grid(case, spec)
+
+
+@pytest.fixture(scope="session")
+def knows_rods(tiny_model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rods") / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    import slicesight
+    from slicesight.inference.calibration.fitting import calibrate
+    from slicesight.inference.calibration.storage import write_calibration
+
+    predictor = slicesight.load(str(folder), ignore_calibration=True)
+    write_calibration(calibrate(predictor, BodiesAndRods(30), max_new_tokens=3).calibration, folder)
+    return slicesight.load(str(folder))
+
+
+@pytest.fixture(scope="session")
+def make_rod():
+    return rod

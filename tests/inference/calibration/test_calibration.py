@@ -15,7 +15,7 @@ from slicesight.errors import InputError, ModelError
 from slicesight.inference.calibration import calibration as module
 from slicesight.inference.calibration.calibration import DO_NOT_KNOW, NO_RULE, NO_SCAN, NOT_CALIBRATED, Calibration
 from slicesight.inference.calibration.confidence import ConfidenceCurve
-from slicesight.inference.calibration.fitting import calibrate
+from slicesight.inference.calibration.fitting import calibrate, spread_out
 from slicesight.inference.calibration.likelihood import AnswerLikelihood
 from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, write_calibration
 
@@ -239,3 +239,30 @@ def test_a_topic_asked_with_choices_and_without_has_a_curve_for_each(question, e
     calibration = Calibration(curves={"closed/presence": curve(1, 0.25), "open/presence": curve(3, 0.75)})
     likelihood = AnswerLikelihood(token_logs=(-0.1,))
     assert calibration.confidence(likelihood, question=question, kind=nearest) == pytest.approx(expected)
+
+
+def test_a_question_is_refused_on_a_scan_of_a_kind_that_was_never_asked_it(knows_rods, make_body, make_rod):
+    (group,) = knows_rods.calibration.scans_of_topics
+    assert group.topics == {"phase", "organ", "report"}
+    for volume, held_back in ((make_body(100), None), (make_rod(100), "strange_scan")):
+        phase, modality = knows_rods.ask(volume, [CLOSED, "What is the modality?"], max_new_tokens=FEW)
+        assert phase.abstained == held_back
+        assert modality.abstained is None
+    assert "unlike those of which the model was taught such questions" in phase.text
+
+
+def test_an_answer_that_no_question_of_its_kind_ever_had_is_not_believed(knows_rods, make_body):
+    answer = knows_rods.ask(make_body(100), "What is the modality?", max_new_tokens=FEW)[0]
+    assert answer.text != "CT", "the tiny model knows nothing"
+    assert (answer.confidence, answer.confidence_note) == (0.0, module.NO_SUCH_ANSWER)
+    assert knows_rods.calibration.questions.may_say("ct.", kind="open/modality")
+    assert knows_rods.calibration.questions.may_say("anything", kind="closed/phase"), "choices have their own rule"
+
+
+def test_the_training_scans_beside_are_spread_over_all_of_them(bodies):
+    cases = bodies(50).cases
+    chosen = [int(case.volume) for case in spread_out(cases, 5)]
+    assert chosen[0] == 0
+    assert chosen[-1] == 49
+    assert max(np.diff(chosen)) <= 13
+    assert spread_out(cases, 60) == cases

@@ -94,7 +94,9 @@ def _questions(name: str, labels: dict[str, Any]) -> list[Conversation]:
         options = item.get("options") if isinstance(item, dict) else None
         question = str(item.get("question") or "").strip() if isinstance(item, dict) else ""
         if not question or not isinstance(options, dict) or list(options) != list(LETTERS[: len(options)]):
-            raise UnusableError(f"question {number} has not a question with options A to D, found {str(item)[:60]!r}")
+            raise UnusableError(
+                f"question {number} has not a question with options A, B and so on, found {str(item)[:60]!r}"
+            )
         letter = str(item.get("answer") or "").strip()[:1].upper()
         if letter not in options or not letter:
             raise UnusableError(f"the answer of question {number} is {item.get('answer')!r}, which is no option")

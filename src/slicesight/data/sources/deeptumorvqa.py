@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from slicesight.data.manifest import LETTERS, Case, Conversation
+from slicesight.data.manifest import FOUR_LETTERS, Case, Conversation
 from slicesight.data.sources.collected import CollectedCases
 from slicesight.data.sources.intake import Intake, SourceLocation, SourceRequest, UnusableError, closed_conversation
 from slicesight.data.sources.tables import json_items, json_lists
@@ -59,7 +59,7 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
     """
     ends = len(text)
     found: list[str] = []
-    for letter in reversed(LETTERS):
+    for letter in reversed(FOUR_LETTERS):
         marks = list(re.finditer(rf"(?:^|(?<=[\s(])){letter}[:.)]\s*", text[:ends]))
         if not marks:
             if found:
@@ -111,14 +111,14 @@ def _conversations(fields: dict[str, str]) -> list[Conversation]:
     topic = fields["question_type"].lower() + SEPARATOR + fields["question_subtype"]
     asked, choices = split_choices(fields["mc_question"])
     letter = fields["correct_option"].upper()
-    if letter not in LETTERS[: len(choices)] or len(letter) != 1:
-        raise UnusableError(f"correct_option is {letter!r}, expected one of {', '.join(LETTERS[: len(choices)])}")
+    if letter not in FOUR_LETTERS[: len(choices)] or len(letter) != 1:
+        raise UnusableError(f"correct_option is {letter!r}, expected one of {', '.join(FOUR_LETTERS[: len(choices)])}")
     closed = closed_conversation(
         fields["qid"] + CLOSED,
         topic=topic,
         question=asked or fields["question"],
         choices=choices,
-        answer=choices[LETTERS.index(letter)],
+        answer=choices[FOUR_LETTERS.index(letter)],
         letter=letter,
     )
     return [

@@ -30,7 +30,7 @@ REPORT_QUESTIONS = (
 )
 M3D_TOPICS = {1: "plane", 2: "phase", 3: "organ", 4: "abnormality", 5: "location"}
 _MISSING = ("", "na", "nan", "n/a")
-_LETTERED = re.compile(r"^\(?([A-D])[.):]\s*(.*)$", flags=re.DOTALL)
+_LETTERED = re.compile(rf"^\(?([{LETTERS}])[.):]\s*(.*)$", flags=re.DOTALL)
 
 
 class UnusableError(ValueError):

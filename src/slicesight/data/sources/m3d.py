@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from slicesight.data.manifest import LETTERS, Case, Conversation, Split
+from slicesight.data.choices import plain
+from slicesight.data.manifest import FOUR_LETTERS, Case, Conversation, Split
 from slicesight.data.sources.intake import (
     M3D_TOPICS,
     Intake,
@@ -46,7 +47,7 @@ from slicesight.io.files import head_of
 LIST_NAME = "M3D_Cap.json"
 _MIN_LETTERS = 5
 _NEEDED = ("Image Path", "Question", "Answer")
-_CHOICES = tuple(f"Choice {letter}" for letter in LETTERS)
+_CHOICES = tuple(f"Choice {letter}" for letter in FOUR_LETTERS)
 
 
 def read_m3d_cap(request: SourceRequest, intake: Intake) -> list[Case]:
@@ -228,5 +229,5 @@ def _conversations(row: dict[str, str], name: str, topic: str) -> list[Conversat
         answer=answer,
         letter=row.get("Answer Choice", ""),
     )
-    words = without_letter(answer).strip()
+    words = (answer if plain(answer) == plain(closed.answer) else without_letter(answer)).strip()
     return [Conversation(id=f"{name}/open", task="open", topic=topic, question=question, answer=words), closed]

@@ -2,8 +2,8 @@
 
 Every view offers candidates; of those about one structure in one patient as many are kept for each answer ("yes" as
 often as "no", each third as often as another), so that neither the patient nor the wording tells. All texts are made
-from templates. Those of `HELD_BACK` are used in the test split only, beside the others, and their questions' ids end in
-":held-back". Slices are counted from 1 to the number that a model's grid has, bottom to top.
+from templates. Those of `HELD_BACK` are used in the validation and test splits only, beside the others, and their
+questions' ids end in ":held-back". Slices are counted from 1 to the number that a model's grid has, bottom to top.
 
 Topics that even slice weights cannot answer, because an average of all slices does not hold it: `NEEDS_SLICES`.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation, Split, Task
-from slicesight.data.sources.mask_texts import HELD_BACK, TEXTS
+from slicesight.data.sources.mask_texts import HELD_BACK, TEXTS, draw
 from slicesight.data.sources.mask_truth import ScanTruth, Seen, View
 from slicesight.errors import InputError
 
@@ -337,11 +337,13 @@ def _opened(candidate: _Candidate, rng: Generator, share: float) -> _Candidate:
 
 def _conversation(scan: AskedScan, candidate: _Candidate, *, number: int) -> Conversation:
     texts = TEXTS[candidate.topic]
-    if scan.split == "test" and scan.rng.integers(2):
-        texts = HELD_BACK[candidate.topic]
     words = [_word(scan, name) for name in candidate.subject]
-    question = texts[scan.rng.integers(len(texts))].format(*words)
-    ending = ":held-back" if texts is HELD_BACK[candidate.topic] else ""
+    if scan.split in HELD_BACK and scan.rng.integers(2):
+        texts, ending = HELD_BACK[scan.split][candidate.topic], ":held-back"
+        question = texts[scan.rng.integers(len(texts))].format(*words)
+    else:
+        ending = ""
+        question = draw(texts[scan.rng.integers(len(texts))], scan.rng).format(*words)
     about = "+".join(candidate.subject or (candidate.group or ())).replace(" ", "_")
     name = f"{scan.name}#{candidate.view}:{number}:{candidate.topic.replace(' ', '_')}:{about}{ending}"
     slices = None if candidate.topic in _SLICES_OF_ALL else scan.truth.source(candidate.slices) or None

@@ -17,7 +17,7 @@ import os
 import re
 from pathlib import Path
 
-from slicesight.data.manifest import LETTERS, Case, Conversation, Split
+from slicesight.data.manifest import FOUR_LETTERS, Case, Conversation, Split
 from slicesight.data.sources.collected import CollectedCases
 from slicesight.data.sources.ct_rate import SOURCE as CT_RATE
 from slicesight.data.sources.ct_rate import first_release_doubt
@@ -33,7 +33,7 @@ COLUMNS = (
     "Answer",
     "QuestionType",
     "AnswerChoice",
-    *(f"Choice {letter}" for letter in LETTERS),
+    *(f"Choice {letter}" for letter in FOUR_LETTERS),
 )
 TASKS = {
     "1": "image observation",
@@ -132,7 +132,7 @@ def _conversation(row: dict[str, str], name: str) -> Conversation:
         return Conversation(id=name, task="open", topic=topic, question=question, answer=answer)
     if kind != "Close":
         raise UnusableError(f"QuestionType is {kind!r}, expected Open or Close")
-    choices = [row[f"Choice {letter}"].strip() for letter in LETTERS]
+    choices = [row[f"Choice {letter}"].strip() for letter in FOUR_LETTERS]
     return closed_conversation(
         name,
         topic=topic,

@@ -30,6 +30,7 @@ NO_SCAN = "it was asked without a scan"
 NO_RULE = "a report is not right or wrong as a whole"
 NO_LIKELIHOOD = "answers of beams and of unusual language models keep no likelihood"
 OUTSIDE = "the answer names none of the question's choices, so by the package's rule it is wrong"
+NO_SUCH_ANSWER = "no question of this kind was ever answered like this"
 DO_NOT_KNOW = "I do not know"
 REPORT = "report/"
 KEPT_QUESTIONS = 4096
@@ -50,28 +51,52 @@ class AnswerRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TopicGauge:
+    """Topics that were asked of some patients only, and what the scans of those are like.
+
+    Whoever was taught where the jaw lies in CT of the head knows nothing of it in a PET of the leg.
+    """
+
+    topics: frozenset[str]
+    scans: ScanGauge
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What validation data said about a model.
 
     curves: by kind ("closed/organ"), and "closed" and "open" for all of each. scans, questions: None where it was made
-    without. min_confidence: below it an answer is held back unless the asker names another. facts: what it was made of.
+    without. scans_of_topics: for topics that were not asked of all. min_confidence: below it an answer is held back
+    unless the asker names another. facts: what it was made of.
     """
 
     curves: dict[str, ConfidenceCurve]
     scans: ScanGauge | None = None
     questions: QuestionGauge | None = None
+    scans_of_topics: tuple[TopicGauge, ...] = ()
     min_confidence: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     _judged: OrderedDict[tuple[str, bool], QuestionJudgement] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
 
-    def judge_scan(self, scan: EncodedScan | None) -> ScanJudgement | None:
-        """Computed once for each encoded scan."""
+    def judge_scan(self, scan: EncodedScan | None, *, kind: str = "") -> ScanJudgement | None:
+        """Whether the scan is like the others, and like those of which such a question was asked.
+
+        Computed once for each encoded scan. kind: of the question, "closed/organ"; "" leaves it out.
+        """
         if scan is None or self.scans is None:
             return None
-        gauge = self.scans
-        return scan.judgement.get(self, lambda: gauge.judge(measure_scan(scan)))
+        found = self._judge(scan, self.scans, "all")
+        topic = kind.partition("/")[2]
+        for number, group in enumerate(self.scans_of_topics):
+            if topic in group.topics and not found.is_strange:
+                among = self._judge(scan, group.scans, f"topics {number}")
+                return replace(among, others="of which the model was taught such questions")
+        return found
+
+    def _judge(self, scan: EncodedScan, gauge: ScanGauge, name: str) -> ScanJudgement:
+        return scan.judgement.get(self, name, lambda: gauge.judge(measure_scan(scan)))
 
     def judge_question(
         self, question: str, predictor: Predictor, *, is_follow_up: bool = False
@@ -159,7 +184,7 @@ class AnswerWatch:
         if not self.has_scan:
             return None
         if self.scan is not None and self.scan.is_strange:
-            return "strange_scan", f"this scan is unlike those that the model was calibrated on; {self.scan.reason}"
+            return "strange_scan", f"this scan is unlike those {self.scan.others}; {self.scan.reason}"
         if self.question is not None and self.question.is_unknown:
             return "unknown_question", self.question.reason
         return None
@@ -172,6 +197,8 @@ class AnswerWatch:
             return None, NO_RULE
         if likelihood is None:
             return None, NO_LIKELIHOOD
+        if self.calibration.questions is not None and not self.calibration.questions.may_say(answer.text, kind=kind):
+            return 0.0, NO_SUCH_ANSWER
         found = self.calibration.confidence(likelihood, question=answer.question, kind=kind)
         return found, None if found is not None else "no such question was in the validation data"
 

@@ -21,7 +21,7 @@ from slicesight.data.choices import is_right
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
-from slicesight.inference.calibration.calibration import Calibration, EmbedQuestion
+from slicesight.inference.calibration.calibration import Calibration, EmbedQuestion, TopicGauge
 from slicesight.inference.calibration.confidence import ConfidenceCurve, Floats, fit_curve, numbers_of, uncalibrated
 from slicesight.inference.calibration.questions import QuestionGauge, TaughtQuestion, fit_questions, stem_of
 from slicesight.inference.calibration.scan_features import ScanFeatures, measure_scan
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 FEWEST_ANSWERS = 30
 """A kind with fewer takes the curve of all closed, or all open, questions."""
+ALL_PATIENTS = 0.9
+"""A topic that so many of the patients were asked about is one for all scans."""
 NUM_FOLDS = 5
 MAX_NEW_TOKENS = 160
 Progress = Callable[[int, int], None]
@@ -81,7 +83,8 @@ def calibrate(
     """A calibration of the model on data it was not trained on.
 
     Args:
-        training: what it was trained on: its questions count as taught, its first scans say what is usual.
+        training: what it was trained on: its questions count as taught; `most_training_scans` of it, from the first to
+            the last, say what is usual.
         data: names the data, for the record. share_refused: of good scans and of taught questions, at most so many.
         on_bad_case: "stop" at a scan that cannot be read, or "skip" it.
 
@@ -89,7 +92,7 @@ def calibrate(
         InputError: too few scans or answers, or one cannot be read.
     """
     cases = validation.cases
-    others = [] if training is None else training.cases[:most_training_scans]
+    others = [] if training is None else spread_out(training.cases, most_training_scans)
     total = len(cases) + len(others)
     skipped: dict[str, str] = {}
     measured: list[tuple[str, bool, ScanFeatures]] = []
@@ -127,6 +130,7 @@ def calibrate(
     calibration = Calibration(
         curves=curves,
         scans=_scan_gauge(measured, share_refused),
+        scans_of_topics=topic_gauges(measured, [*cases, *([] if training is None else training.cases)], share_refused),
         questions=question_gauge(
             predictor, [validation, *([] if training is None else [training])], share=share_refused
         ),
@@ -209,12 +213,17 @@ def question_gauge(predictor: Predictor, sources: Iterable[Dataset], *, share: f
     """What was asked, chosen from and answered in these data."""
     questions = [TaughtQuestion(text=stem_of(predictor.card.caption_question), kind="report/report")]
     taught: dict[str, set[str]] = defaultdict(set)
+    answers: dict[str, list[str]] = defaultdict(list)
     for source in sources:
         for case in source.cases:
             for one in case.conversations:
                 questions.append(TaughtQuestion(text=stem_of(one.question), kind=f"{one.task}/{one.topic}"))
                 taught[questions[-1].kind].update([one.answer, *(one.choices or ())])
-    return fit_questions(questions, taught=taught, embed=EmbedQuestion(predictor=predictor), share=share)
+                if one.task == "open":
+                    answers[questions[-1].kind].append(one.answer)
+    return fit_questions(
+        questions, taught=taught, answers=answers, embed=EmbedQuestion(predictor=predictor), share=share
+    )
 
 
 def patient_of(case: Case) -> str:
@@ -229,6 +238,42 @@ def _scan_gauge(measured: Sequence[tuple[str, bool, ScanFeatures]], share: float
         held_out=[is_held_out for _, is_held_out, _ in measured],
         share=share,
     )
+
+
+def topic_gauges(
+    measured: Sequence[tuple[str, bool, ScanFeatures]], cases: Sequence[Case], share: float
+) -> tuple[TopicGauge, ...]:
+    """A gauge for each set of topics that some of the patients were never asked about; a topic of fewer patients than
+    another counts to that one's set where they are among its patients."""
+    asked: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        for one in case.conversations:
+            asked[one.topic].add(patient_of(case))
+    everyone = {patient_of(case) for case in cases}
+    groups: list[tuple[set[str], set[str]]] = []
+    for topic in sorted(asked, key=lambda topic: (-len(asked[topic]), topic)):
+        patients = asked[topic]
+        if len(patients) >= ALL_PATIENTS * len(everyone):
+            continue
+        for topics, known in groups:
+            if len(patients & known) >= ALL_PATIENTS * len(patients):
+                topics.add(topic)
+                break
+        else:
+            groups.append(({topic}, patients))
+    found = []
+    for topics, patients in groups:
+        own = [row for row in measured if row[0] in patients]
+        if sum(is_held_out for _, is_held_out, _ in own) >= FEWEST_SCANS:
+            found.append(TopicGauge(topics=frozenset(topics), scans=_scan_gauge(own, share)))
+    return tuple(found)
+
+
+def spread_out(cases: Sequence[Case], most: int) -> list[Case]:
+    """So many of them, evenly from the first to the last: neighbours may be parts of one scan."""
+    if len(cases) <= most:
+        return list(cases)
+    return [cases[number] for number in np.linspace(0, len(cases) - 1, most).astype(int)]
 
 
 def _encode(

@@ -21,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from slicesight.data.choices import LIST_MARK, SCAN_PLACE, listed_choices
+from slicesight.data.choices import LIST_MARK, SCAN_PLACE, listed_choices, plain
 from slicesight.inference.calibration.general_words import FUNCTION_WORDS, GENERAL_WORDS
 
 Floats = NDArray[np.float64]
@@ -44,6 +44,8 @@ PHRASES = (
     "I would like to know: {}",
 )
 """What people put around a question."""
+MOST_ANSWERS, ASKED_PER_ANSWER = 20, 5
+"""A kind has few answers if it has no more than these, and was asked so many times as often."""
 MOST_QUESTIONS = 2000
 """Known questions that are kept; templates are few, what stands in them is many."""
 
@@ -73,18 +75,24 @@ class QuestionJudgement:
 @dataclass(frozen=True, kw_only=True)
 class QuestionGauge:
     """questions: taught ones, by their text alone. terms: {kind: every word taught in its questions, choices and
-    answers}. limits: {LIKE_WORDS: largest distance, LIKE_MEANING: ...}. embeddings: (K, D), or None."""
+    answers}. limits: {LIKE_WORDS: largest distance, LIKE_MEANING: ...}. embeddings: (K, D), or None. answers: {kind:
+    all that were taught}, of the open kinds that have few."""
 
     questions: tuple[TaughtQuestion, ...]
     terms: dict[str, frozenset[str]]
     limits: dict[str, float]
     embeddings: Floats | None = None
+    answers: dict[str, frozenset[str]] = field(default_factory=dict)
     vectors: Vectors = field(init=False, repr=False)
     every_term: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", Vectors([one.text for one in self.questions]))
         object.__setattr__(self, "every_term", frozenset().union(*self.terms.values()))
+
+    def may_say(self, answer: str, *, kind: str) -> bool:
+        """False where the kind has few answers and this is none of them."""
+        return kind not in self.answers or plain(answer) in self.answers[kind]
 
     def judge(self, question: str, *, embed: Embed | None = None, is_follow_up: bool = False) -> QuestionJudgement:
         """Args: is_follow_up: "and where is it?" is no question of its own, so only its terms are looked at."""
@@ -164,13 +172,14 @@ def fit_questions(
     questions: Iterable[TaughtQuestion],
     *,
     taught: Mapping[str, Iterable[str]],
+    answers: Mapping[str, Sequence[str]] | None = None,
     embed: Embed | None = None,
     share: float = 0.05,
 ) -> QuestionGauge:
     """The gauge of the questions that were taught; their limits by leaving each wording out.
 
     Args:
-        taught: {kind: further texts, answers and choices}.
+        taught: {kind: further texts, answers and choices}. answers: {kind: every open question's answer}.
     """
     terms: dict[str, set[str]] = {kind: set().union(*map(terms_of, texts)) for kind, texts in taught.items()}
     known: dict[str, TaughtQuestion] = {}
@@ -197,7 +206,18 @@ def fit_questions(
         terms={kind: frozenset(own) for kind, own in sorted(terms.items())},
         limits=limits,
         embeddings=embeddings,
+        answers=_few_answers(answers or {}),
     )
+
+
+def _few_answers(answers: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
+    """Of the kinds whose answers are a short list."""
+    lists = {kind: frozenset(map(plain, said)) for kind, said in sorted(answers.items())}
+    return {
+        kind: known
+        for kind, known in lists.items()
+        if len(known) <= MOST_ANSWERS and len(answers[kind]) >= ASKED_PER_ANSWER * len(known)
+    }
 
 
 def embedding_distances(one_nD: Floats, other_KD: Floats) -> Floats:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from slicesight.errors import ModelError
 from slicesight.files import read_json_object, replacing, write_text
-from slicesight.inference.calibration.calibration import Calibration
+from slicesight.inference.calibration.calibration import Calibration, TopicGauge
 from slicesight.inference.calibration.confidence import ConfidenceCurve
 from slicesight.inference.calibration.gaussian import SubspaceGaussian, TwoClasses
 from slicesight.inference.calibration.questions import Floats, QuestionGauge, TaughtQuestion
@@ -49,20 +49,16 @@ def write_calibration(calibration: Calibration, folder: Path) -> tuple[Path, Pat
                    "offset": curve.offset, "count": curve.count}
             for kind, curve in sorted(calibration.curves.items())
         },
-        "scans": None
-        if scans is None
-        else {
-            "known": scans.known,
-            "limit": scans.limit,
-            "scales": scans.scales,
-            "gaussians": {name: one.rest for name, one in scans.gaussians.items()},
-            "flips": {name: [one.usual, one.changed] for name, one in scans.flips.items()},
-        },
+        "scans": None if scans is None else _gauge_facts(scans),
+        "scans_of_topics": [
+            {"topics": sorted(group.topics), **_gauge_facts(group.scans)} for group in calibration.scans_of_topics
+        ],
         "questions": None
         if questions is None
         else {
             "limits": questions.limits,
             "terms": {kind: sorted(own) for kind, own in questions.terms.items()},
+            "answers": {kind: sorted(own) for kind, own in questions.answers.items()},
             "taught": [[one.text, one.kind] for one in questions.questions],
         },
     }  # fmt: skip
@@ -115,16 +111,56 @@ def _arrays(calibration: Calibration) -> Iterator[tuple[str, Any]]:
     scans, questions = calibration.scans, calibration.questions
     if questions is not None and questions.embeddings is not None:
         yield "questions.embeddings", questions.embeddings.astype(np.float16)
-    if scans is None:
-        return
+    if scans is not None:
+        yield from _gauge_arrays(scans, "")
+    for number, group in enumerate(calibration.scans_of_topics):
+        yield from _gauge_arrays(group.scans, f"topics.{number}.")
+
+
+def _gauge_facts(scans: ScanGauge) -> dict[str, Any]:
+    return {
+        "known": scans.known,
+        "limit": scans.limit,
+        "scales": scans.scales,
+        "gaussians": {name: one.rest for name, one in scans.gaussians.items()},
+        "flips": {name: [one.usual, one.changed] for name, one in scans.flips.items()},
+    }
+
+
+def _gauge_arrays(scans: ScanGauge, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, one in scans.gaussians.items():
         for part in ("means", "scale", "variances"):
-            yield f"gaussian.{name}.{part}", getattr(one, part).astype(np.float32)
-        yield f"gaussian.{name}.directions", one.directions.astype(np.float16)
+            yield f"{prefix}gaussian.{name}.{part}", getattr(one, part).astype(np.float32)
+        yield f"{prefix}gaussian.{name}.directions", one.directions.astype(np.float16)
     for name, rule in scans.flips.items():
-        yield f"flip.{name}", rule.weights.astype(np.float32)
+        yield f"{prefix}flip.{name}", rule.weights.astype(np.float32)
     if scans.slice_means is not None:
-        yield "slice_means", scans.slice_means.astype(np.float16)
+        yield f"{prefix}slice_means", scans.slice_means.astype(np.float16)
+
+
+def _restore_gauge(found: dict[str, Any], arrays: dict[str, Floats], prefix: str) -> ScanGauge:
+    gaussians = {
+        name: SubspaceGaussian(
+            **{
+                part: arrays[f"{prefix}gaussian.{name}.{part}"]
+                for part in ("means", "scale", "variances", "directions")
+            },
+            rest=float(rest),
+        )
+        for name, rest in found["gaussians"].items()
+    }
+    flips = {
+        name: TwoClasses(weights=arrays[f"{prefix}flip.{name}"], usual=float(usual), changed=float(changed))
+        for name, (usual, changed) in found["flips"].items()
+    }
+    return ScanGauge(
+        known=found["known"],
+        gaussians=gaussians,
+        slice_means=arrays.get(f"{prefix}slice_means"),
+        flips=flips,
+        scales={name: (float(middle), float(width)) for name, (middle, width) in found["scales"].items()},
+        limit=float(found["limit"]),
+    )
 
 
 def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration:
@@ -136,27 +172,12 @@ def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration
         )
         for kind, one in document["curves"].items()
     }
-    scans, found = None, document["scans"]
-    if found is not None:
-        gaussians = {
-            name: SubspaceGaussian(
-                **{part: arrays[f"gaussian.{name}.{part}"] for part in ("means", "scale", "variances", "directions")},
-                rest=float(rest),
-            )
-            for name, rest in found["gaussians"].items()
-        }
-        flips = {
-            name: TwoClasses(weights=arrays[f"flip.{name}"], usual=float(usual), changed=float(changed))
-            for name, (usual, changed) in found["flips"].items()
-        }
-        scans = ScanGauge(
-            known=found["known"],
-            gaussians=gaussians,
-            slice_means=arrays.get("slice_means"),
-            flips=flips,
-            scales={name: (float(middle), float(width)) for name, (middle, width) in found["scales"].items()},
-            limit=float(found["limit"]),
-        )
+    found = document["scans"]
+    scans = None if found is None else _restore_gauge(found, arrays, "")
+    groups = tuple(
+        TopicGauge(topics=frozenset(one["topics"]), scans=_restore_gauge(one, arrays, f"topics.{number}."))
+        for number, one in enumerate(document.get("scans_of_topics", ()))
+    )
     questions, found = None, document["questions"]
     if found is not None:
         questions = QuestionGauge(
@@ -164,11 +185,13 @@ def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration
             terms={kind: frozenset(own) for kind, own in found["terms"].items()},
             limits={name: float(limit) for name, limit in found["limits"].items()},
             embeddings=arrays.get("questions.embeddings"),
+            answers={kind: frozenset(own) for kind, own in found.get("answers", {}).items()},
         )
     return Calibration(
         curves=curves,
         scans=scans,
         questions=questions,
+        scans_of_topics=groups,
         min_confidence=float(document["min_confidence"]),
         facts=document["made"],
     )

@@ -48,10 +48,14 @@ REASONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ScanJudgement:
-    """score: 1 is the limit, above it the scan is strange; reason: in what, "" where it is not."""
+    """score: 1 is the limit, above it the scan is strange; reason: in what, "" where it is not.
+
+    others: which scans it was held against.
+    """
 
     score: float
     reason: str = ""
+    others: str = "that the model was calibrated on"
     parts: dict[str, float] = field(default_factory=dict)
 
     @property
