@@ -121,7 +121,9 @@ def predict_scan(
 def load_segmenter(folder: Path) -> Segmenter:
     """The segmenter of a folder in float32, however its weights are stored, ready to outline."""
     segmenter: Segmenter = Segmenter.from_pretrained(folder, dtype=torch.float32)
-    return segmenter.to(memory_format=torch.channels_last_3d) if segmenter.config.bf16 else segmenter
+    if segmenter.config.bf16:
+        torch.nn.Module.to(segmenter, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return segmenter
 
 
 def sidecar_of(mask: Path) -> Path:

@@ -59,7 +59,7 @@ def segment_scan(
     """Outline every structure; logits are interpolated to the scan's voxels, then the highest wins."""
     size = segmenter.backbone.spec.image_size
     scan = prepare_scan(volume, segmenter.preparation, image_size=size, name=name)
-    segmenter.eval()
+    segmenter.eval()  # type: ignore[no-untyped-call]
     windows = _Windows(segmenter, scan.voxels.shape, progress)
     voxels = torch.from_numpy(scan.voxels)[None, None].to(next(segmenter.parameters()).device)
     logits_KNHW = windows.slide(voxels, keeps_memory=keeps_memory)
