@@ -43,6 +43,7 @@ OTHERS_DOTTED = {
 """Dotted names that are not ours, each with whose it is."""
 OTHERS_OPTIONS = {
     "--local-dir": "hf download",
+    "--index-url": "pip install",
     "--torch-backend": "uv pip install",
     "--num_machines": "accelerate launch",
     "--machine_rank": "accelerate launch",
