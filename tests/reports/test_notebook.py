@@ -146,6 +146,15 @@ def test_a_sheet_shows_its_tables_and_says_that_controls_are_missing(sheet):
     assert "No controls" in page.words
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "one scan has no interval"), (3, "drawn from 3 scans, intervals are too narrow"), (10, "")]
+)
+def test_intervals_of_a_handful_of_scans_are_said_to_be_worth_little(sheet, count, said):
+    words = _Tags(ScoreSheet({**sheet, "num_volumes": count})._repr_html_()).words
+    assert ("Too few scans" in words) == bool(said)
+    assert said in words
+
+
 def test_a_sheet_is_the_same_dict_after_writing_and_reading(sheet, tmp_path):
     (tmp_path / "sheet.json").write_text(to_json(sheet))
     again = ScoreSheet.read(tmp_path)

@@ -33,6 +33,8 @@ from slicesight.volumes.windows import window_bounds
 BARS_HEIGHT = 48
 PICTURE_SIDE = 150
 """Longest side of a picture, in pixels."""
+FEW_SCANS = 10
+"""Below so many a bootstrap's intervals are much too narrow, and said to be."""
 MAX_QUESTION = 2000
 """Characters of a text that are shown; a report's page has all of it."""
 
@@ -114,6 +116,7 @@ def sheet_html(sheet: Mapping[str, Any]) -> str:
         system=sheet["system"],
         counted=[f"{number} {task}" for task, number in counted.items()],
         num_volumes=sheet["num_volumes"],
+        few_scans=_few_scans(sheet["num_volumes"]),
         tables=block_tables(sheet),
         controls=control_rows(sheet),
         missing=sorted(sheet["missing"].items()),
@@ -126,6 +129,14 @@ def _picture(volume: Volume, plane: Plane, grey_RC: NDArray[np.float32]) -> Any:
     height, width = volume.shape[rows] * spacing[rows], volume.shape[columns] * spacing[columns]
     scale = PICTURE_SIDE / max(height, width)
     return grey_image(grey_RC, width=max(1, round(width * scale)), height=max(1, round(height * scale)))
+
+
+def _few_scans(count: int | None) -> str:
+    """What must be read with intervals that a bootstrap draws from a handful of scans; empty where there are enough."""
+    if count is None or count >= FEW_SCANS:
+        return ""
+    said = "one scan has no interval" if count == 1 else f"drawn from {count} scans, intervals are too narrow"
+    return f"Too few scans: {said}."
 
 
 def _shortened(text: str) -> str:
