@@ -48,7 +48,7 @@ from slicesight.volumes.resize import resize
 from slicesight.volumes.volume import Volume
 
 LIST = Path(__file__).parents[1] / "recipes" / "headneck-small" / "scans.jsonl"
-GAUGE_TRAINING = 12
+GAUGE_TRAINING = 6
 """Training patients that say what is usual, besides all validation patients, whose distances are the scale."""
 BOX = (32, 32, 32)
 LEVELS = np.linspace(0.1, 0.7, 13)
@@ -101,7 +101,7 @@ def score(model: Path, root: Path, split: str, out: Path, *, measured: dict[str,
     segmenter, gauge = load_segmenter(model), read_gauge(model)
     cases = read_list(root, segmenter.names)
     own = [case for case in cases if case.split == split]
-    places = mean_places([case for case in cases if case.split == "train"], segmenter)
+    places = {} if measured is not None else mean_places([c for c in cases if c.split == "train"][::4], segmenter)
     scores: list[CaseScore] = []
     blind: dict[str, list[float]] = {name: [] for name in segmenter.names}
     labels, strange, seconds = {}, {}, []
@@ -117,8 +117,9 @@ def score(model: Path, root: Path, split: str, out: Path, *, measured: dict[str,
             strange[case.patient] = judge_found(found, segmenter, volume, gauge).to_dict()
         labels[case.patient] = found.labels
         scores += case_scores(case, found.labels, true, segmenter, spacing_mm=volume.spacing_mm)
-        for name, dice in blind_dice(case, volume, true, segmenter, places).items():
-            blind[name].append(dice)
+        if places:
+            for name, dice in blind_dice(case, volume, true, segmenter, places).items():
+                blind[name].append(dice)
         print(case.patient, [round(s.dice, 3) for s in scores if s.patient == case.patient], flush=True)
     rows = summarise(scores, segmenter.names, blind)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,7 @@ def summarise(scores: list[CaseScore], names: tuple[str, ...], blind: dict[str, 
                 np.array([np.mean([getattr(s, field) for s in scores if s.patient == p]) for p in patients])
                 for field in ("dice", "hd95_mm")
             )
-            place = [float(np.mean([value for own in blind.values() for value in own]))]
+            place = [value for own in blind.values() for value in own]
         middle, far = mean_interval(dice), mean_interval(distance)
         rows.append(
             {

@@ -140,7 +140,7 @@ def predict(
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME|DIR", help="headneck-small, or a folder of insight segment or classify.", show_default=False
+            metavar="NAME|DIR", help="A folder of insight segment or classify, or a model's name.", show_default=False
         ),
     ],
     out: Annotated[Path | None, typer.Option(metavar="MASK.nii.gz", help="Write the mask in the scan's grid.")] = None,
@@ -218,7 +218,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     pretrain: "slicesight insight pretrain recipes/insight.yaml --set data=triplets --set output_dir=runs/insight",
     segment: "slicesight insight segment recipes/segment.yaml --set data=scans.jsonl --set init=runs/insight",
     classify: "slicesight insight classify recipes/classify.yaml --set data=scans.jsonl --set mode=probe",
-    predict: "slicesight insight predict scan.nii.gz --model headneck-small --out mask.nii.gz --png overlay.png",
+    predict: "slicesight insight predict scan.nii.gz --model runs/segment --out mask.nii.gz --png overlay.png",
 }
 """Every verb with a line to try, in the order `--help` lists them."""
 
