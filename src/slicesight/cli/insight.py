@@ -207,7 +207,7 @@ def predict(
         for name, probability in found.get("probabilities", {}).items():
             typer.echo(f"{name}: {probability:.3f}")
     beside = None if out is None or "structures" not in found else sidecar_of(out)
-    places = (out, beside, dicom_seg, rtstruct, png, json)
+    places = (out, dicom_seg, rtstruct, png, json, beside)
     written = [str(path) for path in places if path is not None and str(path) != "-"]
     if written:
         say(f"wrote {', '.join(written)}; look at the outlines before you use them")
