@@ -45,7 +45,7 @@ def layer_scan(layer: Any, *, axes: str = "", unit: str = "") -> ScreenScan:
             unit = "HU"
     else:
         matrix, kept = _stated_matrix(layer, axes), None
-    changed = zlib.crc32(memoryview(np.ascontiguousarray(voxels)).cast("B"))  # a voxel painted over is another scan
+    changed = zlib.crc32(np.ascontiguousarray(voxels).tobytes())  # a voxel painted over is another scan
     key = f"{id(layer)} {changed} {np.asarray(matrix).tobytes().hex()}"
     return ScreenScan(voxels, matrix, name=layer.name, key=key, unit=unit, volume=kept)
 
@@ -90,8 +90,9 @@ def add_masks(viewer: Any, layer: Any, labels_KJI: Any, structures: list[Structu
 
 def _own_volume(layer: Any) -> Any:
     volume = getattr(layer, "metadata", {}).get(METADATA_KEY)
-    is_same = volume is not None and tuple(volume.voxels.shape) == tuple(getattr(layer.data, "shape", ()))
-    return volume if is_same and volume.affine_lps is not None else None
+    if volume is None or volume.affine_lps is None:
+        return None
+    return volume if tuple(volume.voxels.shape) == tuple(getattr(layer.data, "shape", ())) else None
 
 
 def _stated_matrix(layer: Any, axes: str) -> Any:
