@@ -23,6 +23,7 @@ EXECUTED = {
     "docs/tutorial.md": "tests/test_tutorial.py",
     "docs/how-to/notebooks.md": "tests/test_how_to_notebooks.py",
     "docs/how-to/archive.md": "tests/test_how_to_archive.py",
+    "docs/how-to/folders.md": "tests/test_how_to_folders.py",
     "docs/how-to/embed.md": "tests/test_how_to_embed.py",
     "docs/how-to/extend.md": "tests/test_how_to_extend.py",
     "docs/how-to/hugging-face.md": "tests/test_how_to_hugging_face.py",
@@ -31,7 +32,9 @@ EXECUTED = {
     "docs/how-to/serve.md": "tests/serving/test_how_to.py",
 }
 """Pages with Python, each with the test that runs it."""
-LANGUAGES = {"", "sh", "text", "python", "yaml", "json", "toml", "console", "diff", "ini", "html", "js", "xml"}
+ELSEWHERE = {"docs/how-to/vllm.md"}
+"""Pages whose Python needs an environment of its own (make test-vllm)."""
+LANGUAGES = {"", "sh", "text", "python", "yaml", "json", "jsonl", "toml", "console", "diff", "ini", "html", "js", "xml"}
 FENCE = re.compile(r"^(`{3,}|:{3,})([^\n]*)\n(.*?)^\1\s*$", flags=re.MULTILINE | re.DOTALL)
 TARGETS = re.compile(r"(?<!`)\]\(([^)\s]+)\)|\{doc\}`(?:[^`<]*<)?([^`>]+)>?`")
 
@@ -70,7 +73,7 @@ def test_every_block_says_a_language_that_is_known_and_can_be_read_as_it(page):
             yaml.safe_load(text)
         elif language == "toml":
             tomllib.loads(text)
-        elif language == "json":
+        elif language in ("json", "jsonl"):
             try:
                 json.loads(text)
             except json.JSONDecodeError:  # lines of JSON
@@ -80,6 +83,8 @@ def test_every_block_says_a_language_that_is_known_and_can_be_read_as_it(page):
 @each(ALL)
 def test_python_stands_only_on_pages_that_a_test_runs(page):
     name = str(page.relative_to(REPOSITORY))
+    if name in ELSEWHERE:
+        return
     if any(language == "python" for language, _ in blocks(page)):
         assert name in EXECUTED, f"{name}: write a test that runs its Python, and name it in EXECUTED"
         test = (REPOSITORY / EXECUTED[name]).read_text(encoding="utf-8")

@@ -55,18 +55,20 @@ OTHERS_OPTIONS = {
     "--dtype": "vllm serve",
     "--enable-lora": "vllm serve",
     "--max-model-len": "vllm serve",
-    "--tensor-parallel-size": "vllm serve",
     "--num_processes": "accelerate launch",
     "--fast": "TotalSegmentator",
     "--body_seg": "TotalSegmentator",
     "--force_split": "TotalSegmentator",
     "--strict": "twine",
+    "--index-url": "pip",
     "--read-only": "docker run",
     "--entrypoint": "docker run",
     "--build-arg": "docker build",
 }
 """Options of other programs, each with the program's name."""
 OTHERS_WORDS = {
+    "manpath": "a program of the manual pages",
+    "pt_1": "a patient of OpenKBP",
     "HTTPS_PROXY": "the system's variable for a proxy",
     "REQUESTS_CA_BUNDLE": "the variable of the library requests",
     "max_order": "an argument of the library evaluate",

@@ -22,7 +22,8 @@ BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, flags=re.MULTILINE | re
 def desk(tmp_path, monkeypatch, tiny_model_folder):
     """An empty folder; phantoms are coarse, so that it is quick."""
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "phantom-tiny").symlink_to(tiny_model_folder)
+    for name in ("phantom-tiny", "anatomy-small"):
+        (tmp_path / "weights" / name).symlink_to(tiny_model_folder)
     monkeypatch.setattr("slicesight.models.shipped.SHIPPED_FOLDER", tmp_path / "weights")
     monkeypatch.setattr(
         "slicesight.phantoms.folder.make_phantom", lambda seed, index: make_phantom(seed, index, pixel_mm=(5.0, 6.0))

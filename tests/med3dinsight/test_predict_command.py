@@ -91,7 +91,7 @@ def test_a_dicom_series_gets_a_seg_a_nifti_and_findings_of_the_same_voxels(run, 
     assert int(seg.pixel_array.sum()) == bright["voxels"]
     mask = nib.load(tmp_path / "mask.nii.gz")
     assert set(np.unique(np.asarray(mask.dataobj))) == {2}
-    assert f"wrote {tmp_path}/mask.nii.gz, {tmp_path}/seg.dcm" in err
+    assert f"wrote {tmp_path}/mask.nii.gz, {tmp_path}/seg.dcm, {tmp_path}/mask.json" in err
 
 
 def test_classify_prints_its_scores_and_its_folder_names_a_scan(run, balls, tmp_path):

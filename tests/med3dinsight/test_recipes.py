@@ -32,4 +32,7 @@ def test_every_insight_recipe_parses(path):
 )
 def test_the_networks_of_segment_and_classify_recipes_can_be_built(path):
     spec = READERS[RECIPES[path]](path).backbone
+    if spec is None:  # it goes on from another recipe's network
+        assert READERS[RECIPES[path]](path).init
+        return
     assert sum(weight.numel() for weight in backbone_from(spec).parameters()) > 1000

@@ -239,7 +239,7 @@ def test_a_scan_is_scored_with_what_takes_the_place_of_nan(tmp_path, monkeypatch
 
     monkeypatch.setattr(scan_scores, "train_segmenter", lambda *_, **__: None)
     monkeypatch.setattr(scan_scores, "segment_volume", segment)
-    recipe = SimpleNamespace(output_dir=tmp_path, data=tmp_path / "list.jsonl", score_splits=("test",))
+    recipe = SimpleNamespace(output_dir=tmp_path, data=tmp_path / "list.jsonl", root=None, score_splits=("test",))
     with pytest.raises(VolumeError, match="seen"):
         scan_scores.run_segmentation(recipe)
     assert seen == [("nan.npy", -7.0)]

@@ -100,7 +100,7 @@ def test_an_agent_finds_slice_and_hu_of_a_finding_by_the_evidence_and_not_withou
     async def both():
         return await run("evidence"), await run("middle")
 
-    with agent_server(AgentOptions(roots=(folder,))) as server:
+    with agent_server(AgentOptions(roots=(folder,), model="phantom-tiny")) as server:
         (with_evidence, used), (without, _) = asyncio.run(both())
     assert with_evidence == [True] * len(CASES)
     assert without == [False] * len(CASES)

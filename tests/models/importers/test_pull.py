@@ -283,7 +283,7 @@ def test_m3d_lamed_and_m3d_clip_come_by_their_names(pull, hub, make_model, token
 def test_names_that_cannot_be_fetched_are_refused_with_the_nearest(hub, tmp_path):
     with pytest.raises(InputError, match=r"'med-2e' is no model .*; did you mean 'med-2e3'"):
         prepare("med-2e")
-    with pytest.raises(InputError, match="names known here: phantom-tiny, med-2e3"):
+    with pytest.raises(InputError, match="names known here: anatomy-small, phantom-tiny, med-2e3"):
         prepare("zzz")
     with pytest.raises(InputError, match="phantom-tiny comes with the package"):
         prepare("phantom-tiny")
