@@ -2,4 +2,5 @@
 
 from slicesight.cli import main
 
-main()
+if __name__ == "__main__":  # processes that are started afresh (vLLM's) import this file again
+    main()
