@@ -60,7 +60,6 @@ OTHERS_OPTIONS = {
     "--body_seg": "TotalSegmentator",
     "--force_split": "TotalSegmentator",
     "--strict": "twine",
-    "--index-url": "pip",
     "--read-only": "docker run",
     "--entrypoint": "docker run",
     "--build-arg": "docker build",
