@@ -26,7 +26,8 @@ from slicesight.reports.evidence import KnownTruth
 from slicesight.reports.truth import judge
 
 EACH = 4
-DRAWN = ("presence", "slices", "third", "in view")
+MOST_LETTERS = 110
+DRAWN = ("presence", "third", "in view", "near")
 Found = tuple[Answer, KnownTruth, AnswerReport, Case]
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     assert isinstance(source, ManifestDataset)
     cases = source.cases
     found: dict[str, dict[str, Found]] = defaultdict(dict)
+    drawn: dict[str, Found] = {}
     rng = np.random.default_rng(options.seed)
     for number in rng.permutation(len(cases))[: options.most]:
         case = cases[number]
@@ -53,6 +55,8 @@ def main() -> None:
             kind = "abstained" if one[0].abstained else "right" if one[1].is_right else "wrong"
             topic = next(asked.topic for asked in case.conversations if asked.prompt == one[0].question)
             found[kind].setdefault(topic, one)
+            if kind == "right" and one[1].grid_slices and len(one[0].question) < MOST_LETTERS:
+                drawn.setdefault(topic, one)
     for kind, by_topic in found.items():
         for place, (topic, (answer, truth, report, case)) in enumerate(list(by_topic.items())[:EACH], start=1):
             name = f"{kind}-{place}"
@@ -61,7 +65,7 @@ def main() -> None:
             )
             one.write_png(options.out / f"{name}.png")
             print(f"{name}: {case.id} {topic}: {answer.question!r} -> {answer.text!r} (truth {truth.answer!r})")
-    draw(found["right"], options.out / "scores.png")
+    draw(drawn, options.out / "scores.png")
 
 
 def ask(predictor: Predictor, source: ManifestDataset, case: Case) -> list[Found]:
@@ -81,7 +85,7 @@ def draw(right: dict[str, Found], path: Path) -> None:
     """Scores of four right answers, with the slices that truly show what was asked."""
     import matplotlib.pyplot as plt
 
-    chosen = [right[topic] for topic in DRAWN if topic in right and right[topic][1].grid_slices]
+    chosen = [right[topic] for topic in DRAWN if topic in right]
     if not chosen:
         return
     figure, axes = plt.subplots(len(chosen), 1, figsize=(8, 1.9 * len(chosen)), squeeze=False, layout="constrained")
