@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import slicesight
-from slicesight.errors import InputError
+from slicesight.errors import InputError, ModelError
 from slicesight.inference.embedding import load_embedder
 from slicesight.models.med2e3.slice_scoring import describe_slices
 
@@ -95,3 +95,9 @@ def test_a_med2e3_is_an_embedder_whose_digest_changes_with_a_weight(tiny_model_f
 def test_a_folder_that_is_no_model_is_refused_as_load_refuses_it(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json there"):
         slicesight.load_embedder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hf:some/model", "openai:http://127.0.0.1:9/v1#model"])
+def test_a_guest_has_no_vectors_and_is_not_even_loaded(name) -> None:
+    with pytest.raises(ModelError, match="a guest answers questions but has no encoder"):
+        load_embedder(name)

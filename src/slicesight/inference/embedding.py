@@ -115,15 +115,14 @@ def load_embedder(name_or_dir: str | Path = DEFAULT_MODEL, *, device: str | None
         from slicesight.inference.backbone_embedding import ClipEmbedder
 
         return ClipEmbedder.load(find_folder(name_or_dir), device=device)
-    from slicesight.inference.loading import load
+    from slicesight.inference.loading import GUEST_PREFIXES, load
 
-    predictor = load(name_or_dir, device=device)
-    if not hasattr(predictor, "embed"):
+    if str(name_or_dir).startswith(GUEST_PREFIXES):
         raise ModelError(
-            f"{name_or_dir}: answers questions but has no encoder whose vectors can be had; name a Med-2E3, a folder "
-            "of slicesight insight, or M3D-CLIP"
+            f"{name_or_dir}: a guest answers questions but has no encoder whose vectors can be had; name a Med-2E3, a "
+            "folder of slicesight insight, or M3D-CLIP"
         )
-    return ModelEmbedder(predictor)
+    return ModelEmbedder(load(name_or_dir, device=device))
 
 
 def embed_scan(predictor: Predictor, scan: Scan, *, space: EmbeddingSpace) -> Embedding:
