@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from strange_scans import far_grids, near_grids
 
-from slicesight.data.dataset import Dataset, ManifestDataset, open_dataset
-from slicesight.inference.calibration.fitting import JudgedAnswer, judge_answers
+from slicesight.data.dataset import Dataset, ManifestDataset, PreparedDataset, open_dataset
+from slicesight.inference.calibration.fitting import JudgedAnswer, judge_answers, spread_out
 from slicesight.inference.calibration.scan_features import measure_scan
 from slicesight.inference.loading import load
 from slicesight.inference.predictor import Predictor
@@ -72,6 +72,8 @@ def scan_volume(source: Dataset, case) -> Volume:
     """The case's scan before the grid."""
     if isinstance(source, ManifestDataset):
         return read_volume(source.manifest.parent / case.volume, **case.read_options)
+    if isinstance(source, PreparedDataset):
+        return read_volume(source.prepared.folder / case.volume, **case.read_options)
     from slicesight.phantoms.rendering import make_phantom
 
     _, seed, index = case.volume.split(":")
@@ -148,8 +150,9 @@ def main() -> None:
     parser.add_argument("model", help="a calibrated model")
     parser.add_argument("--data", required=True, help="test data: a manifest, or phantoms:SEED:COUNT")
     parser.add_argument("--split", help="which split; left out, test where there are splits")
-    parser.add_argument("--count", type=int, help="only the first so many cases")
-    parser.add_argument("--near", type=int, default=20, help="good scans of which near cases are made")
+    parser.add_argument("--count", type=int, help="only so many cases, from the first to the last")
+    near_help = "good scans of which near cases are made, from the first to the last"
+    parser.add_argument("--near", type=int, default=20, help=near_help)
     parser.add_argument("--far", action="append", default=[], metavar="NAME=FOLDER|phantoms:SEED:COUNT")
     parser.add_argument("--most-far", type=int, default=20, help="scans of each folder")
     parser.add_argument("--questions", help="phantoms or anatomy: which written list")
@@ -159,14 +162,15 @@ def main() -> None:
     predictor = load(options.model)
     if predictor.calibration is None:
         raise SystemExit(f"{options.model} has no calibration; run slicesight calibrate first")
-    source = open_dataset(options.data, split=options.split, prefer="test", count=options.count)
+    source = open_dataset(options.data, split=options.split, prefer="test")
+    cases = source.cases if options.count is None else spread_out(source.cases, options.count)
     known = predictor.calibration.scans.known
     synthetic = "yes" in known["synthetic"]
 
     good, good_alone, answers, kept, num_strange, reasons = [], [], [], [], 0, defaultdict(int)
     seconds = {"strangeness": 0.0, "answers": 0.0}
-    for number, case in enumerate(source.cases):
-        say(f"good scan {number + 1} of {len(source.cases)}")
+    for number, case in enumerate(cases):
+        say(f"good scan {number + 1} of {len(cases)}")
         scan = predictor.encode(source.grid(case, predictor.grid_spec))
         start = time.process_time()
         score, alone, is_strange, reason = score_scan(predictor, scan)
@@ -199,7 +203,7 @@ def main() -> None:
         row.pop("_arrays", None)
 
     found: dict[str, list[tuple[float, float, bool, str]]] = defaultdict(list)
-    for number, case in enumerate(source.cases[: options.near]):
+    for number, case in enumerate(spread_out(source.cases, options.near)):
         say(f"near cases of scan {number + 1}")
         volume = replace(scan_volume(source, case), is_synthetic=synthetic)
         for kind, grid in near_grids(volume, predictor, number=number):
