@@ -1,7 +1,7 @@
 """What can this do? Two synthetic scans, as NIfTI and as DICOM, are asked and compared with the known truth.
 
-Then a real one, of which the model for real scans must say that it does not know it: the corner of a brain MR that
-nibabel brings for its own tests.
+Then a real one, the corner of a brain MR that nibabel brings for its own tests: the model for real scans says what it is,
+and must not claim to know where the jaw lies in it.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def run_demo(folder: Path, *, model: str, seed: int, real_model: str = DEFAULT_M
     if real is not None:
         with console.status(f"loading {real_model}"):
             predictor = load_quietly(real_model)
-        console.print(
-            f"A corner of a real brain MR, unlike all that {real_model} knows:", style="bold", highlight=False
-        )
+        console.print(f"A corner of a real brain MR, asked of {real_model}:", style="bold", highlight=False)
         report = _ask_real(predictor, real)
         print_report(console, report)
         write_files(report, [("html", folder / "real.html"), ("png", folder / "real.png")])
