@@ -7,7 +7,9 @@ point of the registry's group, or by putting a line into the dict.
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -16,8 +18,14 @@ from slicesight.errors import InputError
 
 def known_names(registry: Mapping[str, str], group: str) -> dict[str, str]:
     """Name -> "module:function", this package's first."""
-    others = {point.name: point.value for point in entry_points(group=group)}
+    others = _installed(group, tuple(sys.path))
     return {**registry, **{name: place for name, place in others.items() if name not in registry}}
+
+
+@lru_cache(maxsize=64)
+def _installed(group: str, path: tuple[str, ...]) -> dict[str, str]:
+    """What installed packages say, read once for each state of the import path: every package's file is opened."""
+    return {point.name: point.value for point in entry_points(group=group)}
 
 
 def find_plugin(name: str, registry: Mapping[str, str], group: str) -> Any:
