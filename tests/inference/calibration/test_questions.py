@@ -88,3 +88,17 @@ def test_choices_and_numbers_are_no_part_of_a_questions_text():
 
 def test_plurals_count_as_their_singular_and_small_words_are_left_alone():
     assert words_of("Does the kidney's cysts, ladies") == ["does", "the", "kidney", "cyst", "lady"]
+
+
+def test_a_question_is_of_a_kind_that_knows_its_terms_however_alike_another_sounds():
+    questions = [
+        TaughtQuestion(text="Which area is shown?", kind="open/region"),
+        TaughtQuestion(text="Which body area is it?", kind="open/region"),
+        TaughtQuestion(text="Which slice is best for the larynx?", kind="open/most"),
+    ]
+    gauge = fit_questions(questions * 2, taught={"open/region": ["neck"], "open/most": ["slice 3 of 32"]}, answers={})
+    judged = gauge.judge("Which body area is it best for the larynx?")
+    assert judged.kind == "open/most"
+    assert not gauge.may_say("neck", kind="open/most"), "a word of another kind"
+    assert gauge.may_say("slice 9 of 32", kind="open/most")
+    assert gauge.may_say("cartilage", kind="open/most"), "a word that no kind was taught tells nothing"

@@ -91,8 +91,11 @@ class QuestionGauge:
         object.__setattr__(self, "every_term", frozenset().union(*self.terms.values()))
 
     def may_say(self, answer: str, *, kind: str) -> bool:
-        """False where the kind has few answers and this is none of them."""
-        return kind not in self.answers or plain(answer) in self.answers[kind]
+        """False where the kind has few answers and this is none of them, or it has words of other kinds alone."""
+        if kind in self.answers:
+            return plain(answer) in self.answers[kind]
+        taught = [term for term in terms_of(answer) if is_known(term, self.every_term)]
+        return kind not in self.terms or not taught or any(is_known(term, self.terms[kind]) for term in taught)
 
     def judge(self, question: str, *, embed: Embed | None = None, is_follow_up: bool = False) -> QuestionJudgement:
         """Args: is_follow_up: "and where is it?" is no question of its own, so only its terms are looked at."""
@@ -101,6 +104,9 @@ class QuestionGauge:
         unknown = [term for term in terms if not is_known(term, self.every_term)]
         is_together = bool(terms) and any(all(is_known(term, own) for term in terms) for own in self.terms.values())
         likeness = self.vectors.likeness(asked)
+        if is_together:  # a question that names the jaw is none of a kind that never did
+            fitting = {kind for kind, own in self.terms.items() if all(is_known(term, own) for term in terms)}
+            likeness = likeness * np.array([one.kind in fitting for one in self.questions], dtype=np.float64)
         best = int(likeness.argmax())
         distances = {LIKE_WORDS: 1 - float(likeness[best])}
         if embed is not None and self.embeddings is not None:
