@@ -105,12 +105,12 @@ def test_a_scan_larger_than_allowed_is_refused_before_it_is_read(place):
 
 
 def test_two_roots_are_told_apart_and_a_name_in_both_is_asked_about(place):
-    (place / "other/root/deep").mkdir(parents=True)
-    np.save(place / "other/root/deep/scan.npy", np.zeros((2, 2, 2)))
-    roots = Roots([place / "root", place / "other/root"])
+    (place / "other" / "root" / "deep").mkdir(parents=True)
+    np.save(place / "other" / "root" / "deep" / "scan.npy", np.zeros((2, 2, 2)))
+    roots = Roots([place / "root", place / "other" / "root"])
     assert list(roots.names) == ["root", "root-2"]
     assert "is in 2 roots; say which: root/deep/scan.npy, root-2/deep/scan.npy" in refused(roots, "deep/scan.npy")
-    assert roots.find("root-2/deep/scan.npy") == (place / "other/root/deep/scan.npy").resolve()
+    assert roots.find("root-2/deep/scan.npy") == (place / "other" / "root" / "deep" / "scan.npy").resolve()
 
 
 def test_listing_counts_folders_of_slices_once_follows_no_link_and_says_where_it_stops(place):

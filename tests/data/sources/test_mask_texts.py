@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slicesight.data.sources.mask_texts import HELD_BACK, TEXTS, draw
+from slicesight.data.sources.mask_texts import TEXTS, draw
+from slicesight.data.sources.mask_texts_held_back import HELD_BACK
 
 
 def plain(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from slicesight.data.sources.mask_texts import HELD_BACK
+from slicesight.data.sources.mask_texts_held_back import HELD_BACK
 from slicesight.data.sources.mask_truth import ScanTruth, Structure, View, truth_of
 from slicesight.data.sources.masks import SETTINGS_FILE
 from slicesight.errors import InputError

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.random import Generator
 
 from slicesight.data.manifest import LETTERS, Conversation, Split, Task
-from slicesight.data.sources.mask_texts import HELD_BACK, TEXTS, draw
+from slicesight.data.sources.mask_texts import TEXTS, draw
+from slicesight.data.sources.mask_texts_held_back import HELD_BACK
 from slicesight.data.sources.mask_truth import ScanTruth, Seen, View
 from slicesight.errors import InputError
 
