@@ -1,7 +1,7 @@
 """In which words are questions from label maps asked of validation and test patients only? {0} and {1} are structures.
 
-Never the same in both. They were written by someone who had not seen `mask_texts.TEXTS`, and none can be drawn from those: they show what other
-people's wordings cost.
+Never the same in both. They were written by someone who had not seen `mask_texts.TEXTS`, and none can be drawn from
+those: they show what other people's wordings cost.
 """
 
 from __future__ import annotations
