@@ -180,7 +180,7 @@ def main() -> None:
         num_strange += is_strange
         reasons[reason] += is_strange
         start = time.process_time()
-        own = list(judge_answers(predictor, scan, case))
+        own = list(judge_answers(predictor, scan, case, tolerances=predictor.calibration.tolerances))
         seconds["answers"] += time.process_time() - start
         answers += own
         if not is_strange:

@@ -49,6 +49,14 @@ class CalibrateOptions:
     min_confidence: Annotated[
         float, typer.Option(metavar="0-1", help="Hold back answers of less confidence unless the asker says otherwise.")
     ] = 0.0
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC=RULE",
+            help="When an open answer of numbers counts as right: slices=overlap:0.5 (of two ranges), count=within:2. "
+            "Without a rule it must be the same text. May be given several times.",
+        ),
+    ] = None
     skip_bad_cases: Annotated[bool, typer.Option(help="Leave unreadable scans out and list them.")] = False
 
     def __post_init__(self) -> None:
@@ -75,13 +83,14 @@ def calibrate(options: CalibrateOptions) -> None:
     """
     from dataclasses import replace
 
+    from slicesight.data.answer_tolerance import read_tolerances
     from slicesight.data.dataset import open_dataset
     from slicesight.inference.calibration.fitting import calibrate as fit
     from slicesight.inference.calibration.storage import write_calibration
     from slicesight.reports.ask import load_quietly
     from slicesight.reports.terminal import progress_bar, report_console
 
-    folder = Path(options.model)
+    folder, tolerances = Path(options.model), read_tolerances(options.tolerance or ())
     validation = open_dataset(options.data, split=options.split, prefer="val", count=options.count, fill=options.fill)
     training = None if options.train_data is None else open_dataset(options.train_data, prefer="train")
     with stderr().status(f"loading {options.model}"):
@@ -95,6 +104,7 @@ def calibrate(options: CalibrateOptions) -> None:
             data=options.data,
             share_refused=options.refuse,
             on_bad_case="skip" if options.skip_bad_cases else "stop",
+            tolerances=tolerances,
             progress=progress,
         )
     calibration = replace(found.calibration, min_confidence=options.min_confidence)
@@ -148,5 +158,7 @@ def _lines(found: FittedCalibration) -> Iterator[str]:
     if calibration.questions is not None:
         gauge = calibration.questions
         yield f"{len(gauge.questions)} wordings and {len(gauge.every_term)} terms were taught"
+    for topic, rule in calibration.tolerances.items():
+        yield f"{topic}: {rule.words}"
     for case, why in found.skipped.items():
         yield f"skipped {case}: {why}"

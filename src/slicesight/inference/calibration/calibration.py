@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slicesight.data.answer_tolerance import Tolerance
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Abstained, Answer
@@ -67,7 +68,8 @@ class Calibration:
 
     curves: by kind ("closed/organ"), and "closed" and "open" for all of each. scans, questions: None where it was made
     without. scans_of_topics: for topics that were not asked of all. min_confidence: below it an answer is held back
-    unless the asker names another. facts: what it was made of.
+    unless the asker names another. tolerances: {topic: when an open answer counted as right}; the same text where there
+    is none. facts: what it was made of.
     """
 
     curves: dict[str, ConfidenceCurve]
@@ -75,6 +77,7 @@ class Calibration:
     questions: QuestionGauge | None = None
     scans_of_topics: tuple[TopicGauge, ...] = ()
     min_confidence: float = 0.0
+    tolerances: dict[str, Tolerance] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     _judged: OrderedDict[tuple[str, bool], QuestionJudgement] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
@@ -200,7 +203,10 @@ class AnswerWatch:
         if self.calibration.questions is not None and not self.calibration.questions.may_say(answer.text, kind=kind):
             return 0.0, NO_SUCH_ANSWER
         found = self.calibration.confidence(likelihood, question=answer.question, kind=kind)
-        return found, None if found is not None else "no such question was in the validation data"
+        if found is None:
+            return None, "no such question was in the validation data"
+        rule = None if listed_choices(answer.question) else self.calibration.tolerances.get(kind.partition("/")[2])
+        return found, None if rule is None else rule.words
 
 
 def judged(answer: Answer, watch: AnswerWatch | None, likelihood: AnswerLikelihood | None) -> Answer:

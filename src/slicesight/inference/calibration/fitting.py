@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
-from slicesight.data.choices import is_right
+from slicesight.data.answer_tolerance import Tolerance, is_near_enough
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
@@ -78,6 +78,7 @@ def calibrate(
     share_refused: float = SHARE_REFUSED,
     on_bad_case: str = "stop",
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tolerances: Mapping[str, Tolerance] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> FittedCalibration:
     """A calibration of the model on data it was not trained on.
@@ -87,10 +88,13 @@ def calibrate(
             the last, say what is usual.
         data: names the data, for the record. share_refused: of good scans and of taught questions, at most so many.
         on_bad_case: "stop" at a scan that cannot be read, or "skip" it.
+        tolerances: {topic: when an open answer is near enough to count as right}.
 
     Raises:
-        InputError: too few scans or answers, or one cannot be read.
+        InputError: too few scans or answers, one cannot be read, or a tolerance is of a topic that nobody was asked.
     """
+    known_rules = dict(tolerances or {})
+    _check_topics(known_rules, validation.cases)
     cases = validation.cases
     others = [] if training is None else spread_out(training.cases, most_training_scans)
     total = len(cases) + len(others)
@@ -102,7 +106,7 @@ def calibrate(
         scan = _encode(predictor, validation, case, on_bad_case, skipped)
         if scan is not None:
             measured.append((patient_of(case), True, measure_scan(scan)))
-            answers += judge_answers(predictor, scan, case, max_new_tokens=max_new_tokens)
+            answers += judge_answers(predictor, scan, case, max_new_tokens=max_new_tokens, tolerances=known_rules)
     known = {patient for patient, _, _ in measured}
     for done, case in enumerate(others, start=len(cases)):
         progress(done, total)
@@ -134,6 +138,7 @@ def calibrate(
         questions=question_gauge(
             predictor, [validation, *([] if training is None else [training])], share=share_refused
         ),
+        tolerances=known_rules,
         facts={
             "model": predictor.card.name,
             "data": data,
@@ -150,9 +155,15 @@ def calibrate(
 
 
 def judge_answers(
-    predictor: Predictor, scan: EncodedScan, case: Case, *, max_new_tokens: int = MAX_NEW_TOKENS
+    predictor: Predictor,
+    scan: EncodedScan,
+    case: Case,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    tolerances: Mapping[str, Tolerance] | None = None,
 ) -> Iterator[JudgedAnswer]:
     """Every question of a case that can be right or wrong, answered freely, with its likelihood."""
+    rules = tolerances or {}
     asked = [one for one in case.conversations if one.task != "report"]
     if not asked:
         return
@@ -174,7 +185,7 @@ def judge_answers(
                 kind=f"{one.task}/{one.topic}",
                 numbers=numbers_of(piece.likelihood, is_closed=one.task == "closed"),
                 own=uncalibrated(piece.likelihood),
-                is_right=is_right(answer.generated_text, one),
+                is_right=is_near_enough(answer.generated_text, one, rules.get(one.topic)),
                 is_outside=answer.is_outside_choices,
             )
 
@@ -224,6 +235,16 @@ def question_gauge(predictor: Predictor, sources: Iterable[Dataset], *, share: f
     return fit_questions(
         questions, taught=taught, answers=answers, embed=EmbedQuestion(predictor=predictor), share=share
     )
+
+
+def _check_topics(tolerances: Mapping[str, Tolerance], cases: Sequence[Case]) -> None:
+    asked = sorted({one.topic for case in cases for one in case.conversations if one.task == "open"})
+    for topic in tolerances:
+        if topic not in asked:
+            raise InputError(
+                f"a tolerance is given for the topic {topic!r}, of which the data ask no open question; "
+                f"expected one of {', '.join(asked) or 'none'}."
+            )
 
 
 def patient_of(case: Case) -> str:
