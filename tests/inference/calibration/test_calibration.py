@@ -298,7 +298,7 @@ def test_tolerances_are_kept_with_the_calibration_and_damage_is_one_line(fitted,
     assert slicesight.load(folder).calibration.tolerances == rules
     path = folder / CALIBRATION_FILE
     path.write_text(path.read_text(encoding="utf-8").replace("overlap:0.5", "overlap:5"), encoding="utf-8")
-    with pytest.raises(ModelError, match="overlap:5.*run slicesight calibrate again"):
+    with pytest.raises(ModelError, match=r"overlap:5.*run slicesight calibrate again"):
         slicesight.load(folder)
 
 
