@@ -43,6 +43,14 @@ class CalibrateOptions:
         ),
     ] = None
     train_scans: Annotated[int, typer.Option(min=0, help="With --train-data: scans of it that are looked at.")] = 300
+    copied_scans: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Scans of which copies are made that are turned, noisy, of a wrong spacing and so on, to learn what "
+            "may be wrong with a scan: twelve to encode of each. 0: flips only.",
+        ),
+    ] = 240
     refuse: Annotated[
         float, typer.Option(metavar="0-1", help="Share of good scans and of taught questions that may be refused.")
     ] = 0.05
@@ -101,6 +109,7 @@ def calibrate(options: CalibrateOptions) -> None:
             validation,
             training=training,
             most_training_scans=options.train_scans,
+            most_copied_scans=options.copied_scans,
             data=options.data,
             share_refused=options.refuse,
             on_bad_case="skip" if options.skip_bad_cases else "stop",

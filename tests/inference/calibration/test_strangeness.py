@@ -9,7 +9,7 @@ import pytest
 
 from slicesight.inference.calibration.gaussian import fit_gaussian, fit_two_classes
 from slicesight.inference.calibration.scan_features import (
-    CHANGES,
+    FLIPS,
     COARSE,
     body_size,
     coarse_picture,
@@ -106,7 +106,7 @@ def test_a_coarse_picture_changes_as_its_scan_does():
     voxels = np.random.default_rng(0).random((16, 32, 32)).astype(np.float32)
     mirrored = coarse_picture(voxels[:, :, ::-1])
     assert mirrored.shape == (COARSE,) * 3
-    assert np.allclose(mirrored, CHANGES["mirrored"](coarse_picture(voxels)))
+    assert np.allclose(mirrored, FLIPS["mirrored"](coarse_picture(voxels)))
 
 
 def test_a_size_in_mm_doubles_with_the_spacing(tiny_reader, make_body):

@@ -84,19 +84,18 @@ class Calibration:
     )
 
     def judge_scan(self, scan: EncodedScan | None, *, kind: str = "") -> ScanJudgement | None:
-        """Whether the scan is like the others, and like those of which such a question was asked.
+        """Whether the scan is like the others, or, for a topic of some scans only, like those that were asked of it.
 
         Computed once for each encoded scan. kind: of the question, "closed/organ"; "" leaves it out.
         """
         if scan is None or self.scans is None:
             return None
-        found = self._judge(scan, self.scans, "all")
         topic = kind.partition("/")[2]
         for number, group in enumerate(self.scans_of_topics):
-            if topic in group.topics and not found.is_strange:
+            if topic in group.topics:
                 among = self._judge(scan, group.scans, f"topics {number}")
                 return replace(among, others="of which the model was taught such questions")
-        return found
+        return self._judge(scan, self.scans, "all")
 
     def _judge(self, scan: EncodedScan, gauge: ScanGauge, name: str) -> ScanJudgement:
         return scan.judgement.get(self, name, lambda: gauge.judge(measure_scan(scan)))

@@ -136,6 +136,8 @@ def _gauge_arrays(scans: ScanGauge, prefix: str) -> Iterator[tuple[str, Any]]:
         yield f"{prefix}gaussian.{name}.directions", one.directions.astype(np.float16)
     for name, rule in scans.flips.items():
         yield f"{prefix}flip.{name}", rule.weights.astype(np.float32)
+    if scans.usual_size is not None:
+        yield f"{prefix}usual_size", scans.usual_size.astype(np.float32)
     if scans.slice_means is not None:
         yield f"{prefix}slice_means", scans.slice_means.astype(np.float16)
 
@@ -162,6 +164,7 @@ def _restore_gauge(found: dict[str, Any], arrays: dict[str, Floats], prefix: str
         flips=flips,
         scales={name: (float(middle), float(width)) for name, (middle, width) in found["scales"].items()},
         limit=float(found["limit"]),
+        usual_size=arrays.get(f"{prefix}usual_size"),
     )
 
 
