@@ -14,6 +14,7 @@ from slicesight.inference.calibration.scan_changes import CHANGES, PICTURES, SPA
 from slicesight.inference.calibration.scan_features import (
     COARSE,
     FLIPS,
+    ScanFeatures,
     body_size,
     coarse_picture,
     grey_values,
@@ -180,3 +181,34 @@ def test_the_area_under_the_curve_counts_ties_half():
     assert area_under_curve([2, 3], [0, 1]) == 1
     assert area_under_curve([1.0], [1.0]) == 0.5
     assert area_under_curve([0.0], [1.0, 2.0]) == 0
+
+
+def sized_scan(rng, *, size: float, shown: float) -> ScanFeatures:
+    """A scan whose header says one size (log mm) and whose picture shows another."""
+    sizes = np.array([size, size, size, 0, 0, 3 * size, 2 * size]) + 0.01 * rng.normal(size=7)
+    return ScanFeatures(
+        facts={"plane": "axial"},
+        vectors={
+            "picture": 0.1 * rng.random(COARSE**3),
+            "size": sizes,
+            "encoders": shown * np.linspace(-1, 1, 40) + 0.05 * rng.normal(size=40),
+        },
+    )
+
+
+@pytest.mark.parametrize("has_copies", [False, True])
+def test_a_wrong_spacing_within_the_sizes_seen_shows_against_what_the_scan_shows(has_copies):
+    rng = np.random.default_rng(0)
+    scans = [sized_scan(rng, size=size, shown=size) for size in rng.uniform(4, 6, size=120)]
+    copies = {number: {"larger than it is": scan.with_spacing(2, 2)} for number, scan in enumerate(scans)}
+    patients = [str(number) for number in range(120)]
+    gauge = fit_gauge(scans, patients=patients, held_out=[True] * 120, copies=copies if has_copies else None)
+    judged = [
+        gauge.judge(sized_scan(rng, size=size + np.log(2), shown=size)) for size in rng.uniform(4.2, 5.2, size=40)
+    ]
+    good = [gauge.judge(sized_scan(rng, size=size, shown=size)) for size in rng.uniform(4.2, 5.2, size=40)]
+    assert sum(one.is_strange for one in good) <= 8
+    if has_copies:
+        assert sum("its spacing, which may be wrong" in one.reason for one in judged) >= 38
+    else:
+        assert sum(one.is_strange for one in judged) <= 20
