@@ -32,7 +32,7 @@ from slicesight.volumes.volume import PLANES
 SLICES = "slices"
 SHARE_REFUSED = 0.05
 """Of good scans, at most so many are called strange."""
-MARGIN = 1.1
+MARGIN = 1.05
 """The limit lies so far above what held-out scans reach: those of one set are more alike than the next ones."""
 LEAST_TOLD = 0.8
 """AUROC of held-out copies against the good scans from which on a rule is of use; below, it would only be noise."""
