@@ -106,13 +106,13 @@ def convert(
 
 def plan(
     config: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="[CONFIG]",
             help="A model folder, its config.json, or med2e3-phi3; a guest: hf:ID_OR_FOLDER or gemma-3-4b.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu, cuda, or a size such as 24GiB.")] = "cpu",
     questions: Annotated[int, typer.Option(min=1, help="Asked together about one volume.")] = 1,
