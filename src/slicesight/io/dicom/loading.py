@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from slicesight.io.assemble import ReadOptions, assemble
 from slicesight.io.dicom.frames import Frame, frames_of
+from slicesight.io.dicom.header import read_header
 from slicesight.io.dicom.pixels import decoded_stack
 from slicesight.io.dicom.series import choose_series, grouped
 from slicesight.io.dicom.stack import sorted_stack
@@ -98,7 +99,7 @@ def _geometry(frames: list[Frame], notes: list[str]) -> tuple[NDArray[np.float64
 
 def _header(file: Path) -> pydicom.Dataset:
     with about(file.name), damage_as("the DICOM header is damaged", "copy the file again"):
-        header = pydicom.dcmread(file, force=True, defer_size=_DEFERRED_BYTES)
+        header = read_header(file, defer_size=_DEFERRED_BYTES)
         if "SOPClassUID" not in header and "Modality" not in header:
             raise ScanError("the DICOM header names no object class; the file is damaged, copy it again")
         if "TransferSyntaxUID" not in header.file_meta:  # a file without the meta header
