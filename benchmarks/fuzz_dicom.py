@@ -31,8 +31,8 @@ BODY = 132
 ITEM, UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 TEXTS = (b"", b"0", b"-1", b"1", b"2", b"1e400", b"nan", b"0,5", b"1\\2", b"1\\0\\0\\0\\1\\0", b"99999999999",
          b"MOSAIC", b"LOCALIZER", b"MONOCHROME1", b"PALETTE COLOR", b"RGB", b"MR", b"PT", b"CT", b"SEG", b"BQML",
-         b"GML", b"CNTS", b"ADMIN", b"START", b"20200230", b"20200101250000", b"20200101120000+1400", b"-0500", b"\xff\xfe",
-         b"\\\\", b" ")  # fmt: skip
+         b"GML", b"CNTS", b"ADMIN", b"START", b"20200230", b"20200101250000", b"20200101120000+1400",
+         b"-0500", b"\xff\xfe", b"\\\\", b" ")  # fmt: skip
 BINARY = tuple(struct.pack("<H", n) for n in (0, 1, 2, 7, 8, 12, 16, 32, 64, 0x7FFF, 0x8000, 0xFFFF))
 READERS = ("dicom", "dicom implicit", "dicom deflated", "dicom enhanced", "dicom pet", "dicom echoes", "dicom rle",
            "dicom jpeg", "dicom jpeg-ls", "dicom jpeg 2000")  # fmt: skip

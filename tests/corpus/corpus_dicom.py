@@ -459,6 +459,7 @@ def _pet() -> list[Odd]:
     stays = Read(positive, RAS, unit="arbitrary")
     qiba = "QIBA, SUV computation; PS3.3, C.8.9.1"
     kept = {"modality": "PT", "array": positive, "source": qiba}
+    zones = kept | {"source": "PS3.3, C.12.1.1.8; PS3.5, 6.2: DT"}
     return [
         series("pet", "a PET in Bq/ml becomes SUV", suv, pet(), **kept),
         series("pet-series-later", "SeriesTime later than AcquisitionTime (post-processed): the acquisition counts", suv, pet(SeriesTime="150000"), **kept),
@@ -468,6 +469,13 @@ def _pet() -> list[Odd]:
         series("pet-no-dose", "no dose: no SUV", stays, pet(RadionuclideTotalDose=None), **kept),
         series("pet-no-weight", "no weight: no SUV", stays, pet(PatientWeight=0), **kept),
         series("pet-counts", "Units CNTS: no SUV", stays, pet(Units="CNTS"), **kept),
+        series("pet-zone-of-dose", "the dose's time in UTC, the scan's two hours ahead of it", suv, pet(TimezoneOffsetFromUTC="+0200", RadiopharmaceuticalStartDateTime="20200101080000+0000"), **zones),
+        series("pet-zone-same", "both in one zone that the dose's time repeats", suv, pet(TimezoneOffsetFromUTC="-0500", RadiopharmaceuticalStartDateTime="20200101100000-0500"), **zones),
+        series("pet-zone-of-scan", "the zone of the scan stands in AcquisitionDateTime", suv, pet(AcquisitionDateTime="20200101110000+0200", RadiopharmaceuticalStartDateTime="20200101080000.00+0000"), **zones),
+        series("pet-zone-day", "midnight lies between the zones", suv, pet(TimezoneOffsetFromUTC="+1200", RadiopharmaceuticalStartDateTime="20191231220000+0000"), **zones),
+        series("pet-zone-unknown", "the dose's time in UTC, the scan's zone not named: no SUV", Read(positive, RAS, unit="arbitrary", note="+0000"), pet(RadiopharmaceuticalStartDateTime="20200101080000+0000"), **zones),
+        series("pet-zone-by-clock", "no zone of the scan, but the dose's clock time says that it is the same", suv, pet(RadiopharmaceuticalStartDateTime="20200101100000+0200"), **zones),
+        series("pet-zone-damaged", "a zone that is none", suv, pet(TimezoneOffsetFromUTC="CET"), **zones),
         series("pet-no-half-life", "no half-life: no SUV", stays, pet(RadionuclideHalfLife=None), **kept),
     ]  # fmt: skip
 
