@@ -1,6 +1,6 @@
 """Are a model folder's weights still those that were saved? A flipped bit changes an answer and nothing else.
 
-SHA256SUMS beside the weights, as `sha256sum -c SHA256SUMS` reads it. Checked whenever the folder is loaded: 0.7 s for a GB
+SHA256SUMS beside the weights, as `sha256sum -c SHA256SUMS` reads it. Checked when the folder is loaded: 0.7 s for a GB
 (SHA-256 at 1.4 GB/s, one thread of an AMD EPYC), 4 ms for a shipped model. A folder without the file is not checked.
 """
 

@@ -48,6 +48,7 @@ def is_dicomdir(file: Path, head: bytes) -> bool:
 def read_dicom(files: Sequence[Path], options: ReadOptions) -> Volume:
     """The one series that is meant among the files, as a volume."""
     series = choose_series(grouped([_header(file) for file in files]), options.series_uid)
+    _check_one_patient(series.headers)
     notes = list(series.notes)
     frames = sorted_stack(frames_of(series.headers), options, notes)
     pixels = decoded_stack(frames, notes)
@@ -74,6 +75,14 @@ def read_dicom(files: Sequence[Path], options: ReadOptions) -> Volume:
             **pixels.facts,
         },
     )
+
+
+def _check_one_patient(headers: list[pydicom.Dataset]) -> None:
+    """A series is of one patient (PS3.3 A.1.2); an archive that gave two the same UID would give a scan of both."""
+    if len(patients := {text_of(header, "PatientID") for header in headers} - {""}) > 1:
+        raise ScanError(
+            f"images of {len(patients)} patients (PatientID) in one series; expected one, separate the files"
+        )
 
 
 def _geometry(frames: list[Frame], notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
