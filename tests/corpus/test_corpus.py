@@ -130,7 +130,11 @@ class Ways:
         elif path.exists():
             shutil.copy(path, folder / path.name)
             for beside in path.parent.iterdir():
-                if beside.is_file() and beside != path and path.suffix in (".hdr", ".img", ".mhd", ".nhdr"):
+                if (
+                    beside.is_file()
+                    and beside != path
+                    and path.name.removesuffix(".gz").endswith((".hdr", ".img", ".mhd", ".nhdr"))
+                ):
                     shutil.copy(beside, folder / beside.name)
         request = {
             "options": options,
