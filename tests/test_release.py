@@ -75,7 +75,11 @@ def test_two_builds_of_a_commit_are_the_same_and_whole(tmp_path):
     assert release() == first
     wheel = next((copy / "dist").glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("weights/phantom-tiny/model.safetensors", "reports/templates/viewer.js", "reports/ask.schema.json"):
+    for wanted in (
+        "weights/phantom-tiny/model.safetensors",
+        "reports/templates/viewer.js",
+        "reports/schemas/ask.schema.json",
+    ):
         assert f"slicesight/{wanted}" in names
     parts = json.loads(next((copy / "dist").glob("*.cdx.json")).read_text())["components"]
     assert {"torch", "pydicom"} <= {part["name"] for part in parts}

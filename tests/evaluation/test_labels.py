@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.data.sources.ct_rate import FINDINGS
 from slicesight.errors import InputError
@@ -160,6 +161,7 @@ PAIRS = (
 def test_findings_are_read_from_the_reports(run, tmp_path):
     reports(tmp_path / "a.jsonl", *PAIRS)
     code, out, _ = run("score", "a.jsonl", "--labels", "rules", "--json", "-")
+    documented("score", out)
     part = json.loads(out)["clinical"]
     assert code == 0
     assert (part["num_volumes"], part["num_labels"], part["num_positive"]) == (3, 54, 3)

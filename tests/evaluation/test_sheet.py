@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.evaluation.external import read_predictions
 from slicesight.evaluation.predictions import Prediction, PredictionFile
@@ -54,7 +55,7 @@ def test_closed_questions_have_both_rules_and_every_outcome(predictions_file, nl
 
 def test_what_a_peers_file_cannot_give_is_null_with_the_reason(run, peers):
     code, out, _ = run("score", peers / "eval_caption.csv", "--json", "-")
-    sheet = json.loads(out)
+    sheet = documented("score", out)
     assert code == 0
     assert sheet["num_volumes"] is None
     assert sheet["report"]["ci95"] is None
@@ -84,7 +85,7 @@ def test_numbers_in_json_are_not_rounded(run, predictions_file):
 def test_two_systems_are_compared_by_volume_with_correction(run, predictions_file):
     good, bad = predictions_file("good.jsonl", 0.95), predictions_file("bad.jsonl", 0.3, seed=1)
     code, out, _ = run("score", good, bad, "--json", "-")
-    document = json.loads(out)
+    document = documented("score", out)
     assert code == 0
     assert [sheet["system"] for sheet in document["systems"]] == ["good", "bad"]
     entry = next(e for e in document["comparisons"] if (e["task"], e["metric"]) == ("open", "rouge1"))

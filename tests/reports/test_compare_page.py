@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import slicesight
+from json_checks import documented
 from slicesight import cli
 from slicesight.cli.measure import run_compare, run_evaluate
 from slicesight.cli.scoring import CompareOptions, EvaluateOptions
@@ -166,7 +167,7 @@ def test_scans_that_are_gone_are_said_to_be_and_the_page_stands_without_them(run
 def test_the_verb_writes_the_page_and_json_and_shows_the_tests(runs, tmp_path, capsys):
     page, sheet = tmp_path / "c.html", tmp_path / "c.json"
     run_compare(CompareOptions(runs=[f"one={runs[0]}", f"two={runs[1]}"], html=page, json=sheet, cases=0))
-    document = json.loads(sheet.read_text())
+    document = documented("compare", sheet.read_text())
     assert [one["system"] for one in document["systems"]] == ["one", "two"]
     assert {test["metric"] for test in document["comparisons"]} == {"rouge1", "accuracy"}
     assert document["benchmark"] is None

@@ -56,7 +56,7 @@ class AnswerReport:
         return list(zip(self.answers, self.truths or [None] * len(self.answers), strict=True))
 
     def document(self) -> dict[str, Any]:
-        """The JSON form, as ask.schema.json says: {"schema", "scan", "model", "answers"}."""
+        """The JSON form, as schemas/ask.schema.json says: {"schema", "scan", "model", "answers"}."""
         return {
             "schema": 1,
             "scan": self.grid.receipt,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -32,6 +33,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
+from slicesight.models.checksums import check_checksums, write_checksums
 from slicesight.models.encoders3d.networks import Vision3D
 from slicesight.models.folder import refuse_adapter
 from slicesight.models.med2e3 import slice_scoring
@@ -105,11 +107,19 @@ class Med2E3PreTrainedModel(PreTrainedModel):
         """
         if (settings := kwargs.get("quantization_config")) is not None:
             kwargs["quantization_config"] = leave_small_parts(settings)
+        if Path(pretrained_model_name_or_path).is_dir():
+            check_checksums(pretrained_model_name_or_path)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError:
             refuse_adapter(pretrained_model_name_or_path, missing="that model cannot be read")
             raise
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As the library does, with the checksums of the weights beside them."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_checksums(save_directory)
 
 
 def leave_small_parts(settings: Any) -> Any:

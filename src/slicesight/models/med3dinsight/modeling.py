@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging
 
 from slicesight.errors import ModelError
+from slicesight.models.checksums import write_checksums
 from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import backbone_from, misfit, spec_of
 from slicesight.models.folder import FAMILY, one_line_for_damage, read_model_folder
@@ -120,6 +121,12 @@ class InsightModel(PreTrainedModel):
         if problem := misfit(info["missing_keys"], info["unexpected_keys"]):
             raise ModelError(f"{folder}: {problem}")
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As the library does, with the checksums of the weights beside them."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_checksums(save_directory)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part is initialised where it is made."""
