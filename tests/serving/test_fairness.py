@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from http_questions import question, until
-from slicesight.serving import answering, chat_routes
+from slicesight.serving import answering, chat_routes, fairness
 from slicesight.serving.fairness import FairQueue, FairSlots, client_of
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
@@ -61,6 +61,21 @@ def test_nothing_is_lost_or_kept_beyond_the_limit(steps):
             inside.discard(queue.take())
         assert set(queue.all_items()) == inside
         assert len(queue) <= 5
+
+
+def test_who_asked_lately_counts_once_and_not_for_ever(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(fairness.time, "monotonic", lambda: now[0])
+    active = fairness.ActiveClients(30)
+    for client in "abab":
+        active.note(client)
+    assert len(active) == 2
+    now[0] += 20
+    active.note("a")
+    now[0] += 11
+    assert len(active) == 1, "b has not asked for 31 s"
+    now[0] += 30
+    assert len(active) == 0
 
 
 def test_two_slow_jobs_of_one_client_leave_a_place_for_another():
@@ -193,3 +208,38 @@ def test_a_first_question_is_taken_beside_a_full_batch_of_another_client(make_cl
     # whether a hog's next question is the first beside the guest's or finds no row depends on whose answer ends first
     assert [client for client, _ in taken[2:]] == ["hog"] * 3
     assert all(rows <= 1 for _, rows in taken), "at most one client's first question beside a full batch"
+
+
+def test_a_client_has_the_batch_to_itself_only_while_nobody_else_asks(make_client, lend, monkeypatch):
+    for module in (answering, chat_routes):
+        monkeypatch.setattr(module, "client_of", lambda scope: dict(scope["headers"])[b"x-who"].decode())
+    client = make_client(batch_size=8, max_waiting=32)
+    volume_id = lend(client.app.state.server)
+    thread = client.app.state.server.thread
+    take, most = thread._take, {"hog": 0}
+
+    def watched():
+        rows = [one.request.client for one in thread._batching.open.values()]
+        most["hog"] = max(most["hog"], rows.count("hog"))
+        return take()
+
+    monkeypatch.setattr(thread, "_take", watched)
+
+    def ask(who):
+        body = question(volume_id, max_tokens=12, temperature=2.0)
+        return client.post("/v1/chat/completions", json=body, headers={"x-who": who}).status_code
+
+    def together(*names):
+        most["hog"] = 0
+        thread._waiting.take, hold = (lambda may: None), thread._waiting.take
+        with ThreadPoolExecutor(len(names)) as pool:
+            jobs = [pool.submit(ask, who) for who in names]
+            assert until(lambda: thread.num_waiting == len(names))
+            thread._waiting.take = hold
+            with thread._news:
+                thread._news.notify()
+            assert {job.result() for job in jobs} == {200}
+        return most["hog"]
+
+    assert together(*["hog"] * 12) == 8
+    assert together(*["hog"] * 12, "a", "b", "c") == 2

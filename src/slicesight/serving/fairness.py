@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
@@ -85,6 +86,24 @@ class FairQueue(Generic[Item]):
         if not self._items[client]:
             del self._items[client]
         return item
+
+
+class ActiveClients:
+    """Who asked lately. Not thread-safe."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._seen: dict[str, float] = {}  # who asked last is last
+
+    def note(self, client: str) -> None:
+        self._seen.pop(client, None)
+        self._seen[client] = time.monotonic()
+
+    def __len__(self) -> int:
+        oldest = time.monotonic() - self.seconds
+        while self._seen and next(iter(self._seen.values())) < oldest:
+            del self._seen[next(iter(self._seen))]
+        return len(self._seen)
 
 
 class FairSlots:

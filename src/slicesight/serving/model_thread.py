@@ -16,13 +16,15 @@ import numpy as np
 from slicesight.inference.batching import AskRequest, ContinuousBatching
 from slicesight.inference.encoded_scan import EncodedScan, LeastRecentlyUsed
 from slicesight.inference.predictor import Predictor
-from slicesight.serving.fairness import FairQueue
+from slicesight.serving.fairness import ActiveClients, FairQueue
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
 from slicesight.serving.telemetry import Metrics, log_failure
 
 _FIRST_ROWS = 4
 """Of this many batches' rows all beyond one are for clients of whom nothing is at work yet."""
+_ACTIVE_S = 30.0
+"""So long after a question its client has a share of the batch."""
 _HOPELESS = 3
 """Failures with no answer between them after which the server calls itself ill."""
 
@@ -49,6 +51,7 @@ class ModelThread:
         self.encoded = EncodedScans(predictor, scan_store=scan_store, metrics=metrics, max_bytes=encoded_bytes)
         self._batching = self._new_batching()
         self._waiting: FairQueue[AskRequest] = FairQueue(max_waiting)
+        self._active = ActiveClients(_ACTIVE_S)
         self._news = threading.Condition()
         self._is_closed = False
         self._failures_together = 0
@@ -91,6 +94,7 @@ class ModelThread:
         """
         with self._news:
             self.check_room(request.client)
+            self._active.note(request.client)
             request.since = time.monotonic()
             dropped = self._waiting.put(request.client, request)
             self._news.notify()
@@ -156,7 +160,8 @@ class ModelThread:
         rows = Counter(question.request.client for question in self._batching.open.values())
         is_full = rows.total() >= self.batch_size
         with self._news:
-            request = None if self._is_closed else self._waiting.take(lambda client: not (is_full and rows[client]))
+            share = 1 if is_full else max(1, self.batch_size // max(1, len(self._active)))
+            request = None if self._is_closed else self._waiting.take(lambda client: rows[client] < share)
             if request is None:
                 return None
             now = time.monotonic()
