@@ -7,6 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -63,19 +64,21 @@ def test_nothing_is_lost_or_kept_beyond_the_limit(steps):
         assert len(queue) <= 5
 
 
-def test_who_asked_lately_counts_once_and_not_for_ever(monkeypatch):
+def test_who_asked_lately_counts_once_and_what_was_done_for_it_is_forgotten_by_and_by(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(fairness.time, "monotonic", lambda: now[0])
-    active = fairness.ActiveClients(30)
+    use = fairness.ClientUse(30)
     for client in "abab":
-        active.note(client)
-    assert len(active) == 2
-    now[0] += 20
-    active.note("a")
-    now[0] += 11
-    assert len(active) == 1, "b has not asked for 31 s"
+        use.note(client, 2)
+    assert (len(use), use.of("a"), use.of("c")) == (2, 4, 0)
+    now[0] += 15
+    use.note("a")
+    assert use.of("a") == pytest.approx(4 / 2**0.5)
+    now[0] += 16
+    assert len(use) == 1, "b has not asked for 31 s"
+    assert use.of("b") == 0
     now[0] += 30
-    assert len(active) == 0
+    assert len(use) == 0
 
 
 def test_two_slow_jobs_of_one_client_leave_a_place_for_another():
@@ -243,3 +246,29 @@ def test_a_client_has_the_batch_to_itself_only_while_nobody_else_asks(make_clien
 
     assert together(*["hog"] * 12) == 8
     assert together(*["hog"] * 12, "a", "b", "c") == 2
+
+
+def test_while_a_light_clients_question_is_at_work_none_of_a_heavy_one_begins(make_client, lend, monkeypatch):
+    client = make_client(batch_size=16, max_waiting=32)
+    volume_id = lend(client.app.state.server)
+    thread = client.app.state.server.thread
+    now = [time.monotonic()]
+    monkeypatch.setattr(fairness.time, "monotonic", lambda: now[0])
+    request = SimpleNamespace(client="heavy", since=now[0], is_cancelled=False)
+    at_work = SimpleNamespace(request=SimpleNamespace(client="light"))
+    with thread._news:
+        thread._use.note("heavy", 200)
+        thread._use.note("light", 1)
+        monkeypatch.setattr(thread, "_batching", SimpleNamespace(open={0: at_work}, cancel_all=lambda: None))
+        thread._waiting._items["heavy"] = [request]
+    assert thread._take() is None, "it waits"
+    for name in ("equal", "heavy"):
+        at_work.request.client = name
+        thread._use.note(name, 0 if name == "heavy" else 200)
+        assert thread._take() is request, f"beside {name} it does not"
+        thread._waiting._items["heavy"] = [request]
+    at_work.request.client = "light"
+    assert thread._take() is None
+    now[0] += 1.1
+    assert thread._take() is request, "nor for ever"
+    assert client.get(f"/v1/volumes/{volume_id}").status_code == 200
