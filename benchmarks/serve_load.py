@@ -131,7 +131,7 @@ def started(arguments: argparse.Namespace, at_once: int):
         if process.poll() is not None:
             say(f"the server has ended by itself, status {process.returncode}:", *log)
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(300)
         rest.join(5)
         if any(" ERROR " in line for line in log):
             say("the server's log holds failures:", *log)
