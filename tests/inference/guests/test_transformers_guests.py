@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +253,22 @@ def test_a_folder_without_config_or_chat_template_says_so(llava, tmp_path) -> No
     (folder / "processor_config.json").unlink()
     with pytest.raises(ModelError, match="no processor for pictures and text"):
         load(f"hf:{folder}")
+
+
+RAISES = "{{ raise_exception('System role not supported') }}"
+
+
+@pytest.mark.parametrize("unknown", ["", RAISES])
+def test_what_the_system_says_is_never_lost(llava, unknown) -> None:
+    guest = load(f"hf:{llava}", preset=llava.parent / "small.yaml").guest
+    asked = GuestQuestion(
+        question="And now?", shown=None, history=(("What?", "A cyst."),), system="Answer in one word."
+    )
+    assert "system: Answer in one word.user: What?" in guest._prompt(asked)
+    without = "{% for message in messages %}{% if message['role'] == 'system' %}" + unknown + "{% else %}"
+    guest.processor.chat_template = (
+        without + "{{ message['role'] }}: {% for part in message['content'] %}{{ part['text'] }}{% endfor %} "
+        "{% endif %}{% endfor %}"
+    )
+    assert guest._prompt(asked) == "user: Answer in one word.\n\nWhat? assistant: A cyst. user: And now? "
+    assert guest._prompt(replace(asked, system="")) == "user: What? assistant: A cyst. user: And now? "

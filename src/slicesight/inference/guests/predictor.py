@@ -95,6 +95,8 @@ class GuestPredictor(Predictor):
         """What answers requests; a guest answers one question at a time."""
         return GuestBatching(self)
 
+    follows_system = True
+
     def check_options(self, options: dict[str, Any]) -> None:
         self.guest.check_options(options)
 
@@ -119,12 +121,12 @@ class GuestPredictor(Predictor):
         """A guest makes its own prompts.
 
         Raises:
-            InputError: a system message, or a begun answer, which guests are not given.
+            InputError: a begun answer, which guests are not given.
         """
-        if system or prefix:
-            found = "a system message" if system else "an answer begun by the one who asks"
+        if prefix:
             raise InputError(
-                f"{self.card.name} is a guest and was sent {found}, which guests are not shown; leave it out"
+                f"{self.card.name} is a guest and was sent an answer begun by the one who asks, which guests are not "
+                "shown; leave it out"
             )
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -222,6 +224,7 @@ class GuestBatching:
                 question=question,
                 shown=None if scan is None else scan.shown,
                 history=request.history,
+                system=request.system or "",
                 max_new_tokens=request.max_new_tokens,
                 only_choices=is_held,
                 options=request.options,
