@@ -29,6 +29,7 @@ from slicesight.files import read_json_object
 from slicesight.models.encoders3d.networks import M3DViT
 from slicesight.models.folder import check_whole, one_line_for_damage
 from slicesight.models.importers.m3d import M3DClip
+from slicesight.models.library_fetch import fetched
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.configuration import make_preset
 from slicesight.models.shipped import find_folder, how_to_get, shipped_models
@@ -268,7 +269,7 @@ def read_part(what: str, kind: Any, name: str, **settings: Any) -> Any:
     """What a class of the library reads from a folder or the hub; raises InputError where it cannot."""
     try:
         with one_line_for_damage(name) if Path(name).is_dir() else nullcontext():
-            return kind.from_pretrained(name, **settings)
+            return fetched(lambda: kind.from_pretrained(name, **settings), name=name)
     except (OSError, ValueError) as error:
         raise InputError(f"parts: {name} cannot be read as a {what}: {' '.join(str(error).split())[:200]}") from error
 

@@ -27,12 +27,15 @@ OnText = Callable[[Callable[[], str]], bool]
 class GuestQuestion:
     """One question with all that its answer depends on.
 
-    history: earlier turns. only_choices: held to the choices it lists. options: as of `Predictor.ask`.
+    history: earlier turns. system: a message before them; prefix: how the answer begins. only_choices: held to the
+    choices it lists. options: as of `Predictor.ask`.
     """
 
     question: str
     shown: ShownSlices | None
     history: History = ()
+    system: str | None = None
+    prefix: str = ""
     max_new_tokens: int = 160
     only_choices: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -84,8 +87,8 @@ def compose(asked: GuestQuestion, preset: Preset) -> list[Message]:
     """The conversation, with a place {"type": "image"} for every picture, in their order."""
     turns = [*(turn for pair in asked.history for turn in pair), asked.question]
     messages: list[Message] = []
-    if preset.system:
-        messages.append({"role": "system", "content": [_text(preset.system)]})
+    if told := "\n\n".join(filter(None, (preset.system, (asked.system or "").strip()))):
+        messages.append({"role": "system", "content": [_text(told)]})
     for number, turn in enumerate(turns):
         role = "assistant" if number % 2 else "user"
         parts: list[Part] = []

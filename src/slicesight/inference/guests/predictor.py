@@ -116,16 +116,7 @@ class GuestPredictor(Predictor):
         system: str | None = None,
         prefix: str = "",
     ) -> None:
-        """A guest makes its own prompts.
-
-        Raises:
-            InputError: a system message, or a begun answer, which guests are not given.
-        """
-        if system or prefix:
-            found = "a system message" if system else "an answer begun by the one who asks"
-            raise InputError(
-                f"{self.card.name} is a guest and was sent {found}, which guests are not shown; leave it out"
-            )
+        """A guest makes its own prompts."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.guest.decode(token_ids)
@@ -211,6 +202,7 @@ class GuestBatching:
             question.request.is_cancelled = True
 
     def _answer(self, request: AskRequest) -> Iterator[None]:
+        request.check()
         scan = None if request.scan is None else self.predictor.encode(request.scan())
         request.scan = None  # it may hold the whole volume
         free = {question for number, question in enumerate(request.questions) if number not in request.constrained}
@@ -222,6 +214,7 @@ class GuestBatching:
                 question=question,
                 shown=None if scan is None else scan.shown,
                 history=request.history,
+                **request.given,
                 max_new_tokens=request.max_new_tokens,
                 only_choices=is_held,
                 options=request.options,
@@ -265,17 +258,18 @@ class GuestBatching:
         cut_at = said.num_answer_tokens if said.is_cut else None
         found = NO_SCAN if scan is None else NO_TEXT if text == NO_WORDS else self.predictor.measure(scan, asked, said)
         if scan is None or isinstance(found, str):
-            return make_answer(
-                asked.question, text, (), grid=None, cut_at=cut_at, evidence="none", evidence_note=str(found)
-            )
-        occlusion, note = found
+            shares, grid, evidence, note = (), None, "none", str(found)
+        else:
+            shares, grid, evidence, note = found[0].shares, scan.grid, "occlusion", found[1]
         return make_answer(
             asked.question,
             text,
-            occlusion.shares,
-            grid=scan.grid,
+            shares,
+            grid=grid,
             cut_at=cut_at,
-            evidence="occlusion",
+            system=asked.system,
+            prefix=asked.prefix,
+            evidence=evidence,
             evidence_note=note,
         )
 
