@@ -156,7 +156,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {})
         elif path.startswith("/api/models/") and path.endswith("/xet-read-token"):
             expires = str(int(time.time()) + 3600)
-            token = {"X-Xet-Cas-Url": f"{self.hub.url}/xet", "X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": expires}
+            token = {
+                "X-Xet-Cas-Url": f"{self.hub.url}/xet",
+                "X-Xet-Access-Token": "t",
+                "X-Xet-Token-Expiration": expires,
+            }
             self._send(200, b"{}", token)
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._send_file(match[1], match[3], fault, with_content=with_content)

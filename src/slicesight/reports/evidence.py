@@ -209,7 +209,7 @@ def confidence_line(answer: Answer, *, with_reason: bool = False) -> str:
 
 
 def doubts_about(answer: Answer) -> list[str]:
-    """What must be read with an answer's text: held back, told or begun by the one who asks, cut, none of the choices."""
+    """What must be read with an answer: held back, told or begun by the one who asks, cut, none of the choices."""
     notes = (held_note(answer), told_note(answer), begun_note(answer), cut_note(answer), choice_note(answer))
     return list(filter(None, notes))
 

@@ -62,9 +62,7 @@ def _load(name: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name)
         _check(config, name)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = fetched(
-            lambda: AutoModelForSequenceClassification.from_pretrained(name, dtype="float32"), name=name
-        )
+        model = fetched(lambda: AutoModelForSequenceClassification.from_pretrained(name, dtype="float32"), name=name)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise

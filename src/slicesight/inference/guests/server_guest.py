@@ -82,7 +82,9 @@ class ServerGuest:
                 shape has no place for.
         """
         if asked.prefix:
-            raise InputError(f"{self.name} is asked through its server, which goes on with no begun answer; leave it out.")
+            raise InputError(
+                f"{self.name} is asked through its server, which goes on with no begun answer; leave it out."
+            )
         said = self._ask(asked, None)
         if asked.only_choices:
             said = self._held_to_choices(asked, said)

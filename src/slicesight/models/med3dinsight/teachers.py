@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
-from slicesight.models.library_fetch import fetched
 from slicesight.errors import InputError, ModelError
+from slicesight.models.library_fetch import fetched
 
 PIXELS, WORDS = "pixels", "words"
 COARSE_SIDE = 16
