@@ -181,6 +181,13 @@ def test_claims_fail_for_scores_that_were_planted_so():
         assert claims[name]["holds"] is False, name
 
 
+def test_one_scan_neither_bears_out_a_claim_nor_refutes_it():
+    claims = weigh_claims(asked(np.random.default_rng(0), by_volume=2, by_topic=1, by_wording=0.1)[:1])
+    del claims["effective_slices"]
+    assert {claim["holds"] for claim in claims.values()} == {None}
+    assert {str(claim["ci95"]) for claim in claims.values()} == {"None"}
+
+
 def test_distance_and_density_at_their_ends():
     one, even = np.eye(N)[0], np.full(N, 1 / N)
     assert distance(one, np.eye(N)[1]) == 1

@@ -28,6 +28,8 @@ from slicesight.evaluation.report_labels import LabelOptions, clinical_of, radev
 from slicesight.evaluation.score_sheet import FORMAT, ScoreSheet
 from slicesight.evaluation.selective_answers import NO_CONFIDENCE, score_selective
 from slicesight.evaluation.statistics import (
+    FEWEST,
+    ONE_SCAN,
     Floats,
     bounds,
     compare,
@@ -116,6 +118,8 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
     missing = dict(scored.missing)
     if not scored.has_volumes:
         missing["ci95"] = missing.get("volume", NO_VOLUME)
+    elif len(volumes) < FEWEST:
+        missing["ci95"] = ONE_SCAN
     for task in TASKS:
         if task not in scored.file.tasks:
             missing[task] = f"the file holds no {task} questions"
@@ -317,7 +321,7 @@ def _corpus_part(rows: Sequence[Prediction], *, has_volumes: bool) -> dict[str, 
     if has_volumes:
         volumes = [row.volume or "" for row in told]
         sums_V10 = np.stack([volume_sums(volumes, counts_P10[:, column])[0] for column in range(10)], axis=1)
-        ends = list(bounds(np.array([corpus_bleu4(list(drawn)) for drawn in draw_sums(sums_V10)])))
+        ends = bounds(np.array([corpus_bleu4(list(drawn)) for drawn in draw_sums(sums_V10)]), len(sums_V10))
     return {"bleu4": corpus_bleu4(list(counts_P10.sum(axis=0))), "bleu4_ci95": ends}
 
 
@@ -334,7 +338,9 @@ def _intervals(
             sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
             micro_R, *topics_R = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1)).T
             known_R = [drawn_R for drawn_R, count in zip(topics_R, counts[1:], strict=True) if count.any()] or topics_R
-            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(known_R, axis=1).mean(axis=1), *topics_R)]
+            drawn = (micro_R, np.stack(known_R, axis=1).mean(axis=1), *topics_R)
+            volumes_of = [int(np.count_nonzero(count)) for count in (counts[0], counts[0], *counts[1:])]
+            ends = [bounds(drawn_R, number) for drawn_R, number in zip(drawn, volumes_of, strict=True)]
         found["micro"][name], found["macro"][name], *by_topic = ends
         for topic, one in zip(in_topic, by_topic, strict=True):
             found["by_topic"][topic][name] = one

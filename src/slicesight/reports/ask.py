@@ -145,7 +145,7 @@ def load_quietly(
 ) -> Predictor:
     """Load a model without the library's own progress bars and advice on the terminal; arguments as for `load`."""
     if find_spec("transformers") is not None and not model.startswith(SERVER_PREFIX):
-        from huggingface_hub.utils import enable_progress_bars
+        from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]  # its manual has it
         from huggingface_hub.utils import logging as hub_logging
         from transformers.utils import logging
 

@@ -258,19 +258,13 @@ class GuestBatching:
         cut_at = said.num_answer_tokens if said.is_cut else None
         found = NO_SCAN if scan is None else NO_TEXT if text == NO_WORDS else self.predictor.measure(scan, asked, said)
         if scan is None or isinstance(found, str):
-            shares, grid, evidence, note = (), None, "none", str(found)
+            scores: tuple[float, ...] = ()
+            told: dict[str, Any] = {"grid": None, "evidence": "none", "evidence_note": str(found)}
         else:
-            shares, grid, evidence, note = found[0].shares, scan.grid, "occlusion", found[1]
+            scores = found[0].shares
+            told = {"grid": scan.grid, "evidence": "occlusion", "evidence_note": found[1]}
         return make_answer(
-            asked.question,
-            text,
-            shares,
-            grid=grid,
-            cut_at=cut_at,
-            system=asked.system,
-            prefix=asked.prefix,
-            evidence=evidence,
-            evidence_note=note,
+            asked.question, text, scores, cut_at=cut_at, system=asked.system, prefix=asked.prefix, **told
         )
 
 
