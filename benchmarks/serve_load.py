@@ -128,6 +128,8 @@ def started(arguments: argparse.Namespace, at_once: int):
     try:
         yield found[1], process.pid
     finally:
+        if process.poll() is not None:
+            say(f"the server has ended by itself, status {process.returncode}:", *log)
         process.send_signal(signal.SIGINT)
         process.wait(30)
         rest.join(5)

@@ -49,6 +49,8 @@ class Predictor:
     """
 
     calibration: Calibration | None = None
+    follows_system = False
+    """Whether the model may have learnt to do what a system message says."""
 
     def __init__(
         self,

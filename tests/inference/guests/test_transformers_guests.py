@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,15 +153,6 @@ def test_a_system_message_and_a_begun_answer_stand_where_the_chat_template_has_t
         guest.ask(scan, CLOSED, choices="only", prefix="The ")
 
 
-def test_a_chat_template_that_drops_a_system_message_is_one_line_and_not_another_answer(llava, tmp_path) -> None:
-    preset = tmp_path / "deaf.yaml"
-    preset.write_text(PRESET + "chat_template: \"{{ messages[-1]['content'][-1]['text'] }}\"\n")
-    guest = load(f"hf:{llava}", preset=preset, evidence_passes=0)
-    assert guest.ask(None, OPEN, max_new_tokens=2)[0].text
-    with pytest.raises(InputError, match="its chat template leaves a system message out; say it in the question"):
-        guest.ask(None, OPEN, max_new_tokens=2, system="Be brief.")
-
-
 def test_a_contact_sheet_is_masked_by_drawing_it_anew(llava) -> None:
     guest = load(f"hf:{llava}", preset=llava.parent / "sheet.yaml")
     scan = guest.encode(on_grid(guest.grid_spec))
@@ -285,3 +277,22 @@ def test_a_folder_without_config_or_chat_template_says_so(llava, tmp_path) -> No
     (folder / "processor_config.json").unlink()
     with pytest.raises(ModelError, match="no processor for pictures and text"):
         load(f"hf:{folder}")
+
+
+RAISES = "{{ raise_exception('System role not supported') }}"
+
+
+@pytest.mark.parametrize("unknown", ["", RAISES])
+def test_what_the_system_says_is_never_lost(llava, unknown) -> None:
+    guest = load(f"hf:{llava}", preset=llava.parent / "small.yaml").guest
+    asked = GuestQuestion(
+        question="And now?", shown=None, history=(("What?", "A cyst."),), system="Answer in one word."
+    )
+    assert "system: Answer in one word.user: What?" in guest._prompt(asked)
+    without = "{% for message in messages %}{% if message['role'] == 'system' %}" + unknown + "{% else %}"
+    guest.processor.chat_template = (
+        without + "{{ message['role'] }}: {% for part in message['content'] %}{{ part['text'] }}{% endfor %} "
+        "{% endif %}{% endfor %}"
+    )
+    assert guest._prompt(asked) == "user: Answer in one word.\n\nWhat? assistant: A cyst. user: And now? "
+    assert guest._prompt(replace(asked, system="")) == "user: What? assistant: A cyst. user: And now? "

@@ -95,6 +95,8 @@ class GuestPredictor(Predictor):
         """What answers requests; a guest answers one question at a time."""
         return GuestBatching(self)
 
+    follows_system = True
+
     def check_options(self, options: dict[str, Any]) -> None:
         self.guest.check_options(options)
 

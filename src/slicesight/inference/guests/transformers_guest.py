@@ -25,7 +25,7 @@ from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria, Sto
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.choice_decoding import ChoiceTree
-from slicesight.inference.guests.guest import GuestQuestion, Measure, OnText, Said, compose
+from slicesight.inference.guests.guest import GuestQuestion, Measure, OnText, Said, compose, system_words
 from slicesight.inference.occlusion import Likelihood
 from slicesight.inference.sampling import SAMPLING_OPTIONS
 from slicesight.models.fingerprint import digest_weights, plain
@@ -117,20 +117,10 @@ class TransformersGuest:
         """The model's inputs of one question.
 
         Raises:
-            ModelError: its processor cannot take them. InputError: its chat template leaves a system message out.
+            ModelError: its processor cannot take them.
         """
         try:
-            text = self.processor.apply_chat_template(
-                compose(asked, self.preset),
-                add_generation_prompt=True,
-                tokenize=False,
-                chat_template=self.preset.chat_template or None,
-            )
-            if asked.system and "".join(asked.system.split()) not in "".join(text.split()):
-                raise InputError(
-                    f"{self.name}: its chat template leaves a system message out; say it in the question instead."
-                )
-            text += asked.prefix
+            text = self._prompt(asked) + asked.prefix
             given = {"images": [list(pictures)], **self.preset.processor} if pictures else {}
             if self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token):
                 given["add_special_tokens"] = False
@@ -148,6 +138,27 @@ class TransformersGuest:
             for name, value in made.items()
             if isinstance(value, Tensor)
         }
+
+    def _prompt(self, asked: GuestQuestion) -> str:
+        """By the model's own template; what the system says by the user where the template knows no system."""
+
+        def render(*, has_system_role: bool) -> str:
+            text: str = self.processor.apply_chat_template(
+                compose(asked, self.preset, has_system_role=has_system_role),
+                add_generation_prompt=True,
+                tokenize=False,
+                chat_template=self.preset.chat_template or None,
+            )
+            return text
+
+        told = system_words(asked, self.preset).strip()
+        try:
+            text = render(has_system_role=True)
+        except Exception:  # jinja's, or whatever the template raises: "System role not supported"
+            if not told:
+                raise
+            return render(has_system_role=False)
+        return text if told in text else render(has_system_role=False)  # some leave it out without a word
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raises InputError for an option that neither sampling nor `generate` has."""
