@@ -79,6 +79,8 @@ def test_one_scan_has_no_interval_anywhere_and_the_sheet_says_so(nltk_data):
     scored = score_file(PredictionFile(rows=tuple(rows_about("a")), format="jsonl"))
     sheet = make_sheet(scored, system="a", labels=LabelOptions(said="rules"))
     assert sheet["missing"]["ci95"] == "one scan: no interval"
+    assert (sheet["report"]["micro"]["cider"], sheet["report"]["micro"]["rougel"] > 0) == (None, True)
+    assert sheet["missing"]["report.cider"].startswith("one text alone: CIDEr weighs words by how rare they are")
     assert sheet["selective"]["closed"]["aurc"]["value"] > 0
     assert sheet["clinical"]["crg"] is not None
     assert not list(intervals_of(sheet))

@@ -84,6 +84,8 @@ def test_one_scan_has_no_interval_on_the_page_instead_of_one_without_width(write
     rows = embedded(page, "board")
     assert [row["cells"]["all questions"]["closed.accuracy"][2:] for row in rows] == [[None, None]] * 2
     assert "<td>+50.0<small>one scan: no interval</small></td>" in page
+    assert "about 1 scan</h1>" in page
+    assert 'viewBox="-52.5 0 105.0 10"' in page, "the difference itself lies beyond the picture"
 
 
 def test_questions_that_only_some_answered_are_counted_and_named(write, tmp_path):

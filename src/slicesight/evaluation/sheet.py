@@ -40,6 +40,7 @@ from slicesight.evaluation.statistics import (
 )
 
 CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
+ALONE = "one text alone: CIDEr weighs words by how rare they are among the texts, and gives 0 whatever is said"
 NOT_COMPARED = ("accuracy_constrained", "rougel", "bleu4", "chrf", "cider")
 """Stands beside the tests and in none of them, so that their correction is of the same family with and without it."""
 NO_CHOICE = (
@@ -104,7 +105,8 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
             values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
             values["accuracy_constrained"][place] = is_right(row.choice or "", row)
-    missing = {**file.missing, **found.missing, **_without_answer(rows)}
+    alone = [kind for kind, number in Counter(kinds).items() if number == 1]
+    missing = {**file.missing, **found.missing, **_without_answer(rows), **{f"{kind}.cider": ALONE for kind in alone}}
     if any(row.task == "closed" and row.choice is None for row in rows):
         missing["accuracy_constrained"] = NO_CHOICE
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}

@@ -94,7 +94,9 @@ def render_comparison(
         topics=topics,
         board_rows=_leaderboard(comparison, columns, topics),
         tests=[_test(test) for test in tested],
-        test_scale=max([1.0, *(100 * abs(end) for test in tested for end in test["ci95"] or ())]),
+        test_scale=max(
+            [1.0, *(100 * abs(end) for test in tested for end in (*(test["ci95"] or ()), 1.05 * test["difference"]))]
+        ),
         smallest_p=_smallest_p(tested),
         untested=sorted(
             {f"{t['first']} and {t['second']}: {t['missing']}" for t in comparison.tests if t["p"] is None}
