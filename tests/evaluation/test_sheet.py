@@ -14,6 +14,7 @@ from slicesight.evaluation.predictions import Prediction, PredictionFile
 from slicesight.evaluation.report_labels import LabelOptions
 from slicesight.evaluation.sheet import compare_systems, make_sheet, score_file
 from slicesight.reports.score_tables import percent
+from slicesight.reports.selective_tables import selective_rows
 
 
 @pytest.fixture
@@ -84,6 +85,7 @@ def test_one_scan_has_no_interval_anywhere_and_the_sheet_says_so(nltk_data):
     assert sheet["selective"]["closed"]["aurc"]["value"] > 0
     assert sheet["clinical"]["crg"] is not None
     assert not list(intervals_of(sheet))
+    assert {row[2] for row in selective_rows(sheet["selective"]["closed"])} == {"one scan: no interval"}
 
 
 def test_a_topic_that_only_one_scan_is_asked_about_has_no_interval(nltk_data):

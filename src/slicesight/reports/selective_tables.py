@@ -35,8 +35,9 @@ def selective_rows(part: Mapping[str, Any]) -> list[Row]:
         "ece": "ECE",
         "brier": "Brier",
     }
+    none = f"one {part['drawn_by']}: no interval" if part["num_patients"] == 1 else "–"
     return [
-        (names[name], f"{part[name]['value']:.3f}", ends_text(part[name]["ci95"], ".3f", none="–"), text)
+        (names[name], f"{part[name]['value']:.3f}", ends_text(part[name]["ci95"], ".3f", none=none), text)
         for name, text in beside.items()
     ]
 
