@@ -14,7 +14,7 @@ from rich.console import Console
 from slicesight.data.choices import listed_choices
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
-from slicesight.inference.loading import SERVER_PREFIX, load
+from slicesight.inference.loading import INT8_IF_FASTER, SERVER_PREFIX, load
 from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
@@ -155,7 +155,7 @@ def load_quietly(
         enable_progress_bars()  # the hub's alone: a guest of gigabytes does not come without a sign of life
     return load(
         model,
-        quantize="int8" if int8 else None,
+        quantize=INT8_IF_FASTER if int8 else None,
         cache_folder=cache,
         preset=preset,
         evidence_passes=evidence_passes,
