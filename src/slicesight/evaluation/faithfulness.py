@@ -239,15 +239,14 @@ def area_gains(
 
 
 def verdict_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain answers: does the model use what it points at, and does it point at what is true?"""
+    """Plain answers: does the model use what it points at, and does it point at what is true? None of one scan."""
     against_random = [entry for entry in found["gains"] if entry["against"] == "random"]
+    gains = {branch: [one for one in against_random if one["branch"] == branch] for branch in found["curves"]}
     used = {
-        branch: all(
-            one["ci95"] is not None and one["ci95"][0] > 0 and one["p_holm"] < 0.05
-            for one in against_random
-            if one["branch"] == branch
-        )
-        for branch in found["curves"]
+        branch: None
+        if any(one["ci95"] is None for one in of_branch)
+        else all(one["ci95"][0] > 0 and one["p_holm"] < 0.05 for one in of_branch)
+        for branch, of_branch in gains.items()
     }
     evidence = found["evidence"]
     return {

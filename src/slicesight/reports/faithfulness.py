@@ -64,8 +64,12 @@ def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
 def verdict_line(found: Mapping[str, Any]) -> str:
     """What to say in one sentence."""
     verdict, evidence = found["verdict"], found["evidence"]
-    rest = "rest" if verdict["answers_rest_on_the_heaviest_slices"] else "do NOT rest"
-    line = f"{found['model']}: its answers {rest} on the slices it weighs most"
+    rests = {
+        True: "its answers rest on the slices it weighs most",
+        False: "its answers do NOT rest on the slices it weighs most",
+        None: "one scan cannot tell whether its answers rest on the slices it weighs most",
+    }
+    line = f"{found['model']}: {rests[verdict['answers_rest_on_the_heaviest_slices']]}"
     if evidence is not None:
         reaches = "reaches" if verdict["excess_mass_reaches_the_aim"] else "misses"
         excess = _with_ends(evidence["excess"], evidence["excess_ci95"])
