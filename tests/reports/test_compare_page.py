@@ -79,6 +79,16 @@ def test_too_few_scans_to_show_any_difference_are_called_so(write):
     assert "the smallest p that this table could show is 0.25" in page
 
 
+def test_one_scan_has_no_interval_on_the_page_instead_of_one_without_width(write):
+    page = render_comparison(compare_files([write("a", 4, volumes=1), write("b", 2, volumes=1)]), num_cases=0)
+    assert embedded(page, "noInterval") == "one scan: no interval"
+    rows = embedded(page, "board")
+    assert [row["cells"]["all questions"]["closed.accuracy"][2:] for row in rows] == [[None, None]] * 2
+    assert "<td>+50.0<small>one scan: no interval</small></td>" in page
+    assert "about 1 scan</h1>" in page
+    assert 'viewBox="-52.5 0 105.0 10"' in page, "the difference itself lies beyond the picture"
+
+
 def test_questions_that_only_some_answered_are_counted_and_named(write, tmp_path):
     arguments = [write("whole", 4), write("part", 3, volumes=5)]
     comparison = compare_files(arguments)

@@ -56,7 +56,6 @@ class OpenQuestion:
     sampler: Sampler
     generator: torch.Generator
     decoder: AnswerDecoder
-    prefix: str = ""
     choices: ChoiceTree | None = None
     record: TokenRecord | None = None
     watch: AnswerWatch | None = None
@@ -77,7 +76,7 @@ class OpenQuestion:
         grid = None if self.scan is None else self.scan.grid
         cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
         answer = make_answer(
-            self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at, prefix=self.prefix
+            self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at, **self.request.given
         )
         answer = answer if self.choices is None else with_choice(answer)
         likelihood = None if self.record is None else self.record.finish()
@@ -177,8 +176,7 @@ class ContinuousBatching:
             system=request.system,
             prefix=request.prefix,
         )
-        if request.prefix and request.constrained:
-            raise InputError("the answer is begun and held to choices; leave one of the two out.")
+        request.check()
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
         trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
@@ -205,7 +203,6 @@ class ContinuousBatching:
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
                     decoder=self._decoder(tokenized[number], watch),
-                    prefix=request.prefix,
                     choices=trees[number],
                     record=self._record(request, prompt.question, trees[number], has_scan=scan is not None),
                     watch=watch,
@@ -295,7 +292,7 @@ class ContinuousBatching:
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = self._decoder(one, None).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
-            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, prefix=request.prefix)
+            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, **request.given)
             answer = judged(answer if trees[number] is None else with_choice(answer), watches[number], None)
             request.on_piece(
                 AnswerPiece(

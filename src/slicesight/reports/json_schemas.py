@@ -124,6 +124,12 @@ class AnswerFacts(Closed):
     """An answer and how far it may be trusted."""
 
     question: str
+    system: str | None = Field(
+        description="The message that stood before the conversation; null where the model's own template did."
+    )
+    prefix: str | None = Field(
+        description="How the one who asked began `answer`, which the model went on with; null where it began itself."
+    )
     answer: str
     finish_reason: Literal["stop", "length"] = Field(description="length: cut, its end is missing.")
     cut_at: int | None = Field(description="Tokens after which the answer was cut.")
@@ -131,7 +137,9 @@ class AnswerFacts(Closed):
         description="The answer of a closed question held to its choices, where that was asked for."
     )
     confidence: Share | None = Field(description="Of a calibrated model: the probability that the answer is right.")
-    confidence_note: str | None = Field(description="Why there is no confidence.")
+    confidence_note: str | None = Field(
+        description="Why there is no confidence; with one, what counts as right where not only the same text does."
+    )
     abstained: Literal["strange_scan", "unknown_question", "low_confidence", None] = Field(
         description="Why the model should not answer; null where it may."
     )

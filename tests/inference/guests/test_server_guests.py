@@ -68,6 +68,19 @@ def test_a_closed_question_is_held_to_its_choices_and_a_scan_is_not_needed(prese
         assert blind.evidence_note == "no evidence: no scan was shown"
 
 
+def test_a_system_message_goes_to_the_server_first_and_a_begun_answer_is_refused_before_it_is_asked(preset) -> None:
+    with stub_server() as server:
+        guest = load(f"openai:{server.url}#stub", preset=preset, evidence_passes=0)
+        (answer,) = guest.ask(None, "What?", system="Be brief.")
+        first = {"role": "system", "content": "Be brief."}
+        assert server.requests[-1]["messages"] == [first, {"role": "user", "content": "What?"}]
+        assert answer.system == "Be brief."
+        asked = len(server.requests)
+        with pytest.raises(InputError, match="goes on with no begun answer; leave it out"):
+            guest.ask(None, "What?", prefix="A cyst")
+        assert len(server.requests) == asked
+
+
 def test_a_busy_server_is_asked_again_and_the_key_goes_along(preset, monkeypatch) -> None:
     monkeypatch.setenv("SLICESIGHT_GUEST_KEY", "secret")
     with stub_server() as server:

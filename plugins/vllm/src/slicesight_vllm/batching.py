@@ -171,7 +171,7 @@ class EngineBatching:
             scores,
             grid=None if question.scan is None else question.scan.grid,
             cut_at=cut_at,
-            prefix=question.request.prefix,
+            **question.request.given,
         )
         return AnswerPiece(
             number=question.number,

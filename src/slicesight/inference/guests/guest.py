@@ -27,14 +27,15 @@ OnText = Callable[[Callable[[], str]], bool]
 class GuestQuestion:
     """One question with all that its answer depends on.
 
-    history: earlier turns. system: a message before them, after the preset's own. only_choices: held to the choices it
-    lists. options: as of `Predictor.ask`.
+    history: earlier turns. system: a message before them, after the preset's own. prefix: how the answer begins.
+    only_choices: held to the choices it lists. options: as of `Predictor.ask`.
     """
 
     question: str
     shown: ShownSlices | None
     history: History = ()
-    system: str = ""
+    system: str | None = None
+    prefix: str = ""
     max_new_tokens: int = 160
     only_choices: bool = False
     options: dict[str, Any] = field(default_factory=dict)

@@ -79,8 +79,13 @@ class ServerGuest:
         """One request; the server's answer comes whole.
 
         Raises:
-            InputError: the server refuses it, or answers in another shape.
+            InputError: the server refuses it, or answers in another shape; an answer that is begun, which OpenAI's
+                shape has no place for.
         """
+        if asked.prefix:
+            raise InputError(
+                f"{self.name} is asked through its server, which goes on with no begun answer; leave it out."
+            )
         said = self._ask(asked, None)
         if asked.only_choices:
             said = self._held_to_choices(asked, said)

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,14 +78,15 @@ class TransformersGuest:
         if asked.only_choices:
             options["prefix_allowed_tokens_fn"] = self._held_to(asked.question, length)
         if on_text is not None:
-            options["stopping_criteria"] = StoppingCriteriaList([_Watch(on_text, self.decode, length)])
+            decode = partial(self._whole_text, asked.prefix)
+            options["stopping_criteria"] = StoppingCriteriaList([_Watch(on_text, decode, length)])
         with torch.inference_mode(), _seeded(asked.options), _memory_told(self.name):
             tokens_1T = self.model.generate(  # type: ignore[operator]  # of GenerationMixin, which every such model is
                 **inputs, max_new_tokens=limit, pad_token_id=self._pad, **options
             )
         token_ids = tuple(tokens_1T[0, length:].tolist())
         return Said(
-            text=self.decode(token_ids),
+            text=self._whole_text(asked.prefix, token_ids),
             token_ids=token_ids,
             num_prompt_tokens=length,
             num_answer_tokens=len(token_ids),
@@ -118,7 +120,7 @@ class TransformersGuest:
             ModelError: its processor cannot take them.
         """
         try:
-            text = self._prompt(asked)
+            text = self._prompt(asked) + asked.prefix
             given = {"images": [list(pictures)], **self.preset.processor} if pictures else {}
             if self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token):
                 given["add_special_tokens"] = False
@@ -173,6 +175,13 @@ class TransformersGuest:
         """The answer's words, without what the model said to itself first."""
         text: str = self.tokenizer.decode(self._after_thinking(list(token_ids)), skip_special_tokens=True)
         return text
+
+    def _whole_text(self, prefix: str, token_ids: Sequence[int]) -> str:
+        """The answer's words behind those that the one who asks began it with."""
+        if not prefix:
+            return self.decode(token_ids)
+        begun = self.tokenizer(prefix, add_special_tokens=False).input_ids
+        return self.decode([*begun, *self._after_thinking(list(token_ids))])
 
     def digest(self) -> str:
         """Of weights, configuration, processor and preset."""

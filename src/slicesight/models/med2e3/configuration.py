@@ -160,6 +160,13 @@ class Med2E3Config(PreTrainedConfig):
         """Whether slice weights are computed from the volume (text-guided aggregation of a 2D branch)."""
         return self.needs_2d and self.aggregation == "text_guided"
 
+    @property
+    def reads_question(self) -> bool:
+        """Whether z_2D may depend on the question; what another package's aggregation reads is not known here."""
+        if not self.needs_2d or self.aggregation in ("mean", "max"):
+            return False
+        return not self.uses_scores or "text" in self.scoring_inputs
+
 
 def check_options(config: Med2E3Config) -> None:
     """Raises ModelError for a value outside its list or a combination that means nothing."""

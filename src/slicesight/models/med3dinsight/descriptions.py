@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from slicesight.errors import ModelError
+from slicesight.models.library_fetch import fetched
 from slicesight.volumes.volume import Plane
 
 ANNOTATION_DERIVED = "annotation-derived"
@@ -81,7 +82,7 @@ class Captioner:
     def __init__(self, name: str, *, max_new_tokens: int, device: str | torch.device = "cpu") -> None:
         try:
             self.processor = AutoProcessor.from_pretrained(name)
-            model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
+            model: Any = fetched(lambda: AutoModelForImageTextToText.from_pretrained(name, dtype="auto"), name=name)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(

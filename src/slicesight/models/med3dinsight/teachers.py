@@ -23,6 +23,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from slicesight.errors import InputError, ModelError
+from slicesight.models.library_fetch import fetched
 
 PIXELS, WORDS = "pixels", "words"
 COARSE_SIDE = 16
@@ -159,7 +160,7 @@ def read_config(name: str) -> PreTrainedConfig:
 def load_frozen(name: str, device: str | torch.device) -> Any:
     """A Hugging Face model in evaluation mode."""
     try:
-        model: Any = AutoModel.from_pretrained(name)
+        model: Any = fetched(lambda: AutoModel.from_pretrained(name), name=name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"encoder {name}: cannot be loaded ({_short(error)}); name a folder or a hub model") from error
     return model.to(device).eval().requires_grad_(False)
