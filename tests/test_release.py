@@ -32,6 +32,15 @@ def test_the_citation_is_of_this_version_and_has_both_methods():
     assert "Med3DInsight" in titles
 
 
+def test_the_changelog_has_this_version_with_its_date_below_what_is_not_released():
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    versions = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", one) for one in headings[1:]]
+    assert all(versions), headings
+    assert versions[0][1] == slicesight.__version__
+    assert [one[2] for one in versions] == sorted((one[2] for one in versions), reverse=True)
+
+
 def test_a_tag_alone_publishes_and_only_after_the_checks():
     jobs = WORKFLOW["jobs"]
     assert jobs["publish"]["needs"] == "smoke"
