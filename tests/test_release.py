@@ -52,6 +52,22 @@ def test_a_tag_alone_publishes_and_only_after_the_checks():
     assert not re.search(r"password|api[_-]?token|secrets\.", json.dumps(WORKFLOW))
 
 
+CONDA_NAMES = {"isal": "python-isal", "matplotlib": "matplotlib-base", "torch": "pytorch"}
+
+
+def test_the_recipe_for_conda_forge_needs_what_the_package_needs():
+    recipe = yaml.safe_load((REPOSITORY / "deploy" / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["context"]["version"] == slicesight.__version__
+    assert recipe["context"]["python_min"] == PROJECT["requires-python"].removeprefix(">=")
+    assert recipe["build"]["python"]["entry_points"] == [f"{a} = {b}" for a, b in PROJECT["scripts"].items()]
+    assert recipe["about"]["license"] == PROJECT["license"]
+    declared = set()
+    for line in PROJECT["dependencies"]:
+        name, limits = re.fullmatch(r"([\w-]+)([^;]*)(?:;.*)?", line).groups()
+        declared.add(f"{CONDA_NAMES.get(name, name)} {limits.strip()}")
+    assert set(recipe["requirements"]["run"]) == declared | {"python >=${{ python_min }}"}
+
+
 def test_classifiers_and_urls_are_known_to_pypi():
     known = pytest.importorskip("trove_classifiers").classifiers
     assert set(PROJECT["classifiers"]) <= known
@@ -86,6 +102,9 @@ def test_two_builds_of_a_commit_are_the_same_and_whole(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("weights/phantom-tiny/model.safetensors", "reports/templates/viewer.js", "reports/ask.schema.json"):
         assert f"slicesight/{wanted}" in names
+    sdist = next((copy / "dist").glob("*.tar.gz"))
+    recipe = yaml.safe_load((copy / "dist" / "recipe.yaml").read_text())
+    assert recipe["source"]["sha256"] == first[sdist.name]
     parts = json.loads(next((copy / "dist").glob("*.cdx.json")).read_text())["components"]
     assert {"torch", "pydicom"} <= {part["name"] for part in parts}
     environment |= {"GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v9.9.9"}
