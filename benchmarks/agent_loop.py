@@ -11,9 +11,12 @@ What it looks at is one of these, all else being equal:
     random    any slice of the scan
     truth     the middle of the slices that truly show it; where another finding is larger there, that is measured
 
-    python benchmarks/agent_loop.py --count 60      # every finding that is the only one of its kind in its phantom
+    python benchmarks/agent_loop.py --count 60 --tools 24   # every finding that is the only one of its kind
 
-Prints shares with intervals by phantom, and the paired difference of evidence to each of the others.
+Prints shares with intervals by phantom, and the paired difference of evidence to each of the others. With --tools N
+it also holds `measure_structure` against the truth for every organ of N phantoms, and asks `search_scans` for each of
+them in a second take (noise of 20 HU, a slice less at each end, the table moved): how often is the first take found
+first among all N?
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import base64
 import io
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +36,12 @@ from PIL import Image
 
 from slicesight.evaluation.statistics import mean_interval
 from slicesight.io.writers import write_nifti
+from slicesight.phantoms.folder import label_map
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.serving.agents.options import AgentOptions
 from slicesight.serving.agents.pictures import OUTLINES
 from slicesight.serving.agents.server import agent_server
+from slicesight.volumes.volume import Volume
 
 SEED = 20_000
 LOOKS = ("evidence", "other", "middle", "random", "truth")
@@ -140,9 +145,47 @@ async def ask_agents(server, findings, looks) -> list[dict]:
     return rows
 
 
+async def measure_and_search(server, folder: Path, count: int) -> tuple[list[float], list[float], list[bool]]:
+    """(relative errors of millilitres, errors of mean HU) of every organ; whether each second take finds its first."""
+    off_ml, off_hu, found = [], [], []
+    async with Client(server) as client:
+        agent = ScriptedAgent(client)
+        first_takes = [f"take-{index}.nii.gz" for index in range(count)]
+        for index in range(count):
+            phantom = make_phantom(SEED, index, pixel_mm=(3.0, 3.5))
+            labels, volume = label_map(phantom), phantom.volume
+            write_nifti(volume, folder / f"take-{index}.nii.gz")
+            write_nifti(volume, folder / f"organs-{index}.nii.gz", labels=labels)
+            _write_second_take(volume, folder / f"second-{index}.nii.gz", seed=index)
+            told, _ = await agent.call(
+                "measure_structure", scan=f"take-{index}.nii.gz", mask=f"organs-{index}.nii.gz", picture=False
+            )
+            voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
+            assert {one["label"] for one in told["structures"]} == set(np.unique(labels)) - {0}
+            for one in told["structures"]:
+                inside = labels == one["label"]
+                off_ml.append(abs(one["volume_ml"] / (inside.sum() * voxel_ml) - 1))
+                off_hu.append(abs(one["mean"] - float(volume.voxels[inside].mean())))
+        for index in range(count):
+            told, _ = await agent.call("search_scans", scan=f"second-{index}.nii.gz", among=first_takes, top=1)
+            found.append(told["neighbours"][0]["scan"] == first_takes[index])
+    return off_ml, off_hu, found
+
+
+def _write_second_take(volume: Volume, path: Path, *, seed: int) -> None:
+    axis = volume.acquisition_axis
+    inner = tuple(slice(1, -1) if one == axis else slice(None) for one in range(3))
+    voxels = volume.voxels[inner]
+    noisy = voxels + np.random.default_rng(seed).normal(0, 20, voxels.shape).astype(np.float32)
+    affine = volume.affine_lps.copy()
+    affine[:3, 3] += (12.0, -7.0, 30.0)
+    write_nifti(replace(volume, voxels=noisy, affine_lps=affine), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--tools", type=int, default=0, help="phantoms whose organs are measured and that are searched")
     parser.add_argument("--model", default="phantom-tiny")
     parser.add_argument("--rows", type=Path, help="write a line of JSON per question")
     options = parser.parse_args()
@@ -150,6 +193,14 @@ def main() -> None:
         findings = [one for index in range(options.count) for one in make_findings(Path(place), index)]
         with agent_server(AgentOptions(roots=(Path(place),), model=options.model)) as server:
             rows = asyncio.run(ask_agents(server, findings, LOOKS))
+            if options.tools:
+                off_ml, off_hu, found = asyncio.run(measure_and_search(server, Path(place), options.tools))
+    if options.tools:
+        print(f"measure_structure: {len(off_ml)} structures, at most {max(off_ml):.1e} off in ml, {max(off_hu):.1e} HU")
+        share = mean_interval(np.array(found, float))
+        print(f"search_scans: {sum(found)} of {len(found)} first ({share.low:.2f}-{share.high:.2f})")
+    if not rows:
+        return
     if options.rows:
         options.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
     volumes = [row["scan"] for row in rows]
