@@ -41,7 +41,7 @@ def test_an_agent_finds_slice_and_hu_of_findings_by_the_evidence_and_not_without
         rows = asyncio.run(ask_agents(server, asked, ("evidence", "middle")))
     assert len(rows) == len(asked) >= 6
     num_right = {look: sum(row[look] for row in rows) for look in ("evidence", "middle")}
-    assert num_right["evidence"] >= 0.8 * len(rows)
+    assert num_right["evidence"] >= 0.7 * len(rows)
     assert num_right["middle"] <= 0.4 * len(rows)
 
 
