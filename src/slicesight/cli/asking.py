@@ -46,7 +46,7 @@ class AskingOptions:
     min_confidence: MinConfidenceOption = None
     answer_anyway: AnswerAnywayOption = False
     int8: Annotated[
-        bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
+        bool, typer.Option("--int8", help="Round the model to 8 bits where that makes it quicker on this processor.")
     ] = False
     workers: WorkersOption = 1
     pages: PagesOption = True

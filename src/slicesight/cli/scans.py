@@ -57,6 +57,9 @@ class AskOptions(AskingOptions):
             show_default=False,
         ),
     ] = None
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say how this processor is used, on the error stream.")
+    ] = False
     cache: Annotated[
         Path | None,
         typer.Option(
