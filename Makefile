@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2
 VLLM_VENV ?= .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test test-napari test-slicer test-vllm lint format docs man notebooks release clean
+.PHONY: help demo serve model web test test-napari test-slicer test-vllm lint format docs links man notebooks release clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,7 +52,11 @@ format: $(VENV)/.installed-lint ## Mend format and what ruff can mend
 
 docs: $(VENV)/.installed-docs ## Build the manual into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+links: $(VENV)/.installed-docs ## Ask every other site that the manual links to whether the page is still there (needs a connection)
+	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/links
 
 man: $(VENV)/.installed-docs ## Write the pages for man into docs/_build/man
 	$(BIN)/python docs/make_man.py docs/_build/man >/dev/null
