@@ -7,10 +7,10 @@ import json
 
 import pytest
 import torch
+from two_engines import assert_same
 
 from slicesight.errors import ModelError
 from slicesight.models.shipped import find_folder
-from two_engines import assert_same
 
 pytestmark = pytest.mark.vllm
 if importlib.util.find_spec("vllm") is None:

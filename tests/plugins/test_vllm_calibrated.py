@@ -8,7 +8,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-
 from two_engines import assert_same
 
 pytestmark = pytest.mark.vllm

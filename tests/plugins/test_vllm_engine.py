@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from two_engines import CLOSE, assert_same
 
 from slicesight.errors import InputError
-from two_engines import CLOSE, assert_same
 
 pytestmark = pytest.mark.vllm
 if importlib.util.find_spec("vllm") is None:

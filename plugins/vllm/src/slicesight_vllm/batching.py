@@ -203,9 +203,7 @@ class EngineBatching:
             question.request.on_error(as_exception(error))
 
 
-def note_logs(
-    record: TokenRecord, token_ids: Sequence[int], logs: Sequence[Mapping[int, Any]], *, size: int
-) -> None:
+def note_logs(record: TokenRecord, token_ids: Sequence[int], logs: Sequence[Mapping[int, Any]], *, size: int) -> None:
     """Note a whole answer's tokens with vLLM's log-probabilities, those that were asked for; size: of the vocabulary."""
     for token, given in zip(token_ids, logs, strict=True):
         logs_W = torch.full((size,), torch.nan)  # nothing that was not asked for is read

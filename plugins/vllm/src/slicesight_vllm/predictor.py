@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -45,27 +45,27 @@ NEVER = -100.0
 """Added to the logit of a token that is not to be said; the most that vLLM takes."""
 
 
-class WorkerFeatures(VolumeFeatures):
-    """What the encoders make of a scan, fetched from the worker by whoever reads it: a calibration, once a scan."""
+@dataclass(eq=False)
+class WorkerFeatures:
+    """What the encoders make of a scan, as `VolumeFeatures`, fetched from the worker when a calibration reads it."""
 
-    def __init__(self, engine: LLMEngine, item: ScanInput) -> None:
-        super().__init__()
-        self._engine, self._item = engine, item
+    engine: LLMEngine
+    item: ScanInput
 
     @cached_property
     def _tokens(self) -> list[Tensor | None]:
-        found = self._engine.collective_rpc("scan_tokens", args=scan_arguments(self._item))[0]
+        found = self.engine.collective_rpc("scan_tokens", args=scan_arguments(self.item))[0]
         return [
             None if one is None else torch.from_numpy(np.frombuffer(one[0], np.float32).reshape(one[1]).copy())
             for one in found
         ]
 
     @property
-    def tokens_3d_VKPD(self) -> Tensor | None:  # type: ignore[override]  # noqa: N802
+    def tokens_3d_VKPD(self) -> Tensor | None:
         return self._tokens[0]
 
     @property
-    def tokens_2d_VNLD(self) -> Tensor | None:  # type: ignore[override]  # noqa: N802
+    def tokens_2d_VNLD(self) -> Tensor | None:
         return self._tokens[1]
 
 
@@ -126,7 +126,7 @@ class EnginePredictor(Predictor):
             return scan
         grid = self.as_grid(scan)
         item = self.maker.scan(grid)
-        return EngineScan(grid=grid, item=item, features=WorkerFeatures(self.engine, item))
+        return EngineScan(grid=grid, item=item, features=cast(VolumeFeatures, WorkerFeatures(self.engine, item)))
 
     def batching(self, *, batch_size: int = 16) -> EngineBatching:  # type: ignore[override]  # the same methods
         """What answers the requests of many callers together."""
