@@ -1,5 +1,5 @@
-"""What tests of plug-ins need: for viewers a server that listens, and a scan that lies oblique in the patient; for vLLM a
-model of the paper's parts, and one model in both engines."""
+"""What tests of plug-ins need: for viewers a server that listens, and a scan that lies oblique in the patient; for vLLM
+a model of the paper's parts, and one model in both engines."""
 
 from __future__ import annotations
 

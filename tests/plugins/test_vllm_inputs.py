@@ -151,7 +151,8 @@ def test_a_model_and_an_adapter_with_its_model_are_found(tiny_model_folder, tmp_
         ({"use_dora": True}, "DORA"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"r": None}, "expected the adapter's rank"),
-        ({"names": ("vision2d.encoder.layers.0.self_attn.q_proj",)}, "language model alone"),
+        ({"names": ("vision2d.encoder.layers.0.self_attn.q_proj",)}, "language model's layers alone"),
+        ({"names": ("language_model.lm_head",)}, "layers alone"),
         ({"names": ()}, "no weights"),
     ],
 )

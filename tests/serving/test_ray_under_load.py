@@ -28,9 +28,6 @@ QUESTION = "Which phase is this?"
 @pytest.fixture
 def served(tiny_model_folder, tmp_path, monkeypatch):
     """The address of one or two replicas on this machine."""
-    # Ray runs its workers, the proxy and the controller among them, 15 steps nicer than everything else: beside any
-    # other work of a busy machine they hardly run at all
-    monkeypatch.setenv("RAY_worker_niceness", "0")
     for name in ("PROXY_READY_CHECK_TIMEOUT_S", "PROXY_HEALTH_CHECK_TIMEOUT_S"):  # a busy machine is no dead one
         monkeypatch.setenv(f"RAY_SERVE_{name}", str(PATIENCE_S))
     import ray

@@ -266,3 +266,16 @@ def test_the_training_scans_beside_are_spread_over_all_of_them(bodies):
     assert chosen[-1] == 49
     assert max(np.diff(chosen)) <= 13
     assert spread_out(cases, 60) == cases
+
+
+def test_an_adapted_model_is_as_sure_as_its_own_calibration_says_and_not_as_its_models(calibrated_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = slicesight.load(calibrated_folder).model
+    layer = next(name for name, _ in model.named_modules() if name.endswith("self_attn.q_proj"))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[layer]))
+    adapted.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(calibrated_folder)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert slicesight.load(calibrated_folder).calibration is not None
+    assert slicesight.load(tmp_path).calibration is None  # the weights are no longer those that it was made for

@@ -1,7 +1,7 @@
 """Which LoRA adapters can stand beside a model in vLLM? Those of the language model's linear layers, and no others.
 
 vLLM adds an adapter to its own layers only. What it would leave out in silence, an adapter of an encoder or a part that
-learnt whole, is refused here, where the adapter is loaded: by `slicesight serve --engine vllm`, and by vLLM's own server.
+learnt whole, is refused here, whoever loads it: `slicesight serve --engine vllm`, or vLLM's own server.
 """
 
 from __future__ import annotations
@@ -45,13 +45,19 @@ def check_adapter(folder: Path) -> int:
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{folder / WEIGHTS_FILE}: cannot be read ({reason}); copy the adapter again.") from error
-    others = sorted(name for name in names if not name.startswith(PREFIX) or ".lora_" not in name)
+    others = sorted(name for name in names if not name.startswith(PREFIX) or not _is_of_a_layer(name))
     if others or not names:
         found = f"{others[0]!r} and {len(others) - 1} more" if others else "no weights"
         raise ModelError(
-            f"{folder}: the adapter holds {found}, and vLLM adds adapters to the language model alone; {MERGE}."
+            f"{folder}: the adapter holds {found}, and vLLM adds adapters to the language model's layers alone; "
+            f"{MERGE}."
         )
     return rank
+
+
+def _is_of_a_layer(name: str) -> bool:
+    """Whether a weight is one of the two factors beside a linear layer, not beside embeddings or the head."""
+    return (".lora_A." in name or ".lora_B." in name) and ".lm_head." not in name
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:

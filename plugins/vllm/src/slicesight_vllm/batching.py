@@ -204,7 +204,7 @@ class EngineBatching:
 
 
 def note_logs(record: TokenRecord, token_ids: Sequence[int], logs: Sequence[Mapping[int, Any]], *, size: int) -> None:
-    """Note a whole answer's tokens with vLLM's log-probabilities, those that were asked for; size: of the vocabulary."""
+    """Note a whole answer's tokens with the log-probabilities that were asked for; size: of the vocabulary."""
     for token, given in zip(token_ids, logs, strict=True):
         logs_W = torch.full((size,), torch.nan)  # nothing that was not asked for is read
         logs_W[list(given)] = torch.tensor([one.logprob for one in given.values()])

@@ -97,6 +97,8 @@ class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA
                 prefix=maybe_prefix(prefix, LANGUAGE_MODEL),
             )
         self.packed_modules_mapping = dict(getattr(self.language_model, "packed_modules_mapping", {}))
+        # no adapters of embeddings: the slice scores read them outside of a batch, where vLLM's would fail
+        self.language_model.embedding_modules = {}
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
         self.dtype = vllm_config.model_config.dtype
         self.scan_features = ScanFeatures(max_bytes=read_feature_bytes())

@@ -152,7 +152,7 @@ class EnginePredictor(Predictor):
 
     @staticmethod
     def is_too_long(record: TokenRecord | None) -> bool:
-        """Whether choices have more different tokens than vLLM gives log-probabilities of; no likelihood is kept then."""
+        """Whether choices have more different tokens than vLLM gives log-probabilities of; none are kept then."""
         return record is not None and record.tree is not None and len(tokens_of(record.tree)) > MAX_LOGPROB_TOKEN_IDS
 
     def sampling(
