@@ -20,7 +20,7 @@ pytest.importorskip("peft", reason="the package's own engine merges adapters wit
 QUESTIONS = ["Which phase is this?", "Is there a lesion in the liver?", "Describe the findings of this scan."]
 
 
-def write_adapter(folder, base, *, part="language_model.", ends=("proj",), rank=5):
+def write_adapter(folder, base, *, part="language_model.", ends=("proj",), rank=5, scale=0.9, called=None):
     """Random adapters of every linear layer of a part, in the files that peft writes."""
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -33,9 +33,10 @@ def write_adapter(folder, base, *, part="language_model.", ends=("proj",), rank=
             shape = file.get_slice(name).get_shape()
             if name.startswith(part) and layer.endswith(ends) and len(shape) == 2:
                 targets.append(layer)
-                scale = 0.6 / shape[1] ** 0.5
-                weights[f"base_model.model.{layer}.lora_A.weight"] = torch.randn(rank, shape[1]) * scale
-                weights[f"base_model.model.{layer}.lora_B.weight"] = torch.randn(shape[0], rank) * scale
+                spread = scale / shape[1] ** 0.5
+                stem = f"base_model.model.{layer if called is None else layer.rpartition('.')[0] + '.' + called}"
+                weights[f"{stem}.lora_A.weight"] = torch.randn(rank, shape[1]) * spread
+                weights[f"{stem}.lora_B.weight"] = torch.randn(shape[0], rank) * spread
     folder.mkdir()
     settings = {
         "peft_type": "LORA",
@@ -67,7 +68,7 @@ def test_an_adapter_answers_as_the_model_does_with_it_merged(base, phi3_folder, 
         assert [one.text for one in found] != [one.text for one in plain], "the adapter changed nothing"
         assert both.vllm.card.name == both.own.card.name
         assert both.vllm.count_encoded() == 1
-        if base == phi3_folder:  # its 2D encoder has layers that are called as the language model's are
+        if base == phi3_folder:  # whose 2D encoder has linear layers
             with pytest.raises(ModelError, match="outside the language model"):
                 add_encoders_adapter(both.vllm.engine, base, tmp_path)
         assert_same(both.vllm.ask(phantom.volume, QUESTIONS, max_new_tokens=24), wanted)
@@ -77,5 +78,5 @@ def add_encoders_adapter(engine, base, folder):
     """As vLLM's own server does when it is told of an adapter."""
     from vllm.lora.request import LoRARequest
 
-    made = write_adapter(folder / "encoders", base, part="vision2d", ends=("q_proj", "v_proj"))
+    made = write_adapter(folder / "encoders", base, part="vision2d", ends="q_proj", called="o_proj")
     engine.add_lora(LoRARequest("encoders", 2, str(made)))

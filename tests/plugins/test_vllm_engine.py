@@ -182,6 +182,8 @@ def test_questions_are_held_to_their_choices_as_by_the_package(both, phantom, ch
 def test_what_vllm_is_not_asked_here_is_refused_by_name(both, phantom):
     with pytest.raises(InputError, match="num_beams is no option"):
         ask(both.vllm, phantom.volume, "Which phase? Choices: A. arterial B. venous", num_beams=2)
+    with pytest.raises(InputError, match="no vectors of a scan"):
+        both.vllm.embed(phantom.volume)
     assert both.vllm.engine.get_num_unfinished_requests() == 0
 
 

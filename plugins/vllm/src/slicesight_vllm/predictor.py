@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from slicesight.inference.calibration.calibration import Calibration
     from slicesight.inference.calibration.likelihood import TokenRecord
+    from slicesight.inference.embedding import EmbeddingSpace
 
 NEVER = -100.0
 """Added to the logit of a token that is not to be said; the most that vLLM takes."""
@@ -127,6 +128,10 @@ class EnginePredictor(Predictor):
         grid = self.as_grid(scan)
         item = self.maker.scan(grid)
         return EngineScan(grid=grid, item=item, features=cast(VolumeFeatures, WorkerFeatures(self.engine, item)))
+
+    def embed(self, scan: Scan, *, space: EmbeddingSpace = "encoder") -> NoReturn:
+        """Raises InputError: vectors are made by the package's own engine."""
+        raise InputError(f"{self.card.name} in vLLM gives no vectors of a scan; load it in the package's own engine.")
 
     def batching(self, *, batch_size: int = 16) -> EngineBatching:  # type: ignore[override]  # the same methods
         """What answers the requests of many callers together."""
