@@ -63,7 +63,12 @@ def load(name_or_dir: str | Path, *, dtype: str | None = None, **engine_settings
         **engine_settings,
         **({"dtype": dtype} if dtype else {}),
     }
-    engine = LLMEngine.from_engine_args(EngineArgs(model=str(folder), **settings))
+    try:
+        config = EngineArgs(model=str(folder), **settings).create_engine_config()
+    except (TypeError, ValueError) as error:  # pydantic's are ValueErrors of several lines
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: vLLM does not take these settings ({reason}); change them.") from error
+    engine = LLMEngine.from_vllm_config(config, disable_log_stats=bool(settings["disable_log_stats"]))
     lora = None if adapter is None else LoRARequest(own.resolve().name, 1, str(own.resolve()))
     if lora is not None:
         engine.add_lora(lora)
