@@ -220,9 +220,17 @@ class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA
                 "model's folder again."
             )
         self.load_state_dict({name: own[name] for name in wanted}, strict=False)
-        for part in (self.vision3d, self.projector_3d, self.vision2d, self.projector_2d, self.scorer):
+        own_parts = (
+            self.vision3d,
+            self.projector_3d,
+            self.vision2d,
+            self.projector_2d,
+            self.plane_embedding,
+            self.scorer,
+        )
+        for part in own_parts:
             if part is not None:
-                part.eval()
+                part.to(self.dtype).eval()  # the library makes encoders in their configuration's dtype, not in vLLM's
         return loaded | wanted
 
 
