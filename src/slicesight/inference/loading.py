@@ -166,7 +166,7 @@ def load(
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
         cache=cache,
-        calibration=None if ignore_calibration else _read_calibration(source),
+        calibration=None if ignore_calibration else _read_calibration(adapter),
     )
 
 

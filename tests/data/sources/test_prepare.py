@@ -276,6 +276,20 @@ def test_splits_are_not_dealt_again_where_the_source_has_them(prepare, write_m3d
     assert "has its own splits (train 3, val 1, test 1); leave out --split-by-patient" in err
 
 
+def test_a_run_that_is_killed_while_it_writes_can_be_run_again(prepare, twelve, tmp_path, monkeypatch) -> None:
+    from slicesight.data import converting
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "_write_lines", killed)  # right after the manifest
+        prepare(twelve, "--format", "folder", "--out", "ready", "--manifest-only")
+    assert (tmp_path / "ready/manifest.jsonl").is_file()
+    code, _, err = prepare(twelve, "--format", "folder", "--out", "ready", "--manifest-only")
+    assert code == 0, err
+
+
 def test_a_folder_with_another_manifest_or_source_is_left_alone(prepare, twelve, tmp_path) -> None:
     ready = tmp_path / "ready"
     ready.mkdir()
