@@ -1,4 +1,4 @@
-"""Dense teachers: every patch is read where it lies, crops keep their place, and each setting changes what is learnt."""
+"""Dense teachers: a patch is read where it lies, crops keep their place, and each setting changes what is learnt."""
 
 import json
 
@@ -11,6 +11,7 @@ from slicesight.models.med3dinsight import PretrainingModel
 from slicesight.models.med3dinsight.dense import DenseHead, dense_loss, read_patches
 from slicesight.models.med3dinsight.descriptions import SlicePlace
 from slicesight.models.med3dinsight.teachers import CoarsePixels
+from slicesight.models.med3dinsight.volume_contrast import draw_view, nt_xent
 from slicesight.settings import build_settings
 from slicesight.training.pretraining import run_pretraining
 from slicesight.training.pretraining_recipe import PretrainRecipe, TripletSettings
@@ -185,7 +186,7 @@ def test_crops_are_scans_of_their_own_with_tokens_of_every_slice(made, balls) ->
     assert any("% of the way" in text for text in scan.texts)
     again = make_triplets(balls, made, CROPS)
     assert again.num_scans == 16
-    assert {place for place in json.loads((made / "slices" / f"{scan.name}.json").read_text())["shapes"]} == set(PLANES)
+    assert set(json.loads((made / "slices" / f"{scan.name}.json").read_text())["shapes"]) == set(PLANES)
 
 
 @pytest.mark.parametrize("reads", ["decoder", "memory"])
@@ -219,13 +220,37 @@ def test_near_slices_lie_side_by_side_in_one_plane(made) -> None:
     assert max(len(far[number]["planes"].unique()) for number in range(12)) > 1
 
 
-def test_a_volume_is_told_from_others_by_two_views(made, tmp_path) -> None:
-    training = {"steps": 12, "learning_rate": 5e-3, "log_every": 3}
-    run_pretraining(recipe_of(made, tmp_path / "run", contrast_weight=1.0, training=training))
-    lines = log_of(tmp_path / "run")
-    assert lines[-1]["contrast"] < lines[0]["contrast"] - 0.1
-    with pytest.raises(InputError, match="set training.batch_size to at least 8"):
+def test_two_views_of_a_volume_are_wanted_nearer_than_those_of_others(made, tmp_path) -> None:
+    run_pretraining(recipe_of(made, tmp_path / "run", contrast_weight=1.0))
+    model = PretrainingModel.from_pretrained(tmp_path / "run")
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"backbone", "contrast"}
+    assert log_of(tmp_path / "run")[0]["contrast"] == pytest.approx(np.log(15), abs=0.6)
+    with pytest.raises(InputError, match=r"set training\.batch_size to at least 8"):
         recipe_of(made, contrast_weight=1.0, training={"batch_size": 2})
+
+
+def test_the_contrast_is_the_cross_entropy_of_each_view_against_all_others() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(3, 4), torch.randn(3, 4)
+    views = torch.nn.functional.normalize(torch.cat([first, second]), dim=-1)
+    terms = []
+    for number in range(6):
+        alike = {other: float(views[number] @ views[other]) / 0.1 for other in range(6) if other != number}
+        terms.append(np.log(sum(np.exp(list(alike.values())))) - alike[(number + 3) % 6])
+    assert nt_xent(first, second).item() == pytest.approx(np.mean(terms), rel=1e-4)
+    perfect = torch.eye(3, 4)
+    assert nt_xent(perfect, perfect).item() < 0.01
+
+
+def test_a_view_is_a_part_of_the_volume_with_other_grey_values() -> None:
+    cube = np.zeros((8, 10, 12), np.float32)
+    cube[2:6, 3:7, 4:8] = 1
+    one, two = draw_view(cube, np.random.default_rng(0)), draw_view(cube, np.random.default_rng(1))
+    assert one.shape == (1, 8, 10, 12)
+    assert one.dtype == torch.float32
+    assert 0 <= one.min() < one.max() <= 1
+    assert not torch.equal(one, two)
+    assert torch.equal(one, draw_view(cube, np.random.default_rng(0)))
 
 
 def test_triplets_without_tokens_are_one_line(balls, tmp_path) -> None:
@@ -247,7 +272,7 @@ def test_settings_that_are_off_do_not_show_in_a_record() -> None:
     [
         ({"crops": 2, "spacing_mm": None}, "crops need a voxel size, set spacing_mm"),
         ({"spacing_mm": (0.0, 1.0, 1.0)}, "expected three sizes from 0.01 to 100 mm"),
-        ({"image_encoder": "self-trained"}, "set both image_encoder: self-trained and self_training"),
+        ({"image_encoder": "self-trained"}, "both image_encoder: self-trained and self_training"),
         ({"dense_components": -1}, "dense_components 0 or more"),
     ],
 )

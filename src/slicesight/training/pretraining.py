@@ -118,8 +118,8 @@ def build_pretraining(
             )
     if recipe.dense_weight and not token_size:
         raise InputError(
-            f"dense_weight is {recipe.dense_weight}, and the triplets hold no patch tokens; set dense_weight: 0, or make "
-            "triplets with dense_components: 64"
+            f"dense_weight is {recipe.dense_weight}, and the triplets hold no patch tokens; set dense_weight: 0, or "
+            "make triplets with dense_components: 64"
         )
     spec = BackboneSpec(name=recipe.backbone.name, image_size=image_size, settings=recipe.backbone.settings)
     about: dict[str, Any] = {"recipe": recipe.to_dict(), "sizes": sizes, "shares_space": shares_space}

@@ -69,7 +69,7 @@ class TripletSettings:
         text encoder "words": stand-ins without weights, for tests. text_encoder None takes a CLIP-like image encoder's
         own text side. image_encoder "self-trained" learns from the slices first, as `self_training` says.
     spacing_mm: (z, y, x). With it a cube is a crop of that voxel size, as a segmenter reads, and not the whole scan:
-        `crops` of each scan, which then count as scans of their own; places in texts stay those in the scan.
+        `crops` of each scan, which count as scans of their own then; places in texts stay those in the scan.
     dense_components: of the principal components of the image encoder's patch tokens, kept for every slice as teachers
         of the 3D features at the same places (dense.py); 0 keeps none. encode_bf16: encode in bfloat16.
     image_encoder_size: pixels it is shown; None takes its own. label_names: label value -> what it is called.
@@ -111,15 +111,17 @@ class TripletSettings:
         if "+" in self.window:
             raise InputError(f"window {self.window!r} has three channels; pre-training reads one, name one window")
         if self.spacing_mm is None and self.crops != 1:
-            raise InputError(f"crops is {self.crops} and spacing_mm is not set; crops need a voxel size, set spacing_mm")
+            raise InputError(f"crops is {self.crops} and spacing_mm is null; crops need a voxel size, set spacing_mm")
         if self.crops < 1 or self.dense_components < 0:
             raise InputError("crops must be at least 1, dense_components 0 or more")
         if self.spacing_mm is not None and not all(0.01 <= size <= 100 for size in self.spacing_mm):
-            raise InputError(f"spacing_mm is {list(self.spacing_mm)}; expected three sizes from 0.01 to 100 mm, or null")
+            raise InputError(
+                f"spacing_mm is {list(self.spacing_mm)}; expected three sizes from 0.01 to 100 mm, or null"
+            )
         if (self.image_encoder == SELF_TRAINED) != (self.self_training is not None):
             raise InputError(
-                f"image_encoder is {self.image_encoder!r} and self_training is {'' if self.self_training else 'not '}set; "
-                f"set both image_encoder: {SELF_TRAINED} and self_training: {{steps: 2000}}, or neither"
+                f"image_encoder is {self.image_encoder!r} and self_training is {self.self_training}; set "
+                f"both image_encoder: {SELF_TRAINED} and self_training: {{steps: 2000}}, or neither"
             )
         if (self.text == "model") != (self.captioner is not None):
             raise InputError(
@@ -184,8 +186,8 @@ class PretrainRecipe:
     intensity_jitter: largest random change of contrast. slices_per_volume: slices of each volume in a step.
     validation: of the training loss, on one pass through the scans of its split, with fixed slices and hidden cells and
         no queue. It depends on the batch size: compare it within one run.
-    queue: earlier pairs kept as further partners. near_slices: the slices of a volume in one step lie side by side in one
-        plane, so that each must be told from its own neighbours. epochs: passes over the scans, instead of training.steps.
+    queue: earlier pairs kept as further partners. near_slices: the slices of a volume in one step lie side by side in
+        one plane, so that each must be told from its neighbours. epochs: passes over the scans, for training.steps.
     """
 
     name: str

@@ -64,7 +64,8 @@ def read_patches(features_BFDHW: Tensor, planes_BS: Tensor, points_BSP3: Tensor,
     places = moved.flatten(1, 3)[:, :, None, None, :]
     read = functional.grid_sample(features_BFDHW.float(), places.float(), mode="bilinear", align_corners=False)
     read_BFSPQ = read[..., 0, 0].unflatten(2, (num_slices, num_patches, len(QUARTERS)))
-    return read_BFSPQ.mean(dim=-1).permute(0, 2, 3, 1)
+    found: Tensor = read_BFSPQ.mean(dim=-1).permute(0, 2, 3, 1)
+    return found
 
 
 def dense_loss(found_BSPC: Tensor, tokens_BSPC: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
     L = w_image · align(z, image) + w_text · align(z, text) + w_rec · MSE(x, x̂) + w_dense · D + w_contrast · C
 
 z is what PSAT reads of the volume for one plane and slice; image and text are the frozen vectors of that slice and of
-its text. D is dense.py's, C volume_contrast.py's; both are 0 in the paper. B volumes, S slices of each, P = B · S pairs, O components.
+its text. D is dense.py's, C volume_contrast.py's; both are 0 in the paper. B volumes, S slices of each, P = B · S
+pairs, O components.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class PretrainingModel(InsightModel):
         self.queue = PairQueue(recipe["queue"], self.sizes) if recipe["queue"] and self.weights else None
         rebuilds = recipe["reconstruction_weight"]
         self.head = self.backbone.make_head(self.backbone.spec.in_channels) if rebuilds else None
-        self.dense = build_dense_head(self.backbone, recipe, int(about["token_size"])) if self._weighs("dense") else None
+        self.dense = (
+            build_dense_head(self.backbone, recipe, int(about["token_size"])) if self._weighs("dense") else None
+        )
         self.contrast = VolumeContrast(self.backbone.memory_width) if self._weighs("contrast") else None
         self.post_init()
 

@@ -58,4 +58,5 @@ def draw_view(cube_DHW: NDArray[np.float32], rng: np.random.Generator) -> Tensor
     )[0]
     contrast, brightness = rng.uniform(-JITTER, JITTER, 2)
     noise = torch.from_numpy(rng.standard_normal(whole.shape, dtype=np.float32)) * NOISE
-    return ((whole - 0.5) * (1 + contrast) + 0.5 + brightness / 2 + noise).clamp(0, 1)
+    view: Tensor = ((whole - 0.5) * (1 + contrast) + 0.5 + brightness / 2 + noise).clamp(0, 1)
+    return view

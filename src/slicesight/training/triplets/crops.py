@@ -1,8 +1,8 @@
 """Which crops of a scan stand for it, where a network shall learn at the voxel size that it will work at?
 
-A crop is `size` voxels of `spacing_mm`: a box of the scan's own voxels round a random voxel of the body, cut as a scan of
-its own, so that its slices and their pictures are those of any scan. Where the scan is smaller, black is put round it.
-Which crops are drawn follows from the scan's name alone.
+A crop is `size` voxels of `spacing_mm`: a box of the scan's own voxels round a random voxel of the body, cut as a scan
+of its own, so that its slices and their pictures are those of any scan. Where the scan is smaller, black is put round
+it. Which crops are drawn follows from the scan's name alone.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def cut_crops(
     assert settings.spacing_mm is not None
     if volume.spacing_mm is None:
         raise VolumeError(
-            f"{name}: the file states no voxel size, and crops are of {list(settings.spacing_mm)} mm; store the scan with "
-            "a spacing, or set spacing_mm: null"
+            f"{name}: the file states no voxel size, and crops are of {list(settings.spacing_mm)} mm; store the scan "
+            "with a spacing, or set spacing_mm: null"
         )
     threshold = foreground_threshold(volume)
     body = foreground_box(volume.voxels, threshold) if settings.crop_foreground else whole_box(volume.shape)

@@ -59,7 +59,9 @@ class Scan:
         tokens = np.stack([stored[row] for row in rows]).astype(np.float32).reshape(len(rows), grid * grid, -1)
         planes = [PLANES[number] for number in self.planes[rows]]
         points = [
-            patch_points(SlicePlace(plane, int(index), int(count)), shape=self.shapes[plane], side=picture_size, grid=grid)
+            patch_points(
+                SlicePlace(plane, int(index), int(count)), shape=self.shapes[plane], side=picture_size, grid=grid
+            )
             for plane, index, count in zip(planes, self.index[rows], self.count[rows], strict=True)
         ]
         spread = [[2 * picture_size / grid / length for length in self.shapes[plane]] for plane in planes]

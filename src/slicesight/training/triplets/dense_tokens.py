@@ -2,9 +2,9 @@
 
     token = (patch token − mean) · the first C principal components / their common size
 
-tokens/NAME.npy holds (T, G, G, C) float16 for the T slices of a scan or crop, NaN where a patch shows no scan; the basis,
-fitted once on tokens of scans spread over the list, lies beside them. Principal components of patch tokens keep what
-tells parts of a body from one another (Amir et al. 2021; Oquab et al. 2023); 64 of 384 cut the folder to a sixth.
+tokens/NAME.npy holds (T, G, G, C) float16 for the T slices of a scan or crop, NaN where a patch shows no scan; the
+basis, fitted once on tokens of scans spread over the list, lies beside them. Principal components of patch tokens keep
+what tells parts of a body from one another (Amir et al. 2021; Oquab et al. 2023); 64 of 384 cut the folder to a sixth.
 
 T slices, P picture pixels, G x G patches, O components of a patch token, C of them kept.
 """
@@ -39,15 +39,17 @@ class TokenBasis:
 
     def project(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """(..., O) -> (..., C)."""
-        found: NDArray[np.float32] = (tokens - self.mean) @ self.components
+        found: NDArray[np.float32] = np.asarray((tokens - self.mean) @ self.components, dtype=np.float32)
         return found
 
     def save(self, file: Path) -> None:
+        """Write it whole."""
         with replacing(file) as temporary:
             save_file({"mean": self.mean, "components": np.ascontiguousarray(self.components)}, temporary)
 
 
 def read_basis(file: Path) -> TokenBasis:
+    """What `save` wrote."""
     found = load_file(file)
     return TokenBasis(found["mean"], found["components"])
 
@@ -64,7 +66,8 @@ def fit_basis(tokens_NO: Iterable[NDArray[np.float32]], count: int) -> TokenBasi
         number += len(wide)
         total = wide.sum(axis=0) if total is None else total + wide.sum(axis=0)
         squares = wide.T @ wide if squares is None else squares + wide.T @ wide
-    assert total is not None and squares is not None and number, "no token was given"
+    assert total is not None, "no token was given"
+    assert squares is not None
     if count > len(total):
         raise InputError(f"dense_components is {count}; the image encoder's patch tokens have {len(total)} components")
     mean = total / number

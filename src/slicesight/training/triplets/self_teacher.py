@@ -1,14 +1,15 @@
-"""How does a 2D encoder learn from the slices that it is going to teach with, without labels and without other pictures?
+"""How does a 2D encoder learn from the slices that it is going to teach with, without labels or other pictures?
 
 SimSiam (Chen and He 2021): two random views of a slice pass a small ResNet and a projector; a predictor makes of each
 what the other is, whose own side gets no gradient:
 
     L = −½ cos(p₁, stop(z₂)) − ½ cos(p₂, stop(z₁))
 
-The views are crops of the picture of half to all of its sides, mirrored, with other contrast, brightness and noise. What
-is written is transformers' ResNetModel, so that it is opened as any image encoder is: pooled features are its slice's
-vector, its last feature map the patch tokens. The check against collapse: the deviation of the normalised projections,
-1/√O where they spread over the sphere, 0 where all slices look alike; below a tenth of that the run says so.
+The views are crops of the picture of half to all of its sides, mirrored, with other contrast, brightness and noise.
+What is written is transformers' ResNetModel, so that it is opened as any image encoder is: pooled features are its
+slice's vector, its last feature map the patch tokens. The check against collapse: the deviation of the normalised
+projections, 1/√O where they spread over the sphere, 0 where all slices look alike; below a tenth of that the run says
+so.
 
 B pictures of P x P pixels, O components of a projection.
 """
@@ -58,9 +59,7 @@ class SelfTeacher(nn.Module):
 
     def forward(self, first_B3PP: Tensor, second_B3PP: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and how far the projections spread."""
-        one, other = (
-            self.projector(self.encoder(view).pooler_output.flatten(1)) for view in (first_B3PP, second_B3PP)
-        )
+        one, other = (self.projector(self.encoder(view).pooler_output.flatten(1)) for view in (first_B3PP, second_B3PP))
         ways = [
             functional.cosine_similarity(self.predictor(mine), theirs.detach(), dim=-1).mean()
             for mine, theirs in ((one, other), (other, one))
@@ -142,4 +141,5 @@ def _views(pictures_BPP: NDArray[np.uint8], side: int, rng: np.random.Generator)
     noise = torch.from_numpy(rng.standard_normal(seen.shape, dtype=np.float32)) * NOISE
     changed = ((seen - 0.5) * (1 + contrast) + 0.5 + brightness / 2 + noise).clamp(0, 1)
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return (changed.expand(-1, 3, -1, -1) - mean) / std
+    found: Tensor = (changed.expand(-1, 3, -1, -1) - mean) / std
+    return found
