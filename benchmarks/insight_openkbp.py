@@ -74,7 +74,7 @@ SMOKE_PRETRAIN = (
     "triplets.text_encoder=words", "triplets.crops=1", "triplets.size=[16,16,16]", "triplets.spacing_mm=[12,12,12]",
     "triplets.picture_size=32", "triplets.image_encoder_size=null", "triplets.dense_components=4",
 )  # fmt: skip
-"""Without bfloat16: on a CPU, weights of convolutions on maps two slices deep, as these have, get no gradients in it."""
+"""Without bfloat16: on a CPU, weights of convolutions on maps two slices deep, as here, get no gradients in it."""
 SMOKE_SEGMENT = (
     "training.steps=2", "training.bf16=false", "backbone.image_size=[16,16,16]", "preparation.spacing_mm=[12,12,12]",
 )  # fmt: skip
