@@ -42,16 +42,22 @@ class Structure:
 
 @dataclass(frozen=True)
 class SlicePlace:
-    """Slice `index` of the `count` of its plane."""
+    """Slice `index` of the `count` of its plane. at: of a crop's slice, how far along the whole scan it lies."""
 
     plane: Plane
     index: int
     count: int
+    at: float | None = None
 
     @property
     def fraction(self) -> float:
-        """How far along the stack its centre lies, 0 to 1."""
-        return (self.index + 0.5) / self.count
+        """How far along the stack its centre lies, 0 to 1; in the whole scan, also where the stack is a crop's."""
+        return (self.index + 0.5) / self.count if self.at is None else self.at
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        own = {"plane": self.plane, "index": self.index, "count": self.count}
+        return own if self.at is None else {**own, "at": self.at}
 
 
 def describe_place(place: SlicePlace, *, modality: str, region: str) -> str:
