@@ -24,7 +24,7 @@ def phantoms():
 
 @pytest.fixture(scope="module")
 def asked():
-    dataset = open_dataset(f"branches:5:{COUNT}", grid=GRID)
+    dataset = open_dataset(f"branches:5:{COUNT}")
     return [conversation for case in dataset.cases for conversation in dataset.conversations(case, 3)]
 
 

@@ -1,4 +1,4 @@
-"""How are phantoms in which the branches must differ trained and evaluated on? `branches:SEED:COUNT`, painted when wanted.
+"""How are phantoms in which the branches must differ trained and evaluated on? `branches:SEED:COUNT`, painted once.
 
 N slices, H rows, W columns. What a phantom is, branches.py says; what stage 0 learns from it, branch_stage0.py.
 """
@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 class Kept(NamedTuple):
-    """What is kept of a phantom: its truth and labels (`branches.BranchPhantom`), its voxels on the own grid as bytes."""
+    """What is kept of a `branches.BranchPhantom`: its truth, its labels, and its voxels on the own grid as bytes."""
 
     truth: BranchTruth
     labels: NDArray[np.uint8]

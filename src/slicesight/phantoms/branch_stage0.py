@@ -102,7 +102,13 @@ class BranchStage0:
         return bags
 
     def _batch(
-        self, picked: list[tuple[int, slice]], *, cells: Cells, coarse: Cells, rng: np.random.Generator, keep_depth: bool
+        self,
+        picked: list[tuple[int, slice]],
+        *,
+        cells: Cells,
+        coarse: Cells,
+        rng: np.random.Generator,
+        keep_depth: bool,
     ) -> EncoderBatch:
         cases = self.phantoms.cases
         pixels = vary_grey(np.stack([self.phantoms.voxels(cases[case])[part] for case, part in picked]), rng)

@@ -1,4 +1,4 @@
-"""What can only one branch of Med-2E3 see? Small synthetic scans whose findings slices, or the coarse volume, cannot tell.
+"""What can only one branch of Med-2E3 see? Synthetic scans with findings that slices, or the coarse volume, hide.
 
 A scan has four levels of eight slices, each with its organ. In every level runs a structure that no set of single
 slices can tell: the same discs in another order (COURSES). Masses hold detail that the volume cannot tell once two by
