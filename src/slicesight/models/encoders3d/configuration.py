@@ -106,6 +106,22 @@ class CNN3DConfig(Vision3DConfig):
         return grid[0], grid[1], grid[2]
 
 
+class CoarseCNN3DConfig(CNN3DConfig):
+    """A cnn3d that reads a coarser volume: voxels are averaged over input_pool (depth, rows, columns) first."""
+
+    model_type = "coarse_cnn3d"
+
+    input_pool: list[int] | tuple[int, ...] = (1, 2, 2)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        grid = divide_grid(self.image_size, self.input_pool, of="image_size", by="input_pool")
+        for stride in self.strides:
+            depth, rows, columns = (-(-cells // step) for cells, step in zip(grid, stride, strict=True))
+            grid = depth, rows, columns
+        return grid
+
+
 class MonaiViTConfig(M3DViTConfig):
     """MONAI's ViT (its own weights and names); patch_projection is its proj_type, "perceptron" or "conv"."""
 
@@ -146,6 +162,6 @@ class SwinUNETRConfig(Vision3DConfig):
         return divide_grid(self.image_size, stride, of="image_size", by="the stride of output_stage")
 
 
-VISION3D_CONFIGS = (M3DViTConfig, CNN3DConfig, MonaiViTConfig, SwinUNETRConfig)
+VISION3D_CONFIGS = (M3DViTConfig, CNN3DConfig, CoarseCNN3DConfig, MonaiViTConfig, SwinUNETRConfig)
 for own_config in VISION3D_CONFIGS:
     AutoConfig.register(own_config.model_type, own_config)

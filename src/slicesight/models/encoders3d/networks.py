@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.configuration import (
     CNN3DConfig,
+    CoarseCNN3DConfig,
     M3DViTConfig,
     MonaiViTConfig,
     SwinUNETRConfig,
@@ -173,6 +174,18 @@ class CNN3D(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+class CoarseCNN3D(CNN3D):
+    """A `CNN3D` of the volume averaged over input_pool: cheaper, and blind to what has no mean over such a block."""
+
+    config: CoarseCNN3DConfig
+    config_class = CoarseCNN3DConfig
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W) at full size."""
+        coarse = pool_grid(volumes.movedim(1, -1), self.config.input_pool).movedim(-1, 1)
+        return cast(Tensor, super().forward(coarse))
+
+
 class DownStep(GradientCheckpointingLayer):
     """A strided convolution that opens a stage; an odd size rounds up, as the configuration's token grid says."""
 
@@ -204,5 +217,6 @@ class ResidualBlock(GradientCheckpointingLayer):
 
 AutoModel.register(M3DViTConfig, M3DViT)
 AutoModel.register(CNN3DConfig, CNN3D)
+AutoModel.register(CoarseCNN3DConfig, CoarseCNN3D)
 AutoModel.register(MonaiViTConfig, MonaiViT)
 AutoModel.register(SwinUNETRConfig, SwinUNETREncoder)
