@@ -147,8 +147,8 @@ def load_quietly(
         from transformers.utils import logging
 
         hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     return load(
         model,
         quantize="int8" if int8 else None,

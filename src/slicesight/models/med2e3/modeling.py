@@ -144,14 +144,14 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         has_planes = config.needs_2d and config.planes is not None
         self.plane_embedding = PlaneEmbedding(len(config.planes), config.num_slices, width) if has_planes else None
         self.scorer = SliceScorer(config) if config.needs_2d else None
-        self.post_init()
+        cast(Any, self).post_init()
         present = {type(module).__name__ for module in self.modules()}
         # the parts' classes also name layers that only their other models have
         self._no_split_modules = set(self._no_split_modules or ()) & present
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        cast(Any, super())._init_weights(module)
         if isinstance(module, Projector):
             for layer in module:
                 if isinstance(layer, nn.Linear):  # keeps the tokens' size whatever the widths

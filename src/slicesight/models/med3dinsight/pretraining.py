@@ -8,7 +8,7 @@ its text. B volumes, S slices of each, P = B · S pairs, O components.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class PretrainingModel(InsightModel):
         self.queue = PairQueue(recipe["queue"], self.sizes) if recipe["queue"] and self.weights else None
         rebuilds = recipe["reconstruction_weight"]
         self.head = self.backbone.make_head(self.backbone.spec.in_channels) if rebuilds else None
-        self.post_init()
+        cast(Any, self).post_init()
 
     def read(self, volumes_B1DHW: Tensor, planes_BS: Tensor, bins_BS: Tensor) -> dict[str, Tensor]:
         """What the volumes say of these slices, a vector per target -> {target: (B, S, O)}.
