@@ -57,14 +57,18 @@ def test_a_reader_that_has_gone_is_no_traceback():
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_bytes_that_are_no_text_are_one_line(locale, tmp_path, tiny_model_folder, phantom_file):
+def test_bytes_that_are_no_text_are_one_line(locale, tmp_path):
     missing = start("ask", os.fsencode(tmp_path) + b"/Gr\xf6sse.nii", LC_ALL=locale)
     assert missing.returncode == 2
     assert missing.stderr.count(b"\n") == 1
     assert b"no such file" in missing.stderr
-    question = start("ask", phantom_file, b"Gr\xf6sse?", "--model", tiny_model_folder, LC_ALL=locale)
-    assert question.returncode == 2
-    assert b"question 1 holds bytes that are no UTF-8 text" in question.stderr
+
+
+def test_a_question_of_bytes_that_are_no_text_is_one_line(tiny_model_folder, phantom_file, run):
+    question = os.fsdecode(b"Gr\xf6sse?")
+    code, shown, complaint = run("ask", phantom_file, question, "--model", tiny_model_folder)
+    assert (code, shown, complaint.count("\n")) == (2, "", 1)
+    assert "question 1 holds bytes that are no UTF-8 text" in complaint
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
