@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import locale
 import os
@@ -44,6 +45,12 @@ def processor_line() -> str:
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"processor: {processor_line()}")
+
+
+def pytest_collection_finish():
+    """The collected tests and the imported libraries live to the end: the garbage collector need not look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -128,8 +128,8 @@ def load_quietly(model: str, load: Load) -> Embedder:
 
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     return load(model)
 
 

@@ -150,8 +150,8 @@ def load_quietly(
         from transformers.utils import logging
 
         hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         enable_progress_bars()  # the hub's alone: a guest of gigabytes does not come without a sign of life
     return load(
         model,

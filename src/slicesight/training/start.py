@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -207,7 +207,7 @@ def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrai
     for part in loaded.values():
         for module in part.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
-    model.init_weights()
+    cast(Any, model).init_weights()
     for module in model.modules():
         if hasattr(module, "_is_hf_initialized"):
             del module._is_hf_initialized

@@ -169,7 +169,7 @@ def load_processor(source: str) -> Any:
 
     try:
         if find_spec("torchvision") is not None:
-            processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+            processor = AutoProcessor.from_pretrained(source)
         else:
             processor = _without_videos(source)
     except ImportError as error:
@@ -200,7 +200,7 @@ def _without_videos(source: str) -> Any:
     settings, _ = ProcessorMixin.get_processor_dict(source)
     kind = getattr(transformers, str(settings.get("processor_class")), None)
     if kind is None or "video_processor" not in kind.get_attributes():
-        return AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+        return AutoProcessor.from_pretrained(source)
 
     class PicturesOnly(kind):  # type: ignore[misc, valid-type]  # of whichever family the folder is
         def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:

@@ -9,7 +9,7 @@ pairs, O components.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class PretrainingModel(InsightModel):
             build_dense_head(self.backbone, recipe, int(about["token_size"])) if self._weighs("dense") else None
         )
         self.contrast = VolumeContrast(self.backbone.memory_width) if self._weighs("contrast") else None
-        self.post_init()
+        cast(Any, self).post_init()
 
     def read(self, volumes_B1DHW: Tensor, planes_BS: Tensor, bins_BS: Tensor) -> dict[str, Tensor]:
         """What the volumes say of these slices, a vector per target -> {target: (B, S, O)}.
