@@ -318,3 +318,9 @@ def test_an_adapted_model_is_as_sure_as_its_own_calibration_says_and_not_as_its_
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     assert slicesight.load(calibrated_folder).calibration is not None
     assert slicesight.load(tmp_path).calibration is None  # the weights are no longer those that it was made for
+
+
+@pytest.mark.parametrize("told", [{"prefix": "The organ is"}, {"system": "You answer in one word."}])
+def test_what_was_never_calibrated_has_no_confidence_and_says_why(calibrated, good, told):
+    (answer,) = calibrated.ask(good, OPEN, max_new_tokens=FEW, **told)
+    assert (answer.confidence, answer.confidence_note) == (None, module.NOT_ALONE)
