@@ -20,6 +20,7 @@ from slicesight.inference.calibration.confidence import ConfidenceCurve
 from slicesight.inference.calibration.fitting import calibrate, spread_out
 from slicesight.inference.calibration.likelihood import AnswerLikelihood
 from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, write_calibration
+from slicesight.models.checksums import write_checksums
 
 CLOSED = "Which phase is this? Choices: A. arterial phase B. venous phase"
 OPEN = "Which organ contains the cyst?"
@@ -159,6 +160,7 @@ def test_other_weights_are_not_taken_for_those_that_were_calibrated(calibrated_f
     weights = load_file(folder / "model.safetensors")
     name = sorted(weights)[0]
     save_file({**weights, name: weights[name] + torch.tensor(0.5)}, folder / "model.safetensors", {"format": "pt"})
+    write_checksums(folder)
     with pytest.raises(ModelError, match=r"other weights .* calibrate again"):
         slicesight.load(folder)
     assert slicesight.load(folder, ignore_calibration=True).calibration is None
@@ -318,3 +320,9 @@ def test_an_adapted_model_is_as_sure_as_its_own_calibration_says_and_not_as_its_
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     assert slicesight.load(calibrated_folder).calibration is not None
     assert slicesight.load(tmp_path).calibration is None  # the weights are no longer those that it was made for
+
+
+@pytest.mark.parametrize("told", [{"prefix": "The organ is"}, {"system": "You answer in one word."}])
+def test_what_was_never_calibrated_has_no_confidence_and_says_why(calibrated, good, told):
+    (answer,) = calibrated.ask(good, OPEN, max_new_tokens=FEW, **told)
+    assert (answer.confidence, answer.confidence_note) == (None, module.NOT_ALONE)

@@ -21,7 +21,7 @@ from slicesight.inference.calibration.scan_features import (
     measure_scan,
 )
 from slicesight.inference.calibration.storage import read_calibration
-from slicesight.inference.calibration.strangeness import area_under_curve, fit_gauge
+from slicesight.inference.calibration.strangeness import area_under_curve, fit_gauge, limit_for
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +214,12 @@ def test_a_wrong_spacing_within_the_sizes_seen_shows_against_what_the_scan_shows
         assert sum(one.is_strange for one in judged) <= 20
 
 
-def test_the_limit_counts_patients_not_their_scans():
-    """Thirty views of each of ten patients: the limit is as wide as ten patients need it."""
+def test_the_limit_leaves_room_for_how_few_patients_there_are():
     rng = np.random.default_rng(0)
-    views = [sized_scan(rng, size=5, shown=5) for _ in range(300)]
-    how = {"held_out": [True] * 300, "share": 0.1}
-    many = fit_gauge(views, patients=[str(number) for number in range(300)], **how)
-    few = fit_gauge(views, patients=[str(number // 30) for number in range(300)], **how)
-    assert few.limit > 1.2 * many.limit
+    scores = rng.normal(size=600)
+    alone = limit_for(scores, [str(number) for number in range(600)], share=0.05)
+    assert np.quantile(scores, 0.95) < alone < np.quantile(scores, 0.97)
+    apart = np.repeat(rng.normal(size=20), 30) + 0.1 * rng.normal(size=600)  # thirty views alike of each of twenty
+    few = limit_for(apart, [str(number // 30) for number in range(600)], share=0.05)
+    assert few > np.quantile(apart, 0.97)
+    assert few <= apart.max()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NOT_CALIBRATED = "this model has no calibration; see slicesight calibrate"
 NO_SCAN = "it was asked without a scan"
 NO_RULE = "a report is not right or wrong as a whole"
+NOT_ALONE = "a system message or the beginning of an answer was given, and no such question was calibrated"
 NO_LIKELIHOOD = "answers of beams and of unusual language models keep no likelihood"
 OUTSIDE = "the answer names none of the question's choices, so by the package's rule it is wrong"
 NO_SUCH_ANSWER = "no question of this kind was ever answered like this"
@@ -197,6 +198,8 @@ class AnswerWatch:
         kind = "" if self.question is None else self.question.kind
         if kind.startswith(REPORT) and not listed_choices(answer.question):
             return None, NO_RULE
+        if answer.prefix or answer.system:
+            return None, NOT_ALONE
         if likelihood is None:
             return None, NO_LIKELIHOOD
         if self.calibration.questions is not None and not self.calibration.questions.may_say(answer.text, kind=kind):

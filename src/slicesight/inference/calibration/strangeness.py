@@ -1,12 +1,11 @@
 """Is this scan like those that the model was calibrated on, and if not, in what?
 
 Every group of measurements has its own distance; each is put on one scale on which half of the good scans lie below 0
-and 95 % below 1, and the largest counts. A scan is strange where it exceeds by MARGIN what all but a chosen share of
-held-out good scans reach, or where a fact about it was never seen. The share is of patients: of n, the limit is
-the quantile ceil((n + 1) (1 - share)) / n of all held-out scans, as in split-conformal prediction, whose cases must be
-exchangeable, which two views of one patient are not. Beside the distances stand rules, one for each thing that may be
-wrong with a scan (`scan_changes`), learnt from changed copies of good scans; a rule that cannot tell held-out copies
-from the good scans is left out. D numbers of a scan in all.
+and 95 % below 1, and the largest counts. A scan is strange where it exceeds what all but a chosen share of held-out
+good scans reach, or where a fact about it was never seen. Which limit that is, few patients tell only roughly, however
+many views there are of each: it is the upper end of what patients drawn anew would give. Beside the distances stand
+rules, one for each thing that may be wrong with a scan (`scan_changes`), learnt from changed copies of good scans; a
+rule that cannot tell held-out copies from the good scans is left out. D numbers of a scan in all.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from slicesight.volumes.volume import PLANES
 SLICES = "slices"
 SHARE_REFUSED = 0.05
 """Of good scans, at most so many are called strange."""
-MARGIN = 1.05
-"""The limit lies so far above what held-out scans reach: those of one set are more alike than the next ones."""
+SURE, NUM_DRAWS = 0.9, 500
+"""Of patients drawn anew, so many give a limit below the one that is taken."""
 LEAST_TOLD = 0.8
 """AUROC of held-out copies against the good scans from which on a rule is of use; below, it would only be noise."""
 NUM_FOLDS = 5
@@ -153,6 +152,7 @@ def fit_gauge(
     folds = [_fold_of(patient) for patient in patients]
     copies = dict(copies or {})
     rows: list[dict[str, float]] = []
+    owners: list[str] = []
     told: dict[str, tuple[list[float], list[float]]] = {}
     for fold in range(NUM_FOLDS):
         wanted = [number for number, own in enumerate(folds) if own == fold]
@@ -161,6 +161,7 @@ def fit_gauge(
             continue
         gauge = _fit(scans, others, copies)
         rows += [gauge.distances(scans[number]) for number in wanted if held_out[number]]
+        owners += [patients[number] for number in wanted if held_out[number]]
         for number in wanted:
             for change, copy in copies.get(number, {}).items():
                 for place, scan in enumerate((scans[number], copy)):
@@ -176,10 +177,22 @@ def fit_gauge(
         middle = float(np.median(values))
         scales[name] = middle, max(float(np.quantile(values, 0.95)) - middle, 1e-6)
     scaled = replace(gauge, scales=scales, limit=1.0)
-    worst = sorted(max(scaled.scaled(row).values()) for row in rows)
-    num_patients = len({patient for patient, is_out in zip(patients, held_out, strict=True) if is_out})
-    level = min(1.0, math.ceil((num_patients + 1) * (1 - share)) / num_patients)
-    return replace(scaled, limit=MARGIN * max(float(np.quantile(worst, level, method="higher")), 1e-6))
+    worst = [max(scaled.scaled(row).values()) for row in rows]
+    return replace(scaled, limit=max(limit_for(worst, owners, share=share), 1e-6))
+
+
+def limit_for(scores: Sequence[float], patients: Sequence[str], *, share: float) -> float:
+    """What all but a share of good scans stay below, at the upper end of what as many other patients would give."""
+    by_patient: dict[str, list[float]] = {}
+    for score, patient in zip(scores, patients, strict=True):
+        by_patient.setdefault(patient, []).append(score)
+    own = list(by_patient.values())
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(NUM_DRAWS):
+        drawn = np.concatenate([own[place] for place in rng.integers(len(own), size=len(own))])
+        draws.append(float(np.quantile(drawn, 1 - share, method="higher")))
+    return float(np.quantile(draws, SURE))
 
 
 def area_under_curve(changed: Sequence[float], good: Sequence[float]) -> float:
