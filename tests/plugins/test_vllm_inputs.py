@@ -11,7 +11,7 @@ import torch
 from slicesight.errors import InputError, ModelError
 from slicesight.models.med2e3 import VolumeFeatures
 from slicesight_vllm.adapters import check_adapter, refuse_other_layers
-from slicesight_vllm.inputs import InputMaker, ScanInput, find_places, reads_question
+from slicesight_vllm.inputs import InputMaker, ScanInput, find_places
 from slicesight_vllm.loading import check_folder
 from slicesight_vllm.scan_features import GIB_VARIABLE, ScanFeatures, read_feature_bytes
 
@@ -55,9 +55,9 @@ def test_where_no_question_weighs_slices_all_questions_share_them(tiny_reader, s
     import copy
 
     config = copy.deepcopy(tiny_reader.model.config)
-    assert reads_question(config)
+    assert config.reads_question
     config.aggregation = "mean"
-    assert not reads_question(config)
+    assert not config.reads_question
     maker = InputMaker(config, tiny_reader.processor)
     assert maker.ask("Which phase?", [scan]).slices[0].key == maker.ask("How large?", [scan]).slices[0].key
 

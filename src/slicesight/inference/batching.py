@@ -69,7 +69,7 @@ class QuestionAtWork:
         """The answer, with what a calibration says of it, and the last of its text."""
         _, text = self.decoder.finish(token_ids)
         grid = None if self.scan is None else self.scan.grid
-        answer = make_answer(question, text, scores, grid=grid, cut_at=cut_at, prefix=self.request.prefix)
+        answer = make_answer(question, text, scores, grid=grid, cut_at=cut_at, **self.request.given)
         answer = answer if self.choices is None else with_choice(answer)
         likelihood = None if self.record is None else self.record.finish()
         answer = judged(answer, self.watch, likelihood)
@@ -195,8 +195,7 @@ class ContinuousBatching:
             system=request.system,
             prefix=request.prefix,
         )
-        if request.prefix and request.constrained:
-            raise InputError("the answer is begun and held to choices; leave one of the two out.")
+        request.check()
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
         trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
@@ -289,7 +288,7 @@ class ContinuousBatching:
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = self._decoder(one, None).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
-            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, prefix=request.prefix)
+            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, **request.given)
             answer = judged(answer if trees[number] is None else with_choice(answer), watches[number], None)
             request.on_piece(
                 AnswerPiece(
