@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerDecoder, AnswerPiece
 from slicesight.inference.batching import AskRequest, QuestionAtWork, as_exception, record_answer, watch_question
 from slicesight.inference.choice_decoding import make_choice_tree
@@ -100,8 +99,7 @@ class EngineBatching:
 
     def _open_questions(self, request: AskRequest) -> None:
         predictor, ends = self.predictor, self.predictor.ends
-        if request.prefix and request.constrained:
-            raise InputError("the answer is begun and held to choices; leave one of the two out.")
+        request.check()
         num_volumes = 0 if request.scan is None else 1
         tokenized = request.tokenized or tokenize_questions(
             predictor.processor,
