@@ -8,10 +8,12 @@ import locale
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("SLICESIGHT_CACHE", str(Path(tempfile.gettempdir()) / "slicesight-tests"))
 
 from collections.abc import Callable
 

@@ -81,7 +81,10 @@ class AskOptions:
     min_confidence: MinConfidenceOption = None
     answer_anyway: AnswerAnywayOption = False
     int8: Annotated[
-        bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
+        bool, typer.Option("--int8", help="Round the model to 8 bits where that makes it quicker on this processor.")
+    ] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say how this processor is used, on the error stream.")
     ] = False
     cache: Annotated[
         Path | None,

@@ -73,7 +73,9 @@ class WatchOptions:
     evidence_passes: PassesOption = None
     min_confidence: MinConfidenceOption = None
     answer_anyway: AnswerAnywayOption = False
-    int8: Annotated[bool, typer.Option("--int8", help="Round the model to 8 bits.")] = False
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Round the model to 8 bits where that makes it quicker here.")
+    ] = False
     workers: WorkersOption = 1
     pages: PagesOption = True
     scan_limit: Annotated[

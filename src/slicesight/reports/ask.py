@@ -14,7 +14,7 @@ from rich.console import Console
 from slicesight.data.choices import listed_choices
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
-from slicesight.inference.loading import SERVER_PREFIX, load
+from slicesight.inference.loading import INT8_IF_FASTER, SERVER_PREFIX, load
 from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
@@ -151,7 +151,7 @@ def load_quietly(
         logging.disable_progress_bar()
     return load(
         model,
-        quantize="int8" if int8 else None,
+        quantize=INT8_IF_FASTER if int8 else None,
         cache_folder=cache,
         preset=preset,
         evidence_passes=evidence_passes,

@@ -202,9 +202,10 @@ def held_note(answer: Answer) -> str:
 
 
 def confidence_line(answer: Answer, *, with_reason: bool = False) -> str:
-    """`confidence 0.83`; where there is none, why, if the reason is wanted."""
+    """`confidence 0.83`, with what counts as right where that is said; where there is none, why, if it is wanted."""
     if answer.confidence is not None:
-        return f"confidence {answer.confidence:.2f}"
+        means = f" ({answer.confidence_note})" if answer.confidence_note else ""
+        return f"confidence {answer.confidence:.2f}{means}"
     return f"no confidence: {answer.confidence_note}" if with_reason and answer.confidence_note else ""
 
 
