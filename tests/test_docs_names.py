@@ -54,6 +54,7 @@ OTHERS_OPTIONS = {
     "--allowed-media-domains": "vllm serve",
     "--dtype": "vllm serve",
     "--enable-lora": "vllm serve",
+    "--lora-modules": "vllm serve",
     "--max-model-len": "vllm serve",
     "--num_processes": "accelerate launch",
     "--fast": "TotalSegmentator",
@@ -398,7 +399,9 @@ def test_every_command_and_option_of_a_page_is_one_the_command_line_has(page):
 
 def test_every_page_is_in_the_manuals_list():
     docs = REPOSITORY / "docs"
-    listed = set(re.findall(r"^[\w/-]+$", (docs / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    listed = set(
+        re.findall(r"^(?:[^<\n]* <)?([\w/-]+)>?$", (docs / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
     pages = {str(page.relative_to(docs).with_suffix("")) for page in PAGES if docs in page.parents} - {"index"}
     assert pages == listed & pages
 
