@@ -82,6 +82,8 @@ export interface Evidence {
 /** How sure the model is, where it says so. */
 export interface Certainty {
   confidence: number | null;
+  /** What counts as right where not only the same words do, or why there is no confidence. */
+  confidenceNote: string | null;
   abstained: boolean;
   /** What is held back and must not be believed; null where the answer's words are the model's own. */
   wouldSay: string | null;
@@ -100,6 +102,7 @@ export interface Chunk {
     delta?: {
       content?: string | null;
       confidence?: number | null;
+      confidence_note?: string | null;
       abstained?: string | null;
       would_say?: string | null;
     } & Partial<Evidence>;

@@ -165,7 +165,15 @@ export async function readAnswer(
   onWords: (words: string) => void,
   isStopped: () => boolean = () => false,
 ): Promise<Said> {
-  const said: Said = { id: "", evidence: null, isCut: false, confidence: null, abstained: false, wouldSay: null };
+  const said: Said = {
+    id: "",
+    evidence: null,
+    isCut: false,
+    confidence: null,
+    confidenceNote: null,
+    abstained: false,
+    wouldSay: null,
+  };
   let isFinished = false;
   try {
     for await (const event of events) {
@@ -179,6 +187,7 @@ export async function readAnswer(
       if (choice?.delta?.abstained) said.abstained = true;
       said.wouldSay = choice?.delta?.would_say ?? said.wouldSay;
       said.confidence = choice?.delta?.confidence ?? said.confidence;
+      said.confidenceNote = choice?.delta?.confidence_note ?? said.confidenceNote;
       isFinished ||= Boolean(choice?.finish_reason);
       said.isCut ||= choice?.finish_reason === "length";
     }

@@ -40,6 +40,7 @@ export interface Turn {
   /** More was asked for, and nothing more came. */
   isAtLimit: boolean;
   confidence: number | null;
+  confidenceNote: string | null;
   abstained: boolean;
   wouldSay: string | null;
   /** The scan is gone from the server. */
@@ -56,6 +57,7 @@ export const NEW_TURN: Omit<Turn, "key" | "question" | "followsUp"> = {
   maxTokens: null,
   isAtLimit: false,
   confidence: null,
+  confidenceNote: null,
   abstained: false,
   wouldSay: null,
   isGone: false,

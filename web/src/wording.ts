@@ -13,7 +13,8 @@ export const doubtText = (turn: Pick<Turn, "wouldSay">) =>
   turn.wouldSay === null ? SHOULD_NOT : `Held back, not to be believed: it would have said “${turn.wouldSay}”.`;
 
 /** `confidence 83 %`, as the model states it. */
-export const confidenceText = (confidence: number) => `confidence ${Math.round(100 * confidence)} %`;
+export const confidenceText = (confidence: number, note: string | null = null) =>
+  `confidence ${Math.round(100 * confidence)} %${note === null ? "" : ` (${note})`}`;
 
 /** What "slice 31 of 32" counts, where an answer says so: the model has never seen the file's own slices. */
 export function countingText(text: string, numSlices: number, numSourceSlices: number): string | null {
@@ -26,7 +27,7 @@ export const questionText = (turn: Pick<Turn, "question">) => turn.question || "
 
 /** An answer for the clipboard: nobody who reads it there sees the page around it. */
 export function copiedText(turn: Turn, notices: readonly string[], model: string): string {
-  const sure = turn.confidence === null ? [] : [`(${confidenceText(turn.confidence)})`];
+  const sure = turn.confidence === null ? [] : [`(${confidenceText(turn.confidence, turn.confidenceNote)})`];
   const doubts = [...(turn.abstained ? [doubtText(turn)] : []), ...(turn.isCut ? [CUT_OFF] : [])];
   const signature = model === "" ? [] : [`Answer of the model ${model}.`];
   return [`Question: ${questionText(turn)}`, turn.text, ...sure, ...doubts, "", ...signature, ...notices].join("\n");

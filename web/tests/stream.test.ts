@@ -49,11 +49,21 @@ describe("an answer", () => {
   });
   test("that was cut off says so, and how sure the model is", async () => {
     const stream = bytesOf(
-      chunk({ content: "I do not know.", confidence: 0.4, abstained: "low_confidence", would_say: "left" }, "length"),
+      chunk(
+        {
+          content: "I do not know.",
+          confidence: 0.4,
+          confidence_note: "right means near",
+          abstained: "low_confidence",
+          would_say: "left",
+        },
+        "length",
+      ),
     );
     expect(await readAnswer(readEvents(stream), () => undefined)).toMatchObject({
       isCut: true,
       confidence: 0.4,
+      confidenceNote: "right means near",
       abstained: true,
       wouldSay: "left",
     });

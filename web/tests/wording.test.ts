@@ -14,7 +14,14 @@ test("a copied answer says that it was cut off, and how sure the model was", () 
   expect(text).toContain("Question: Describe the findings");
   expect(text).toContain(CUT_OFF);
   expect(text).toContain(SHOULD_NOT);
-  expect(text).toContain("confidence 42 %");
+  expect(text).toContain("(confidence 42 %)");
+});
+
+test("a copied answer says what counts as right where not only the same words do", () => {
+  const near = { text: "slices 3 to 8", confidence: 0.9, confidenceNote: "right means within 2 of the true number" };
+  expect(copiedText(turnOf(1, "Where?", near), [], "")).toContain(
+    "(confidence 90 % (right means within 2 of the true number))",
+  );
 });
 
 test("a copied answer that is held back keeps what it would have said, marked", () => {

@@ -74,7 +74,7 @@ export function Answer({ turn }: { turn: Turn }) {
           <p class="foot">
             {turn.confidence !== null && (
               <span class="sure" title="How often answers about which the model was as sure as this were right">
-                {confidenceText(turn.confidence)}
+                {confidenceText(turn.confidence, turn.confidenceNote)}
               </span>
             )}
             <CopyButton turn={turn} />
