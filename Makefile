@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 VLLM_VENV ?= .venv-vllm
 
 .DEFAULT_GOAL := help
@@ -15,8 +15,10 @@ help: ## List these targets
 demo: $(VENV)/.installed-core ## Make a synthetic scan, ask it 11 questions, compare with the truth (results in demo/)
 	$(BIN)/slicesight demo --out demo
 
+# Neighbours share fixtures, so each worker takes a run of tests and steals at the end. Bytecode is kept, or each process
+# that a test starts would compile the package again (images for containers often switch it off).
 test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes options on
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-napari: $(VENV)/.installed-napari ## Test the napari plug-in in a napari without a screen
 	QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/plugins/test_napari_plugin.py
@@ -97,6 +99,6 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 $(VLLM_VENV)/.installed: plugins/vllm/pyproject.toml pyproject.toml
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "installing vLLM's CPU build into $(VLLM_VENV), once; 3.5 GB, this takes some minutes"
-	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx peft
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@

@@ -100,7 +100,11 @@ def test_two_builds_of_a_commit_are_the_same_and_whole(tmp_path):
     assert release() == first
     wheel = next((copy / "dist").glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("weights/phantom-tiny/model.safetensors", "reports/templates/viewer.js", "reports/ask.schema.json"):
+    for wanted in (
+        "weights/phantom-tiny/model.safetensors",
+        "reports/templates/viewer.js",
+        "reports/schemas/ask.schema.json",
+    ):
         assert f"slicesight/{wanted}" in names
     sdist = next((copy / "dist").glob("*.tar.gz"))
     recipe = yaml.safe_load((copy / "dist" / "recipe.yaml").read_text())

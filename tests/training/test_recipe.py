@@ -6,6 +6,7 @@ import pytest
 
 from slicesight.errors import InputError
 from slicesight.training.recipe import Recipe, read_recipe
+from slicesight.training.run import open_source
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if "\nverb: " not in path.read_text("utf-8"))
@@ -79,6 +80,19 @@ def test_words_that_exclude_each_other_are_refused_together(tiny: Path) -> None:
     ):
         with pytest.raises(InputError, match=expected):
             read_recipe(tiny, changes)
+
+
+def test_data_may_be_any_source_by_its_name(tiny: Path) -> None:
+    recipe = read_recipe(tiny, ("data={source: 'branches:5:3'}", "grid={num_slices: 32, height: 64, width: 64}"))
+    opened = open_source(recipe, once=lambda facts: None)
+    assert [case.volume for case in opened.cases] == ["branches:5:0", "branches:5:1", "branches:5:2"]
+    assert opened.own_spec == recipe.grid
+    for change, expected in (
+        ("data={source: branches}", "data.source is 'branches'; expected NAME:REST"),
+        ("data={source: 'branches:5:3', seed: 3, count: 1}", "unknown key 'source'"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            read_recipe(tiny, (change,))
 
 
 def test_a_recipe_of_another_verb_is_told_its_command(tiny: Path) -> None:

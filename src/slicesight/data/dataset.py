@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SOURCES: dict[str, str] = {
     "prepared": "slicesight.data.dataset:open_prepared_dataset",
     "phantoms": "slicesight.phantoms.dataset:open_phantoms",
+    "branches": "slicesight.phantoms.branch_dataset:open_branches",
 }
 """NAME -> "module:function" called as function(REST, grid=..., **options) -> Dataset. Another package adds one by an
 entry point of the group `ENTRY_POINTS`, or by a line here."""

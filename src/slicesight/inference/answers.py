@@ -58,7 +58,7 @@ class Answer:
     nothing but its choices may be said. confidence: the probability that the answer is right, of a calibrated model;
     confidence_note: why there is none, or what counts as right where not only the same text does. abstained: why the
     model should not answer; would_say: the text that is held back for it, None where nothing is. prefix: how the one
-    who asked began the text, which the model went on with.
+    who asked began the text, which the model went on with. system: the message that stood before the conversation.
     """
 
     question: str
@@ -72,6 +72,7 @@ class Answer:
     abstained: Abstained | None = None
     would_say: str | None = None
     prefix: str = ""
+    system: str | None = None
     evidence: EvidenceKind = "scores"
     """Where `scores` come from: the model's own, or measured by blanking slices; none for a guest without either."""
     evidence_note: str | None = None

@@ -166,7 +166,7 @@ def load(
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
         cache=cache,
-        calibration=None if ignore_calibration else _read_calibration(source),
+        calibration=None if ignore_calibration else _read_calibration(adapter),
     )
 
 
@@ -210,14 +210,14 @@ def _quiet_reading() -> Iterator[None]:
 
     was_shown = library.is_progress_bar_enabled()
     before = library.get_verbosity()
-    library.set_verbosity_error()  # type: ignore[no-untyped-call]
-    library.disable_progress_bar()  # type: ignore[no-untyped-call]
+    library.set_verbosity_error()
+    library.disable_progress_bar()
     try:
         yield
     finally:
         library.set_verbosity(before)
         if was_shown:
-            library.enable_progress_bar()  # type: ignore[no-untyped-call]
+            library.enable_progress_bar()
 
 
 def _check_device(device: str | None) -> str:

@@ -41,6 +41,21 @@ class PreparedData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceData:
+    """Scans of a source by its name, NAME:REST as `slicesight evaluate --data` takes it, such as branches:2000:600.
+
+    split: the cases to train on; None takes all.
+    """
+
+    source: str
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if ":" not in self.source:
+            raise InputError(f"data.source is {self.source!r}; expected NAME:REST, such as branches:2000:600")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """Trained parts to start from, each a Hugging Face folder or hub name; what is left out starts from random weights.
 
@@ -222,7 +237,7 @@ class Recipe:
 
     name: str
     output_dir: str
-    data: PhantomData | PreparedData
+    data: PhantomData | PreparedData | SourceData
     model: dict[str, Any]
     stages: tuple[Stage, ...]
     grid: GridSpec | None = None
@@ -266,12 +281,12 @@ class Recipe:
             raise InputError("frozen_dtype is bfloat16 but bf16 is false; set bf16: true, or leave frozen_dtype out")
         if self.init and self.parts:
             raise InputError("init and parts are both given; start from a model folder or from separate parts")
-        if isinstance(self.data, PhantomData) and self.grid is None:
+        if not isinstance(self.data, PreparedData) and self.grid is None:
             raise InputError(
                 "grid is missing; phantoms need one, for instance grid: {num_slices: 32, height: 96, width: 96}"
             )
         for run in (self.pretrain_slices, self.pretrain_volumes):
-            if run and run.augment.changes_pixels and isinstance(self.data, PhantomData):
+            if run and run.augment.changes_pixels and not isinstance(self.data, PreparedData):
                 raise InputError("stage 0: augment is for prepared scans, phantoms are plenty; leave it out")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):

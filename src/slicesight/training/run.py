@@ -28,7 +28,7 @@ from slicesight.training.adapters import stands_alone, write_adapter
 from slicesight.training.checkpointing import CheckpointPolicy, read_weights
 from slicesight.training.distributed import ProcessGroup, find_process_group, join, leave
 from slicesight.training.provenance import describe_run, draw_losses, write_recipe
-from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, Stage
+from slicesight.training.recipe import STAGE0_SECTIONS, Lora, PreparedData, Recipe, SourceData, Stage
 from slicesight.training.run_folder import LOG_FILE, LOSS_PICTURE, Log, Progress, RunFolder, disk_errors
 from slicesight.training.stage import add_adapters, check_parts, check_stages, merge_adapters, train_stage
 from slicesight.training.stage0.imagined_scans import LabelMapStage0
@@ -214,6 +214,8 @@ def open_source(recipe: Recipe, *, once: Log) -> Dataset:
     data = recipe.data
     if isinstance(data, PreparedData):
         return open_dataset(f"prepared:{data.prepared}", split=data.split, grid=recipe.grid)
+    if isinstance(data, SourceData):
+        return open_dataset(data.source, split=data.split, grid=recipe.grid)
     assert recipe.grid is not None
     return open_dataset(
         f"phantoms:{data.seed}:{data.count}",
@@ -246,11 +248,12 @@ def open_held_out(recipe: Recipe, data: Dataset, *, once: Log) -> Dataset | None
     validation = recipe.validation
     if validation is None:
         return None
-    if isinstance(recipe.data, PreparedData):
-        everything = open_dataset(f"prepared:{recipe.data.prepared}", grid=recipe.grid)
+    if isinstance(recipe.data, PreparedData | SourceData):
+        named = recipe.data.source if isinstance(recipe.data, SourceData) else f"prepared:{recipe.data.prepared}"
+        everything = open_dataset(named, grid=recipe.grid)
         cases = [case for case in everything.cases if case.split == validation.split]
         if not cases:
-            once({"stage": "validation", "step": 0, **validation.missing(recipe.data.prepared)})
+            once({"stage": "validation", "step": 0, **validation.missing(named)})
             return None
         return everything.subset(cases)
     seed, count = recipe.data.seed + 1, validation.max_cases or NUM_HELD_OUT_PHANTOMS

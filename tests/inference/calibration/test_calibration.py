@@ -305,3 +305,16 @@ def test_tolerances_are_kept_with_the_calibration_and_damage_is_one_line(fitted,
 def test_a_tolerance_of_a_topic_that_nobody_was_asked_openly_is_refused(tiny_reader, bodies):
     with pytest.raises(InputError, match="'phase', of which the data ask no open question; expected one of organ"):
         calibrate(tiny_reader, bodies(20), tolerances=read_tolerances(["phase=within:2"]), max_new_tokens=2)
+
+
+def test_an_adapted_model_is_as_sure_as_its_own_calibration_says_and_not_as_its_models(calibrated_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = slicesight.load(calibrated_folder).model
+    layer = next(name for name, _ in model.named_modules() if name.endswith("self_attn.q_proj"))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[layer]))
+    adapted.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(calibrated_folder)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert slicesight.load(calibrated_folder).calibration is not None
+    assert slicesight.load(tmp_path).calibration is None  # the weights are no longer those that it was made for

@@ -212,3 +212,13 @@ def test_a_wrong_spacing_within_the_sizes_seen_shows_against_what_the_scan_shows
         assert sum("its spacing, which may be wrong" in one.reason for one in judged) >= 38
     else:
         assert sum(one.is_strange for one in judged) <= 20
+
+
+def test_the_limit_counts_patients_not_their_scans():
+    """Thirty views of each of ten patients: the limit is as wide as ten patients need it."""
+    rng = np.random.default_rng(0)
+    views = [sized_scan(rng, size=5, shown=5) for _ in range(300)]
+    how = {"held_out": [True] * 300, "share": 0.1}
+    many = fit_gauge(views, patients=[str(number) for number in range(300)], **how)
+    few = fit_gauge(views, patients=[str(number // 30) for number in range(300)], **how)
+    assert few.limit > 1.2 * many.limit

@@ -4,7 +4,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 
 from slicesight.errors import ModelError
-from slicesight.models.encoders3d.configuration import CNN3DConfig, M3DViTConfig
+from slicesight.models.encoders3d.configuration import CNN3DConfig, CoarseCNN3DConfig, M3DViTConfig
 from slicesight.models.encoders3d.networks import Vision3D, cut_patches, pool_grid
 from slicesight.models.med2e3.vision2d import Vision2D
 
@@ -73,6 +73,22 @@ def test_cnn_gives_the_grid_its_configuration_promises(size):
     vision = Vision3D(config)
     depth, rows, columns = config.pooled_grid
     assert vision(torch.rand(2, 1, *size)).shape == (2, depth, rows * columns, 8)
+
+
+def test_a_coarse_cnn_reads_the_mean_of_every_block_and_nothing_else():
+    config = CoarseCNN3DConfig(
+        image_size=(8, 32, 32), input_pool=(1, 2, 2), widths=(4, 8), blocks=(1, 0), strides=((1, 2, 2), (2, 2, 2)),
+        num_groups=2,
+    )  # fmt: skip
+    vision = Vision3D(config)
+    assert config.token_grid == (4, 4, 4)
+    volume = torch.rand(1, 1, 8, 32, 32)
+    checks = 0.2 * (1 - 2 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2))
+    assert vision(volume).shape == (1, 4, 16, 8)
+    torch.testing.assert_close(vision(volume + checks), vision(volume), rtol=1e-4, atol=1e-5)
+    assert (vision(volume + 0.2 * (torch.arange(32) % 4 < 2)) - vision(volume)).abs().max() > 1e-3
+    with pytest.raises(ModelError, match="33 rows of image_size"):
+        _ = CoarseCNN3DConfig(image_size=(8, 33, 32)).token_grid
 
 
 def test_depth_bins_follow_the_slices():
@@ -173,7 +189,8 @@ def test_pooled_slice_tokens_are_means_of_neighbouring_squares():
 
 
 def test_3d_encoders_are_known_to_the_auto_classes():
-    assert AutoModel.from_config(AutoConfig.for_model("cnn3d")).config.model_type == "cnn3d"
+    for name in ("cnn3d", "coarse_cnn3d"):
+        assert AutoModel.from_config(AutoConfig.for_model(name)).config.model_type == name
 
 
 MONAI_ENCODERS = {

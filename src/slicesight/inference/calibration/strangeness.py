@@ -2,10 +2,11 @@
 
 Every group of measurements has its own distance; each is put on one scale on which half of the good scans lie below 0
 and 95 % below 1, and the largest counts. A scan is strange where it exceeds by MARGIN what all but a chosen share of
-held-out good scans reach (the ceil((n + 1) (1 - share))-th of n, as in split-conformal prediction), or where a fact
-about it was never seen. Beside the distances stand rules, one for each thing that may be wrong with a scan
-(`scan_changes`), learnt from changed copies of good scans; a rule that cannot tell held-out copies from the good scans
-is left out. D numbers of a scan in all.
+held-out good scans reach, or where a fact about it was never seen. The share is of patients: of n, the limit is
+the quantile ceil((n + 1) (1 - share)) / n of all held-out scans, as in split-conformal prediction, whose cases must be
+exchangeable, which two views of one patient are not. Beside the distances stand rules, one for each thing that may be
+wrong with a scan (`scan_changes`), learnt from changed copies of good scans; a rule that cannot tell held-out copies
+from the good scans is left out. D numbers of a scan in all.
 """
 
 from __future__ import annotations
@@ -176,8 +177,9 @@ def fit_gauge(
         scales[name] = middle, max(float(np.quantile(values, 0.95)) - middle, 1e-6)
     scaled = replace(gauge, scales=scales, limit=1.0)
     worst = sorted(max(scaled.scaled(row).values()) for row in rows)
-    place = min(len(worst), math.ceil((len(worst) + 1) * (1 - share)))
-    return replace(scaled, limit=MARGIN * max(worst[place - 1], 1e-6))
+    num_patients = len({patient for patient, is_out in zip(patients, held_out, strict=True) if is_out})
+    level = min(1.0, math.ceil((num_patients + 1) * (1 - share)) / num_patients)
+    return replace(scaled, limit=MARGIN * max(float(np.quantile(worst, level, method="higher")), 1e-6))
 
 
 def area_under_curve(changed: Sequence[float], good: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ of P tokens each. Importing this registers the configurations with the Auto clas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -96,7 +96,7 @@ class CNN3DConfig(Vision3DConfig):
                 "a cnn3d needs one of each per stage."
             )
         self.hidden_size = self.widths[-1]
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
@@ -104,6 +104,22 @@ class CNN3DConfig(Vision3DConfig):
         for stride in self.strides:
             grid = [-(-cells // step) for cells, step in zip(grid, stride, strict=True)]
         return grid[0], grid[1], grid[2]
+
+
+class CoarseCNN3DConfig(CNN3DConfig):
+    """A cnn3d that reads a coarser volume: voxels are averaged over input_pool (depth, rows, columns) first."""
+
+    model_type = "coarse_cnn3d"
+
+    input_pool: list[int] | tuple[int, ...] = (1, 2, 2)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        grid = divide_grid(self.image_size, self.input_pool, of="image_size", by="input_pool")
+        for stride in self.strides:
+            depth, rows, columns = (-(-cells // step) for cells, step in zip(grid, stride, strict=True))
+            grid = depth, rows, columns
+        return grid
 
 
 class MonaiViTConfig(M3DViTConfig):
@@ -138,7 +154,7 @@ class SwinUNETRConfig(Vision3DConfig):
                 f"vision3d_config: output_stage is {self.output_stage}; expected 0 to {len(self.depths)}, the stages."
             )
         self.hidden_size = self.feature_size * 2**self.output_stage
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
@@ -146,6 +162,6 @@ class SwinUNETRConfig(Vision3DConfig):
         return divide_grid(self.image_size, stride, of="image_size", by="the stride of output_stage")
 
 
-VISION3D_CONFIGS = (M3DViTConfig, CNN3DConfig, MonaiViTConfig, SwinUNETRConfig)
+VISION3D_CONFIGS = (M3DViTConfig, CNN3DConfig, CoarseCNN3DConfig, MonaiViTConfig, SwinUNETRConfig)
 for own_config in VISION3D_CONFIGS:
     AutoConfig.register(own_config.model_type, own_config)

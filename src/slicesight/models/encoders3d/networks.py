@@ -6,7 +6,7 @@ Every encoder gives features (V, depth, rows, columns, C); `Vision3D` averages t
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.configuration import (
     CNN3DConfig,
+    CoarseCNN3DConfig,
     M3DViTConfig,
     MonaiViTConfig,
     SwinUNETRConfig,
@@ -71,7 +72,7 @@ class M3DViT(PreTrainedModel):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_cls_token else None
         self.blocks = nn.ModuleList(ViTBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.final_norm else None
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
@@ -97,7 +98,7 @@ class M3DViT(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        cast(Any, super())._init_weights(module)
         if isinstance(module, M3DViT):
             init.normal_(module.position_embedding, std=self.config.initializer_range)
             if module.cls_token is not None:
@@ -157,7 +158,7 @@ class CNN3D(PreTrainedModel):
             layers.extend(ResidualBlock(next_width, config.num_groups) for _ in range(num_blocks))
             width = next_width
         self.layers = nn.ModuleList(layers)
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
@@ -168,9 +169,21 @@ class CNN3D(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        cast(Any, super())._init_weights(module)
         if isinstance(module, nn.Conv3d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class CoarseCNN3D(CNN3D):
+    """A `CNN3D` of the volume averaged over input_pool: cheaper, and blind to what has no mean over such a block."""
+
+    config: CoarseCNN3DConfig
+    config_class = CoarseCNN3DConfig
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W) at full size."""
+        coarse = pool_grid(volumes.movedim(1, -1), self.config.input_pool).movedim(-1, 1)
+        return super().forward(coarse)
 
 
 class DownStep(GradientCheckpointingLayer):
@@ -204,5 +217,6 @@ class ResidualBlock(GradientCheckpointingLayer):
 
 AutoModel.register(M3DViTConfig, M3DViT)
 AutoModel.register(CNN3DConfig, CNN3D)
+AutoModel.register(CoarseCNN3DConfig, CoarseCNN3D)
 AutoModel.register(MonaiViTConfig, MonaiViT)
 AutoModel.register(SwinUNETRConfig, SwinUNETREncoder)
