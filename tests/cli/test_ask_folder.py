@@ -191,6 +191,16 @@ def test_answers_that_lie_among_the_scans_are_no_scans(ask, here, tmp_path):
     assert len(rows_of(tmp_path / "scans" / "answers.csv")) == 4
 
 
+def test_copies_found_in_one_run_are_asked_once_and_have_a_row_each(ask, here, folder_of_scans, tmp_path):
+    shutil.rmtree(folder_of_scans / "series")
+    shutil.copy(folder_of_scans / "a.nii.gz", folder_of_scans / "b.nii.gz")
+    assert ask()[0] == 0
+    assert asked(here) == ["a.nii.gz"]
+    rows = rows_of(tmp_path / "answers.csv")
+    assert [row["scan"] for row in rows] == ["a.nii.gz"] * 2 + ["b.nii.gz"] * 2
+    assert all(row["answer"] for row in rows)
+
+
 def test_one_question_that_is_refused_costs_only_itself(ask, tmp_path, tiny_reader, monkeypatch):
     real = type(tiny_reader).ask
 
