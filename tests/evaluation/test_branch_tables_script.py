@@ -28,9 +28,15 @@ def write_cell(out: Path, cell: str, *, seed: int, able: set[str]) -> None:
             for kind, topics in GROUPS.items():
                 is_right = kind in able or (volume + seed) % 2
                 row = {
-                    **{"id": f"{volume}{kind}", "task": "closed", "topic": topics[0], "question": "?"},
-                    **{"volume": str(volume), "choices": ["single", "double"], "answer": "single"},
-                    **{"answer_choice": "A", "choice": "single", "prediction": "single" if is_right else "double"},
+                    "id": f"{volume}{kind}",
+                    "task": "closed",
+                    "topic": topics[0],
+                    "question": "?",
+                    "volume": str(volume),
+                    "choices": ["single", "double"],
+                    "answer": "single",
+                    "answer_choice": "A",
+                    "prediction": "single" if is_right else "double",
                 }
                 file.write(json.dumps(row) + "\n")
     (folder / "sheet.json").write_text("{}")
