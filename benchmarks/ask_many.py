@@ -29,9 +29,10 @@ from transformers import PreTrainedTokenizerFast
 
 from slicesight.inference.compiling import MODES, compile_encoders
 from slicesight.inference.cpu import processor as machine
-from slicesight.inference.cpu.processor import cold_linears, count_cores, fastest_dtype, measure_rate, read_processor
+from slicesight.inference.cpu.processor import cold_linears, count_cores, measure_rate, read_processor
 from slicesight.inference.cpu.transposed_linear import use_transposed_linear
-from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
+from slicesight.inference.cpu.tuning import read_tuning, tuning_for
+from slicesight.inference.cpu.upcast_linear import use_upcast_linear
 from slicesight.inference.predictor import Predictor
 from slicesight.inference.scheduler import Scheduler
 from slicesight.models.card import ModelCard
@@ -379,7 +380,7 @@ def main():
         args.skip_int8 = True
         machine.now = lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
     torch.set_num_threads(args.threads)
-    dtype_name = args.dtype or ({"tiny": "float32", "full": "bfloat16"}.get(args.size) or fastest_dtype())
+    dtype_name = args.dtype or ({"tiny": "float32", "full": "bfloat16"}.get(args.size) or read_tuning().dtype)
     repeats = args.repeats or {"tiny": 3, "small": 2, "full": 1}[args.size]
     predictor = build_reader(args.size, dtype_name, args.device)
     config = predictor.model.config
@@ -400,14 +401,14 @@ def main():
     asked = sample(predictor, args.sample or (3 if args.size == "full" else len(QUESTIONS)))
     part = {"asked": asked, "encode": parts["encode"]}
     meter.run("encode once", lambda: encode_once(predictor, grid, asked), repeats=once, **part)
-    if args.device == "cpu":
+    if args.device == "cpu" and tuning_for(predictor.model.language_model).is_turned:
         use_transposed_linear(predictor.model.language_model)
     meter.run(
         "shared prefix", lambda: through_the_scheduler(predictor, grid, asked, batch_size=1), repeats=repeats, **part
     )
     with timed_parts(predictor.scheduler) as spent:
         meter.run("batched decoding", lambda: through_the_scheduler(predictor, grid), repeats=repeats)
-    if args.device == "cpu" and upcast_is_faster(predictor.model.dtype):
+    if args.device == "cpu" and tuning_for(predictor.model.language_model).is_widened:
         use_upcast_linear(predictor.model)
         predictor._scheduler = Scheduler(predictor.model)
         say(f"products in float32 are faster here; tokens of a block: {predictor.scheduler.block_tokens}")

@@ -32,10 +32,10 @@ SYSTEMS = (MODEL, "blank", "shuffled_slices")
 SEED = 61000
 
 
-def open_folder(folder, reader, data):
+def open_folder(folder, predictor, data):
     folder.mkdir()
     run = PredictionRun(folder=folder, source=open_dataset(data, prefer="test"), systems=SYSTEMS)
-    open_run(run, reader)
+    open_run(run, predictor)
     return run
 
 
@@ -46,9 +46,9 @@ def answers(run):
 def half(model, data):
     """What one of two processes without Ray does."""
     torch.set_num_threads(1)
-    reader = slicesight.load(model)
+    predictor = slicesight.load(model)
     with tempfile.TemporaryDirectory() as place:
-        predict(open_folder(Path(place) / "half", reader, data), reader)
+        predict(open_folder(Path(place) / "half", predictor, data), predictor)
 
 
 def processes(model, shares):
@@ -70,18 +70,18 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     few, many = args.counts
-    reader = slicesight.load(args.model)
+    predictor = slicesight.load(args.model)
     seconds = defaultdict(list)
     same = True
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
-        alone = open_folder(place / "alone", reader, f"phantoms:{SEED}:{many}")
-        predict(alone, reader)
+        alone = open_folder(place / "alone", predictor, f"phantoms:{SEED}:{many}")
+        predict(alone, predictor)
         with connected("local", 3):
             for number in range(args.rounds):
                 for workers, count in product((1, 2), (few, many)):
                     data = f"phantoms:{SEED}:{count}"
-                    run = open_folder(place / f"{number} {workers} {count}", reader, data)
+                    run = open_folder(place / f"{number} {workers} {count}", predictor, data)
                     begin = time.perf_counter()
                     predict_in_bulk(run, load=slicesight.load, model=args.model, data=data, num_workers=workers)
                     seconds[workers, count].append(time.perf_counter() - begin)

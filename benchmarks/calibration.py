@@ -80,9 +80,16 @@ def scan_volume(source: Dataset, case) -> Volume:
     return make_phantom(int(seed), int(index)).volume
 
 
-def score_scan(predictor: Predictor, grid) -> tuple[float, float, bool, str]:
+def gauge_for(predictor: Predictor, topic: str | None):
+    """The gauge that judges a scan of which a question of the topic is asked."""
+    for group in predictor.calibration.scans_of_topics:
+        if topic in group.topics:
+            return group.scans
+    return predictor.calibration.scans
+
+
+def score_scan(predictor: Predictor, grid, gauge) -> tuple[float, float, bool, str]:
     """(score, score of measurements alone, strange, reason)."""
-    gauge = predictor.calibration.scans
     features = measure_scan(predictor.encode(grid))
     judged = gauge.judge(features)
     alone = max(gauge.scaled(gauge.distances(features)).values()) / gauge.limit
@@ -155,6 +162,9 @@ def main() -> None:
     parser.add_argument("--near", type=int, default=20, help=near_help)
     parser.add_argument("--far", action="append", default=[], metavar="NAME=FOLDER|phantoms:SEED:COUNT")
     parser.add_argument("--most-far", type=int, default=20, help="scans of each folder")
+    parser.add_argument(
+        "--topic", help="judge scans as for questions of this topic; the good ones are those asked of it"
+    )
     parser.add_argument("--questions", help="phantoms or anatomy: which written list")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -164,7 +174,9 @@ def main() -> None:
         raise SystemExit(f"{options.model} has no calibration; run slicesight calibrate first")
     source = open_dataset(options.data, split=options.split, prefer="test")
     cases = source.cases if options.count is None else spread_out(source.cases, options.count)
-    known = predictor.calibration.scans.known
+    gauge = gauge_for(predictor, options.topic)
+    usual = [case for case in cases if options.topic in (None, *(one.topic for one in case.conversations))]
+    known = gauge.known
     synthetic = "yes" in known["synthetic"]
 
     good, good_alone, answers, kept, num_strange, reasons = [], [], [], [], 0, defaultdict(int)
@@ -173,14 +185,15 @@ def main() -> None:
         say(f"good scan {number + 1} of {len(cases)}")
         scan = predictor.encode(source.grid(case, predictor.grid_spec))
         start = time.process_time()
-        score, alone, is_strange, reason = score_scan(predictor, scan)
+        score, alone, is_strange, reason = score_scan(predictor, scan, gauge)
         seconds["strangeness"] += time.process_time() - start
-        good.append(score)
-        good_alone.append(alone)
-        num_strange += is_strange
-        reasons[reason] += is_strange
+        if case in usual:
+            good.append(score)
+            good_alone.append(alone)
+            num_strange += is_strange
+            reasons[reason] += is_strange
         start = time.process_time()
-        own = list(judge_answers(predictor, scan, case))
+        own = list(judge_answers(predictor, scan, case, tolerances=predictor.calibration.tolerances))
         seconds["answers"] += time.process_time() - start
         answers += own
         if not is_strange:
@@ -203,11 +216,11 @@ def main() -> None:
         row.pop("_arrays", None)
 
     found: dict[str, list[tuple[float, float, bool, str]]] = defaultdict(list)
-    for number, case in enumerate(spread_out(source.cases, options.near)):
+    for number, case in enumerate(spread_out(usual, options.near)):
         say(f"near cases of scan {number + 1}")
         volume = replace(scan_volume(source, case), is_synthetic=synthetic)
         for kind, grid in near_grids(volume, predictor, number=number):
-            found[f"near: {kind}"].append(score_scan(predictor, grid))
+            found[f"near: {kind}"].append(score_scan(predictor, grid, gauge))
     for text in options.far:
         name, _, place = text.partition("=")
         say(f"far scans: {name}")
@@ -219,7 +232,7 @@ def main() -> None:
             )
         else:
             grids = far_grids(Path(place), predictor, most=options.most_far, synthetic=synthetic)
-        found[f"far: {name}"] += [score_scan(predictor, grid) for grid in grids]
+        found[f"far: {name}"] += [score_scan(predictor, grid, gauge) for grid in grids]
     report["strange"] = {}
     for kind, rows in found.items():
         if rows:

@@ -142,10 +142,10 @@ def answers(bench: Bench) -> dict[str, Any]:
     from slicesight.phantoms.texts import conversation_rng, phantom_conversations
 
     count, seed = (1 if bench.sizes == ["tiny"] else 30), 41_000
-    readers = {"cpu": slicesight.load(device="cpu", dtype="float32")}
-    readers |= {name: slicesight.load(device=bench.device, dtype=name) for name in ("float32", "bfloat16")}
-    said: dict[str, list[Any]] = {name: [] for name in readers}
-    spent: dict[str, list[float]] = {name: [] for name in readers}
+    predictors = {"cpu": slicesight.load(device="cpu", dtype="float32")}
+    predictors |= {name: slicesight.load(device=bench.device, dtype=name) for name in ("float32", "bfloat16")}
+    said: dict[str, list[Any]] = {name: [] for name in predictors}
+    spent: dict[str, list[float]] = {name: [] for name in predictors}
     asked = []
     for case in range(count):
         phantom = make_phantom(seed, case)
@@ -154,9 +154,9 @@ def answers(bench: Bench) -> dict[str, Any]:
         )
         questions = [conversation.prompt for conversation in found]
         asked += [(case, question) for question in questions]
-        for name, reader in readers.items():
+        for name, predictor in predictors.items():
             start = bench.now()
-            rows = by_scheduler(reader, reader.encode(phantom.volume), questions)
+            rows = by_scheduler(predictor, predictor.encode(phantom.volume), questions)
             spent[name].append(bench.now() - start)
             said[name] += [(ids, logits.cpu()) for ids, logits in rows]
     facts: dict[str, Any] = {"phantoms": count, "questions": len(asked)}

@@ -45,16 +45,16 @@ def ask_many(bench: Bench, size: str) -> dict[str, Any]:
     is_short = bench.sizes == ["tiny"]
     rates = bench.limits_from(bench.dtype_name)
     with torch.device(bench.device):
-        reader = build_reader(size, bench.dtype_name, bench.device)
-    grid = reader.grid(make_phantom(5, 0, pixel_mm=(3.5, 4.0)).volume)
+        predictor = build_reader(size, bench.dtype_name, bench.device)
+    grid = predictor.grid(make_phantom(5, 0, pixel_mm=(3.5, 4.0)).volume)
     facts: dict[str, Any] = {"size": size, "dtype": bench.dtype_name, "questions": len(QUESTIONS)}
     facts["new_tokens_each"] = NEW_TOKENS
-    generate(reader, QUESTIONS[1], volumes=voxels_of(reader, grid))
+    generate(predictor, QUESTIONS[1], volumes=voxels_of(predictor, grid))
     ways = {
-        "official": partial(officially, reader, grid),
-        "encode once": partial(encode_once, reader, grid, QUESTIONS),
-        "shared prefix": partial(through_the_scheduler, reader, grid, batch_size=1),
-        "batched": partial(through_the_scheduler, reader, grid),
+        "official": partial(officially, predictor, grid),
+        "encode once": partial(encode_once, predictor, grid, QUESTIONS),
+        "shared prefix": partial(through_the_scheduler, predictor, grid, batch_size=1),
+        "batched": partial(through_the_scheduler, predictor, grid),
     }
     seconds: dict[str, Any] = {}
     answers: dict[str, Any] = {}
@@ -65,23 +65,23 @@ def ask_many(bench: Bench, size: str) -> dict[str, Any]:
     for name, way in ways.items():
         repeats = 1 if is_short else REPEATS.get(name, USUAL_REPEATS)
         seconds[name] = clock(bench, partial(answer, name, way), repeats=repeats, warm_up=int(name == "batched"))
-    parts = {"batched": time_parts(bench, reader, grid, repeats=1 if is_short else 5)}
+    parts = {"batched": time_parts(bench, predictor, grid, repeats=1 if is_short else 5)}
     start = bench.now()
     try:
-        compile_here(bench, reader.model)
+        compile_here(bench, predictor.model)
         answers["batched, compiled encoders"] = ways["batched"]()
         ways["batched"]()  # CUDA graphs are recorded in the second run
         facts["compile_seconds"] = short(bench.now() - start)
         name = "batched, compiled encoders"
         seconds[name] = clock(bench, ways["batched"], repeats=1 if is_short else USUAL_REPEATS)
-        parts[name] = time_parts(bench, reader, grid, repeats=1 if is_short else 5)
+        parts[name] = time_parts(bench, predictor, grid, repeats=1 if is_short else 5)
     except Exception as error:  # the other ways' times stay
         facts["compile_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     try:
         facts["device"] = watch_device(bench, ways["batched"])
     except Exception as error:  # the times stay
         facts["device"] = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-    work = count_work(reader, reader.model.config, bench.dtype_name)
+    work = count_work(predictor, predictor.model.config, bench.dtype_name)
     limit = find_limit(work, rates)
     if bench.on_gpu:
         facts["peak_gib"] = short(torch.cuda.max_memory_allocated() / 2**30)
@@ -121,13 +121,13 @@ def judge(
     }
 
 
-def time_parts(bench: Bench, reader: Any, grid: Any, *, repeats: int) -> dict[str, float]:
+def time_parts(bench: Bench, predictor: Any, grid: Any, *, repeats: int) -> dict[str, float]:
     """Median seconds of each of the scheduler's parts, the clock stopped for the device before and after each."""
     rows = []
     for _ in range(repeats):
-        with timed_parts(reader.scheduler) as spent:
+        with timed_parts(predictor.scheduler) as spent:
             start = bench.now()
-            through_the_scheduler(reader, grid)
+            through_the_scheduler(predictor, grid)
             whole = bench.now() - start
         rows.append({**spent, "everything else": whole - sum(spent.values())})
     return {name: median(row[name] for row in rows) for name in rows[0]}

@@ -74,9 +74,9 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
             raise Skipped("needs DeepSpeed, which is not installed")
         bench.need_gpu()
     config = build_config(run.size)
-    words = {"dtype": bench.dtype_name, "num_questions": NUM_QUESTIONS[run.size], "length": LENGTH[run.size]}
-    planned = plan_training(config, run.stage, **words, checkpointing=run.recompute)
-    once = planned if not run.recompute else plan_training(config, run.stage, **words)
+    settings = {"dtype": bench.dtype_name, "num_questions": NUM_QUESTIONS[run.size], "length": LENGTH[run.size]}
+    planned = plan_training(config, run.stage, **settings, checkpointing=run.recompute)
+    once = planned if not run.recompute else plan_training(config, run.stage, **settings)
     state_bytes = planned.state_bytes
     if run.in_float32 or run.engine.startswith("zero"):
         state_bytes += 4 * planned.trained * (2 if run.in_float32 else 3)  # twice 8, or 12 + 2 + 2 to the plan's 8

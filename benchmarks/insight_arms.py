@@ -34,13 +34,24 @@ def pretrained(
     scans: Callable[[], Path],
     changes: tuple[str, ...],
     clock: Clock,
+    triplets: Path | None = None,
 ) -> Path:
-    """The folder of the arm's backbone, made on first use; all arms share the triplets of `scans`."""
-    folder, triplets = out / "pretrain" / arm / f"seed{seed}", out / "triplets"
+    """The folder of the arm's backbone, made on first use; all arms share the triplets of `scans`.
+
+    Args:
+        changes: the arm's own, where it is none of ARMS. triplets: where an arm has its own.
+    """
+    folder, triplets = out / "pretrain" / arm / f"seed{seed}", triplets or out / "triplets"
     if not (triplets / "scans.jsonl").is_file():
         listed, settings = scans(), read_triplet_settings(recipe_file, of_triplets(changes))
         clock.time("triplets", "triplets", lambda: make_triplets(listed, triplets, settings, progress=say))
-    own = (*not_of_triplets(changes), *(ARMS[arm] or ()), f"seed={seed}", f"data={triplets}", f"output_dir={folder}")
+    own = (
+        *not_of_triplets(changes),
+        *(ARMS.get(arm) or ()),
+        f"seed={seed}",
+        f"data={triplets}",
+        f"output_dir={folder}",
+    )
     recipe = read_pretrain_recipe(recipe_file, own)
     if not (folder / "config.json").is_file():
         clock.time(f"pretrain seed {seed}", arm, lambda: run_pretraining(recipe, resume=True, progress=say))

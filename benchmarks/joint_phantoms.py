@@ -75,8 +75,12 @@ def pretrained(args) -> Path:
     )
 
 
-def start_folder(args, arm: str, seed: int) -> Path:
-    """The --init folder on an axial grid, with this arm's 3D encoder and a fresh connector behind it."""
+def start_folder(args, arm: str, seed: int, *, encoder: Path | None = None, plane: str | None = "axial") -> Path:
+    """The --init folder on an axial grid, with this arm's 3D encoder and a fresh connector behind it.
+
+    Args:
+        encoder: the folder of the pre-trained one, where the arm has one. plane: None leaves the grid's as it is.
+    """
     folder = args.out / "starts" / f"{arm}-{seed}"
     if not (folder / "config.json").exists():
         model = Med2E3ForConditionalGeneration.from_pretrained(args.init, dtype=torch.float32)
@@ -85,10 +89,11 @@ def start_folder(args, arm: str, seed: int) -> Path:
         model.projector_3d.load_state_dict(fresh.projector_3d.state_dict())
         if arm == "random":
             model.vision3d.load_state_dict(fresh.vision3d.state_dict())
-        elif arm == "insight":
-            put_into_med2e3(model, load_backbone(args.out / "pretrained"))
+        elif encoder is not None:
+            put_into_med2e3(model, load_backbone(encoder))
         processor = AutoProcessor.from_pretrained(args.init)
-        processor.grid = {**processor.grid, "plane": "axial"}
+        if plane is not None:
+            processor.grid = {**processor.grid, "plane": plane}
         processor.save_pretrained(folder)
         model.save_pretrained(folder)
     return folder
@@ -100,7 +105,7 @@ def trained(args, arm: str, setting: str, seed: int) -> Path:
         return folder / "model"
     changes = (
         f"output_dir={folder}",
-        f"init={start_folder(args, arm, seed)}",
+        f"init={start_folder(args, arm, seed, encoder=args.out / 'pretrained' if arm == 'insight' else None)}",
         f"seed={seed}",
         f"model.fusion={setting.removesuffix('-frozen')}",
         "grid.plane=axial",

@@ -117,7 +117,7 @@ def weigh(found: dict[str, list[dict[str, dict[str, float]]]]) -> list[dict]:
             weights_RV = rng.multinomial(volumes, np.full(volumes, 1 / volumes), size=DRAWS) / volumes
             row[measured] = {
                 "value": float(values_SV.mean()),
-                "ci95": list(bounds(((weights_RS @ values_SV) * weights_RV).sum(axis=1))),
+                "ci95": bounds(((weights_RS @ values_SV) * weights_RV).sum(axis=1), volumes),
                 "seeds": values_SV.mean(axis=1).tolist(),
             }
             if name != PAPER and PAPER in found and measured != MEASURES[2]:

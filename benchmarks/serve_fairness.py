@@ -1,20 +1,19 @@
 """How much longer do good clients wait while others flood, stall and fuzz the same server? Does memory stay flat?
 
 usage: python benchmarks/serve_fairness.py [--minutes 2] [--askers 200] [--model phantom-tiny] [--json]
+       python benchmarks/serve_fairness.py --minutes 30 --json > fairness.jsonl        # the long run
 
 A server of its own is started on this machine. First one good client asks alone, again and again. Then it goes on with
 others who ask twice a minute (--rest seconds between two of a client's questions change that), and at last hostile ones
-come too, each from a loopback address of its own (127.0.1.1, ...), by which the server tells clients apart:
+come too (serve_hostile.py, a process of its own), each from a loopback address of its own, by which the server tells
+clients apart. --each-kind brings them one kind at a time, to see which of them costs what.
 
-    hogs       ask the longest answers, ten at a time each
-    writers    send conversations of megabytes, or texts with odd temperatures
-    holders    open connections, send half a header or a body byte by byte, and begin again when they are cut
-    uploaders  send tiny scans and slow ones, and never ask
-
-Printed: the good clients' seconds alone, among themselves and in the crowd, with the ratio of each to alone and of the
-crowd to themselves (median, 95 %, longest), the share of its time that the server needs for the good ones' questions
-alone (above 1 nobody can be served in time, whoever else is there), what the others were told by status, and the
-server's memory as it goes. Any 5xx but 503 and 507 is a failure.
+Printed of every phase: the good clients' seconds (median, 95 %, longest); those of a request that needs no model
+(/healthz); the processor time of the server's threads, of the processes that read scans, and of the clients here; how
+long the model's thread was ready to run and had no core; how late this program itself was. Then the ratio to alone
+and, at the same offered load, of the crowd to the good ones by themselves; the share of its time that the server needs
+for the good ones' questions alone (above 1 nobody can be served in time, whoever else is there); what the hostile were
+told, by status; the server's memory with its slope. Any 5xx but 503 and 507 is a failure, and ends with status 1.
 Addresses other than 127.0.0.0/8 are never spoken to.
 """
 
@@ -23,18 +22,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
 
 import httpx
-from serve_load import TOGETHER, make_scans, say, started
+from serve_hostile import KINDS, body, client_at
+from serve_load import TOGETHER, make_scans, memory_facts, sample, say, started
 
-KINDS = ("hog", "writer", "holder", "uploader")
+TICKS = os.sysconf("SC_CLK_TCK")
+LONGEST_BY_THEMSELVES = 5
+"""Minutes: the good ones need not be measured by themselves as long as with the hostile."""
+
+
+@dataclass
+class Phase:
+    """What the good ones saw. late: how much later than it wanted this program ran."""
+
+    seconds: list[float] = field(default_factory=list)
+    without_model: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    sent_away: int = 0
+    used: dict[str, float] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, object]:
+        return {
+            **figures(self.seconds),
+            "429": self.sent_away,
+            "healthz": figures(self.without_model),
+            "late": figures(self.late),
+            "used": self.used,
+        }
 
 
 def main() -> None:
@@ -43,6 +68,8 @@ def main() -> None:
     parser.add_argument("--askers", type=int, default=200, help="addresses, the hostile among them")
     parser.add_argument("--hostile", type=int, default=20)
     parser.add_argument("--rest", type=float, default=30, help="seconds between two questions of one good client")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--each-kind", action="store_true")
     parser.add_argument("--model", default="phantom-tiny")
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--json", action="store_true")
@@ -50,157 +77,152 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scans = make_scans(Path(folder), 1)
         with started(arguments, TOGETHER) as (address, process_id):
-            found = asyncio.run(measure(arguments, address, process_id, scans[0].read_bytes()))
+            found = asyncio.run(measure(arguments, address, process_id, scans[0]))
     say(json.dumps(found, indent=2))
     if arguments.json:
         print(json.dumps(found))
-    bad = {
-        status: count for status, count in found["others"].items() if status.startswith("5") and status not in "503 507"
-    }
+    told = {status: count for one in found["others"].values() for status, count in one.items()}
+    bad = {status: count for status, count in told.items() if status.startswith("5") and status not in "503 507"}
     sys.exit(f"server errors: {bad}" if bad else 0)
 
 
-async def measure(arguments: argparse.Namespace, address: str, process_id: int, scan: bytes) -> dict[str, object]:
-    good = client_at("127.0.0.1", address)
-    volume = (await good.post("/v1/volumes", files={"file": ("scan.nii.gz", scan)})).json()["id"]
-    await ask_again_and_again(good, volume, seconds=3)
-    alone = await ask_again_and_again(good, volume, seconds=min(15, 20 * arguments.minutes))
-    told: Counter[str] = Counter()
-    memory = [resident_mib(process_id)]
-    themselves = await crowded(arguments, good, address, volume, memory, process_id)
-    end = time.monotonic() + 60 * arguments.minutes
-    others = [
-        asyncio.create_task(misbehave(KINDS[number % len(KINDS)], number, address, volume, scan, told, end))
-        for number in range(arguments.hostile)
-    ]
-    crowd = await crowded(arguments, good, address, volume, memory, process_id)
-    await asyncio.gather(*others)
-    await good.aclose()
-    found = {"alone": figures(alone), "themselves": figures(themselves), "crowd": figures(crowd)}
-    pairs = {"themselves / alone": ("themselves", "alone"), "crowd / alone": ("crowd", "alone"),
-             "crowd / themselves": ("crowd", "themselves")}  # fmt: skip
+async def measure(arguments: argparse.Namespace, address: str, process_id: int, scan: Path) -> dict[str, dict]:
+    memory: list[tuple[float, float]] = []
+    async with client_at("127.0.0.1", address) as good:
+        with scan.open("rb") as opened:
+            volume = (await good.post("/v1/volumes", files={"file": ("scan.nii.gz", opened)})).json()["id"]
+        everybody = Everybody(arguments, good, address, volume, process_id)
+        await everybody.phase(minutes=0.05, count=0)
+        sampling = asyncio.create_task(sample(process_id, memory))
+        num_good = arguments.askers - arguments.hostile
+        phases = {
+            "alone": await everybody.phase(minutes=min(0.25, arguments.minutes), count=0),
+            "themselves": await everybody.phase(minutes=min(arguments.minutes, LONGEST_BY_THEMSELVES), count=num_good),
+        }
+        others = {}
+        crowds = {kind: [kind] for kind in arguments.kinds} if arguments.each_kind else {"crowd": arguments.kinds}
+        for name, kinds in crowds.items():
+            with hostile(arguments, address, volume, scan, kinds) as told:
+                phases[name] = await everybody.phase(minutes=arguments.minutes, count=num_good)
+            others[name] = told
+        sampling.cancel()
+    found = {name: one.figures() for name, one in phases.items()}
+    pairs = [(name, "alone") for name in ("themselves", *crowds)] + [(name, "themselves") for name in crowds]
     return {
         "seconds": found,
         "ratio": {
-            name: {point: round(found[one][point] / found[other][point], 2) for point in ("median", "p95", "longest")}
-            for name, (one, other) in pairs.items()
+            f"{name} / {other}": {
+                point: round(found[name][point] / found[other][point], 2) for point in ("median", "p95", "longest")
+            }
+            for name, other in pairs
         },
-        "needed_share": round((arguments.askers - arguments.hostile) * median(alone) / arguments.rest, 2),
-        "others": dict(told),
-        "memory_mib": memory,
+        "needed_share": round(num_good * median(phases["alone"].seconds) / arguments.rest, 2),
+        "others": others,
+        "memory": memory_facts(memory),
     }
 
 
-async def crowded(
-    arguments: argparse.Namespace,
-    good: httpx.AsyncClient,
-    address: str,
-    volume: str,
-    memory: list[int],
-    process_id: int,
-) -> list[float]:
-    """The seconds of one who asks again and again and of all who ask now and then, for --minutes."""
-    end = time.monotonic() + 60 * arguments.minutes
-    patient = [
-        asyncio.create_task(ask_now_and_then(f"127.0.9.{1 + number}", address, volume, end, rest=arguments.rest))
-        for number in range(min(250, arguments.askers - arguments.hostile))
-    ]
-    took: list[float] = []
-    for _ in range(3):
-        took += await ask_again_and_again(good, volume, seconds=20 * arguments.minutes)
-        memory.append(resident_mib(process_id))
-    return took + [seconds for one in await asyncio.gather(*patient) for seconds in one]
+@dataclass
+class Everybody:
+    """The good clients of one server."""
 
+    arguments: argparse.Namespace
+    good: httpx.AsyncClient
+    address: str
+    volume: str
+    process_id: int
 
-async def ask_again_and_again(client: httpx.AsyncClient, volume: str, *, seconds: float) -> list[float]:
-    """How long each answer took, 429 and waiting as told included."""
-    end, took = time.monotonic() + seconds, []
-    while time.monotonic() < end:
+    async def phase(self, *, minutes: float, count: int) -> Phase:
+        """One who asks again and again, one who only knocks, and `count` who ask now and then."""
+        found, end, before = Phase(), time.monotonic() + 60 * minutes, processor_seconds(self.process_id)
         began = time.monotonic()
-        while (answer := await client.post("/v1/chat/completions", json=body(volume))).status_code != 200:
+        now_and_then = [
+            self._ask_now_and_then(f"127.0.9.{1 + number}", end, found) for number in range(min(250, count))
+        ]
+        await asyncio.gather(self._ask_on(self.good, end, found), self._knock(end, found), *now_and_then)
+        elapsed, after = time.monotonic() - began, processor_seconds(self.process_id)
+        found.used = shares(before, after, elapsed)
+        return found
+
+    async def _ask_on(self, client: httpx.AsyncClient, end: float, found: Phase) -> None:
+        while time.monotonic() < end:
+            await self._ask(client, found)
+            await asyncio.sleep(0.2)
+
+    async def _ask(self, client: httpx.AsyncClient, found: Phase) -> None:
+        """How long an answer took, 429 and waiting as told included."""
+        began = time.monotonic()
+        asked = body(self.volume, self.arguments.model)
+        while (answer := await client.post("/v1/chat/completions", json=asked)).status_code != 200:
             assert answer.status_code in (429, 503), answer.text
+            found.sent_away += 1
             await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
-        took.append(time.monotonic() - began)
-        await asyncio.sleep(0.2)
-    return took
+        found.seconds.append(time.monotonic() - began)
+
+    async def _ask_now_and_then(self, local: str, end: float, found: Phase) -> None:
+        """As a person would, about every --rest seconds."""
+        dice, rest = random.Random(local), self.arguments.rest
+        async with client_at(local, self.address) as client:
+            await asyncio.sleep(rest * dice.random())
+            while time.monotonic() < end:
+                await self._ask(client, found)
+                await asyncio.sleep(rest * (0.67 + 0.67 * dice.random()))
+
+    async def _knock(self, end: float, found: Phase) -> None:
+        async with client_at("127.0.8.1", self.address) as client:
+            while time.monotonic() < end:
+                began = time.monotonic()
+                await asyncio.sleep(0.1)
+                woken = time.monotonic()
+                found.late.append(woken - began - 0.1)
+                await client.get("/healthz")
+                found.without_model.append(time.monotonic() - woken)
 
 
-async def ask_now_and_then(local: str, address: str, volume: str, end: float, *, rest: float) -> list[float]:
-    """As a person would, about every `rest` seconds."""
-    dice, took = random.Random(local), []
-    async with client_at(local, address) as client:
-        await asyncio.sleep(rest * dice.random())
-        while time.monotonic() < end:
-            took += await ask_again_and_again(client, volume, seconds=0.001)
-            await asyncio.sleep(rest * (0.67 + 0.67 * dice.random()))
-    return took
-
-
-async def misbehave(
-    kind: str, number: int, address: str, volume: str, scan: bytes, told: Counter[str], end: float
-) -> None:
-    dice = random.Random(number)
-    local = f"127.0.{1 + number // 250}.{1 + number % 250}"
-    async with client_at(local, address) as client:
-        while time.monotonic() < end:
-            try:
-                if kind == "hog":
-                    jobs = [client.post("/v1/chat/completions", json=body(volume, max_tokens=1024)) for _ in range(10)]
-                elif kind == "writer":
-                    jobs = [client.post("/v1/chat/completions", json=strange(volume, dice))]
-                elif kind == "uploader":
-                    file = scan if dice.random() < 0.2 else b"no scan"
-                    jobs = [client.post("/v1/volumes", files={"file": ("scan.nii.gz", file)})]
-                else:
-                    jobs = [hold(local, address, dice)]
-                for status in await asyncio.gather(*jobs):
-                    told[str(getattr(status, "status_code", status))] += 1
-            except (httpx.HTTPError, OSError) as error:
-                told[type(error).__name__] += 1
-            await asyncio.sleep(dice.random())
-
-
-async def hold(local: str, address: str, dice: random.Random) -> str:
-    """Half a request, then a byte now and then, until it is cut or this gives up."""
-    host, port = address.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(local, 0))
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    writer.write((head + ("Content-Length: 100000\r\n\r\n{" if dice.random() < 0.5 else "X-Half: ")).encode())
-    try:
-        for _ in range(60):
-            writer.write(b" ")
-            await writer.drain()
-            try:
-                line = await asyncio.wait_for(reader.readline(), 1)
-            except TimeoutError:
-                continue
-            return line.split()[1].decode() if line else "closed"
-        return "still open"
-    finally:
-        writer.close()
-
-
-def strange(volume: str, dice: random.Random) -> dict[str, object]:
-    if dice.random() < 0.3:
-        long = [{"role": role, "content": "word " * 18_000} for _ in range(20) for role in ("user", "assistant")]
-        asked = body(volume)
-        return {**asked, "messages": [*long, *asked["messages"]]}  # type: ignore[misc]
-    return body(
-        volume, temperature=dice.choice((1e-39, 1e-9, 1e-4, 2)), top_p=dice.choice((1e-9, 0.5, 1)), seed=number_of(dice)
+@contextmanager
+def hostile(arguments: argparse.Namespace, address: str, volume: str, scan: Path, kinds: list[str]):
+    """They misbehave meanwhile; what is yielded holds at the end what they were told."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("serve_hostile.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    order = {"address": address, "volume": volume, "scan": str(scan), "model": arguments.model}
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({**order, "kinds": kinds, "count": arguments.hostile}) + "\n")
+    process.stdin.flush()
+    told: dict[str, int] = {}
+    try:
+        yield told
+    finally:
+        written, _ = process.communicate()
+        told.update(json.loads(written or "{}"))
 
 
-def number_of(dice: random.Random) -> int:
-    return dice.randrange(-(2**63), 2**63)
+def processor_seconds(process_id: int) -> dict[str, float]:
+    """Used so far: by the server's main thread (HTTP), its others, its children, us, the machine."""
+    used = {}
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        on_core, had_none, _ = (int(number) / 1e9 for number in (task / "schedstat").read_text().split())
+        kind = "http" if task.name == str(process_id) else task.name
+        used |= {f"{kind} thread": on_core, f"{kind} thread without a core": had_none}
+    stat = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    machine = Path("/proc/stat").read_text().split()[1:8]
+    used["readers"] = (int(stat[13]) + int(stat[14])) / TICKS
+    used["good clients"] = sum(os.times()[:2])
+    used["machine"] = sum(int(machine[place]) for place in (0, 1, 2, 5, 6)) / TICKS
+    return used
 
 
-def body(volume: str, **settings: object) -> dict[str, object]:
-    content = [{"type": "text", "text": "Which phase is this?"}, {"type": "file", "file": {"file_id": volume}}]
-    return {"model": "phantom-tiny", "messages": [{"role": "user", "content": content}], "max_tokens": 32, **settings}
-
-
-def client_at(local: str, address: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=address, timeout=120, transport=httpx.AsyncHTTPTransport(local_address=local))
+def shares(before: dict[str, float], after: dict[str, float], elapsed: float) -> dict[str, float]:
+    """Of one core; of the server's other threads the busiest, which is the model's."""
+    used = {name: (after[name] - before.get(name, 0.0)) / elapsed for name in after}
+    numbered = {name: share for name, share in used.items() if name[0].isdigit()}
+    model = max((name for name in numbered if name.endswith("thread")), key=numbered.__getitem__)
+    found = {"model thread": used[model], "model thread without a core": used[f"{model} without a core"]}
+    found |= {name: share for name, share in used.items() if name not in numbered}
+    return {name: round(share, 3) for name, share in found.items()}
 
 
 def figures(seconds: list[float]) -> dict[str, float]:
@@ -208,15 +230,11 @@ def figures(seconds: list[float]) -> dict[str, float]:
     p95 = quantiles(every, n=20)[-1] if len(every) > 1 else every[0]
     return {
         "count": len(every),
+        "mean": round(mean(every), 3),
         "median": round(median(every), 3),
         "p95": round(p95, 3),
         "longest": round(every[-1], 3),
     }
-
-
-def resident_mib(process_id: int) -> int:
-    status = Path(f"/proc/{process_id}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) >> 10
 
 
 if __name__ == "__main__":

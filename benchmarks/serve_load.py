@@ -128,8 +128,10 @@ def started(arguments: argparse.Namespace, at_once: int):
     try:
         yield found[1], process.pid
     finally:
+        if process.poll() is not None:
+            say(f"the server has ended by itself, status {process.returncode}:", *log)
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(300)
         rest.join(5)
         if any(" ERROR " in line for line in log):
             say("the server's log holds failures:", *log)

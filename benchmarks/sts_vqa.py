@@ -118,29 +118,29 @@ def answered(options: argparse.Namespace, arm: str, seed: str) -> None:
     started = time.process_time()
     run_recipe(recipe, resume=(folder / "run").is_dir())
     trained = time.process_time()
-    reader = slicesight.load(folder / "run" / "model")
+    predictor = slicesight.load(folder / "run" / "model")
     source = open_dataset(options.out / "prepared", split="test")
     if arm == "model":
         run = PredictionRun(folder=folder, source=source, systems=(MODEL,))
-        open_run(run, reader)
-        predict(run, reader, progress=lambda done, total: say(f"{done} of {total}") if done % 20 == 0 else None)
+        open_run(run, predictor)
+        predict(run, predictor, progress=lambda done, total: say(f"{done} of {total}") if done % 20 == 0 else None)
     else:
-        path.write_text(to_lines(ask_without_scans(reader, source.cases)), encoding="utf-8")
+        path.write_text(to_lines(ask_without_scans(predictor, source.cases)), encoding="utf-8")
     minutes = {"training": (trained - started) / 60, "asking": (time.process_time() - trained) / 60}
     (folder / "minutes.json").write_text(json.dumps(minutes) + "\n", encoding="utf-8")
     say(f"{arm}-{seed}: {minutes['training']:.1f} CPU minutes of training, {minutes['asking']:.1f} of asking")
 
 
-def ask_without_scans(reader: Predictor, cases: Sequence[Case]) -> list[Prediction]:
+def ask_without_scans(predictor: Predictor, cases: Sequence[Case]) -> list[Prediction]:
     """What a blind model says; a question that is put twice is answered once."""
     prompts = sorted({asked.prompt for case in cases for asked in case.conversations})
     said = {}
     for prompt in prompts:
-        inputs = reader.processor([prompt], volume_index=[[-1]])
+        inputs = predictor.processor([prompt], volume_index=[[-1]])
         inputs.pop("volume_index")
         with torch.inference_mode():
-            ids = reader.model.generate(**inputs.to(reader.model.device), do_sample=False, max_new_tokens=12)
-        (text,) = reader.processor.decode_answers(ids, num_prompt_tokens=inputs["input_ids"].shape[1])
+            ids = predictor.model.generate(**inputs.to(predictor.model.device), do_sample=False, max_new_tokens=12)
+        (text,) = predictor.processor.decode_answers(ids, num_prompt_tokens=inputs["input_ids"].shape[1])
         said[prompt] = with_letter(prompt, text)
     return [row for case in cases for row in rows_of(case, [said[asked.prompt] for asked in case.conversations])]
 

@@ -24,4 +24,3 @@ html_copy_source = False
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build", "extensions", "static"]
-suppress_warnings = ["myst.xref_missing"]  # the README links to files that the manual includes under other names

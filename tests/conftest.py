@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import locale
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("SLICESIGHT_CACHE", str(Path(tempfile.gettempdir()) / "slicesight-tests"))
+# Ray runs its workers 15 steps nicer than everything else: beside other work on a busy machine they hardly run at all
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Callable
 
@@ -40,6 +45,12 @@ def processor_line() -> str:
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"processor: {processor_line()}")
+
+
+def pytest_collection_finish():
+    """The collected tests and the imported libraries live to the end: the garbage collector need not look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)

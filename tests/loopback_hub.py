@@ -68,6 +68,8 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     without_checksums: bool = False
     commit_sent: str | None = None
+    xet: str | None = None
+    """None keeps no file in Xet storage; "missing" and "stalled" name one for LFS files that never gives them."""
     url: str = ""
     storage_url: str = ""
 
@@ -148,10 +150,27 @@ class _Handler(BaseHTTPRequestHandler):
         elif match := re.fullmatch(r"/api/(datasets|spaces)/([^/]+/[^/]+)", path):
             there = match[1] == "datasets" and match[2] in self.hub.datasets
             self._send(200 if there else 401, b'{"id": "x/y"}', {} if there else {"X-Error-Code": "RepoNotFound"})
+        elif path.startswith("/xet/"):
+            if self.hub.xet == "stalled":
+                time.sleep(3)
+            self._send(404, b"", {})
+        elif path.startswith("/api/models/") and path.endswith("/xet-read-token"):
+            expires = str(int(time.time()) + 3600)
+            token = {
+                "X-Xet-Cas-Url": f"{self.hub.url}/xet",
+                "X-Xet-Access-Token": "t",
+                "X-Xet-Token-Expiration": expires,
+            }
+            self._send(200, b"{}", token)
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._send_file(match[1], match[3], fault, with_content=with_content)
         else:
             self._send(404, b"", {})
+
+    @property
+    def storage_of_other_host(self) -> str:
+        """As the real hub's, the storage has another host: the library follows redirects within one."""
+        return self.hub.storage_url.replace("127.0.0.1", "localhost") if self.hub.xet else self.hub.storage_url
 
     def _fault_of(self, path: str) -> tuple[str, Any] | None:
         for ending, faults in self.hub.faults.items():
@@ -200,7 +219,10 @@ class _Handler(BaseHTTPRequestHandler):
             if path.endswith(LFS_SUFFIXES):
                 digest = sha256(content)
                 headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-                self._send(302, b"", headers | {"Location": f"{self.hub.storage_url}/{digest}/{path}"})
+                if self.hub.xet:
+                    headers["X-Xet-Hash"] = digest
+                    headers["Link"] = f'<{self.hub.url}/api/models/{name}/xet-read-token>; rel="xet-auth"'
+                self._send(302, b"", headers | {"Location": f"{self.storage_of_other_host}/{digest}/{path}"})
             else:
                 headers["ETag"] = f'"{git_sha1(content)}"'
                 self._send_content(content, fault, headers, with_content=with_content)

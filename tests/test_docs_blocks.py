@@ -34,7 +34,7 @@ EXECUTED = {
 """Pages with Python, each with the test that runs it."""
 ELSEWHERE = {"docs/how-to/vllm.md"}
 """Pages whose Python needs an environment of its own (make test-vllm)."""
-LANGUAGES = {"", "sh", "text", "python", "yaml", "json", "jsonl", "toml", "console", "diff", "ini", "html", "js", "xml"}
+LANGUAGES = {"", "sh", "text", "python", "yaml", "json", "toml", "console", "diff", "ini", "html", "js", "xml"}
 FENCE = re.compile(r"^(`{3,}|:{3,})([^\n]*)\n(.*?)^\1\s*$", flags=re.MULTILINE | re.DOTALL)
 TARGETS = re.compile(r"(?<!`)\]\(([^)\s]+)\)|\{doc\}`(?:[^`<]*<)?([^`>]+)>?`")
 
@@ -73,7 +73,7 @@ def test_every_block_says_a_language_that_is_known_and_can_be_read_as_it(page):
             yaml.safe_load(text)
         elif language == "toml":
             tomllib.loads(text)
-        elif language in ("json", "jsonl"):
+        elif language == "json":
             try:
                 json.loads(text)
             except json.JSONDecodeError:  # lines of JSON
@@ -126,6 +126,31 @@ def test_a_dead_link_would_be_found(tmp_path):
         "![z](picture.png) [w](https://example.org)\n```\n[in code](nowhere.md)\n```\n"
     )
     assert dead_links(page) == ["none.md", "other.md#no-such", "gone.md", "picture.png"]
+
+
+def test_languages_are_ones_that_the_manual_colours():
+    from pygments.lexers import get_lexer_by_name
+
+    for language in LANGUAGES - {""}:
+        assert get_lexer_by_name(language)
+
+
+def test_a_built_page_that_leads_nowhere_would_be_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    from check_links import dead_links as dead_in_site
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "page.html").write_text(
+        '<h1 id="title"></h1><a href="#title"><a href="#none">'
+        '<a href="../index.html#here"><a href="../index.html#gone">'
+        '<img src="no.png"><img src="../picture.png"><a href="https://example.org"><a href="mailto:x@y">'
+    )
+    (tmp_path / "index.html").write_text('<p id="here"><a href="a/page.html"><a href="a/other.html"><a href="#">')
+    (tmp_path / "picture.png").touch()
+    dead, num_inner, num_outer = dead_in_site(tmp_path)
+    in_page = [f"a/page.html: {link}" for link in ("#none", "../index.html#gone", "no.png")]
+    assert dead == sorted([*in_page, "index.html: a/other.html"])
+    assert (num_inner, num_outer) == (9, 1)
 
 
 def test_every_picture_of_the_manual_is_shown_on_a_page_and_none_is_heavy():

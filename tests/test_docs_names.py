@@ -425,3 +425,25 @@ def test_a_name_that_is_gone_would_be_found():
     assert not _dotted_is_there("volume.Volume.no_such_member")
     assert ("insight", "predict") in commands()
     assert "--model" in commands()[("ask",)]
+
+
+def test_what_a_line_of_pip_asks_for_is_a_package_and_an_extra_of_this_tree() -> None:
+    folders = {"slicesight": ".", "slicesight-core": "plugins/core", "slicesight-vllm": "plugins/vllm"}
+    folders |= {"napari-slicesight": "plugins/napari"}
+    extras = {}
+    for name, folder in folders.items():
+        project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert project["name"] == name
+        extras[name] = extras[folder] = set(project.get("optional-dependencies", ()))
+    places = [*PAGES, *SOURCE.rglob("*.py"), *(REPOSITORY / "docs").rglob("*.ipynb")]
+    asked = {
+        (match[1].removeprefix("./"), extra)
+        for place in places
+        for line in place.read_text(encoding="utf-8").splitlines()
+        if "pip install" in line
+        for match in re.finditer(r"([\w./-]+)\[([a-z, -]+)\](?!\()", line)
+        for extra in match[2].replace(" ", "").split(",")
+    }
+    assert {("slicesight", "remote"), (".", "train"), ("plugins/napari", "app")} <= asked
+    unknown = [one for one in sorted(asked) if one[1] not in extras.get(one[0], ())]
+    assert unknown == []

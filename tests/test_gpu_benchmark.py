@@ -1,4 +1,8 @@
-"""Every item of the GPU benchmark runs on the CPU at tiny size, so that nothing in it is new on a GPU."""
+"""Every item of the GPU benchmark runs on the CPU at tiny size, so that nothing in it is new on a GPU.
+
+All of them take a minute and are marked slow; what they claim of answers, scheduler, server and official vectors, the
+tests of those rooms hold in seconds.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,41 @@ def run_benchmark(*words: str) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
+def few_lines(tmp_path_factory):
+    """One item of each kind that takes a second, the first of which fails; and the file of lines."""
+    folder = tmp_path_factory.mktemp("no-golden")
+    (folder / "golden.npz").write_bytes(b"no golden vectors")
+    items = ("parity", "environment", "attention", "train tiny, stage 1, fsdp2")
+    chosen = [word for item in items for word in ("--only", item)]
+    return run_benchmark("--golden", str(folder), *chosen, "--out", str(folder / "out.jsonl")), folder / "out.jsonl"
+
+
+@pytest.fixture(scope="module")
 def lines():
     return run_benchmark()
 
 
+def test_a_failing_item_is_one_line_and_the_next_items_run(few_lines):
+    lines, out = few_lines
+    assert "Error" in lines["parity"]["error"]
+    assert [name for name, line in lines.items() if "error" in line] == ["parity"]
+    assert [json.loads(line)["item"] for line in out.read_text().splitlines()] == list(lines)
+
+
+def test_attention_kernels_agree_with_the_formula_under_every_mask(few_lines):
+    found = [line for name, line in few_lines[0].items() if name.startswith("attention")]
+    assert {line["mask"] for line in found} == {"none", "causal", "prefix", "packed"}
+    assert all(line["all_equal"] for line in found)
+    assert "difference" in few_lines[0]["attention packed"]["float32"]["flex"]
+
+
+def test_a_training_step_has_a_time_and_a_plan(few_lines):
+    assert few_lines[0]["environment"]["tflops"]["float32"] > 0
+    [trained] = [line for name, line in few_lines[0].items() if name.startswith("train")]
+    assert min(trained["seconds"], trained["tokens_per_s"], trained["tflop_a_step"]) > 0
+
+
+@pytest.mark.slow
 def test_no_item_fails_and_each_skipped_one_says_what_it_needs(lines):
     assert {name: line["error"] for name, line in lines.items() if "error" in line} == {}
     skipped = {name: line["skipped"] for name, line in lines.items() if "skipped" in line}
@@ -37,6 +72,7 @@ def test_no_item_fails_and_each_skipped_one_says_what_it_needs(lines):
     assert all("zero" in name and reason.startswith("needs ") for name, reason in skipped.items())
 
 
+@pytest.mark.slow
 def test_limits_come_from_the_rates_of_the_same_run(lines):
     rate = lines["environment"]["tflops"]["float32"]
     found = lines["ask_many tiny"]
@@ -45,44 +81,33 @@ def test_limits_come_from_the_rates_of_the_same_run(lines):
     assert found["limit_s"]["together"] == pytest.approx(sum(found["limit_s"][part] for part in PARTS), rel=0.01)
 
 
+@pytest.mark.slow
 def test_all_ways_and_compiled_encoders_say_the_same_in_float32(lines):
     same = lines["ask_many tiny"]["same_answers"]
     assert {"official", "encode once", "shared prefix", "batched", "batched, compiled encoders"} == set(same)
     assert set(same.values()) == {1.0}
 
 
-def test_attention_kernels_agree_with_the_formula_under_every_mask(lines):
-    found = [line for name, line in lines.items() if name.startswith("attention")]
-    assert {line["mask"] for line in found} == {"none", "causal", "prefix", "packed"}
-    assert all(line["all_equal"] for line in found)
-    assert "difference" in lines["attention packed"]["float32"]["flex"]
-
-
+@pytest.mark.slow
 def test_the_shipped_model_answers_the_same_here_as_on_the_cpu(lines):
     assert lines["answers"]["float32"]["same"] == lines["answers"]["questions"] == 11
     assert lines["answers"]["float32"]["parting"] == []
 
 
+@pytest.mark.slow
 def test_the_server_answers_everyone(lines):
     assert lines["serve"]["errors"] == {}
     assert lines["serve"]["answers"] == lines["serve"]["askers"] * lines["serve"]["questions_each"]
 
 
+@pytest.mark.slow
 def test_training_steps_of_both_stages_have_times_and_a_plan(lines):
     trained = [line for name, line in lines.items() if name.startswith("train") and "seconds" in line]
     assert {("stage 1" in line["item"], "fsdp2" in line["item"]) for line in trained} >= {(True, True), (False, True)}
     assert all(line["tokens_per_s"] > 0 and line["tflop_a_step"] > 0 for line in trained)
 
 
-def test_a_failing_item_is_one_line_and_the_next_item_runs(tmp_path):
-    (tmp_path / "golden.npz").write_bytes(b"no golden vectors")
-    out = tmp_path / "lines.jsonl"
-    found = run_benchmark("--golden", str(tmp_path), "--only", "parity", "--only", "attention s", "--out", str(out))
-    assert "Error" in found["parity"]["error"]
-    assert list(found) == ["parity", "attention slices", "attention suffixes"]
-    assert [json.loads(line)["item"] for line in out.read_text().splitlines()] == list(found)
-
-
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_parity_with_the_official_code_is_the_same_on_cpu_and_device(shared_folder):
     golden = shared_folder / "golden" / "official-A"

@@ -32,6 +32,15 @@ def test_the_citation_is_of_this_version_and_has_both_methods():
     assert "Med3DInsight" in titles
 
 
+def test_the_changelog_has_this_version_with_its_date_below_what_is_not_released():
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    versions = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", one) for one in headings[1:]]
+    assert all(versions), headings
+    assert versions[0][1] == slicesight.__version__
+    assert [one[2] for one in versions] == sorted((one[2] for one in versions), reverse=True)
+
+
 def test_a_tag_alone_publishes_and_only_after_the_checks():
     jobs = WORKFLOW["jobs"]
     assert jobs["publish"]["needs"] == "smoke"
@@ -41,6 +50,22 @@ def test_a_tag_alone_publishes_and_only_after_the_checks():
     assert any(".ci/release" in line and "REQUIRE_PAGE=1" in line for line in commands)
     assert WORKFLOW["permissions"] == {"contents": "read"}, "only the job that publishes may write"
     assert not re.search(r"password|api[_-]?token|secrets\.", json.dumps(WORKFLOW))
+
+
+CONDA_NAMES = {"isal": "python-isal", "matplotlib": "matplotlib-base", "torch": "pytorch"}
+
+
+def test_the_recipe_for_conda_forge_needs_what_the_package_needs():
+    recipe = yaml.safe_load((REPOSITORY / "deploy" / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["context"]["version"] == slicesight.__version__
+    assert recipe["context"]["python_min"] == PROJECT["requires-python"].removeprefix(">=")
+    assert recipe["build"]["python"]["entry_points"] == [f"{a} = {b}" for a, b in PROJECT["scripts"].items()]
+    assert recipe["about"]["license"] == PROJECT["license"]
+    declared = set()
+    for line in PROJECT["dependencies"]:
+        name, limits = re.fullmatch(r"([\w-]+)([^;]*)(?:;.*)?", line).groups()
+        declared.add(f"{CONDA_NAMES.get(name, name)} {limits.strip()}")
+    assert set(recipe["requirements"]["run"]) == declared | {"python >=${{ python_min }}"}
 
 
 def test_classifiers_and_urls_are_known_to_pypi():
@@ -75,8 +100,15 @@ def test_two_builds_of_a_commit_are_the_same_and_whole(tmp_path):
     assert release() == first
     wheel = next((copy / "dist").glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("weights/phantom-tiny/model.safetensors", "reports/templates/viewer.js", "reports/ask.schema.json"):
+    for wanted in (
+        "weights/phantom-tiny/model.safetensors",
+        "reports/templates/viewer.js",
+        "reports/schemas/ask.schema.json",
+    ):
         assert f"slicesight/{wanted}" in names
+    sdist = next((copy / "dist").glob("*.tar.gz"))
+    recipe = yaml.safe_load((copy / "dist" / "recipe.yaml").read_text())
+    assert recipe["source"]["sha256"] == first[sdist.name]
     parts = json.loads(next((copy / "dist").glob("*.cdx.json")).read_text())["components"]
     assert {"torch", "pydicom"} <= {part["name"] for part in parts}
     environment |= {"GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v9.9.9"}

@@ -15,10 +15,12 @@ from typing import Any
 import click
 import typer.main
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "slicesight"
+INCLUDED = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 
 
 def command_pages() -> Iterator[tuple[str, str]]:
@@ -121,7 +123,15 @@ class ModuleMap(SphinxDirective):
         return self.parse_text_to_nodes("\n\n".join(parts), allow_section_headings=True)
 
 
+def lead_into_the_manual(app: Sphinx, document: nodes.document) -> None:
+    """README, CONTRIBUTING and CHANGELOG name each other as files; in the manual they are pages."""
+    for node in document.findall(addnodes.pending_xref):
+        if node["reftarget"] in INCLUDED:
+            node["refdomain"], node["reftarget"], node["reftargetid"] = "doc", INCLUDED[node["reftarget"]], None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("command-line", CommandLine)
     app.add_directive("module-map", ModuleMap)
+    app.connect("doctree-read", lead_into_the_manual)
     return {"parallel_read_safe": True}

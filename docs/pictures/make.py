@@ -1,12 +1,16 @@
-"""Make the README's picture: three of the eleven questions about one axial phantom, chosen by topic, not by success.
+"""How are report.png and real.png made? With what they show: a phantom, and a real scan that may be shown.
 
-python docs/pictures/make.py
+report.png: three of the eleven questions about one axial phantom, chosen by topic, not by success. real.png: what the
+demonstration asks of a corner of a brain MR, which nibabel brings for its own tests.
+
+    python docs/pictures/make.py
 """
 
 import tempfile
 from pathlib import Path
 
-from slicesight.cli.demo import consult
+from slicesight.cli.demo import ask_real, consult, real_sample
+from slicesight.models.shipped import DEFAULT_MODEL
 from slicesight.phantoms.folder import write_phantom
 from slicesight.phantoms.rendering import make_phantom
 from slicesight.reports.ask import load_quietly
@@ -27,6 +31,9 @@ def main() -> None:
         )
         consultation = consult(load_quietly("phantom-tiny"), case, folder=folder)
         consultation.write_png(Path(__file__).with_name("report.png"))
+    sample = real_sample()
+    assert sample is not None, "nibabel is installed without its tests' data"
+    ask_real(load_quietly(DEFAULT_MODEL), sample).write_png(Path(__file__).with_name("real.png"))
 
 
 def _suits(index: int) -> bool:

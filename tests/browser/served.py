@@ -30,11 +30,13 @@ def chromium_options() -> dict[str, Any]:
 
 
 class Served:
-    """`slicesight serve` on a free port; `folder` is where it keeps scans."""
+    """`slicesight serve` on a free port; `folder` is where it keeps scans. Without --model it is phantom-tiny."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         folder.mkdir()
+        if "--model" not in options:
+            options = ("--model", "phantom-tiny", *options)
         command = [sys.executable, "-m", "slicesight.cli", "serve", "--port", "0", "--folder", str(folder), *options]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from browser.served import CHROMIUM, DESKTOP, PHONE, chromium_options
+from browser.served import CHROMIUM, DESKTOP, PHONE
 from slicesight.evaluation.comparing import compare_files
 from slicesight.reports.compare_html import render_comparison
 
@@ -21,16 +19,6 @@ def built_page() -> None:
     """In place of the folder's own: this page needs no server and no built web page."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here; install it or set SLICESIGHT_CHROMIUM")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser of its own."""
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(**chromium_options())
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +43,8 @@ def page_file(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_sorts_filters_and_asks_no_other_address(chromium, page_file, size, scheme):
-    context = chromium.new_context(viewport=size, color_scheme=scheme)
+def test_the_page_sorts_filters_and_asks_no_other_address(browser, page_file, size, scheme):
+    context = browser.new_context(viewport=size, color_scheme=scheme)
     page, asked, errors = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))

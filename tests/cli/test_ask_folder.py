@@ -184,6 +184,13 @@ def test_moved_and_copied_scans_are_known_and_only_new_questions_are_asked(ask, 
     assert len(rows_of(tmp_path / "answers.csv")) == 9
 
 
+def test_answers_that_lie_among_the_scans_are_no_scans(ask, here, tmp_path):
+    for _ in range(2):  # the second run finds the thumbnails of the first
+        assert ask(out="scans/answers.csv")[0] == 0
+    assert asked(here) == ["a.nii.gz", "series"]
+    assert len(rows_of(tmp_path / "scans" / "answers.csv")) == 4
+
+
 def test_one_question_that_is_refused_costs_only_itself(ask, tmp_path, tiny_reader, monkeypatch):
     real = type(tiny_reader).ask
 

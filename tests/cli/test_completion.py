@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,40 @@ def test_the_script_that_completes_can_be_shown_for_each_shell(run, monkeypatch,
     code, out, _ = run()
     assert code == 0
     assert "_SLICESIGHT_COMPLETE=complete" in out
+
+
+@pytest.mark.slow  # each shell asks the program anew for every key
+@pytest.mark.parametrize(
+    ("shell", "start", "ready"),
+    [
+        ("bash", ["--norc", "--noprofile", "-i"], "source {script}"),
+        ("zsh", ["-f", "-i"], "autoload -U compinit; compinit -u -D; source {script}"),
+        ("fish", ["--no-config", "-i"], "source {script}"),
+    ],
+)
+def test_a_real_shell_completes_what_is_typed(run, monkeypatch, tmp_path, shell, start, ready):
+    """The script that `--show-completion` prints, in the shell itself, at the touch of the tabulator."""
+    pexpect = pytest.importorskip("pexpect")
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    monkeypatch.setenv("_SLICESIGHT_COMPLETE", f"source_{shell}")
+    script = tmp_path / "completion"
+    script.write_text(run()[1])
+    program = tmp_path / "bin" / "slicesight"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m slicesight "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.delenv("_SLICESIGHT_COMPLETE")
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    typed = pexpect.spawn(shell, start, timeout=120, encoding="utf-8", dimensions=(40, 200), cwd=str(tmp_path))
+    try:
+        typed.sendline(ready.format(script=script))
+        typed.sendline("echo rea''dy")
+        typed.expect("ready")
+        typed.send("slicesight ask --plane sag\t")
+        typed.expect("sagittal")
+    finally:
+        typed.close(force=True)
 
 
 def test_man_has_a_page_for_every_command_with_every_option(tmp_path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
+from json_checks import documented
 from slicesight.cli import diagnosis
 from slicesight.cli.diagnosis import without_names
 
@@ -24,7 +24,7 @@ def test_the_report_says_what_a_bug_report_needs(run, quick, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("SLICESIGHT_MODELS", str(Path.home() / "models"))
     code, out, err = run("doctor", "--json")
-    found = json.loads(out)
+    found = documented("doctor", out)
     assert (code, err, found["problems"]) == (0, "", [])
     assert found["torch"]["version"] == torch.__version__
     assert found["torch"]["threads"] == torch.get_num_threads()

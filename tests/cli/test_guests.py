@@ -232,6 +232,11 @@ def test_the_page_asks_a_guest_and_its_reports_say_how_the_evidence_came_about(g
         assert report["answers"][0]["evidence"]["measured_by"] == "occlusion"
         streamed = client.post("/v1/chat/completions", json={**asked, "stream": True})
         assert "evidence_note" in streamed.text
+        told = {**asked, "messages": [{"role": "system", "content": "Be brief."}, *asked["messages"]]}
+        behind = client.post("/v1/chat/completions", json=told).json()
+        assert behind["choices"][0]["message"]["content"] != message["content"]
+        report = client.get(f"/v1/volumes/{volume}/report", params={"format": "json", "answers": behind["id"]}).json()
+        assert [one["system"] for one in report["answers"]] == ["Be brief."]
         long = {**asked, "messages": [{**asked["messages"][0], "content": "x " * 60_000}]}
         assert client.post("/v1/chat/completions", json=long).status_code in (400, 422)
 

@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from slicesight.data.dataset import open_dataset
 from slicesight.data.manifest import Case, Conversation, write_manifest
 from slicesight.inference.embedding_table import read_table
-from slicesight.io import object_store
+from slicesight.io import mirror, object_store
 from slicesight.io.object_store import list_files, upload
 from slicesight.io.writers import write_nifti
 from slicesight.volumes.volume import Volume
@@ -145,6 +145,45 @@ def test_embed_into_a_store_goes_on_from_another_machine(run, bucket, store, tin
     assert "wrote memory://bucket/v/t.parquet: 3 scans" in err
     assert [file.name for file in list_files("memory://bucket/v")] == ["t.parquet"]
     assert read_table("memory://bucket/v/t.parquet").scans == names
+
+
+@pytest.mark.parametrize(
+    ("verb", "compared"),
+    [("prepare", "volumes/"), ("evaluate", "predictions.jsonl"), ("embed", "t.parquet")],
+)
+def test_a_machine_that_dies_between_two_writes_leaves_what_the_next_one_completes(
+    run, bucket, store, tiny_model_folder, monkeypatch, verb, compared
+):
+    scans = [f"{bucket}/raw/{number}.nii.gz" for number in range(3)]
+    command = {
+        "prepare": ("prepare", f"{bucket}/raw", "--format", "manifest", "--out", f"{bucket}/out", *SIZE),
+        "evaluate": ("evaluate", "--data", f"{bucket}/raw", "--out", f"{bucket}/out", "--model", tiny_model_folder,
+                     "--no-controls", "--figures", "0"),
+        "embed": ("embed", *scans, "--out", f"{bucket}/out/t.parquet", "--model", tiny_model_folder),
+    }[verb]  # fmt: skip
+    states, moved = [], (mirror.upload, mirror.remove)
+    for name, act in zip(("upload", "remove"), moved, strict=True):
+
+        def noted(*arguments, act=act):
+            act(*arguments)
+            if not arguments[-1].endswith("may-write"):
+                states.append(files_in(f"{bucket}/out"))
+
+        monkeypatch.setattr(mirror, name, noted)
+    assert run(*command)[0] == 0
+    whole = {name: content for name, content in files_in(f"{bucket}/out").items() if name.startswith(compared)}
+    assert whole
+    monkeypatch.undo()
+    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.0)
+    for state in states[:: max(1, len(states) // 3)]:
+        store.rm("/bucket/out", recursive=True)
+        for name, content in state.items():
+            store.pipe(f"/bucket/out/{name}", content)
+        code, _, err = run(*command)
+        assert code == 0, (sorted(state), err)
+        found = files_in(f"{bucket}/out")
+        assert {name: content for name, content in found.items() if name.startswith(compared)} == whole, sorted(state)
+        assert not [name for name in found if "partial" in name]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from json_checks import documented
 from loopback_hub import Hub, serving
 from slicesight.cli.pull import SparseLines
 
@@ -111,7 +112,7 @@ def test_models_lists_shipped_pulled_and_known_with_size_licence_data_and_scores
 def test_models_as_json_has_the_same_facts(run, pulled):
     code, out, _ = run("models", "--json")
     assert code == 0
-    rows = {row["name"]: row for row in json.loads(out)["models"]}
+    rows = {row["name"]: row for row in documented("models", out)["models"]}
     assert {row["state"] for row in rows.values()} == {"shipped", "pulled", "known"}
     tiny = rows["someone/tiny"]
     assert (tiny["licence"], tiny["trained_on"], tiny["scores"]) == ("cc-by-4.0", "synthetic", None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 
+from json_checks import documented
 from slicesight.inference.embedding_table import read_table
 
 
@@ -97,7 +97,7 @@ def test_neighbours_as_a_table_and_as_json(embed, run, scans):
     assert "b.nii.gz" in out
     assert "not alike for a reader" in err
     code, out, _ = run("nearest", "t.parquet", "a.nii.gz", "--slice", 3, "--top", 2, "--json", "-")
-    found = json.loads(out)
+    found = documented("nearest", out)
     assert (found["query"], found["grid_slice"], len(found["neighbours"])) == ("a.nii.gz", 3, 2)
     assert found["neighbours"][0] == {**found["neighbours"][0], "scan": "b.nii.gz", "grid_slice": 3, "rank": 1}
     assert found["neighbours"][0]["cosine"] == pytest.approx(1, abs=1e-6)

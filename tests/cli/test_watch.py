@@ -35,6 +35,13 @@ def test_what_lies_there_is_answered_and_a_restart_asks_nothing(watch, here, tmp
     assert here.jobs == []
 
 
+def test_answers_that_lie_in_the_inbox_are_no_scans(run, here, inbox):
+    for _ in range(2):  # the second run finds the thumbnails of the first
+        code, _, _ = run("watch", inbox, "--questions", "q.csv", "--out", "scans/w", "--settle", "0", "--once")
+        assert code == 0
+    assert asked(here) == ["a.nii.gz", "series"]
+
+
 def test_a_moved_or_renamed_scan_is_not_asked_again_and_stands_under_its_new_name(watch, here, inbox, tmp_path):
     watch("--once")
     here.jobs.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,16 @@ import numpy as np
 import pydicom
 from corpus_cases import Odd, Read, Refused, values
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEGLSLossless,
     MRImageStorage,
@@ -29,6 +34,7 @@ from pydicom.uid import (
 
 from dicom_items import item
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 ARRAY = values()  # (i, j, k): column, row, slice
 LPS = np.array([[2.0, 0, 0, -11], [0, 1.5, 0, -7], [0, 0, 3.0, 40], [0, 0, 0, 1]])
 RAS = np.diag([-1.0, -1, 1, 1]) @ LPS
@@ -134,6 +140,24 @@ def _encodings() -> list[Odd]:
 
         return Odd(f"dicom-{name}", odd, "PS3.5, annex A", PLAIN, build, "pydicom")
 
+    def htj2k(name: str, odd: str, syntax: str, right: Read | Refused = PLAIN, *, cut: int | None = None) -> Odd:
+        def build(folder: Path) -> Path:
+            place = folder / "series"
+            place.mkdir()
+            stored = json.loads((FIXTURES / "htj2k.json").read_text())["slices"]
+            for k, dataset in enumerate(slices()):
+                dataset.file_meta.TransferSyntaxUID = UID(syntax) if UID(syntax).is_transfer_syntax else HTJ2KLossless
+                dataset.PixelData = encapsulate([base64.b64decode(stored[k])[: cut if k == 3 else None]])
+                dataset["PixelData"].VR = "OB"
+                file = place / f"{k:03}.dcm"
+                dataset.save_as(file, enforce_file_format=True)
+                file.write_bytes(
+                    file.read_bytes().replace(dataset.file_meta.TransferSyntaxUID.encode(), syntax.encode())
+                )
+            return place
+
+        return Odd(f"dicom-{name}", odd, "PS3.5, 8.2.14 and annex A.4; made by OpenJPH", right, build)
+
     def bare(implicit: bool) -> Callable[[Path], None]:
         def strip(place: Path) -> None:
             for file in sorted(place.iterdir()):
@@ -166,6 +190,11 @@ def _encodings() -> list[Odd]:
         series("deflated", "deflated", PLAIN, source=rules, syntax=DeflatedExplicitVRLittleEndian, oracle="pydicom"),
         packed("rle", "RLE", RLELossless),
         packed("jpegls", "JPEG-LS, lossless", JPEGLSLossless),
+        htj2k("htj2k", "high-throughput JPEG 2000, lossless", "1.2.840.10008.1.2.4.201"),
+        htj2k("htj2k-rpcl", "the same, in order of resolution", "1.2.840.10008.1.2.4.202"),
+        htj2k("htj2k-any", "the same where it may be lossy", "1.2.840.10008.1.2.4.203"),
+        htj2k("htj2k-cut", "one codestream cut off", "1.2.840.10008.1.2.4.201", Refused("decoded"), cut=60),
+        htj2k("jpeg-xl", "JPEG XL, which nothing here decodes: named", "1.2.840.10008.1.2.4.110", Refused("JPEG XL")),
         series("no-meta-implicit", "no meta header, implicit VR", PLAIN, source="PS3.10, 7.1; pydicom force=True", after=bare(True), oracle="sitk"),
         series("no-meta-explicit", "no meta header, explicit VR", PLAIN, source="PS3.10, 7.1; pydicom force=True", after=bare(False), oracle="sitk"),
         series("no-preamble", "the prefix DICM without the 128 bytes before it", Refused("none of them a scan"), source="PS3.10, 7.1", after=no_preamble),
@@ -459,6 +488,7 @@ def _pet() -> list[Odd]:
     stays = Read(positive, RAS, unit="arbitrary")
     qiba = "QIBA, SUV computation; PS3.3, C.8.9.1"
     kept = {"modality": "PT", "array": positive, "source": qiba}
+    zones = kept | {"source": "PS3.3, C.12.1.1.8; PS3.5, 6.2: DT"}
     return [
         series("pet", "a PET in Bq/ml becomes SUV", suv, pet(), **kept),
         series("pet-series-later", "SeriesTime later than AcquisitionTime (post-processed): the acquisition counts", suv, pet(SeriesTime="150000"), **kept),
@@ -468,6 +498,13 @@ def _pet() -> list[Odd]:
         series("pet-no-dose", "no dose: no SUV", stays, pet(RadionuclideTotalDose=None), **kept),
         series("pet-no-weight", "no weight: no SUV", stays, pet(PatientWeight=0), **kept),
         series("pet-counts", "Units CNTS: no SUV", stays, pet(Units="CNTS"), **kept),
+        series("pet-zone-of-dose", "the dose's time in UTC, the scan's two hours ahead of it", suv, pet(TimezoneOffsetFromUTC="+0200", RadiopharmaceuticalStartDateTime="20200101080000+0000"), **zones),
+        series("pet-zone-same", "both in one zone that the dose's time repeats", suv, pet(TimezoneOffsetFromUTC="-0500", RadiopharmaceuticalStartDateTime="20200101100000-0500"), **zones),
+        series("pet-zone-of-scan", "the zone of the scan stands in AcquisitionDateTime", suv, pet(AcquisitionDateTime="20200101110000+0200", RadiopharmaceuticalStartDateTime="20200101080000.00+0000"), **zones),
+        series("pet-zone-day", "midnight lies between the zones", suv, pet(TimezoneOffsetFromUTC="+1200", RadiopharmaceuticalStartDateTime="20191231220000+0000"), **zones),
+        series("pet-zone-unknown", "the dose's time in UTC, the scan's zone not named: no SUV", Read(positive, RAS, unit="arbitrary", note="+0000"), pet(RadiopharmaceuticalStartDateTime="20200101080000+0000"), **zones),
+        series("pet-zone-by-clock", "no zone of the scan, but the dose's clock time says that it is the same", suv, pet(RadiopharmaceuticalStartDateTime="20200101100000+0200"), **zones),
+        series("pet-zone-damaged", "a zone that is none", suv, pet(TimezoneOffsetFromUTC="CET"), **zones),
         series("pet-no-half-life", "no half-life: no SUV", stays, pet(RadionuclideHalfLife=None), **kept),
     ]  # fmt: skip
 

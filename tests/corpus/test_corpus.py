@@ -22,6 +22,7 @@ from typing import Any
 import corpus_arrays
 import corpus_dicom
 import corpus_nifti
+import corpus_reports
 import corpus_text_headers
 import nibabel as nib
 import numpy as np
@@ -43,7 +44,7 @@ from slicesight.serving import reading_worker
 from slicesight.volumes.grid import GridSpec
 from slicesight.volumes.volume import Volume
 
-MODULES = (corpus_nifti, corpus_text_headers, corpus_dicom, corpus_arrays)
+MODULES = (corpus_nifti, corpus_text_headers, corpus_dicom, corpus_arrays, corpus_reports)
 CASES: list[Odd] = [case for module in MODULES for case in module.CASES]
 SPEC = GridSpec(num_slices=4, height=16, width=16)
 LEAST_CASES, LEAST_OF_SIMPLEITK, MOST_SECONDS = 150, 0.95, 40
@@ -129,7 +130,11 @@ class Ways:
         elif path.exists():
             shutil.copy(path, folder / path.name)
             for beside in path.parent.iterdir():
-                if beside.is_file() and beside != path and path.suffix in (".hdr", ".img", ".mhd", ".nhdr"):
+                if (
+                    beside.is_file()
+                    and beside != path
+                    and path.name.removesuffix(".gz").endswith((".hdr", ".img", ".mhd", ".nhdr"))
+                ):
                     shutil.copy(beside, folder / beside.name)
         request = {
             "options": options,

@@ -261,6 +261,15 @@ def test_a_manifest_that_was_there_before_is_not_overwritten(manifest, tmp_path,
     assert len(read_manifest(theirs)) == 1
 
 
+def test_a_run_of_which_a_store_had_the_manifest_but_not_yet_the_journal_goes_on(manifest, tmp_path):
+    out = tmp_path / "out"
+    prepare_volumes(manifest, out, spec=SPEC)
+    for name in ("journal.jsonl", "index.json"):
+        (out / "volumes" / name).unlink()
+    assert prepare_volumes(manifest, out, spec=SPEC).num_ready == 40
+    assert len(open_prepared(out).cases) == 40
+
+
 def test_a_manifest_that_grew_since_asks_for_another_run(manifest, tmp_path, write_scans):
     prepare_volumes(manifest, tmp_path, spec=SPEC)
     write_scans(tmp_path, [*NUMBERS, 70], mr=(1, 5, 9))

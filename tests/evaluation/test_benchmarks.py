@@ -29,6 +29,7 @@ from slicesight.evaluation.benchmarks.deeptumorvqa import BINARY, NUMERIC, lette
 from slicesight.evaluation.benchmarks.deeptumorvqa_custom import VolumeAsker, asked_in, build_evaluator
 from slicesight.evaluation.benchmarks.rules import RULES, column_value
 from slicesight.evaluation.benchmarks.submissions import write_submission
+from slicesight.evaluation.bulk import Answerer
 from slicesight.evaluation.external import read_predictions
 from slicesight.evaluation.metrics import MissingPartError
 from slicesight.evaluation.predictions import Prediction, PredictionFile, read_jsonl
@@ -113,6 +114,30 @@ def test_a_stopped_benchmark_goes_on_and_answers_nothing_twice(finished, tiny_mo
     base = out.parent
     run_evaluate(options("3d-rad", base / "3DRAD", base, tiny_model_folder, out), load=slicesight.load)
     assert (out / "predictions.jsonl").read_text() == whole
+
+
+def test_a_benchmark_on_a_cluster_gives_the_answers_and_the_table_of_one_process(
+    finished, tiny_model_folder, monkeypatch, tmp_path
+):
+    def lines_of_a_worker(items, worker, **_):
+        """What every worker of the cluster does; `test_bulk.py` has real ones."""
+        answer = Answerer(**worker)
+        for item in items:
+            for line in answer({"case": [item["case"]], "systems": [item["systems"]]})["line"]:
+                yield json.loads(line)
+
+    monkeypatch.setattr("slicesight.evaluation.bulk._lines", lines_of_a_worker)
+    alone = finished("3d-rad")
+    base = alone.parent
+    given = options("3d-rad", base / "3DRAD", base, tiny_model_folder, tmp_path / "out", ray="local", count=1)
+    run_evaluate(given, load=slicesight.load)
+    rows = read_jsonl(tmp_path / "out" / "predictions.jsonl")
+    expected = {row.id: row for row in read_jsonl(alone / "predictions.jsonl")}
+    assert 0 < len(rows) < len(expected)
+    assert rows == [expected[row.id] for row in rows]
+    board = json.loads((tmp_path / "out" / "sheet.json").read_text())["benchmark"]
+    assert board["counts"]["questions"] == len(rows)
+    assert any("only the first 1 scans were asked" in line for line in board["differs"])
 
 
 def test_3d_rads_tables_are_written_as_its_scorer_writes_them_and_read_again(finished):

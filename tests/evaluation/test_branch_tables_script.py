@@ -36,6 +36,7 @@ def write_cell(out: Path, cell: str, *, seed: int, able: set[str]) -> None:
                     "choices": ["single", "double"],
                     "answer": "single",
                     "answer_choice": "A",
+                    "choice": "single",
                     "prediction": "single" if is_right else "double",
                 }
                 file.write(json.dumps(row) + "\n")

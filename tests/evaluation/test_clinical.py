@@ -52,6 +52,15 @@ def test_the_table_is_what_the_installed_scikit_learn_gives():
         assert values == pytest.approx(TABLE["labels"][name], abs=TOLERANCE), name
 
 
+def test_a_figure_of_a_finding_that_one_scan_alone_bears_on_has_no_interval():
+    truth = labels([[1, 1], [0, 1], [0, 0], [0, 1]])
+    said = labels([[1, 1], [1, 0], [1, 1], [0, 1]])
+    found = clinical_part(said, truth)["findings"]
+    assert found["finding 0"]["ci95"]["recall"] is None, "one scan has it"
+    assert found["finding 0"]["ci95"]["precision"] is not None, "it was said of three"
+    assert None not in (found["finding 1"]["ci95"]["recall"], found["finding 1"]["ci95"]["f1"])
+
+
 def test_intervals_hold_their_value(part):
     for average in ("micro", "macro"):
         for name in ("precision", "recall", "f1", "auroc", "average_precision"):

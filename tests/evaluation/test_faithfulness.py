@@ -14,10 +14,11 @@ from slicesight.cli.scoring import FaithfulnessOptions
 from slicesight.data.dataset import ManifestDataset, select
 from slicesight.errors import InputError
 from slicesight.evaluation import faithfulness
-from slicesight.evaluation.faithfulness import area_gains, curve_masks, mean_curves, measure, steps_of
+from slicesight.evaluation.faithfulness import area_gains, curve_masks, mean_curves, measure, steps_of, verdict_of
 from slicesight.evaluation.likelihood import BRANCHES, as_generated, log_likelihoods, open_scan, score_questions
 from slicesight.evaluation.score_claims import STANDARD, AskedScores, distance, weigh_claims
 from slicesight.evaluation.statistics import effective_number
+from slicesight.reports.faithfulness import verdict_line
 
 N = 8
 
@@ -179,6 +180,22 @@ def test_claims_fail_for_scores_that_were_planted_so():
     claims = weigh_claims(asked(rng, by_volume=0, by_topic=1, by_wording=2, smooth=True))
     for name in ("open_and_closed_alike", "paraphrases_alike", "no_pattern_between_neighbours"):
         assert claims[name]["holds"] is False, name
+
+
+@pytest.mark.parametrize(("ci95", "rests"), [(None, None), ([0.1, 0.3], True), ([-0.1, 0.3], False)])
+def test_one_scan_cannot_say_whether_answers_rest_on_the_heaviest_slices(ci95, rests):
+    gain = {"branch": "whole", "against": "random", "ci95": ci95, "p_holm": 0.01}
+    verdict = verdict_of({"gains": [gain], "curves": {"whole": {}}, "evidence": None})
+    assert verdict["answers_rest_on_the_heaviest_slices"] is rests
+    line = verdict_line({"model": "tiny", "verdict": verdict, "evidence": None})
+    assert ("one scan cannot tell" in line, "do NOT rest" in line) == (rests is None, rests is False)
+
+
+def test_one_scan_neither_bears_out_a_claim_nor_refutes_it():
+    claims = weigh_claims(asked(np.random.default_rng(0), by_volume=2, by_topic=1, by_wording=0.1)[:1])
+    del claims["effective_slices"]
+    assert {claim["holds"] for claim in claims.values()} == {None}
+    assert {str(claim["ci95"]) for claim in claims.values()} == {"None"}
 
 
 def test_distance_and_density_at_their_ends():

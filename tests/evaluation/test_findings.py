@@ -70,4 +70,5 @@ def test_what_is_uncertain_counts_as_the_user_says():
 
 def test_a_long_report_is_read_quickly_and_an_empty_one_says_nothing():
     assert read_report("") == {}
-    assert set(read_report("No pleural effusion is seen, " * 2000)) == {"Pleural effusion"}
+    assert set(read_report("No pleural effusion is seen. " * 2000)) == {"Pleural effusion"}
+    assert set(read_report("No pleural effusion is seen, " * 250)) == {"Pleural effusion"}

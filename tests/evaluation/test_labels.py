@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.data.sources.ct_rate import FINDINGS
 from slicesight.errors import InputError
@@ -160,6 +161,7 @@ PAIRS = (
 def test_findings_are_read_from_the_reports(run, tmp_path):
     reports(tmp_path / "a.jsonl", *PAIRS)
     code, out, _ = run("score", "a.jsonl", "--labels", "rules", "--json", "-")
+    documented("score", out)
     part = json.loads(out)["clinical"]
     assert code == 0
     assert (part["num_volumes"], part["num_labels"], part["num_positive"]) == (3, 54, 3)
@@ -275,6 +277,10 @@ class RadEval:
     def __init__(self, metrics, per_sample, show_progress):
         if metrics == ["green"]:
             raise OSError("no weights here\\nand more")
+        if metrics == ["bertscore"]:
+            raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+        if metrics == ["ratescore"]:
+            import medspacy_that_is_not_here
         if metrics == ["crash"]:
             import os
             os._exit(3)
@@ -308,6 +314,9 @@ def test_a_radeval_that_dies_or_is_not_there_is_null_with_the_reason(fake_radeva
     died = radeval_scores([("x", "x")], ["crash"])
     assert died.values == {}
     assert "exit code 3" in died.missing["crash"]
+    lacking = radeval_scores([("x", "x")], ["bertscore", "ratescore"]).missing
+    assert lacking["bertscore"].endswith("where there is a connection, its weights are fetched then and kept")
+    assert "No module named 'medspacy_that_is_not_here'; pip install it into the environment of" in lacking["ratescore"]
     monkeypatch.delenv("PYTHONPATH")
     absent = radeval_scores([("x", "x")], ["radgraph"])
     if absent.version is None:

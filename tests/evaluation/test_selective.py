@@ -119,7 +119,7 @@ def test_a_bootstrap_that_repeats_answers_is_the_metric_of_the_repeated_answers(
     confidence = confidence.round(1)
     patients = [f"p{number % 9}" for number in range(40)]
     draws = []
-    monkeypatch.setattr(selective, "bounds", lambda drawn: draws.append(drawn) or (0.0, 0.0))
+    monkeypatch.setattr(selective, "bounds", lambda drawn, _: draws.append(drawn) or [0.0, 0.0])
     measure_selective(confidence, right, patients, draws=6)
     names = ("accuracy", "confidence", "aurc", "gain", "accuracy_at_80", "ece", "brier")
     rng = np.random.default_rng(0)

@@ -8,11 +8,14 @@ import sys
 import numpy as np
 import pytest
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.evaluation.external import read_predictions
 from slicesight.evaluation.predictions import Prediction, PredictionFile
+from slicesight.evaluation.report_labels import LabelOptions
 from slicesight.evaluation.sheet import compare_systems, make_sheet, score_file
 from slicesight.reports.score_tables import percent
+from slicesight.reports.selective_tables import selective_rows
 
 
 @pytest.fixture
@@ -46,6 +49,56 @@ def test_micro_is_the_mean_over_questions_and_macro_over_topics(predictions_file
     assert sheet["missing"]["report"] == "the file holds no report questions"
 
 
+def intervals_of(part, path=()):
+    """Every interval of nested dicts with where it stands."""
+    for key, inner in part.items() if isinstance(part, dict) else ():
+        if isinstance(inner, list) and len(inner) == 2 and any(str(one).endswith("ci95") for one in (*path, key)):
+            yield (*path, key), inner
+        yield from intervals_of(inner, (*path, key))
+
+
+def rows_about(*volumes: str) -> list[Prediction]:
+    """Questions of every kind with scores and a confidence, two of each about a scan, one right; a topic per scan."""
+    found = []
+    for volume in volumes:
+        for number, said in enumerate(("liver", "spleen")):
+            one = {
+                "volume": volume,
+                "scores": (0.5, 0.3, 0.2),
+                "true_slices": (number,),
+                "confidence": 0.4 + number / 4,
+            }
+            closed = {"choices": ("liver", "spleen"), "answer_choice": "A"}
+            of = {"id": f"{volume}{number}", "question": "?", "answer": "liver", "prediction": said, **one}
+            found.append(Prediction(task="closed", topic=f"topic {volume}", **closed, **of))
+            found.append(Prediction(task="open", topic="shared", **{**of, "id": f"{volume}{number}o"}))
+        report = {"answer": "Lymphadenopathy. No pleural effusion.", "prediction": "Lymphadenopathy."}
+        found.append(Prediction(id=f"{volume}r", task="report", topic="report", question="?", volume=volume, **report))
+    return found
+
+
+def test_one_scan_has_no_interval_anywhere_and_the_sheet_says_so(nltk_data):
+    scored = score_file(PredictionFile(rows=tuple(rows_about("a")), format="jsonl"))
+    sheet = make_sheet(scored, system="a", labels=LabelOptions(said="rules"))
+    assert sheet["missing"]["ci95"] == "one scan: no interval"
+    assert (sheet["report"]["micro"]["cider"], sheet["report"]["micro"]["rougel"] > 0) == (None, True)
+    assert sheet["missing"]["report.cider"].startswith("one text alone: CIDEr weighs words by how rare they are")
+    assert sheet["selective"]["closed"]["aurc"]["value"] > 0
+    assert sheet["clinical"]["crg"] is not None
+    assert not list(intervals_of(sheet))
+    assert {row[2] for row in selective_rows(sheet["selective"]["closed"])} == {"one scan: no interval"}
+
+
+def test_a_topic_that_only_one_scan_is_asked_about_has_no_interval(nltk_data):
+    sheet = _sheet_of(*rows_about("a", "b", "c"))
+    assert "ci95" not in sheet["missing"]
+    closed = sheet["closed"]["ci95"]
+    assert [closed["by_topic"][f"topic {name}"]["accuracy"] for name in "abc"] == [None] * 3
+    assert sheet["open"]["ci95"]["by_topic"]["shared"]["exact"] is not None
+    assert closed["micro"]["accuracy"] is not None
+    assert len(list(intervals_of(sheet))) > 20
+
+
 def test_closed_questions_have_both_rules_and_every_outcome(predictions_file, nltk_data):
     part = make_sheet(score_file(read_predictions(predictions_file("a.jsonl", 0.7))), system="a")["closed"]
     assert part["micro"]["accuracy"] == part["micro"]["accuracy_legacy"]
@@ -54,7 +107,7 @@ def test_closed_questions_have_both_rules_and_every_outcome(predictions_file, nl
 
 def test_what_a_peers_file_cannot_give_is_null_with_the_reason(run, peers):
     code, out, _ = run("score", peers / "eval_caption.csv", "--json", "-")
-    sheet = json.loads(out)
+    sheet = documented("score", out)
     assert code == 0
     assert sheet["num_volumes"] is None
     assert sheet["report"]["ci95"] is None
@@ -84,7 +137,7 @@ def test_numbers_in_json_are_not_rounded(run, predictions_file):
 def test_two_systems_are_compared_by_volume_with_correction(run, predictions_file):
     good, bad = predictions_file("good.jsonl", 0.95), predictions_file("bad.jsonl", 0.3, seed=1)
     code, out, _ = run("score", good, bad, "--json", "-")
-    document = json.loads(out)
+    document = documented("score", out)
     assert code == 0
     assert [sheet["system"] for sheet in document["systems"]] == ["good", "bad"]
     entry = next(e for e in document["comparisons"] if (e["task"], e["metric"]) == ("open", "rouge1"))
@@ -229,7 +282,7 @@ def test_a_line_without_a_true_answer_is_in_no_mean_and_the_sheet_says_so(task, 
     assert _sheet_of(*rows[:2])[task]["num_without_answer"] == 0
     nothing = _sheet_of(rows[2])
     assert nothing[task]["micro"]["exact"] is None
-    assert np.isnan(nothing[task]["ci95"]["micro"]["exact"]).all()
+    assert nothing[task]["ci95"]["micro"]["exact"] is None
 
 
 def test_a_line_without_a_true_answer_is_told_in_the_terminal(run, tmp_path):

@@ -31,6 +31,18 @@ def test_answers_about_few_volumes_say_less_than_about_many():
     assert few.high - few.low > 3 * (many.high - many.low)
 
 
+def test_one_volume_has_no_interval_however_many_questions_it_answers():
+    values = np.tile([0.0, 1.0], 50)
+    alone = mean_interval(values, ["v"] * 100)
+    assert (alone.value, alone.ends) == (0.5, None)
+    assert alone.to_dict() == {"value": 0.5, "ci95": None}
+    others_know_nothing = mean_interval(np.array([0.0, 1.0, np.nan]), ["v", "v", "w"])
+    assert others_know_nothing.ends is None
+    assert mean_interval(values, ["v", "w"] * 50).ends is not None
+    found = compare([{"v": 1.0}], [{"v": 0.0}]).to_dict()
+    assert (found["difference"], found["ci95"], found["p"]) == (1.0, None, 1.0)
+
+
 def test_every_column_is_drawn_with_the_same_volumes():
     sums = np.array([[1.0, 2.0], [0.0, 0.0], [3.0, 6.0]])
     drawn = draw_means(sums, np.ones_like(sums), draws=50)

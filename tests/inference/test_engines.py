@@ -41,18 +41,21 @@ def test_another_engine_that_is_here_computes_unless_somebody_says_otherwise(wit
 def test_what_only_the_own_engine_does_is_done_by_it(with_vllm, tiny_model_folder, tmp_path):
     calibrated = tmp_path / "calibrated"
     shutil.copytree(tiny_model_folder, calibrated)
-    assert choose_engine("auto", calibrated) == "vllm"
     (calibrated / "calibration.json").write_text("{}")
-    assert choose_engine("auto", calibrated) == "own"
+    assert choose_engine("auto", calibrated) == "vllm"  # the plug-in follows calibrations
     assert choose_engine("auto", "hf:owner/model") == "own"
     assert choose_engine("auto", "phantom-tiny", is_plain=False) == "own"
 
 
-@pytest.mark.parametrize("changed", [{"int8": True}, {"preset": "pictures"}, {"min_confidence": 0.5}])
+@pytest.mark.parametrize("changed", [{"int8": True}, {"preset": "pictures"}])
 def test_a_setting_of_the_own_engine_and_another_engine_do_not_go_together(changed):
     assert not ServeOptions(**changed).is_plain
     with pytest.raises(InputError, match="--engine vllm takes neither"):
         ServeOptions(engine="vllm", **changed)
+
+
+def test_a_confidence_may_be_asked_of_another_engine_too():
+    assert ServeOptions(engine="vllm", min_confidence=0.5).is_plain
 
 
 def test_an_engine_that_is_not_here_is_refused_with_how_to_get_it(without_vllm):

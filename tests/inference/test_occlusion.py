@@ -61,6 +61,14 @@ def test_slices_whose_blanking_makes_the_answer_likelier_weigh_nothing() -> None
     assert min(shares) == 0.0
 
 
+def test_a_half_whose_blanking_makes_the_answer_likelier_takes_nothing_of_its_groups_share() -> None:
+    loss = [0.0] * 16
+    loss[2], loss[3] = 3.0, -2.0  # together they fall, so that the pair is halved
+    shares = occlude(Additive(loss), 16, max_passes=40).shares
+    assert shares[2] == pytest.approx(1.0)
+    assert shares[3] == 0.0
+
+
 def test_an_answer_that_rests_on_no_slice_is_said_to_and_weighs_all_alike() -> None:
     found = occlude(Additive([0.0] * 20), 20)
     assert found.is_flat

@@ -45,16 +45,6 @@ def test_the_smallest_block_near_the_best_rate_is_chosen(monkeypatch):
     assert measure_block([], dtype=torch.float32, sizes=tuple(rates)) == 256
 
 
-def test_the_faster_dtype_is_measured_not_read_from_flags(monkeypatch):
-    processor = machine.Processor(has_bf16=True, has_int8=True, has_matrix_unit=False, num_cores=1)
-    monkeypatch.setattr(machine, "read_processor", lambda: processor)
-    slow = {torch.float32: 2.0, torch.bfloat16: 1.0}
-    monkeypatch.setattr(machine, "measure_rate", lambda linears, *, rows, dtype, repeats: slow[dtype])
-    assert machine.fastest_dtype() == "float32"
-    slow[torch.bfloat16] = 3.0
-    assert machine.fastest_dtype() == "bfloat16"
-
-
 def test_a_small_model_takes_the_default_block_unmeasured(make_predictor, monkeypatch):
     monkeypatch.setattr(machine, "measure_block", lambda *_, **__: pytest.fail("not worth measuring"))
     assert choose_block(make_predictor().model.language_model) == machine.DEFAULT_BLOCK

@@ -7,6 +7,7 @@ import torch
 
 from slicesight.errors import InputError
 from slicesight.inference.scheduler import Scheduler, longest_prompt
+from slicesight.models.med2e3.configuration import AGGREGATIONS
 
 QUESTIONS = [
     "Which phase is this?",
@@ -279,3 +280,23 @@ def spoken(predictor, ids):
     text = predictor.processor.tokenizer.decode(ids, skip_special_tokens=True)
     text = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text).strip()
     return text or "(the model gave no words)"
+
+
+def slice_of_question(scorer, features, volume_index, question):
+    """An aggregation as another package may have it: the slice follows from the question's tokens."""
+    num_slices = features.tokens_2d_VNLD.shape[1]
+    asked_B = (question.input_ids * question.mask).sum(dim=-1) % num_slices
+    scores_BN = torch.nn.functional.one_hot(asked_B, num_slices).float()
+    return scores_BN[:, None] * (volume_index >= 0).unsqueeze(-1), None
+
+
+def test_an_aggregation_of_another_package_may_read_the_question_and_shares_no_slices_then(
+    make_predictor, make_grid, answer_together, generate_alone, monkeypatch
+):
+    monkeypatch.setitem(AGGREGATIONS, "asked", f"{__name__}:slice_of_question")
+    predictor = make_predictor(aggregation="asked")
+    encoded = predictor.encode(make_grid(predictor))
+    chosen = {answer.scores.index(1.0) for answer in predictor.ask(encoded, QUESTIONS, max_new_tokens=1)}
+    assert len(chosen) > 2, "the questions must weigh different slices for this to mean much"
+    ids, _ = answer_together(predictor, [(encoded, QUESTIONS)])
+    assert ids == [generate_alone(predictor, encoded, question) for question in QUESTIONS]

@@ -74,7 +74,7 @@ def test_windows_of_air_are_not_looked_at_and_hold_nothing(body, monkeypatch):
     segmenter = make_segmenter(mirror_average=False)
     looked = []
     forward = Segmenter.forward
-    monkeypatch.setattr(Segmenter, "forward", lambda self, x: looked.append(1) or forward(self, x))
+    monkeypatch.setattr(Segmenter, "forward", lambda self, x: looked.extend(x) or forward(self, x))
     steps = []
     found = segment_scan(segmenter, make_volume(air), name="scan", progress=lambda *said: steps.append(said))
     total = count_windows((18, 13, 60), (8, 8, 8), 0.5)
@@ -84,13 +84,35 @@ def test_windows_of_air_are_not_looked_at_and_hold_nothing(body, monkeypatch):
     assert ABSENT < -10
 
 
-def test_a_softmax_network_looks_at_air_as_it_always_did(monkeypatch):
+def test_a_softmax_network_looks_at_one_window_of_air_and_takes_its_answer_for_all(body, monkeypatch):
+    air = np.full((18, 13, 60), -1000.0)
+    air[:, :, :8] = body[:, :, :8]
     segmenter = make_segmenter(mirror_average=False, outputs="softmax")
     looked = []
     forward = Segmenter.forward
-    monkeypatch.setattr(Segmenter, "forward", lambda self, x: looked.append(1) or forward(self, x))
-    segment_volume(segmenter, make_volume(np.full((8, 8, 16), -1000.0)), name="scan")
-    assert len(looked) == count_windows((8, 8, 16), (8, 8, 8), 0.5)
+    monkeypatch.setattr(Segmenter, "forward", lambda self, x: looked.extend(x) or forward(self, x))
+    found = segment_volume(segmenter, make_volume(air), name="scan")
+    assert sum(not window.any() for window in looked) == 1
+    assert len(looked) < count_windows((18, 13, 60), (8, 8, 8), 0.5) / 3
+    monkeypatch.setattr(segmenting._Windows, "_look", lambda self, windows: self._logits(windows))
+    assert np.array_equal(found, segment_volume(segmenter, make_volume(air), name="scan"))
+
+
+def test_small_windows_go_several_at_a_time_and_large_ones_alone(body, monkeypatch):
+    logits = {}
+    for most in (1, segmenting.MOST_WINDOWS):
+        monkeypatch.setattr(segmenting, "MOST_WINDOWS", most)
+        segmenter = make_segmenter(mirror_average=False)
+        sizes = []
+        segmenter.register_forward_hook(lambda _, given, __, sizes=sizes: sizes.append(len(given[0])))
+        windows = segmenting._Windows(segmenter, body.shape, None)
+        with torch.inference_mode():
+            logits[most] = windows.slide(torch.from_numpy(body / 1000).float()[None, None])
+        assert max(sizes) == windows.at_a_time == most
+    monkeypatch.setattr(segmenting, "WINDOW_VOXELS", 8**3)
+    assert segmenting._Windows(segmenter, body.shape, None).at_a_time == 1
+    one, several = logits.values()
+    assert (one - several).abs().max() < 1e-4 * one.std()
 
 
 def test_half_precision_is_taken_only_where_the_processor_multiplies_it(body, monkeypatch):

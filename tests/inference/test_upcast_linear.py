@@ -47,14 +47,3 @@ def test_a_widened_model_keeps_its_state_and_answers_within_rounding(make_predic
     after = predictor.encode(grid).features.tokens_2d_VNLD.float()
     torch.testing.assert_close(after, before, atol=0.05 * float(before.abs().max()), rtol=0)
     assert use_upcast_linear(make_predictor().model) == 0, "float32 needs no widening"
-
-
-def test_widening_is_chosen_by_measurement(monkeypatch):
-    rates = {nn.Linear: 1.0, UpcastLinear: 1.1}
-    monkeypatch.setattr(wide, "measure_rate", lambda layers, **_: rates[type(layers[0])])
-    plain = wide.read_processor().__class__(has_bf16=True, has_int8=True, has_matrix_unit=False, num_cores=1)
-    monkeypatch.setattr(wide, "read_processor", lambda: plain)
-    assert not wide.upcast_is_faster(torch.bfloat16)
-    rates[UpcastLinear] = 1.5
-    assert wide.upcast_is_faster(torch.bfloat16)
-    assert not wide.upcast_is_faster(torch.float32)

@@ -10,7 +10,10 @@ import pytest
 
 from slicesight.data.manifest import Conversation
 from slicesight.io.loading import read_volume
+from slicesight.training.fitting import digest_of
+from slicesight.training.pretraining_recipe import read_pretrain_recipe, read_triplet_settings
 from slicesight.training.scan_list import read_cases
+from slicesight.training.segmentation import read_segment_recipe
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -165,3 +168,87 @@ def test_the_clock_leaves_out_an_arm_that_would_not_fit(script, tmp_path):
     assert clock.has_time_for("image")
     assert not clock.has_time_for("shuffled")
     assert clock.total() == 8.0
+
+
+@pytest.fixture
+def grid(script, tmp_path):
+    """Scores of two arms, two shares and two seeds for nine patients; the second arm is better by .05 at 10 %."""
+    openkbp = script("insight_openkbp")
+    rng = np.random.default_rng(0)
+    level = {f"p{number}": rng.uniform(0.5, 0.8) for number in range(9)}
+    for arm, gain in (("scratch", 0.0), ("dense", 0.05)):
+        for share in (0.1, 1.0):
+            for seed in (0, 1):
+                scans = [
+                    {"patient": patient, "structure": structure, "hd95_mm": 9.0 - gain,
+                     "dice": dice + (gain if share < 1 else 0.0) + (0.1 if structure == "mandible" else 0.0)}
+                    for patient, dice in level.items()
+                    for structure in ("brainstem", "mandible")
+                    if structure == "mandible" or patient != "p3"
+                ]  # fmt: skip
+                file = openkbp.Cell(arm, share, seed).scores(tmp_path, "val")
+                file.parent.mkdir(parents=True)
+                file.write_text(json.dumps({"scans": scans}))
+    return openkbp, tmp_path, level
+
+
+def test_the_grid_is_reported_by_patient_and_only_the_real_difference_is_found(grid, capsys):
+    openkbp, out, level = grid
+    options = argparse.Namespace(split="val")
+    openkbp.report(out, options, openkbp.Clock(out / "minutes.jsonl", budget=None))
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    wanted = np.mean([dice + (0.1 if patient == "p3" else 0.05) for patient, dice in level.items()])
+    assert summary["dice"]["scratch/1"] == pytest.approx(wanted, abs=1e-4)
+    low, high = summary["tests"]
+    assert (low["share"], low["first"], low["second"], low["seeds"], low["patients"]) == (0.1, "dense", "scratch", 2, 9)
+    assert low["difference"] == pytest.approx(0.05)
+    assert low["p_holm"] < 0.05
+    assert high["difference"] == pytest.approx(0, abs=1e-9)
+    assert high["p_holm"] == 1
+    text = (out / "results-val.md").read_text()
+    assert "| brainstem | 8 |" in text
+    assert "| mandible | 9 |" in text
+    assert (out / "curves-val.png").stat().st_size > 1000
+    assert openkbp.by_patient([], "dice") == {}
+
+
+def test_a_learning_rate_is_chosen_on_validation_patients_and_every_try_counts(grid, capsys):
+    openkbp, out, _ = grid
+    for rate, dice in ((2e-3, 0.5), (4e-3, 0.6), (8e-3, 0.4)):
+        file = openkbp.Cell("dense", 0.1, openkbp.TRIAL_SEED, rate).scores(out, "val")
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"scans": [{"patient": "p", "structure": "s", "dice": dice, "hd95_mm": 1.0}]}))
+    openkbp.choose_rates(out)
+    assert json.loads((out / "rates.json").read_text()) == {"dense": 4e-3}
+    openkbp.report(out, argparse.Namespace(split="val"), openkbp.Clock(out / "minutes.jsonl", budget=None))
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["trials"] == 3
+    assert "dense/0.1" in summary["dice"]  # trials are no cells
+    with pytest.raises(SystemExit):
+        openkbp.parse(["scans", "--rates", "1e-3", "--split", "test"])
+    with pytest.raises(SystemExit):
+        openkbp.parse(["scans", "--arms", "densest"])
+
+
+def test_every_arm_of_the_grid_is_a_recipe_and_changes_what_its_name_says(script):
+    openkbp, recipes = script("insight_openkbp"), BENCHMARKS.parent / "recipes"
+    found = {}
+    for arm, changes in openkbp.ARMS.items():
+        if changes is None:
+            continue
+        own = tuple(change for change in changes if not change.startswith("triplets."))
+        recipe = read_pretrain_recipe(recipes / "openkbp-pretrain.yaml", own)
+        settings = read_triplet_settings(
+            recipes / "openkbp-pretrain.yaml", tuple(c.removeprefix("triplets.") for c in changes if c not in own)
+        )
+        found[arm] = digest_of(recipe.to_dict(), settings.to_dict())
+        assert recipe.aligns == (arm in ("released", "corrected", "dense", "shuffled", "near", "queue"))
+        assert bool(recipe.dense_weight) == (arm.startswith("dense") or arm in ("shuffled", "self-taught"))
+        assert settings.text == "position"
+    assert len(set(found.values())) == len(found)
+    segment = read_segment_recipe(recipes / "openkbp-segment.yaml")
+    pretrain = read_pretrain_recipe(recipes / "openkbp-pretrain.yaml")
+    assert segment.backbone.image_size == pretrain.triplets.size
+    assert segment.preparation.spacing_mm == pretrain.triplets.spacing_mm
+    assert segment.preparation.window == pretrain.triplets.window
+    assert segment.backbone.settings == pretrain.backbone.settings

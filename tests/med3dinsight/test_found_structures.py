@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import torch
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.inference.calibration.calibration import Calibration
 from slicesight.inference.calibration.storage import write_calibration
@@ -132,7 +133,7 @@ def test_the_json_beside_the_mask_names_its_labels(run, model, scans, tmp_path):
     code, out, err = run(f"slicesight insight predict {scan} --model {model} --out {mask} --unit HU")
     assert code == 0, err
     assert f"{tmp_path}/m.json" in err.replace("\n", "")
-    (ball,) = json.loads(sidecar_of(mask).read_text())["structures"]
+    (ball,) = documented("insight-predict", sidecar_of(mask).read_text())["structures"]
     stored = np.asarray(nib.load(mask).dataobj)
     assert set(np.unique(stored)) == {0, ball["value"]}
     assert ball["name"] == "ball"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.io.loading import read_volume
 from slicesight.io.writers import write_dicom
@@ -81,7 +82,7 @@ def test_a_dicom_series_gets_a_seg_a_nifti_and_findings_of_the_same_voxels(run, 
         f"--dicom-seg {tmp_path}/seg.dcm --json -"
     )
     assert code == 0, err
-    bright, never = json.loads(out)["structures"]
+    bright, never = documented("insight-predict", out)["structures"]
     volume = read_volume(tmp_path / "series")
     assert bright["voxels"] == volume.voxels.size
     assert bright["volume_ml"] == pytest.approx(volume.voxels.size * np.prod(volume.spacing_mm) / 1000, rel=1e-4)
@@ -107,6 +108,8 @@ def test_classify_prints_its_scores_and_its_folder_names_a_scan(run, balls, tmp_
     code, out, err = run(f"slicesight insight predict {balls.parent}/scan1.nii.gz --model {tmp_path}/run")
     assert code == 0, err
     assert {line.split(":")[0] for line in out.splitlines()[1:]} == {"large", "small"}
+    _, out, _ = run(f"slicesight insight predict {balls.parent}/scan1.nii.gz --model {tmp_path}/run --json -")
+    assert set(documented("insight-predict", out)["probabilities"]) == {"large", "small"}
 
 
 @pytest.mark.parametrize(

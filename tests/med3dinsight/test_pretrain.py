@@ -250,6 +250,16 @@ def test_a_stopped_run_resumes_to_the_same_weights(folders, tmp_path, monkeypatc
     assert not (resumed / "checkpoints").exists()
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_instead_of_making_steps_of_nothing(
+    folders, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: torch.tensor(float("inf")))
+    with pytest.raises(
+        InputError, match=r"gradient's norm is inf at step 1; lower training\.learning_rate, or set bf16"
+    ):
+        run_pretraining(make_recipe(folders, tmp_path / "run", image_weight=0, text_weight=0))
+
+
 def test_the_folder_says_what_made_it(folders, tmp_path) -> None:
     folder = run_pretraining(make_recipe(folders, tmp_path / "run"))
     config = json.loads((folder / "config.json").read_text())

@@ -73,6 +73,18 @@ def test_the_figures_of_a_page_are_those_of_the_card_beside_their_controls():
     assert "a model trained without scans" in text, "a figure without its control"
 
 
+def test_a_model_without_controls_in_its_card_has_its_figures_with_their_source_and_says_that_it_is_calibrated(own):
+    card = json.loads((own / "card.json").read_text())
+    scores = {"presence": 93.6, "slices": 72.4, "source": "59 patients of the test split"}
+    (own / "card.json").write_text(json.dumps({**card, "measured_scores": scores}))
+    text = prepare_publication(own, "me/own").readme
+    assert "| presence | 93.6 |\n| slices | 72.4 |" in text
+    assert "From: 59 patients of the test split." in text
+    assert "## Confidence" not in text
+    (own / "calibration.json").write_text("{}")
+    assert "calibrated confidence" in prepare_publication(own, "me/own").readme
+
+
 def test_only_weights_settings_and_card_are_sent(own):
     publication = prepare_publication(own, "me/liver-ct", licence="other")
     assert "model.safetensors" in publication.files

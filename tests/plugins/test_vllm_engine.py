@@ -2,118 +2,28 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
-import json
-import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from two_engines import CLOSE, assert_same
 
-import slicesight
 from slicesight.errors import InputError
 
 pytestmark = pytest.mark.vllm
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed here: make test-vllm makes an environment for it", allow_module_level=True)
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: imports are most of a test's time
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 QUESTIONS = ["Which phase is this?", "Is there a lesion in the liver?", "Where is the lesion?"]
-CLOSE = 2e-6
-"""Between slice scores: both engines sum in float32, in another order."""
-
-
-@pytest.fixture(scope="module")
-def phi3_folder(tmp_path_factory, tiny_reader):
-    """A tiny random Med-2E3 with the paper's kinds of parts: Phi-3 with long positions, SigLIP, M3D's ViT.
-
-    Its z_3D is as long as a block of keys and values, so that questions can share it.
-    """
-    import torch
-
-    from slicesight.models.med2e3.configuration import Med2E3Config
-    from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
-    from slicesight.models.med2e3.processing import Med2E3Processor
-
-    torch.manual_seed(1)
-    config = Med2E3Config(
-        image_size=(8, 32, 32),
-        text_config={
-            "model_type": "phi3",
-            "vocab_size": 320,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            "original_max_position_embeddings": 512,
-            "initializer_range": 0.3,
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "bos_token_id": None,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "factor": 2.0,
-                "original_max_position_embeddings": 512,
-                "short_factor": [1.0] * 16,
-                "long_factor": [1.5] * 16,
-            },
-        },
-        vision2d_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-            "vision_use_head": False,
-        },
-        vision3d_config={
-            "model_type": "m3d_vit",
-            "hidden_size": 24,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "patch_size": [4, 8, 8],
-            "pool_size": [1, 1, 1],
-        },
-        score_scale=30.0,
-        score_norm="l2",
-    )
-    processor = Med2E3Processor.for_model(
-        config,
-        tiny_reader.processor.tokenizer,
-        grid={"num_slices": 8, "height": 32, "width": 32},
-        template="short",
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny-phi3"
-    Med2E3ForConditionalGeneration(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "card.json").write_text(json.dumps({"name": "tiny-phi3", "trained_on": "synthetic"}))
-    return folder
 
 
 @pytest.fixture(scope="module", params=["phantom-tiny", "tiny-phi3"])
-def both(request, phi3_folder) -> Iterator[SimpleNamespace]:
-    """The same model in the package's own engine and in vLLM."""
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-    from slicesight_vllm.loading import load
-
-    name = request.param if request.param == "phantom-tiny" else str(phi3_folder)
-    found = SimpleNamespace(name=request.param, own=slicesight.load(name), vllm=load(name))
-    yield found
-    found.vllm.close()
-    del found.vllm
-    cleanup_dist_env_and_memory()
-    gc.collect()
+def both(request, phi3_folder, in_both_engines) -> Iterator[SimpleNamespace]:
+    with in_both_engines(request.param if request.param == "phantom-tiny" else phi3_folder) as found:
+        yield found
 
 
 @pytest.fixture
@@ -131,15 +41,6 @@ def tokens(both, monkeypatch) -> dict[str, dict[str, list[int]]]:
 
         monkeypatch.setattr(predictor, "decode", note, raising=False)
     return seen
-
-
-def assert_same(found, wanted) -> None:
-    for one, other in zip(found, wanted, strict=True):
-        assert one.text == other.text
-        assert one.cut_at == other.cut_at
-        assert np.allclose(one.scores, other.scores, atol=CLOSE, rtol=0), one.question
-        assert len(one.scores) == len(other.scores)
-        assert one.slices[:1] == () or one.slices[0].source_slices == other.slices[0].source_slices
 
 
 def ask(predictor, scan, questions, **settings):
@@ -265,12 +166,24 @@ def test_drawn_answers_follow_their_seed(both, phantom):
     assert one == again
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"), [({"choices": "only"}, "held|hold"), ({"num_beams": 2}, "num_beams is no option")]
-)
-def test_what_vllm_is_not_asked_here_is_refused_by_name(both, phantom, settings, said):
-    with pytest.raises(InputError, match=said):
-        ask(both.vllm, phantom.volume, "Which phase? Choices: A. arterial B. venous", **settings)
+@pytest.mark.parametrize("choices", ["only", "both"])
+def test_questions_are_held_to_their_choices_as_by_the_package(both, phantom, choices):
+    asked = [
+        "Which phase is this? Choices: A. arterial phase B. portal venous phase C. no contrast",
+        "Is there a lesion in the liver? Choices: A. yes B. no",
+        "Where is the lesion?",
+    ]
+    found, wanted = (ask(one, phantom.volume, asked, choices=choices) for one in (both.vllm, both.own))
+    assert_same(found, wanted)
+    assert [one.choice for one in found] == [one.choice for one in wanted]
+    assert found[0].choice is not None
+
+
+def test_what_vllm_is_not_asked_here_is_refused_by_name(both, phantom):
+    with pytest.raises(InputError, match="num_beams is no option"):
+        ask(both.vllm, phantom.volume, "Which phase? Choices: A. arterial B. venous", num_beams=2)
+    with pytest.raises(InputError, match="no vectors of a scan"):
+        both.vllm.embed(phantom.volume)
     assert both.vllm.engine.get_num_unfinished_requests() == 0
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from slicesight.errors import InputError, ModelError
 from slicesight.models.med2e3 import VolumeFeatures
-from slicesight_vllm.inputs import InputMaker, ScanInput, find_places, reads_question
+from slicesight_vllm.adapters import check_adapter, refuse_other_layers
+from slicesight_vllm.inputs import InputMaker, ScanInput, find_places
 from slicesight_vllm.loading import check_folder
 from slicesight_vllm.scan_features import GIB_VARIABLE, ScanFeatures, read_feature_bytes
 
@@ -52,9 +55,9 @@ def test_where_no_question_weighs_slices_all_questions_share_them(tiny_reader, s
     import copy
 
     config = copy.deepcopy(tiny_reader.model.config)
-    assert reads_question(config)
+    assert config.reads_question
     config.aggregation = "mean"
-    assert not reads_question(config)
+    assert not config.reads_question
     maker = InputMaker(config, tiny_reader.processor)
     assert maker.ask("Which phase?", [scan]).slices[0].key == maker.ask("How large?", [scan]).slices[0].key
 
@@ -122,15 +125,55 @@ def test_the_bound_on_kept_scans_is_read_from_the_environment(monkeypatch):
             read_feature_bytes()
 
 
-def test_a_calibrated_model_is_refused_because_its_abstentions_would_be_lost(tiny_model_folder, tmp_path):
-    import shutil
+def write_adapter(folder, base, *, names=("language_model.model.layers.0.self_attn.q_proj",), **changed):
+    """A PEFT folder as training writes it, with weights of these layers."""
+    from safetensors.torch import save_file
 
-    folder = tmp_path / "calibrated"
-    shutil.copytree(tiny_model_folder, folder)
-    assert check_folder(folder) == folder
-    (folder / "calibration.json").write_text("{}")
-    with pytest.raises(ModelError, match="--engine own"):
-        check_folder(folder)
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": str(base), "modules_to_save": None, **changed}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    weights = {f"base_model.model.{name}.lora_{part}.weight": torch.ones(4, 4) for name in names for part in "AB"}
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_a_model_and_an_adapter_with_its_model_are_found(tiny_model_folder, tmp_path):
+    assert check_folder(tiny_model_folder) == (tiny_model_folder, None)
+    adapter = write_adapter(tmp_path / "adapter", tiny_model_folder)
+    assert check_folder(adapter) == (tiny_model_folder, adapter)
+    assert check_adapter(adapter) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"modules_to_save": ["projector_2d"]}, "projector_2d whole"),
+        ({"use_dora": True}, "DORA"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"r": None}, "expected the adapter's rank"),
+        ({"names": ("vision2d.encoder.layers.0.self_attn.q_proj",)}, "language model's layers alone"),
+        ({"names": ("language_model.lm_head",)}, "layers alone"),
+        ({"names": ()}, "no weights"),
+    ],
+)
+def test_an_adapter_that_vllm_would_add_in_part_is_refused_in_one_line(tiny_model_folder, tmp_path, changed, said):
+    adapter = write_adapter(tmp_path / "adapter", tiny_model_folder, **changed)
+    with pytest.raises(ModelError, match=said) as caught:
+        check_folder(adapter)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_without_its_weights_is_refused_in_one_line(tiny_model_folder, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", tiny_model_folder)
+    (adapter / "adapter_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ModelError, match="copy the adapter again"):
+        check_folder(adapter)
+
+
+def test_layers_of_an_encoder_are_refused_wherever_the_adapter_comes_from():
+    refuse_other_layers(["language_model.model.layers.0.mlp.up_proj"])
+    with pytest.raises(ModelError, match="1 more layers outside the language model"):
+        refuse_other_layers(["language_model.lm_head", "vision2d.q_proj", "scorer.text"])
 
 
 @pytest.mark.parametrize("name", ["hf:owner/model", "phantom-tinny"])

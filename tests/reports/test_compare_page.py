@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import slicesight
+from json_checks import documented
 from slicesight import cli
 from slicesight.cli.measure import run_compare, run_evaluate
 from slicesight.cli.scoring import CompareOptions, EvaluateOptions
@@ -76,6 +77,16 @@ def test_tests_are_paired_by_scan_and_corrected_over_the_page(write):
 def test_too_few_scans_to_show_any_difference_are_called_so(write):
     page = render_comparison(compare_files([write("a", 4, volumes=3), write("b", 0, volumes=3)]), num_cases=0)
     assert "the smallest p that this table could show is 0.25" in page
+
+
+def test_one_scan_has_no_interval_on_the_page_instead_of_one_without_width(write):
+    page = render_comparison(compare_files([write("a", 4, volumes=1), write("b", 2, volumes=1)]), num_cases=0)
+    assert embedded(page, "noInterval") == "one scan: no interval"
+    rows = embedded(page, "board")
+    assert [row["cells"]["all questions"]["closed.accuracy"][2:] for row in rows] == [[None, None]] * 2
+    assert "<td>+50.0<small>one scan: no interval</small></td>" in page
+    assert "about 1 scan</h1>" in page
+    assert 'viewBox="-52.5 0 105.0 10"' in page, "the difference itself lies beyond the picture"
 
 
 def test_questions_that_only_some_answered_are_counted_and_named(write, tmp_path):
@@ -166,7 +177,7 @@ def test_scans_that_are_gone_are_said_to_be_and_the_page_stands_without_them(run
 def test_the_verb_writes_the_page_and_json_and_shows_the_tests(runs, tmp_path, capsys):
     page, sheet = tmp_path / "c.html", tmp_path / "c.json"
     run_compare(CompareOptions(runs=[f"one={runs[0]}", f"two={runs[1]}"], html=page, json=sheet, cases=0))
-    document = json.loads(sheet.read_text())
+    document = documented("compare", sheet.read_text())
     assert [one["system"] for one in document["systems"]] == ["one", "two"]
     assert {test["metric"] for test in document["comparisons"]} == {"rouge1", "accuracy"}
     assert document["benchmark"] is None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from json_checks import documented
 from slicesight.inference.answers import Answer, make_answer
 from slicesight.models.card import ModelCard
 from slicesight.reports.ask import AnswerReport, print_report
 from slicesight.reports.evidence import confidence_line, doubts_about
 from slicesight.reports.figure import _lines
+from slicesight.reports.json_schemas import schema_of
 from slicesight.volumes.grid import GridSpec, to_grid
 
 QUESTION = "Which phase is this? Choices: A. arterial phase B. venous phase"
@@ -34,7 +34,7 @@ def report(phantom) -> AnswerReport:
 
 
 def test_json_holds_all_four_fields_and_fits_its_schema(report):
-    document = json.loads(report.json_text())
+    document = documented("ask", report.json_text())
     sure, held, anyway = document["answers"]
     assert (sure["confidence"], sure["abstained"], sure["would_say"]) == (0.83, None, None)
     assert (held["answer"], held["would_say"], held["abstained"]) == (
@@ -42,8 +42,7 @@ def test_json_holds_all_four_fields_and_fits_its_schema(report):
     )  # fmt: skip
     assert (anyway["answer"], anyway["abstained"]) == ("A. arterial phase", "strange_scan")
     assert held["within_choices"] is True  # of what it would have said
-    schema = json.loads(Path(__file__).parents[2].joinpath("src/slicesight/reports/ask.schema.json").read_text())
-    one = schema["properties"]["answers"]["items"]
+    one = schema_of("ask")["$defs"]["AnswerFacts"]
     assert set(one["required"]) == set(sure) == set(one["properties"])
     assert set(one["properties"]["abstained"]["enum"]) == {
         None, "strange_scan", "unknown_question", "low_confidence",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from json_checks import documented
 from slicesight.cli import main
 from slicesight.io.writers import write_nifti
 from slicesight.reports.inspection import inspect
@@ -32,7 +32,10 @@ def test_the_receipt_holds_geometry_window_crop_and_warnings(scan_file: Path) ->
 
 
 def test_the_command_prints_lines_or_json(scan_file: Path, capsys, monkeypatch) -> None:
-    for options, check in (([], lambda out: "warning  very few slices" in out), (["--json"], json.loads)):
+    for options, check in (
+        ([], lambda out: "warning  very few slices" in out),
+        (["--json"], lambda out: documented("inspect", out)),
+    ):
         monkeypatch.setattr(sys, "argv", ["slicesight", "inspect", str(scan_file), *options])
         with pytest.raises(SystemExit) as stopped:
             main()

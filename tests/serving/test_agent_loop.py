@@ -7,104 +7,59 @@ look at the slice the answer rests on, see which outline is in the picture, and 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import os
 import sys
 import threading
 import time
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("mcp", reason="the SDK is not installed: pip install 'slicesight[mcp]'")
 
+from agent_loop import ScriptedAgent, ask_agents, make_findings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
-from slicesight.io.writers import write_nifti
 from slicesight.serving.agents.options import AgentOptions
-from slicesight.serving.agents.pictures import OUTLINES
 from slicesight.serving.agents.server import agent_server
 from slicesight.serving.options import ServeOptions
 
-CASES = {3: "Where is the lipoma?", 5: "Where is the cyst located?", 6: "Where is the abscess located?"}
-"""Phantoms of seed 20000, and a question about one of the findings of each."""
-
-
-class ScriptedAgent:
-    """What a language model with tools would do, without one.
-
-    looks_at: "evidence" for the slice the answer rests on; "middle" for the scan's middle, whatever the answer says.
-    """
-
-    def __init__(self, client, *, looks_at="evidence"):
-        self.client, self.looks_at, self.used = client, looks_at, []
-
-    async def call(self, tool, **arguments):
-        self.used.append(tool)
-        found = await self.client.call_tool(tool, arguments)
-        assert not found.is_error, found.content[0].text
-        return found.structured_content, [one.data for one in found.content if one.type == "image"]
-
-    async def answer(self, scan, mask, question):
-        """(slice, HU) of what is asked about; None where nothing is outlined on the slice looked at."""
-        facts, _ = await self.call("inspect_scan", scan=scan, contact_sheet=False)
-        asked, _ = await self.call("ask_scan", scan=scan, questions=[question], pictures=False)
-        heaviest = asked["answers"][0]["evidence"]["heaviest"][0]["slices"]
-        number = heaviest[len(heaviest) // 2] if self.looks_at == "evidence" else facts["num_slices"] // 2
-        shown, (picture,) = await self.call("show_slices", scan=scan, slices=[number], mask=mask)
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
-        counts = [(pixels == colour).all(axis=2).sum() for colour in OUTLINES]
-        if max(counts) < 8:
-            return None
-        label = int(np.argmax(counts)) + 1
-        measured, _ = await self.call("measure_structure", scan=scan, mask=mask, labels=[label], picture=False)
-        return shown["pictures"][0]["slice"], measured["structures"][0]["mean"]
+PHANTOMS = (3, 5, 6)
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory):
-    """Phantoms with the outlines of their findings -> (folder, {index: (first slice, last, HU)})."""
-    from slicesight.phantoms.rendering import make_phantom
-
-    folder, truth = tmp_path_factory.mktemp("loop"), {}
-    for index, question in CASES.items():
-        phantom = make_phantom(20_000, index, pixel_mm=(3.0, 3.5))
-        volume, labels = phantom.volume, phantom.lesion_labels
-        write_nifti(volume, folder / f"{index}.nii.gz")
-        write_nifti(volume, folder / f"{index}-findings.nii.gz", labels=labels.astype(np.uint8))
-        (label,) = (n for n, one in enumerate(phantom.truth.findings, start=1) if one.abnormality in question)
-        across = tuple(axis for axis in range(3) if axis != volume.acquisition_axis)
-        slices = volume.geometry.source_slices(np.flatnonzero((labels == label).any(axis=across)).tolist())
-        truth[index] = (slices[0], slices[-1], float(volume.voxels[labels == label].mean()))
-    return folder, truth
+    """Phantoms with the outlines of their findings -> (folder, what is asked about them)."""
+    folder = tmp_path_factory.mktemp("loop")
+    return folder, [one for index in PHANTOMS for one in make_findings(folder, index)]
 
 
-def test_an_agent_finds_slice_and_hu_of_a_finding_by_the_evidence_and_not_without_it(findings):
-    folder, truth = findings
+def test_an_agent_finds_slice_and_hu_of_findings_by_the_evidence_and_not_without_it(findings):
+    folder, asked = findings
+    with agent_server(AgentOptions(roots=(folder,), model="phantom-tiny")) as server:
+        rows = asyncio.run(ask_agents(server, asked, ("evidence", "middle")))
+    assert len(rows) == len(asked) >= 6
+    num_right = {look: sum(row[look] for row in rows) for look in ("evidence", "middle")}
+    assert num_right["evidence"] >= 0.7 * len(rows)
+    assert num_right["middle"] <= 0.4 * len(rows)
 
-    async def run(looks_at):
-        right, used = [], []
+
+def test_the_agent_uses_every_tool_in_turn_and_is_right_only_about_the_finding_itself(findings):
+    folder, (finding, *_) = findings
+
+    async def one():
         async with Client(server) as client:
-            for index, question in CASES.items():
-                agent = ScriptedAgent(client, looks_at=looks_at)
-                found = await agent.answer(f"{index}.nii.gz", f"{index}-findings.nii.gz", question)
-                first, last, hu = truth[index]
-                right.append(found is not None and first <= found[0] <= last and abs(found[1] - hu) < 0.5)
-                used.append(agent.used)
-        return right, used
-
-    async def both():
-        return await run("evidence"), await run("middle")
+            agent = ScriptedAgent(client, looks_at="truth")
+            return await agent.answer(finding), agent.used
 
     with agent_server(AgentOptions(roots=(folder,), model="phantom-tiny")) as server:
-        (with_evidence, used), (without, _) = asyncio.run(both())
-    assert with_evidence == [True] * len(CASES)
-    assert without == [False] * len(CASES)
-    assert used == [["inspect_scan", "ask_scan", "show_slices", "measure_structure"]] * len(CASES)
+        answer, used = asyncio.run(one())
+    assert used == ["inspect_scan", "ask_scan", "show_slices", "measure_structure"]
+    assert finding.is_right(answer)
+    assert not finding.is_right((answer[0], answer[1] + 1))
+    assert not finding.is_right((finding.slices[-1] + 1, answer[1]))
+    assert not finding.is_right(None)
 
 
 def test_stdio_carries_the_protocol_and_nothing_else(findings):
@@ -117,7 +72,7 @@ def test_stdio_carries_the_protocol_and_nothing_else(findings):
             return await client.call_tool("list_scans", {})
 
     names = [one["name"] for one in asyncio.run(run()).structured_content["found"]]
-    assert names == sorted(f"{index}{end}.nii.gz" for index in CASES for end in ("", "-findings"))
+    assert names == sorted(f"{index}{end}.nii.gz" for index in PHANTOMS for end in ("", "-findings"))
 
 
 @contextmanager
@@ -161,7 +116,7 @@ def test_http_takes_the_token_the_host_and_the_origin_as_serve_does(findings):
             return await client.call_tool("list_scans", {})
 
     with listening(AgentOptions(roots=(findings[0],)), ServeOptions(port=0, token=token)) as url:
-        assert len(asyncio.run(run(url)).structured_content["found"]) == 2 * len(CASES)
+        assert len(asyncio.run(run(url)).structured_content["found"]) == 2 * len(PHANTOMS)
 
         def status(**headers):
             return httpx.post(url, json=body, headers={**asked, **headers}, timeout=60).status_code

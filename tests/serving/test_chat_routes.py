@@ -173,6 +173,11 @@ def test_an_instruction_stands_before_the_question_and_the_notices_say_what_it_i
     assert both["usage"]["prompt_tokens"] >= length
     empty = say([{"role": role, "content": " "}, asked]).json()
     assert (empty["choices"], empty["notices"]) == (plain["choices"], plain["notices"])
+    predictor.follows_system = True  # as a guest may
+    try:
+        assert "as far as the guest does" in say([{"role": role, "content": "Briefly."}, asked]).json()["notices"][-1]
+    finally:
+        del predictor.follows_system
     behind = say([asked, {"role": role, "content": "Answer in German."}])
     assert behind.status_code == 400
     assert f"messages.1 is a {role} message behind a user's; put it first" in behind.json()["error"]["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import re
 import shutil
@@ -112,6 +113,20 @@ def test_the_compositions_are_read_only_and_have_one_door(name, monkeypatch, tmp
         options.public_url == f"https://example.org{path}"
         or options.public_url == f"https://example.org{path}".rstrip("/")
     )
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.nginx.yaml"])
+def test_the_compositions_are_what_their_specification_says(name):
+    jsonschema = pytest.importorskip("jsonschema")
+    found = importlib.util.find_spec("compose")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs the specification: pip install --no-deps docker-compose")
+    place = Path(found.submodule_search_locations[0], "config/compose_spec.json")
+    schema = json.loads(place.read_text(encoding="utf-8"))
+    text = re.sub(r"\$\{SITE[^}]*\}", "example.org", (DEPLOY / name).read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text.replace("read_only:", "readonly:")), schema)
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")

@@ -7,13 +7,14 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from http_questions import question, until
-from slicesight.serving import answering, chat_routes
+from slicesight.serving import answering, chat_routes, fairness
 from slicesight.serving.fairness import FairQueue, FairSlots, client_of
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
@@ -61,6 +62,23 @@ def test_nothing_is_lost_or_kept_beyond_the_limit(steps):
             inside.discard(queue.take())
         assert set(queue.all_items()) == inside
         assert len(queue) <= 5
+
+
+def test_who_asked_lately_counts_once_and_what_was_done_for_it_is_forgotten_by_and_by(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(fairness.time, "monotonic", lambda: now[0])
+    use = fairness.ClientUse(30)
+    for client in "abab":
+        use.note(client, 2)
+    assert (len(use), use.of("a"), use.of("c")) == (2, 4, 0)
+    now[0] += 15
+    use.note("a")
+    assert use.of("a") == pytest.approx(4 / 2**0.5)
+    now[0] += 16
+    assert len(use) == 1, "b has not asked for 31 s"
+    assert use.of("b") == 0
+    now[0] += 30
+    assert len(use) == 0
 
 
 def test_two_slow_jobs_of_one_client_leave_a_place_for_another():
@@ -193,3 +211,64 @@ def test_a_first_question_is_taken_beside_a_full_batch_of_another_client(make_cl
     # whether a hog's next question is the first beside the guest's or finds no row depends on whose answer ends first
     assert [client for client, _ in taken[2:]] == ["hog"] * 3
     assert all(rows <= 1 for _, rows in taken), "at most one client's first question beside a full batch"
+
+
+def test_a_client_has_the_batch_to_itself_only_while_nobody_else_asks(make_client, lend, monkeypatch):
+    for module in (answering, chat_routes):
+        monkeypatch.setattr(module, "client_of", lambda scope: dict(scope["headers"])[b"x-who"].decode())
+    client = make_client(batch_size=8, max_waiting=32)
+    volume_id = lend(client.app.state.server)
+    thread = client.app.state.server.thread
+    take, most = thread._take, {"hog": 0}
+
+    def watched():
+        rows = [one.request.client for one in thread._batching.open.values()]
+        most["hog"] = max(most["hog"], rows.count("hog"))
+        return take()
+
+    monkeypatch.setattr(thread, "_take", watched)
+
+    def ask(who):
+        body = question(volume_id, max_tokens=12, temperature=2.0)
+        return client.post("/v1/chat/completions", json=body, headers={"x-who": who}).status_code
+
+    def together(*names):
+        most["hog"] = 0
+        thread._waiting.take, hold = (lambda may: None), thread._waiting.take
+        with ThreadPoolExecutor(len(names)) as pool:
+            jobs = [pool.submit(ask, who) for who in names]
+            assert until(lambda: thread.num_waiting == len(names))
+            thread._waiting.take = hold
+            with thread._news:
+                thread._news.notify()
+            assert {job.result() for job in jobs} == {200}
+        return most["hog"]
+
+    assert together(*["hog"] * 12) == 8
+    assert together(*["hog"] * 12, "a", "b", "c") == 2
+
+
+def test_while_a_light_clients_question_is_at_work_none_of_a_heavy_one_begins(make_client, lend, monkeypatch):
+    client = make_client(batch_size=16, max_waiting=32)
+    volume_id = lend(client.app.state.server)
+    thread = client.app.state.server.thread
+    now = [time.monotonic()]
+    monkeypatch.setattr(fairness.time, "monotonic", lambda: now[0])
+    request = SimpleNamespace(client="heavy", since=now[0], is_cancelled=False)
+    at_work = SimpleNamespace(request=SimpleNamespace(client="light"))
+    with thread._news:
+        thread._use.note("heavy", 200)
+        thread._use.note("light", 1)
+        monkeypatch.setattr(thread, "_batching", SimpleNamespace(open={0: at_work}, cancel_all=lambda: None))
+        thread._waiting._items["heavy"] = [request]
+    assert thread._take() is None, "it waits"
+    for name in ("equal", "heavy"):
+        at_work.request.client = name
+        thread._use.note(name, 0 if name == "heavy" else 200)
+        assert thread._take() is request, f"beside {name} it does not"
+        thread._waiting._items["heavy"] = [request]
+    at_work.request.client = "light"
+    assert thread._take() is None
+    now[0] += 1.1
+    assert thread._take() is request, "nor for ever"
+    assert client.get(f"/v1/volumes/{volume_id}").status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import select
 import socket
 import threading
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from http_questions import events_of, metric, question, until
+from slicesight.serving import chat_routes
 
 
 def connect(address):
@@ -270,6 +272,28 @@ def test_a_conversation_longer_than_any_the_model_reads_is_refused_without_being
     body = question(volume_id)
     refused = client.post("/v1/chat/completions", json={**body, "messages": [*turns, *body["messages"]]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_long")
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_a_conversation_too_large_for_the_model_is_not_even_parsed(make_client, lend, monkeypatch, is_announced):
+    client = make_client()
+    volume_id = lend(client.app.state.server)
+    monkeypatch.setattr(chat_routes, "read_conversation", lambda *_, **__: pytest.fail("it was parsed"))
+    content = json.dumps(question(volume_id, "word " * 80_000)).encode()
+    headers = {"content-type": "application/json"}
+    sent = content if is_announced else (content[start : start + 10_000] for start in range(0, len(content), 10_000))
+    refused = client.post("/v1/chat/completions", content=sent, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_long")
+
+
+def test_whoever_has_no_room_in_the_queue_is_told_before_a_word_is_parsed(make_client, lend, monkeypatch):
+    client = make_client()
+    volume_id = lend(client.app.state.server)
+    monkeypatch.setattr(client.app.state.server.thread._waiting, "has_room", lambda client: False)
+    refused = client.post("/v1/chat/completions", content=b"{ no JSON", headers={"content-type": "application/json"})
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"]
+    assert client.get(f"/v1/volumes/{volume_id}").status_code == 200
 
 
 def test_prompts_are_tokenised_beside_the_model(make_client, lend, monkeypatch):

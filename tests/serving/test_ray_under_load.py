@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -16,8 +20,9 @@ from http_questions import question
 
 pytest.importorskip("ray.serve")
 pytestmark = pytest.mark.distributed
-NUM_ASKERS, NUM_QUESTIONS = 50, 50
-PATIENCE_S = 600
+NUM_QUESTIONS = 50
+PATIENCE_S = 300
+QUESTION = "Which phase is this?"
 
 
 @pytest.fixture
@@ -40,15 +45,15 @@ def served(tiny_model_folder, tmp_path, monkeypatch):
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         arguments = RayArguments(
-            folder=tmp_path / "scans",
+            folder=tmp_path,
             model=str(tiny_model_folder),
             min_replicas=1,
             max_replicas=2,
             cpus=0.4,
-            queue=NUM_ASKERS + 10,
-            questions_per_replica=4,
+            queue=2 * NUM_QUESTIONS,
+            questions_per_replica=2,
             upscale_delay_s=1,
-            downscale_delay_s=3,
+            downscale_delay_s=15,
         )
         serve.run(build(arguments))
         yield f"http://127.0.0.1:{port}"
@@ -82,7 +87,7 @@ def process_ids() -> list[int]:
                     title = file.read()
             except OSError:
                 continue
-            if title.startswith(b"ray::ServeReplica:default:slicesight"):
+            if title.startswith(b"ray::") and b":ServeReplica:default:slicesight" in title:
                 found.append(int(entry))
     return found
 
@@ -102,36 +107,62 @@ def ask(client: httpx.Client, volume_id: str, text: str) -> tuple[int, str]:
     raise AssertionError("asked twenty times in vain")
 
 
-def test_replicas_come_with_load_survive_a_kill_and_go(served, phantom_file):
+@contextmanager
+def steady_load(client: httpx.Client, volume_id: str, *, num_askers: int) -> Iterator[list[str]]:
+    """So many who ask again as soon as they are answered, until the block ends; what they were answered."""
+    has_ended, answers = threading.Event(), list[str]()
+
+    def keep_asking() -> None:
+        while not has_ended.is_set():
+            answers.append(ask(client, volume_id, QUESTION)[1])
+
+    with ThreadPoolExecutor(num_askers) as pool:
+        askers = [pool.submit(keep_asking) for _ in range(num_askers)]
+        try:
+            yield answers
+        finally:
+            has_ended.set()
+        for asker in askers:
+            asker.result()
+
+
+def encodes(folder) -> list[float]:
+    """Of each replica that ever was, by what it last wrote."""
+    files = [json.loads(file.read_text()) for file in folder.rglob("metrics/*.json")]
+    samples = [sample for families in files for _, _, _, found in families for sample in found]
+    return [value for name, _, value in samples if name == "slicesight_encodes_total"]
+
+
+def counted(client: httpx.Client, name: str) -> float:
+    return float(re.search(rf"^slicesight_{re.escape(name)} (\S+)", client.get("/metrics").text, flags=re.MULTILINE)[1])
+
+
+def test_replicas_come_with_load_survive_a_kill_and_go(served, phantom_file, tmp_path):
     with httpx.Client(base_url=served, timeout=PATIENCE_S, limits=httpx.Limits(max_connections=60)) as client:
         found = client.post("/v1/volumes", files={"file": ("s.nii.gz", phantom_file.read_bytes())})
         assert found.status_code == 201, found.text
         volume_id = found.json()["id"]
-        _, right = ask(client, volume_id, "Which phase is this?")
+        _, right = ask(client, volume_id, QUESTION)
         assert len(process_ids()) == 1
-        with ThreadPoolExecutor(NUM_ASKERS) as pool:
-            load = [pool.submit(ask, client, volume_id, "Which phase is this?") for _ in range(NUM_QUESTIONS)]
-            more = []
-
-            def is_up():
-                more.extend(pool.submit(ask, client, volume_id, "Which phase is this?") for _ in range(4))
-                return replicas().count("RUNNING") == 2
-
-            wait_for(is_up)
-            assert {future.result()[1] for future in (*load, *more)} == {right}
-            before = process_ids()
-            assert len(before) == 2
-            load = [pool.submit(ask, client, volume_id, "Which phase is this?") for _ in range(NUM_QUESTIONS)]
-            time.sleep(0.3)
-            os.kill(before[0], signal.SIGKILL)
-            answers = [future.result() for future in load]
-        assert [text for _, text in answers] == [right] * NUM_QUESTIONS
-        print(f"asked again: {sum(tries > 0 for tries, _ in answers)} of {NUM_QUESTIONS}")
-        wait_for(lambda: set(process_ids()) - {before[0]})
-        text = client.get("/metrics").text
-        answered = float(re.search(r'slicesight_questions_total\{end="answered"\} (\S+)', text)[1])
-        encodes = float(re.search(r"^slicesight_encodes_total (\S+)", text, flags=re.MULTILINE)[1])
-        assert answered >= NUM_QUESTIONS, "the sum is of one replica alone"
-        assert encodes <= len({*before, *process_ids()}), "one replica encoded the scan twice"
+        with steady_load(client, volume_id, num_askers=16) as before_two:
+            wait_for(lambda: replicas() == ["RUNNING", "RUNNING"])
+            with ThreadPoolExecutor(NUM_QUESTIONS) as pool:
+                load = [pool.submit(ask, client, volume_id, QUESTION) for _ in range(NUM_QUESTIONS)]
+                wait_for(lambda: sum(future.done() for future in load) >= 5)
+                killed = process_ids()[0]
+                num_open = sum(not future.done() for future in load)
+                os.kill(killed, signal.SIGKILL)
+                answers = [future.result() for future in load]
+            assert num_open, "nobody waited any more when the replica was killed"
+            wait_for(lambda: len(process_ids()) == 2 and killed not in process_ids())
+            wait_for(lambda: replicas() == ["RUNNING", "RUNNING"])
+        assert {text for _, text in answers} == {right}
+        assert set(before_two) == {right}
+        print(f"{num_open} open when killed; asked again: {sum(tries > 0 for tries, _ in answers)}")
         wait_for(lambda: replicas() == ["RUNNING"] and len(process_ids()) == 1)
-        assert ask(client, volume_id, "Which phase is this?")[1] == right
+        assert ask(client, volume_id, QUESTION)[1] == right
+        assert max(encodes(tmp_path)) == 1, "one replica encoded the scan twice"
+        wait_for(lambda: counted(client, "encodes_total") == sum(encodes(tmp_path)) >= 2)
+        least = 1 + len(before_two) + len(answers)
+        assert counted(client, 'questions_total{end="answered"}') >= least - num_open - 16, "of one replica alone"
+        assert counted(client, "replicas") == 1

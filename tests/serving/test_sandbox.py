@@ -28,12 +28,20 @@ def tries(action):
     except OSError as error:
         return type(error).__name__
 
+def fails(*arguments):
+    import ctypes
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
 import numpy, nibabel, pydicom  # what it is made of can still be loaded
 print(json.dumps({
     "shut": sorted(shut),
     "read": tries(lambda: open(secret).read()),
     "list": tries(lambda: os.listdir("/root" if os.getuid() == 0 else "/home")),
     "write": tries(lambda: open(secret + ".new", "w")),
+    "run": tries(lambda: os.execv(sys.executable, [sys.executable, "-c", "print(1)"])),
+    "trace": tries(lambda: fails(101 if os.uname().machine == "x86_64" else 117, 16, os.getppid())),  # attach
     "own": tries(lambda: (folder / "a").write_text("x")),
     "tcp": tries(lambda: socket.create_connection(("127.0.0.1", port), 20)),
     "udp": tries(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", port))),
@@ -59,23 +67,54 @@ def test_a_confined_process_reaches_nothing_but_its_folder(tmp_path):
         )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    if not {"files", "network"} <= set(found["shut"]):
+    if not set(sandbox.PARTS) <= set(found["shut"]):
         pytest.skip(f"this kernel shuts only {found['shut']}")
     assert found["own"] == "done"
     assert found["large"] == "OSError"
-    assert {found[name] for name in ("read", "list", "write")} == {"PermissionError"}
+    assert {found[name] for name in ("read", "list", "write", "run", "trace")} == {"PermissionError"}
     assert "done" not in (found["tcp"], found["udp"])
     assert (found["cpu"], found["oom"]) == (7, "1000")
 
 
-@pytest.mark.parametrize(("shut", "warned"), [("files network", ""), ("files", "network"), ("", "files and network")])
+def test_without_a_namespace_there_is_still_no_socket(tmp_path):
+    """As in containers that forbid one."""
+    code = (
+        "import sys, socket; from slicesight.serving import sandbox\n"
+        "loaded = sandbox.ctypes.CDLL\n"
+        "class NoNamespace:\n"
+        "    def __init__(self, *names, **settings): self.real = loaded(*names, **settings)\n"
+        "    def __getattr__(self, name): return (lambda *_: -1) if name == 'unshare' else getattr(self.real, name)\n"
+        "sandbox.ctypes.CDLL = NoNamespace\n"
+        "shut = sandbox.confine(sandbox.Path(sys.argv[1]), needs_network=sys.argv[2] == 'yes')\n"
+        "try:\n    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n    print(*sorted(shut), 'open')\n"
+        "except PermissionError:\n    print(*sorted(shut), 'refused')\n"
+    )
+    for needs_network, end in (("no", "refused"), ("yes", "open")):
+        command = [sys.executable, "-c", code, str(tmp_path), needs_network]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        *shut, found = done.stdout.split()
+        if "calls" not in shut:
+            pytest.skip("this kernel has no seccomp")
+        assert found == end
+        assert ("network" in shut) == (end == "refused")
+
+
+@pytest.mark.parametrize(
+    ("shut", "warned"),
+    [
+        ("files network calls", ""),
+        ("files calls", "network"),
+        ("calls", "files and network"),
+        ("files network", "calls"),
+    ],
+)
 def test_what_this_machine_leaves_open_is_a_warning_at_the_start_and_a_figure(make_client, monkeypatch, shut, warned):
     said = []
     monkeypatch.setattr(server, "what_is_shut", lambda: frozenset(shut.split()))
     monkeypatch.setattr(server.log, "warning", lambda line, part: said.append(line % part))
     client = make_client()
     assert [one.rpartition(": ")[2] for one in said] == [warned] * bool(warned)
-    for part in ("files", "network"):
+    for part in sandbox.PARTS:
         assert metric(client, "reading_shut", part=part) == (part in shut)
 
 
@@ -160,5 +199,5 @@ def test_a_decoder_that_never_ends_is_stopped_by_its_time_at_work(tmp_path):
     code = (
         "from slicesight.serving.sandbox import *\nlimit_resources(memory_bytes=1<<34, cpu_seconds=1, file_bytes=1)\n"
     )
-    done = subprocess.run([sys.executable, "-c", f"{code}while True: pass"], timeout=30, env={**os.environ})
+    done = subprocess.run([sys.executable, "-c", f"{code}while True: pass"], timeout=120, env={**os.environ})
     assert done.returncode != 0

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from http_questions import question
+from slicesight.serving.ready_questions import OF_PHANTOMS, ready_questions
 from slicesight.serving.reports import collect_answers
 from slicesight.serving.site_routes import add_page
 
@@ -106,3 +107,29 @@ def test_a_cut_answer_says_so_whole_streamed_and_in_the_report(client, own_volum
     server = client.app.state.server
     kept = collect_answers(server.scan_store, server.predictor, own_volume["id"], None).answers
     assert [(one.finish_reason, one.cut_at) for one in kept] == [("length", 3)] * 2
+
+
+def test_the_page_offers_only_questions_that_the_model_was_taught(client):
+    from types import SimpleNamespace
+
+    from slicesight.inference.calibration.questions import QuestionGauge, TaughtQuestion
+    from slicesight.models.card import ModelCard
+
+    def offered(*questions, trained_on="CT", **facts):
+        taught = tuple(TaughtQuestion(text=text, kind=kind) for text, kind in questions)
+        gauge = SimpleNamespace(questions=QuestionGauge(questions=taught, terms={}, limits={}))
+        card = ModelCard(name="m", trained_on=trained_on, facts=facts)
+        return ready_questions(SimpleNamespace(card=card, calibration=gauge if questions else None))
+
+    assert client.get("/v1/settings").json()["ready_questions"] == list(OF_PHANTOMS)
+    assert offered() == [], "of a model about which nothing is known none"
+    assert offered(trained_on="synthetic") == list(OF_PHANTOMS)
+    assert offered(ready_questions=["A?", "B?"]) == ["A?", "B?"]
+    assert offered(
+        ("Which of these is the larynx?", "closed/near"),
+        ("Which slices show the larynx?", "open/slices"),
+        ("larynx: which slices then?", "open/slices"),
+        ("On which slices can the larynx be seen?", "open/slices"),
+        ("Is the larynx in view at all?", "open/presence"),
+        ("Modality?", "open/modality"),
+    ) == ["Which slices show the larynx?", "Is the larynx in view at all?"]

@@ -10,6 +10,8 @@ export interface Settings {
   archives: string[];
   windows: string[];
   needs_token: boolean;
+  /** What this model was taught to be asked. */
+  ready_questions?: string[];
   default_answer_tokens?: number | null;
   /** Tokens; where the server does not say, the page asks for more until nothing more comes. */
   max_answer_tokens?: number | null;

@@ -15,6 +15,13 @@ export const doubtText = (turn: Pick<Turn, "wouldSay">) =>
 /** `confidence 83 %`, as the model states it. */
 export const confidenceText = (confidence: number) => `confidence ${Math.round(100 * confidence)} %`;
 
+/** What "slice 31 of 32" counts, where an answer says so: the model has never seen the file's own slices. */
+export function countingText(text: string, numSlices: number, numSourceSlices: number): string | null {
+  const counted = [...text.matchAll(/\bslices? \d+(?: (?:to|and) \d+)? of (\d+)\b/gi)].map((found) => Number(found[1]));
+  if (numSlices === numSourceSlices || !counted.includes(numSlices)) return null;
+  return `Counted among the ${numSlices} slices that the model sees, not the file's ${numSourceSlices}.`;
+}
+
 export const questionText = (turn: Pick<Turn, "question">) => turn.question || "Describe the findings";
 
 /** An answer for the clipboard: nobody who reads it there sees the page around it. */

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { CUT_OFF, copiedText, markedText, SHOULD_NOT } from "../src/wording";
+import { CUT_OFF, copiedText, countingText, markedText, SHOULD_NOT } from "../src/wording";
 import { turnOf } from "./scans";
 
 const NOTICES = ["For research use only.", "tiny was trained on synthetic CT only."];
@@ -26,4 +26,13 @@ test("a copied answer that is held back keeps what it would have said, marked", 
 
 test("words marked by hand take the notices along", () => {
   expect(markedText("left lung\n", NOTICES)).toBe(["left lung", "", ...NOTICES].join("\n"));
+});
+
+test("slices that are counted in the model's grid are not taken for the file's", () => {
+  for (const text of ["slice 32 of 32", "Slices 4 to 7 of 32", "slices 1 and 2 of 32: the larynx."]) {
+    expect(countingText(text, 32, 61)).toBe("Counted among the 32 slices that the model sees, not the file's 61.");
+    expect(countingText(text, 32, 32)).toBeNull();
+  }
+  for (const text of ["12 of 32 patients", "slice 3 of 61", "the larynx"])
+    expect(countingText(text, 32, 61)).toBeNull();
 });

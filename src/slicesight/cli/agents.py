@@ -71,7 +71,7 @@ class McpOptions:
     evidence_passes: PassesOption = None
     min_confidence: MinConfidenceOption = None
     int8: Annotated[
-        bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
+        bool, typer.Option("--int8", help="Round the model to 8 bits where that makes it quicker on this processor.")
     ] = False
 
     def checked(self) -> AgentOptions:

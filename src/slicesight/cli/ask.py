@@ -64,6 +64,9 @@ def run_ask(options: AskOptions) -> None:
     name = options.model or model_for(volume)
     with stderr.status(f"loading {name}"):
         predictor = _load(name, options)
+    if options.verbose:
+        for line in describe_use(predictor):
+            stderr.print(line, highlight=False, soft_wrap=True)
     with stderr.status("encoding the scan"):
         encoded = predictor.encode(predictor.grid(volume, window=options.window, plane=options.plane))
     with progress_bar(stderr, "answering") as progress:
@@ -97,6 +100,23 @@ def _load(name: str, options: AskOptions) -> Predictor:
     """The model; a shipped one without what only training and compiling import."""
     with paused_garbage_collection(), light_imports() if name in shipped_models() else nullcontext():
         return load_quietly(name, int8=options.int8, cache=options.cache, **options.guest_settings)
+
+
+def describe_use(predictor: Predictor) -> list[str]:
+    """How a model is computed here: its kind of numbers, threads, and what was chosen by measurement."""
+    if predictor.card.name.startswith("openai:"):
+        return [f"{predictor.card.name} runs elsewhere"]
+    import torch
+
+    from slicesight.inference.cpu.tuning import choices_of, describe_machine, tuning_for
+
+    lines = [f"{predictor.card.name}: {str(predictor.model.dtype).removeprefix('torch.')} on {predictor.model.device}"]
+    if predictor.model.device.type == "cpu":
+        tuning = tuning_for(predictor.model.language_model)
+        lines[0] += f", {torch.get_num_threads()} threads"
+        lines.append(", ".join(f"{name} {value}" for name, value in describe_machine().items() if value))
+        lines.append("measured: " + ", ".join(choices_of(tuning)) if tuning.rates else "small: nothing is measured")
+    return lines
 
 
 def _known_case(options: AskOptions) -> Case | None:

@@ -43,12 +43,28 @@ class CalibrateOptions:
         ),
     ] = None
     train_scans: Annotated[int, typer.Option(min=0, help="With --train-data: scans of it that are looked at.")] = 300
+    copied_scans: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Scans of which copies are made that are turned, noisy, of a wrong spacing and so on, to learn what "
+            "may be wrong with a scan: twelve to encode of each. 0: flips only.",
+        ),
+    ] = 240
     refuse: Annotated[
         float, typer.Option(metavar="0-1", help="Share of good scans and of taught questions that may be refused.")
     ] = 0.05
     min_confidence: Annotated[
         float, typer.Option(metavar="0-1", help="Hold back answers of less confidence unless the asker says otherwise.")
     ] = 0.0
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC=RULE",
+            help="When an open answer of numbers counts as right: slices=overlap:0.5 (of two ranges), count=within:2. "
+            "Without a rule it must be the same text. May be given several times.",
+        ),
+    ] = None
     skip_bad_cases: Annotated[bool, typer.Option(help="Leave unreadable scans out and list them.")] = False
 
     def __post_init__(self) -> None:
@@ -75,13 +91,14 @@ def calibrate(options: CalibrateOptions) -> None:
     """
     from dataclasses import replace
 
+    from slicesight.data.answer_tolerance import read_tolerances
     from slicesight.data.dataset import open_dataset
     from slicesight.inference.calibration.fitting import calibrate as fit
     from slicesight.inference.calibration.storage import write_calibration
     from slicesight.reports.ask import load_quietly
     from slicesight.reports.terminal import progress_bar, report_console
 
-    folder = Path(options.model)
+    folder, tolerances = Path(options.model), read_tolerances(options.tolerance or ())
     validation = open_dataset(options.data, split=options.split, prefer="val", count=options.count, fill=options.fill)
     training = None if options.train_data is None else open_dataset(options.train_data, prefer="train")
     with stderr().status(f"loading {options.model}"):
@@ -92,9 +109,11 @@ def calibrate(options: CalibrateOptions) -> None:
             validation,
             training=training,
             most_training_scans=options.train_scans,
+            most_copied_scans=options.copied_scans,
             data=options.data,
             share_refused=options.refuse,
             on_bad_case="skip" if options.skip_bad_cases else "stop",
+            tolerances=tolerances,
             progress=progress,
         )
     calibration = replace(found.calibration, min_confidence=options.min_confidence)
@@ -148,5 +167,7 @@ def _lines(found: FittedCalibration) -> Iterator[str]:
     if calibration.questions is not None:
         gauge = calibration.questions
         yield f"{len(gauge.questions)} wordings and {len(gauge.every_term)} terms were taught"
+    for topic, rule in calibration.tolerances.items():
+        yield f"{topic}: {rule.words}"
     for case, why in found.skipped.items():
         yield f"skipped {case}: {why}"

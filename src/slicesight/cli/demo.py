@@ -66,7 +66,7 @@ def run_demo(folder: Path, *, model: str, seed: int, real_model: str = DEFAULT_M
         with console.status(f"loading {real_model}"):
             predictor = load_quietly(real_model)
         console.print(f"A corner of a real brain MR, asked of {real_model}:", style="bold", highlight=False)
-        report = _ask_real(predictor, real)
+        report = ask_real(predictor, real)
         print_report(console, report)
         write_files(report, [("html", folder / "real.html"), ("png", folder / "real.png")])
     console.print("\nOpen:", style="bold")
@@ -89,7 +89,8 @@ def real_sample() -> Path | None:
     return sample if sample.is_file() else None
 
 
-def _ask_real(predictor: Predictor, scan: Path) -> AnswerReport:
+def ask_real(predictor: Predictor, scan: Path) -> AnswerReport:
+    """What the shipped model for real scans says about one: what it is, and what it must not claim to know."""
     volume = read_volume(scan)
     encoded = predictor.encode(volume)
     answers = predictor.ask(encoded, list(REAL_QUESTIONS))

@@ -136,7 +136,7 @@ def _torch() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores_used": min(torch.get_num_threads(), count_cores()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "onednn": bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
+        "onednn": bool(torch.backends.mkldnn.is_available()),
         "cuda_build": torch.version.cuda,
         "free_memory_gib": _gib(find_free_bytes("cpu")),
     }

@@ -128,8 +128,8 @@ def load_quietly(model: str, load: Load) -> Embedder:
 
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     return load(model)
 
 
@@ -236,7 +236,7 @@ def _show(neighbours: list[Neighbour], table: EmbeddingTable, options: NearestOp
     by_slice = options.slice is not None
     what = f"{options.query}, grid slice {options.slice}" if by_slice else options.query
     columns = ["", "cosine", "scan", *(["grid slice", "file's slices", "mm (x, y, z)"] if by_slice else [])]
-    shown = headed_table(f"nearest to {what}, by {table.facts['model']}", *columns, title_style="bold", pad_edge=False)
+    shown = headed_table("", *columns, pad_edge=False)
     for one in neighbours:
         cells = [str(one.rank), f"{one.cosine:.4f}", one.scan]
         if by_slice:
@@ -247,7 +247,9 @@ def _show(neighbours: list[Neighbour], table: EmbeddingTable, options: NearestOp
                 "" if one.position_mm is None else ", ".join(f"{value:.0f}" for value in one.position_mm),
             ]
         shown.add_row(*cells)
-    Console(highlight=False).print(shown)
+    console = Console(highlight=False)
+    console.print(f"nearest to {what}, by {table.facts['model']}", style="bold", markup=False, soft_wrap=True)
+    console.print(shown)
     say(f"Alike for this model is not alike for a reader. {RESEARCH_NOTICE}")
     if options.json is not None:
         write_text(options.json, text=text)

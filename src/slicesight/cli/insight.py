@@ -171,7 +171,7 @@ def predict(
     from slicesight.io.dicomweb.client import local_copy
     from slicesight.reports.overlays import draw_prediction
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     with local_copy(scan, token_file=archive_token) as place, phases() as progress:
         found = predict_scan(
             PredictRequest(

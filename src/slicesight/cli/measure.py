@@ -325,7 +325,7 @@ def _predict_in_bulk(
         run,
         load=load,
         model=options.model,
-        data=options.data if opened is None else str(opened.manifest),
+        data=options.data if opened is None else str(opened.manifest.resolve()),
         split=options.split if opened is None else opened.split,
         count=options.count,
         fill=options.fill,

@@ -96,7 +96,7 @@ def _scores_of(card: dict[str, Any]) -> dict[str, Any] | None:
 def print_models(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """On stdout: a block per model, or JSON."""
     if as_json:
-        typer.echo(json.dumps({"schema": "slicesight-models/1", "models": rows}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({"schema": 1, "models": rows}, indent=1))
         return
     for number, row in enumerate(rows):
         if number:

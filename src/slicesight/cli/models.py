@@ -106,12 +106,13 @@ def convert(
 
 def plan(
     config: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="CONFIG",
+            metavar="[CONFIG]",
             help="A model folder, its config.json, or med2e3-phi3; a guest: hf:ID_OR_FOLDER or gemma-3-4b.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu, cuda, or a size such as 24GiB.")] = "cpu",
     questions: Annotated[int, typer.Option(min=1, help="Asked together about one volume.")] = 1,
@@ -121,8 +122,21 @@ def plan(
     ] = True,
     train: Annotated[bool, typer.Option("--train", help="Also the paper's two training stages.")] = False,
     preset: PresetOption = None,
+    machine: Annotated[
+        bool,
+        typer.Option("--machine", help="Only this processor: how fast it multiplies in each way, and what is chosen."),
+    ] = False,
 ) -> None:
     """What a model needs before it is loaded: parameters, memory, work, and whether it fits."""
+    if machine:
+        if config:
+            raise InputError(
+                f"--machine is about this processor alone, and {config} is a model; leave one of them out."
+            )
+        typer.echo("\n".join(_machine_lines()))
+        return
+    if not config:
+        raise InputError("plan needs a model: a folder, its config.json, med2e3-phi3 or a guest; or --machine alone.")
     from slicesight.planning.guests import KNOWN_GUESTS
 
     if config.startswith("hf:") or config in KNOWN_GUESTS:
@@ -145,6 +159,12 @@ def plan(
     for stage in planning.TRAINED_PARTS if train else ():
         step = planning.plan_training(model_config, stage, dtype=dtype, num_questions=questions, length=length)
         typer.echo(planning.describe_training(step))
+
+
+def _machine_lines() -> list[str]:
+    from slicesight.inference.cpu.tuning import describe_tuning, read_tuning
+
+    return describe_tuning(read_tuning())
 
 
 def _guest_plan(name: str, *, preset: str | None, dtype: str, device: str) -> str:

@@ -123,9 +123,13 @@ def guest_settings(*, preset: str | None, evidence: bool, passes: int | None) ->
 
 
 def verb(run: Callable[[Options], None]) -> Callable[..., None]:
-    """A command whose arguments and options are the fields of the dataclass that `run` takes, written there only."""
+    """A command whose arguments and options are the fields of the dataclass that `run` takes, written there only.
+
+    `--help` lists the class's own ones first, then those that it has from the class it extends.
+    """
     (options_class,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
     hints = get_type_hints(options_class, include_extras=True)
+    own = inspect.get_annotations(options_class)
 
     def command(**given: Any) -> None:
         run(options_class(**given))
@@ -140,7 +144,7 @@ def verb(run: Callable[[Options], None]) -> Callable[..., None]:
                 default=inspect.Parameter.empty if field.default is MISSING else field.default,
                 annotation=hints[field.name],
             )
-            for field in fields(options_class)
+            for field in sorted(fields(options_class), key=lambda field: field.name not in own)
         ]
     )
     return command

@@ -27,7 +27,7 @@ def run_pull(
     from slicesight.models.importers.pull import check_disk, prepare, run
     from slicesight.models.shipped import find_folder
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
     with stderr().status(f"asking the hub about {name}" if source is None else f"looking at {source}"):
         pull = prepare(name, to=to, source=source, revision=revision)
     if pull.is_done():

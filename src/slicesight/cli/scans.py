@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
+from slicesight.cli.asking import AskingOptions, Choices
 from slicesight.cli.options import (
-    AnswerAnywayOption,
     ArchiveTokenOption,
     ChosenModelOption,
-    EvidenceOption,
     FillOption,
-    MinConfidenceOption,
     ModelOption,
-    PagesOption,
-    PassesOption,
     PlaneOption,
-    PresetOption,
     ScanArgument,
     ScanLimitOption,
     SeriesOption,
@@ -27,9 +22,6 @@ from slicesight.cli.options import (
     TimePointOption,
     UnitOption,
     WindowOption,
-    WorkersOption,
-    guest_settings,
-    share_from_0_to_1,
     three_numbers,
     verb,
 )
@@ -40,12 +32,8 @@ from slicesight.models.shipped import PHANTOM_MODEL
 STDOUT = Path("-")
 
 
-Choices = Literal["free", "only", "both"]
-"""How a question that lists its choices is answered."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class AskOptions:
+class AskOptions(AskingOptions):
     """The options of `slicesight ask`.
 
     scan: a path or an archive's address. store: the DICOM report goes back into that archive.
@@ -57,13 +45,7 @@ class AskOptions:
         typer.Argument(metavar="QUESTION", help="Left out, the model describes the findings.", show_default=False),
     ] = None
     model: ChosenModelOption = None
-    window: WindowOption = None
-    plane: PlaneOption = None
     series: SeriesOption = None
-    spacing_mm: SpacingOption = None
-    time_point: TimePointOption = None
-    unit: UnitOption = None
-    fill: FillOption = None
     truth: Annotated[
         Path | None,
         typer.Option(metavar="MANIFEST", help="Compare with a manifest; without a question, ask all of its own."),
@@ -75,13 +57,8 @@ class AskOptions:
             show_default=False,
         ),
     ] = None
-    preset: PresetOption = None
-    evidence: EvidenceOption = True
-    evidence_passes: PassesOption = None
-    min_confidence: MinConfidenceOption = None
-    answer_anyway: AnswerAnywayOption = False
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say how this processor is used, on the error stream.")
     ] = False
     cache: Annotated[
         Path | None,
@@ -111,19 +88,13 @@ class AskOptions:
             "question; goes on where it was stopped.",
         ),
     ] = None
-    workers: WorkersOption = 1
-    pages: PagesOption = True
     scan_limit: ScanLimitOption = None
 
     def __post_init__(self) -> None:
         from slicesight.io.dicomweb.address import is_address, read_address
         from slicesight.reports import report_writer
-        from slicesight.volumes.grid import GridSpec
 
-        three_numbers(self.spacing_mm, "--spacing-mm")
-        _ = self.guest_settings
-        share_from_0_to_1(self.min_confidence, "--min-confidence")
-        GridSpec(window=self.window or "auto", plane=self.plane or "acquired")  # refuses what does not exist
+        super().__post_init__()
         for name, _ in self.written:
             report_writer(name)
         for path in self.files:
@@ -148,11 +119,6 @@ class AskOptions:
             from slicesight.reports.dicom_sr.document import import_highdicom
 
             import_highdicom()
-
-    @property
-    def guest_settings(self) -> dict[str, Any]:
-        """What a guest is loaded with."""
-        return guest_settings(preset=self.preset, evidence=self.evidence, passes=self.evidence_passes)
 
     @property
     def written(self) -> list[tuple[str, Path]]:

@@ -111,7 +111,7 @@ class EvaluateOptions:
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Answer on a Ray cluster: local, auto, ray://...")
     ] = None
-    workers: Annotated[int, typer.Option(min=1, help="With --ray: how many readers answer side by side.")] = 2
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: how many loaded models answer side by side.")] = 2
 
     def __post_init__(self) -> None:
         if self.benchmark is None and self.out is None:

@@ -59,7 +59,7 @@ def serve(
     min_confidence: MinConfidenceOption = None,
     answer_anyway: AnswerAnywayOption = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Round the model to 8 bits: quicker and smaller on an x86 CPU.")
+        bool, typer.Option("--int8", help="Round the model to 8 bits where that makes it quicker on this processor.")
     ] = False,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="Who computes: own, vllm if its plug-in is here, auto the quicker.")

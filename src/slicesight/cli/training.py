@@ -52,7 +52,7 @@ def stoppable(folder: Path) -> Iterator[None]:
 
     from slicesight.training.run_folder import how_to_go_on
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     except KeyboardInterrupt:

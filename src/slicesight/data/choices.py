@@ -23,6 +23,7 @@ FOUR_LETTERS = "ABCD"
 """Those of data sets whose questions have four choices."""
 LIST_MARK = "Choices:"
 SCAN_PLACE = "<image3d>"
+"""Where a scan stands in a question's text, and the special token of tokenizers that are learnt here."""
 
 
 class AskedWithAnswer(Protocol):

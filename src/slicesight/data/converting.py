@@ -145,9 +145,11 @@ class Conversion:
         }
 
     def write(self) -> dict[str, Any]:
-        """Write every file, the summary last; returns the summary."""
+        """Write every file, the summary first; returns the summary."""
         out = _made(self.request.out).resolve()
         summary, deduplicated = self.summary(), self.deduplicated
+        # says whose the folder is: before the manifest, or a run that is killed between the two could not be run again
+        write_text(out / SUMMARY, text=json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         seen_from = None if self.request.is_sent else out
         write_manifest(_relative(self.cases, seen_from), out / MANIFEST)
         _write_lines(out / SKIPPED, [skipped.to_dict() for skipped in self.skipped])
@@ -160,7 +162,6 @@ class Conversion:
             write_manifest(_relative(deduplicated, seen_from), out / DEDUPLICATED)
         else:
             (out / DEDUPLICATED).unlink(missing_ok=True)
-        write_text(out / SUMMARY, text=json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         return summary
 
 

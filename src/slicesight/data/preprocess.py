@@ -127,7 +127,7 @@ def _prepared(
     """Plan, do and commit; is_sent: the folder goes elsewhere, so that its manifest names scans by whole paths."""
     theirs = out / "manifest.jsonl"
     is_theirs = isinstance(manifest, Path) and manifest.resolve() == theirs.resolve()
-    if not is_theirs and theirs.exists() and not (out / FOLDER / rows.JOURNAL).exists():
+    if not is_theirs and theirs.exists() and not _was_begun(out / FOLDER):
         raise InputError(f"{theirs} exists already and is another manifest; name another folder")
     with only_run_in(out / FOLDER) as folder, plain_disk_errors(folder):
         made = run(folder=folder)
@@ -136,6 +136,11 @@ def _prepared(
         if not is_theirs:
             write_manifest(_moved(manifest, out, is_sent=is_sent), theirs)
         return made.commit(out)
+
+
+def _was_begun(folder: Path) -> bool:
+    """Whether a run of ours wrote here: its journal comes last, its shards before the manifest."""
+    return (folder / rows.JOURNAL).exists() or any(folder.glob(PATTERN))
 
 
 @dataclass(slots=True)

@@ -162,7 +162,7 @@ def _value(runs: Sequence[Scored], task: str, metric: str, *, against: Mapping[s
     sums_SV = np.array([[one[name] for name in names] for one in sums])
     counts_SV = np.array([[one[name] for name in names] for one in counts])
     by_seed = sums_SV.sum(axis=1) / counts_SV.sum(axis=1)
-    low, high = bounds(_draw_both(sums_SV, counts_SV))
+    low, high = bounds(_draw_both(sums_SV, counts_SV), len(names)) or (np.nan, np.nan)
     return Value(
         value=float(by_seed.mean()),
         low=low,

@@ -200,7 +200,7 @@ def mean_curves(curves: Sequence[QuestionCurves], *, branches: Sequence[str] = B
     def along_steps(*key: str) -> dict[str, Any]:
         values_QS = np.array([one.curves[key[0], key[1], key[2]] for one in curves])
         ends = [mean_interval(values_Q, volumes, draws=500) for values_Q in values_QS.T]
-        return {"mean": [end.value for end in ends], "ci95": [[end.low, end.high] for end in ends]}
+        return {"mean": [end.value for end in ends], "ci95": [end.ends for end in ends]}
 
     return {
         branch: {curve: {order: along_steps(branch, curve, order) for order in ORDERS} for curve in CURVES}
@@ -228,7 +228,7 @@ def area_gains(
                 "curve": curve,
                 "against": other,
                 "gain": interval.value,
-                "ci95": [interval.low, interval.high],
+                "ci95": interval.ends,
                 "p": sign_flip_p(by_volume),
                 "effect_size_d": float(by_volume.mean()) / spread if spread > 0 else None,
             }
@@ -239,11 +239,14 @@ def area_gains(
 
 
 def verdict_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain answers: does the model use what it points at, and does it point at what is true?"""
+    """Plain answers: does the model use what it points at, and does it point at what is true? None of one scan."""
     against_random = [entry for entry in found["gains"] if entry["against"] == "random"]
+    gains = {branch: [one for one in against_random if one["branch"] == branch] for branch in found["curves"]}
     used = {
-        branch: all(one["ci95"][0] > 0 and one["p_holm"] < 0.05 for one in against_random if one["branch"] == branch)
-        for branch in found["curves"]
+        branch: None
+        if any(one["ci95"] is None for one in of_branch)
+        else all(one["ci95"][0] > 0 and one["p_holm"] < 0.05 for one in of_branch)
+        for branch, of_branch in gains.items()
     }
     evidence = found["evidence"]
     return {

@@ -105,7 +105,7 @@ def radeval_of(rows: Sequence[Prediction], options: LabelOptions) -> tuple[dict[
     part: dict[str, Any] = {"version": found.version, "values": dict.fromkeys(found.missing)}
     for name, values in found.values.items():
         interval = mean_interval(np.array(values), volumes)
-        part["values"][name] = {"mean": interval.value, "ci95": [interval.low, interval.high] if has_volumes else None}
+        part["values"][name] = {"mean": interval.value, "ci95": interval.ends if has_volumes else None}
     return part, {f"radeval.{name}": why for name, why in found.missing.items()}
 
 

@@ -138,13 +138,14 @@ def _claim(says: str, compared: str, above: bool | None, values: Floats, differe
     value, difference = mean_interval(values), mean_interval(differences)
     is_above, is_below = difference.low > 0, difference.high < 0
     holds = is_above if above else is_below if above is False else not (is_above or is_below)
+    is_known = difference.ends is not None
     return {
         "says": says,
         **value.to_dict(),
         "compared": compared,
         "difference": difference.value,
-        "difference_ci95": [difference.low, difference.high],
-        "holds": bool(holds),
+        "difference_ci95": difference.ends,
+        "holds": bool(holds) if is_known else None,
     }
 
 

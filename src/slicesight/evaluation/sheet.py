@@ -28,6 +28,8 @@ from slicesight.evaluation.report_labels import LabelOptions, clinical_of, radev
 from slicesight.evaluation.score_sheet import FORMAT, ScoreSheet
 from slicesight.evaluation.selective_answers import NO_CONFIDENCE, score_selective
 from slicesight.evaluation.statistics import (
+    FEWEST,
+    ONE_SCAN,
     Floats,
     bounds,
     compare,
@@ -38,6 +40,7 @@ from slicesight.evaluation.statistics import (
 )
 
 CLOSED_METRICS = ("accuracy", "accuracy_legacy", "accuracy_constrained")
+ALONE = "one text alone: CIDEr weighs words by how rare they are among the texts, and gives 0 whatever is said"
 NOT_COMPARED = ("accuracy_constrained", "rougel", "bleu4", "chrf", "cider")
 """Stands beside the tests and in none of them, so that their correction is of the same family with and without it."""
 NO_CHOICE = (
@@ -102,7 +105,8 @@ def score_file(file: PredictionFile, *, bertscore: str | None = None, layer: int
             values["accuracy"][place] = is_right(row.prediction, row)
             values["accuracy_legacy"][place] = legacy_right(row.prediction, row.answer_choice)
             values["accuracy_constrained"][place] = is_right(row.choice or "", row)
-    missing = {**file.missing, **found.missing, **_without_answer(rows)}
+    alone = [kind for kind, number in Counter(kinds).items() if number == 1]
+    missing = {**file.missing, **found.missing, **_without_answer(rows), **{f"{kind}.cider": ALONE for kind in alone}}
     if any(row.task == "closed" and row.choice is None for row in rows):
         missing["accuracy_constrained"] = NO_CHOICE
     about = {**found.about, **{name: {"definition": text} for name, text in CLOSED_DEFINITIONS.items()}}
@@ -116,6 +120,8 @@ def make_sheet(scored: Scored, *, system: str, labels: LabelOptions | None = Non
     missing = dict(scored.missing)
     if not scored.has_volumes:
         missing["ci95"] = missing.get("volume", NO_VOLUME)
+    elif len(volumes) < FEWEST:
+        missing["ci95"] = ONE_SCAN
     for task in TASKS:
         if task not in scored.file.tasks:
             missing[task] = f"the file holds no {task} questions"
@@ -317,7 +323,7 @@ def _corpus_part(rows: Sequence[Prediction], *, has_volumes: bool) -> dict[str, 
     if has_volumes:
         volumes = [row.volume or "" for row in told]
         sums_V10 = np.stack([volume_sums(volumes, counts_P10[:, column])[0] for column in range(10)], axis=1)
-        ends = list(bounds(np.array([corpus_bleu4(list(drawn)) for drawn in draw_sums(sums_V10)])))
+        ends = bounds(np.array([corpus_bleu4(list(drawn)) for drawn in draw_sums(sums_V10)]), len(sums_V10))
     return {"bleu4": corpus_bleu4(list(counts_P10.sum(axis=0))), "bleu4_ci95": ends}
 
 
@@ -334,7 +340,9 @@ def _intervals(
             sums, counts = zip(*(volume_sums(volumes, group) for group in groups), strict=True)
             micro_R, *topics_R = draw_means(np.stack(sums, axis=1), np.stack(counts, axis=1)).T
             known_R = [drawn_R for drawn_R, count in zip(topics_R, counts[1:], strict=True) if count.any()] or topics_R
-            ends = [list(bounds(drawn_R)) for drawn_R in (micro_R, np.stack(known_R, axis=1).mean(axis=1), *topics_R)]
+            drawn = (micro_R, np.stack(known_R, axis=1).mean(axis=1), *topics_R)
+            volumes_of = [int(np.count_nonzero(count)) for count in (counts[0], counts[0], *counts[1:])]
+            ends = [bounds(drawn_R, number) for drawn_R, number in zip(drawn, volumes_of, strict=True)]
         found["micro"][name], found["macro"][name], *by_topic = ends
         for topic, one in zip(in_topic, by_topic, strict=True):
             found["by_topic"][topic][name] = one

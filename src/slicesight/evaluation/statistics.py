@@ -1,7 +1,8 @@
 """How sure is a number, and is the difference between two systems more than chance? Volumes are drawn, not questions.
 
 V volumes, G groups of questions (a metric of a topic), R draws. A volume's questions share its scan, so they are no
-independent evidence: the bootstrap draws volumes, the paired test compares volumes.
+independent evidence: the bootstrap draws volumes, the paired test compares volumes. One volume drawn again and again
+gives an interval of no width, which says the opposite of what one volume is worth: it has none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 DRAWS = 2000
 FLIPS = 9999
+FEWEST = 2
+"""Volumes that have a value, below which nothing can be drawn."""
+ONE_SCAN = "one scan: no interval"
 EXACT_UP_TO = 13
 LEVEL = 0.95
 _CHUNK = 2_000_000
@@ -23,15 +27,24 @@ _CHUNK = 2_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value with the ends of its 95 % bootstrap interval."""
+    """A value with the ends of its 95 % bootstrap interval, NaN where there is none."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def ends(self) -> list[float] | None:
+        """[low, high]; None where there is no interval."""
+        return _known(self.low, self.high)
+
     def to_dict(self) -> dict[str, Any]:
-        """{"value", "ci95": [low, high]}."""
-        return {"value": self.value, "ci95": [self.low, self.high]}
+        """{"value", "ci95": [low, high] or None}."""
+        return {"value": self.value, "ci95": self.ends}
+
+
+def _known(low: float, high: float) -> list[float] | None:
+    return None if np.isnan(low) else [low, high]
 
 
 def volume_sums(volumes: Sequence[str], values: Floats) -> tuple[Floats, Floats]:
@@ -71,20 +84,25 @@ def draw_sums(sums_VC: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
     return np.concatenate([picked_rV @ sums_VC for picked_rV in draw_counts(len(sums_VC), draws=draws, seed=seed)])
 
 
-def bounds(drawn: Floats) -> tuple[float, float]:
-    """The middle 95 % of the draws (R,), those without a value left out."""
+def bounds(drawn: Floats, num_volumes: int) -> list[float] | None:
+    """The middle 95 % of the draws (R,), those without a value left out.
+
+    Args:
+        num_volumes: that had a value to draw; None of fewer than FEWEST.
+    """
     kept = drawn[~np.isnan(drawn)]
-    if not len(kept):
-        return float("nan"), float("nan")
+    if num_volumes < FEWEST or not len(kept):
+        return None
     low, high = np.percentile(kept, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
-    return float(low), float(high)
+    return [float(low), float(high)]
 
 
 def mean_interval(values: Floats, volumes: Sequence[str] | None = None, *, draws: int = DRAWS) -> Interval:
     """Mean of the values with its interval; drawn by volume, or one value a volume where none are named."""
     names = [str(place) for place in range(len(values))] if volumes is None else volumes
     sums_V, counts_V = volume_sums(names, values)
-    low, high = bounds(draw_means(sums_V[:, None], counts_V[:, None], draws=draws)[:, 0])
+    drawn = draw_means(sums_V[:, None], counts_V[:, None], draws=draws)[:, 0]
+    low, high = bounds(drawn, int(np.count_nonzero(counts_V))) or (np.nan, np.nan)
     return Interval(value=float(np.nanmean(values)), low=low, high=high)
 
 
@@ -94,7 +112,7 @@ class Paired:
 
     difference: mean over volumes of (first - second), each averaged over questions and seeds. p: two-sided sign-flip
     permutation test. effect_size: Cohen's d of the paired differences, None where they do not vary. p_holm: p after
-    Holm's correction over the family it was tested in.
+    Holm's correction over the family it was tested in. low, high: NaN of a single volume.
     """
 
     difference: float
@@ -109,7 +127,7 @@ class Paired:
         """The documented keys of a comparison."""
         return {
             "difference": self.difference,
-            "ci95": [self.low, self.high],
+            "ci95": _known(self.low, self.high),
             "p": self.p,
             "p_holm": self.p_holm,
             "effect_size_d": self.effect_size,

@@ -56,8 +56,9 @@ class Answer:
     model that does not weigh slices. slices: all of them, heaviest first. cut_at: after so many tokens the answer was
     cut; None where it ended of itself. choice: where it was asked for, what a closed question is answered with when
     nothing but its choices may be said. confidence: the probability that the answer is right, of a calibrated model;
-    confidence_note: why there is none. abstained: why the model should not answer; would_say: the text that is held
-    back for it, None where nothing is. prefix: how the one who asked began the text, which the model went on with.
+    confidence_note: why there is none, or what counts as right where not only the same text does. abstained: why the
+    model should not answer; would_say: the text that is held back for it, None where nothing is. prefix: how the one
+    who asked began the text, which the model went on with. system: the message that stood before the conversation.
     """
 
     question: str
@@ -71,6 +72,7 @@ class Answer:
     abstained: Abstained | None = None
     would_say: str | None = None
     prefix: str = ""
+    system: str | None = None
     evidence: EvidenceKind = "scores"
     """Where `scores` come from: the model's own, or measured by blanking slices; none for a guest without either."""
     evidence_note: str | None = None

@@ -45,21 +45,52 @@ CANCELLED = -1
 """A token no vocabulary has: it ends a row whose answer nobody waits for."""
 
 
-@dataclass(kw_only=True)
-class OpenQuestion:
-    """A question at work: whose it is and what its row needs to become an answer."""
+@dataclass(eq=False, kw_only=True)
+class QuestionAtWork:
+    """Whose a question is, and what becomes of its tokens once they are all there, whichever engine makes them."""
 
     request: AskRequest
     number: int
-    prompt: Prompt
     scan: EncodedScan | None
-    sampler: Sampler
-    generator: torch.Generator
     decoder: AnswerDecoder
-    prefix: str = ""
     choices: ChoiceTree | None = None
     record: TokenRecord | None = None
     watch: AnswerWatch | None = None
+
+    def whole(
+        self,
+        question: str,
+        token_ids: Sequence[int],
+        scores: Sequence[float],
+        *,
+        cut_at: int | None,
+        num_prompt_tokens: int,
+    ) -> AnswerPiece:
+        """The answer, with what a calibration says of it, and the last of its text."""
+        _, text = self.decoder.finish(token_ids)
+        grid = None if self.scan is None else self.scan.grid
+        answer = make_answer(question, text, scores, grid=grid, cut_at=cut_at, **self.request.given)
+        answer = answer if self.choices is None else with_choice(answer)
+        likelihood = None if self.record is None else self.record.finish()
+        answer = judged(answer, self.watch, likelihood)
+        return AnswerPiece(
+            number=self.number,
+            text=answer.text.removeprefix(self.decoder.sent),
+            answer=answer,
+            likelihood=likelihood if self.request.wants_likelihoods else None,
+            num_prompt_tokens=num_prompt_tokens,
+            num_answer_tokens=len(token_ids),
+            is_truncated=cut_at is not None,
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class OpenQuestion(QuestionAtWork):
+    """A question at work here, and what its row needs to become an answer."""
+
+    prompt: Prompt
+    sampler: Sampler
+    generator: torch.Generator
     said: list[int] = field(default_factory=list)
     has_started: bool = False
 
@@ -73,23 +104,10 @@ class OpenQuestion:
         if not step.is_finished:
             text = self.decoder.next_piece(step.token_ids) if self.request.in_pieces else ""
             return AnswerPiece(number=self.number, text=text) if text else None
-        _, text = self.decoder.finish(step.token_ids)
-        grid = None if self.scan is None else self.scan.grid
         cut_at = None if step.token_ids[-1] in self.sampler.ends else len(step.token_ids)
-        answer = make_answer(
-            self.prompt.question, text, self.prompt.scores, grid=grid, cut_at=cut_at, prefix=self.prefix
-        )
-        answer = answer if self.choices is None else with_choice(answer)
-        likelihood = None if self.record is None else self.record.finish()
-        answer = judged(answer, self.watch, likelihood)
-        return AnswerPiece(
-            number=self.number,
-            text=answer.text.removeprefix(self.decoder.sent),
-            answer=answer,
-            likelihood=likelihood if self.request.wants_likelihoods else None,
-            num_prompt_tokens=len(self.prompt.token_ids),
-            num_answer_tokens=len(step.token_ids),
-            is_truncated=cut_at is not None,
+        prompt = self.prompt
+        return self.whole(
+            prompt.question, step.token_ids, prompt.scores, cut_at=cut_at, num_prompt_tokens=len(prompt.token_ids)
         )
 
 
@@ -177,12 +195,11 @@ class ContinuousBatching:
             system=request.system,
             prefix=request.prefix,
         )
-        if request.prefix and request.constrained:
-            raise InputError("the answer is begun and held to choices; leave one of the two out.")
+        request.check()
         scan = None if request.scan is None else request.scan()
         request.scan = None  # it may hold the whole volume
         trees = self._choice_trees(request, num_volumes=0 if scan is None else 1)
-        watches = [self._watch(request, question, scan) for question in request.questions]
+        watches = [watch_question(self.predictor, request, question, scan) for question in request.questions]
         limits = [
             request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
             for one in tokenized
@@ -192,6 +209,7 @@ class ContinuousBatching:
         if sampler is None or (longest_shared is not None and needed > longest_shared):
             self._answer_by_generate(request, tokenized, scan, trees, watches)
             return
+        ends = find_end_tokens(model)
         for numbers in split_questions([len(one) for one in tokenized], batch_size=self.batch_size):
             features = None if scan is None else scan.features
             prompts = embed_prompts(model, processor, features, tokenized[numbers.start : numbers.stop])
@@ -205,9 +223,10 @@ class ContinuousBatching:
                     sampler=sampler,
                     generator=sampler.generator(request.first_number + number),
                     decoder=self._decoder(tokenized[number], watch),
-                    prefix=request.prefix,
                     choices=trees[number],
-                    record=self._record(request, prompt.question, trees[number], has_scan=scan is not None),
+                    record=record_answer(
+                        self.predictor, request, prompt.question, trees[number], has_scan=scan is not None, ends=ends
+                    ),
                     watch=watch,
                 )
                 yield self._generation_request(question, max_new_tokens=limits[number])
@@ -220,32 +239,6 @@ class ContinuousBatching:
             lambda token_ids: self.predictor.decode([*prefix_ids, *token_ids]),
             may_be_held_back=watch is not None and watch.may_hold_back,
         )
-
-    def _watch(self, request: AskRequest, question: str, scan: EncodedScan | None) -> AnswerWatch | None:
-        """What the calibration knows of a question beforehand; None without one."""
-        calibration = self.predictor.calibration
-        if calibration is None or request.wants_likelihoods:
-            return None
-        asked = calibration.judge_question(question, self.predictor, is_follow_up=bool(request.history))
-        return AnswerWatch(
-            calibration=calibration,
-            rule=request.rule,
-            scan=calibration.judge_scan(scan, kind="" if asked is None else asked.kind),
-            question=asked,
-            has_scan=scan is not None,
-        )
-
-    def _record(
-        self, request: AskRequest, question: str, tree: ChoiceTree | None, *, has_scan: bool
-    ) -> TokenRecord | None:
-        """Where an answer's likelihood is kept, if anybody reads it."""
-        if self.predictor.calibration is None and not request.wants_likelihoods:
-            return None
-        if tree is None and (ends := find_end_tokens(self.predictor.model)):
-            tree = make_choice_tree(
-                self.predictor.processor, question, history=request.history, num_volumes=int(has_scan), ends=ends
-            )
-        return TokenRecord(tree=tree)
 
     def _choice_trees(self, request: AskRequest, *, num_volumes: int) -> list[ChoiceTree | None]:
         """The choices each question is held to, if any."""
@@ -295,7 +288,7 @@ class ContinuousBatching:
         for number, (one, (token_ids, scores)) in enumerate(zip(tokenized, found, strict=True)):
             _, text = self._decoder(one, None).finish(token_ids)
             cut_at = len(token_ids) if ends.isdisjoint(token_ids) else None
-            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, prefix=request.prefix)
+            answer = make_answer(one.question, text, scores, grid=grid, cut_at=cut_at, **request.given)
             answer = judged(answer if trees[number] is None else with_choice(answer), watches[number], None)
             request.on_piece(
                 AnswerPiece(
@@ -307,6 +300,42 @@ class ContinuousBatching:
                     is_truncated=cut_at is not None,
                 )
             )
+
+
+def watch_question(
+    predictor: Predictor, request: AskRequest, question: str, scan: EncodedScan | None
+) -> AnswerWatch | None:
+    """What the calibration knows of a question beforehand; None without one."""
+    calibration = predictor.calibration
+    if calibration is None or request.wants_likelihoods:
+        return None
+    asked = calibration.judge_question(question, predictor, is_follow_up=bool(request.history))
+    return AnswerWatch(
+        calibration=calibration,
+        rule=request.rule,
+        scan=calibration.judge_scan(scan, kind="" if asked is None else asked.kind),
+        question=asked,
+        has_scan=scan is not None,
+    )
+
+
+def record_answer(
+    predictor: Predictor,
+    request: AskRequest,
+    question: str,
+    tree: ChoiceTree | None,
+    *,
+    has_scan: bool,
+    ends: frozenset[int],
+) -> TokenRecord | None:
+    """Where an answer's likelihood is kept, if anybody reads it. tree: the choices that it is held to, if any."""
+    if predictor.calibration is None and not request.wants_likelihoods:
+        return None
+    if tree is None and ends:
+        tree = make_choice_tree(
+            predictor.processor, question, history=request.history, num_volumes=int(has_scan), ends=ends
+        )
+    return TokenRecord(tree=tree)
 
 
 class _SamplerPerQuestion:

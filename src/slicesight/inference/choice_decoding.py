@@ -32,7 +32,7 @@ class ChoiceTree:
     def __init__(
         self, sequences: Sequence[Sequence[int]], *, ends: frozenset[int], names: Sequence[str] | None = None
     ) -> None:
-        self.ends = ends
+        self.sequences, self.ends = [list(sequence) for sequence in sequences], ends
         self.root: dict[int, Any] = {}
         self.whole: set[int] = set()  # nodes, by identity, where a sequence is complete
         self._under: dict[int, set[str]] = {}  # names of what begins with a node, by its identity

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENGINES = {"own": "slicesight.inference.loading:load"}
 ENGINE_ENTRY_POINTS = "slicesight.engines"
 AUTO, QUICKEST = "auto", ("vllm", "own")
-"""Where nobody says otherwise: the first of these that is here and answers this model as well as the package does."""
+"""Where nobody says otherwise: the first of these that is here and answers this model."""
 HOW_TO_GET = {"vllm": "install plugins/vllm in an environment of its own, with its vLLM (docs/how-to/vllm.md)"}
 
 
@@ -41,12 +41,10 @@ def choose_engine(engine: str, model: str | Path, *, is_plain: bool = True) -> s
 
 
 def answers_elsewhere(model: str | Path) -> bool:
-    """Whether a model's folder is whole and without a calibration, which only the package's own engine follows."""
-    from slicesight.inference.calibration.storage import CALIBRATION_FILE
+    """Whether a model's folder is whole: another engine makes nothing of a guest's name."""
     from slicesight.models.shipped import find_folder
 
-    folder = find_folder(model)
-    return (folder / "config.json").is_file() and not (folder / CALIBRATION_FILE).is_file()
+    return (find_folder(model) / "config.json").is_file()
 
 
 def check_engine(engine: str) -> str:

@@ -69,6 +69,8 @@ class JobRunner:
     max_new_tokens: int
     batch_size: int
     options: dict[str, Any]
+    system: str | None = None
+    prefix: str = ""
     choices: ChoicesMode = "free"
     rule: AnswerRule = field(default_factory=AnswerRule)
     wants_likelihoods: bool = False
@@ -79,6 +81,9 @@ class JobRunner:
                 raise InputError(f"{name} is {value!r}; expected at least 1, a whole number.")
         if isinstance(self.history, str) or not all(map(_is_turn, self.history)):
             raise InputError(f"history is {str(self.history)[:60]!r}; expected (question, answer) pairs of text.")
+        for name, text in (("system", self.system or ""), ("prefix", self.prefix)):
+            if not isinstance(text, str):
+                raise InputError(f"{name} is a {type(text).__name__}; expected text.")
         check_choices_mode(self.choices)
         self.predictor.check_options(self.options)
 
@@ -143,6 +148,8 @@ class JobRunner:
                 on_piece=lambda piece: pieces.append((job, piece)),
                 on_error=errors.append,
                 history=self.history,
+                system=self.system,
+                prefix=self.prefix,
                 max_new_tokens=self.max_new_tokens,
                 options=self.options,
                 sampler=sampler,

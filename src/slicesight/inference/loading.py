@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 SERVER_PREFIX = "openai:"
 GUEST_PREFIXES = ("hf:", SERVER_PREFIX)
 """Of names that mean a vision-language model of somebody else's."""
+INT8_IF_FASTER = "int8 if faster"
 
 
 @contextmanager
@@ -70,7 +71,8 @@ def load(
         device: "cpu", "cuda", ...; left out, a GPU if there is one.
         dtype: "float32", "bfloat16", "auto" (as stored), "fastest" (on a CPU what it multiplies faster, float32 or
             bfloat16, measured); left out, float32 on the CPU and as stored elsewhere.
-        quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only).
+        quantize: "int8" rounds weights and activations of the language model and the 2D encoder to 8 bits (CPU only);
+            "int8 if faster" does so where this model's own layers are then faster here, measured, and says if not.
         compile_mode: of PyTorch's compiler for both encoders, whose shapes stay the same: "default", "reduce-overhead"
             (CUDA graphs) or "max-autotune". For many scans on a GPU: the first one takes minutes.
         cache_bytes: of encoded scans kept in memory, the ones used last; 0 keeps none.
@@ -95,9 +97,10 @@ def load(
     import torch
     from transformers.utils.hub import cached_file
 
-    from slicesight.inference.cpu.processor import count_cores, fastest_dtype
+    from slicesight.inference.cpu.processor import count_cores
     from slicesight.inference.cpu.transposed_linear import use_transposed_linear
-    from slicesight.inference.cpu.upcast_linear import upcast_is_faster, use_upcast_linear
+    from slicesight.inference.cpu.tuning import read_tuning, tuning_for
+    from slicesight.inference.cpu.upcast_linear import use_upcast_linear
     from slicesight.inference.feature_cache import FeatureCache
     from slicesight.models.adapters import apply_adapter, find_base
     from slicesight.models.folder import check_whole, one_line_for_damage
@@ -113,7 +116,7 @@ def load(
         raise ModelError("compile_mode and quantize do not go together; leave one of them out.")
     torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # a container has fewer than the machine
     if dtype == "fastest":
-        dtype = fastest_dtype() if device == "cpu" else "auto"
+        dtype = read_tuning().dtype if device == "cpu" else "auto"
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16, float16, auto or fastest.")
@@ -138,6 +141,14 @@ def load(
         )
     except OSError as error:
         raise ModelError(_why_not_loaded(source, error)) from error
+    if device == "cpu":
+        tuning = tuning_for(model.language_model)
+        if tuning.is_turned:
+            use_transposed_linear(model.language_model)
+        if tuning.is_widened:
+            use_upcast_linear(model)
+    if quantize == INT8_IF_FASTER:
+        quantize = _int8_if_faster(model, device)
     if quantize is not None:
         from slicesight.inference.cpu.int8 import quantize_model
 
@@ -146,10 +157,6 @@ def load(
         from slicesight.inference.compiling import compile_encoders
 
         compile_encoders(model, mode=compile_mode)
-    if device == "cpu":
-        use_transposed_linear(model.language_model)
-        if upcast_is_faster(model.dtype):
-            use_upcast_linear(model)
     cache = None
     if cache_bytes or cache_folder is not None:
         cache = FeatureCache(memory_bytes=cache_bytes, folder=None if cache_folder is None else Path(cache_folder))
@@ -159,8 +166,27 @@ def load(
         card=read_card(Path(card_path) if card_path else None, name=name),
         device=device,
         cache=cache,
-        calibration=None if ignore_calibration else _read_calibration(source),
+        calibration=None if ignore_calibration else _read_calibration(adapter),
     )
+
+
+def _int8_if_faster(model: Any, device: str) -> str | None:
+    """ "int8", or None with a line in the log where 8 bits would make the answers slower."""
+    from slicesight.inference.cpu.int8 import has_operator
+    from slicesight.inference.cpu.tuning import INT8_VARIABLE, int8_gain_of, int8_is_forced
+
+    if int8_is_forced() or device != "cpu" or not has_operator():  # what cannot be is refused by `quantize_model`
+        return "int8"
+    gain = int8_gain_of(model.language_model)
+    if gain >= 1:
+        return "int8"
+    log.warning(
+        "8 bits are left out: this model would answer %.2f times as fast with them on this processor; "
+        "%s=always rounds it all the same",
+        gain,
+        INT8_VARIABLE,
+    )
+    return None
 
 
 def _load_guest(name: str, device: str | None, dtype: str | None, own: dict[str, Any], **settings: Any) -> Predictor:
@@ -184,14 +210,14 @@ def _quiet_reading() -> Iterator[None]:
 
     was_shown = library.is_progress_bar_enabled()
     before = library.get_verbosity()
-    library.set_verbosity_error()  # type: ignore[no-untyped-call]
-    library.disable_progress_bar()  # type: ignore[no-untyped-call]
+    library.set_verbosity_error()
+    library.disable_progress_bar()
     try:
         yield
     finally:
         library.set_verbosity(before)
         if was_shown:
-            library.enable_progress_bar()  # type: ignore[no-untyped-call]
+            library.enable_progress_bar()
 
 
 def _check_device(device: str | None) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from slicesight.inference.choice_decoding import ChoicesMode
     from slicesight.inference.embedding import Embedding, EmbeddingSpace
     from slicesight.inference.feature_cache import FeatureCache
-    from slicesight.inference.jobs import Job, JobRunner
+    from slicesight.inference.jobs import Job
     from slicesight.inference.prompts import History, TokenizedQuestion
     from slicesight.inference.sampling import Sampler
     from slicesight.inference.scheduler import Scheduler
@@ -49,6 +49,8 @@ class Predictor:
     """
 
     calibration: Calibration | None = None
+    follows_system = False
+    """Whether the model may have learnt to do what a system message says."""
 
     def __init__(
         self,
@@ -164,6 +166,8 @@ class Predictor:
         questions: str | Sequence[str] | None = None,
         *,
         history: Sequence[tuple[str, str]] = (),
+        system: str | None = None,
+        prefix: str = "",
         max_new_tokens: int = 160,
         batch_size: int = 16,
         choices: ChoicesMode = "free",
@@ -179,6 +183,8 @@ class Predictor:
             questions: left out, the model describes the findings. A closed question carries its choices:
                 "Which phase is this? Choices: A. arterial phase B. venous phase".
             history: earlier (question, answer) turns of the conversation, the same for every question.
+            system: a message before the conversation, as the model's chat template has it. prefix: how every answer
+                begins, for the model to go on with.
             batch_size: most questions answered together; fewer where memory is short.
             choices: "only" holds a closed question to its choices, whatever the model would rather say; "both" leaves
                 the text free and gives the choice beside it, as `Answer.choice`.
@@ -196,6 +202,8 @@ class Predictor:
         (answers,) = self.ask_many(
             [(scan, questions)],
             history=history,
+            system=system,
+            prefix=prefix,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             choices=choices,
@@ -211,6 +219,8 @@ class Predictor:
         jobs: Iterable[Job],
         *,
         history: Sequence[tuple[str, str]] = (),
+        system: str | None = None,
+        prefix: str = "",
         max_new_tokens: int = 160,
         batch_size: int = 16,
         choices: ChoicesMode = "free",
@@ -224,8 +234,19 @@ class Predictor:
         A scan is encoded when there is room for its first question, and its questions are answered beside the last ones
         of the scan before: `jobs` may be a generator that reads scans one by one.
         """
-        rule = self.answer_rule(min_confidence, answer_anyway)
-        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
+        from slicesight.inference.jobs import JobRunner
+
+        runner = JobRunner(
+            predictor=self,
+            history=history,
+            system=system,
+            prefix=prefix,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            options=generate_options,
+            choices=choices,
+            rule=self.answer_rule(min_confidence, answer_anyway),
+        )
         return runner.answers(jobs, progress=progress)
 
     def ask_stream(
@@ -234,6 +255,8 @@ class Predictor:
         questions: str | Sequence[str] | None = None,
         *,
         history: Sequence[tuple[str, str]] = (),
+        system: str | None = None,
+        prefix: str = "",
         max_new_tokens: int = 160,
         batch_size: int = 16,
         choices: Literal["free", "only"] = "free",
@@ -246,10 +269,20 @@ class Predictor:
         An answer that may yet be held back comes in one piece, when it is whole.
         """
         from slicesight.inference.choice_decoding import check_choices_mode
+        from slicesight.inference.jobs import JobRunner
 
         check_choices_mode(choices, allowed=("free", "only"))
-        rule = self.answer_rule(min_confidence, answer_anyway)
-        runner = self._runner(history, max_new_tokens, batch_size, generate_options, choices, rule)
+        runner = JobRunner(
+            predictor=self,
+            history=history,
+            system=system,
+            prefix=prefix,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            options=generate_options,
+            choices=choices,
+            rule=self.answer_rule(min_confidence, answer_anyway),
+        )
         return (piece for step in runner.pieces([(scan, questions)], in_pieces=True) for _, piece in step)
 
     def batching(self, *, batch_size: int = 16) -> ContinuousBatching:
@@ -374,27 +407,6 @@ class Predictor:
                 f"{min_confidence:g} could be compared with; calibrate it (slicesight calibrate), or leave it out."
             )
         return rule
-
-    def _runner(
-        self,
-        history: History,
-        max_new_tokens: int,
-        batch_size: int,
-        options: dict[str, Any],
-        choices: ChoicesMode,
-        rule: AnswerRule,
-    ) -> JobRunner:
-        from slicesight.inference.jobs import JobRunner
-
-        return JobRunner(
-            predictor=self,
-            history=history,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            options=options,
-            choices=choices,
-            rule=rule,
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the scheduler, which is made anew where the predictor is unpickled.

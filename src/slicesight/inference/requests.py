@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from slicesight.errors import InputError
 from slicesight.inference.answers import AnswerPiece
 from slicesight.inference.calibration.calibration import AnswerRule
 from slicesight.inference.encoded_scan import EncodedScan
@@ -51,6 +52,16 @@ class AskRequest:
     is_cancelled: bool = False
     client: str = ""
     since: float = 0.0
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What an `Answer` says of how it was asked."""
+        return {"system": self.system, "prefix": self.prefix}
+
+    def check(self) -> None:
+        """Raises InputError for an answer that is begun and held to its choices."""
+        if self.prefix and self.constrained:
+            raise InputError("the answer is begun and held to choices; leave one of the two out.")
 
 
 def as_exception(error: BaseException) -> Exception:

@@ -45,8 +45,8 @@ DAMAGED = (
 _MAX_FILES = 100_000
 _MAX_MEMBERS = 50_000
 _MAX_BYTES = 8 << 30
-_SUSPICIOUS_BYTES = 1 << 28
-_SUSPICIOUS_RATIO = 100
+SUSPICIOUS_BYTES = 1 << 28
+SUSPICIOUS_RATIO = 100
 
 
 class ScanError(VolumeError):
@@ -144,8 +144,8 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
             raise ScanError("the zip archive is encrypted; unpack it first and point at the folder")
     size = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
-    if size > _MAX_BYTES or (size > _SUSPICIOUS_BYTES and size > _SUSPICIOUS_RATIO * packed):
+    if size > _MAX_BYTES or (size > SUSPICIOUS_BYTES and size > SUSPICIOUS_RATIO * packed):
         raise ScanError(
-            f"{packed} bytes claim to unpack to {size}, as a zip bomb would; expected at most {_SUSPICIOUS_RATIO} "
+            f"{packed} bytes claim to unpack to {size}, as a zip bomb would; expected at most {SUSPICIOUS_RATIO} "
             f"times and {_MAX_BYTES >> 30} GiB, unpack it first"
         )

@@ -117,7 +117,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Volume:
             header_bytes=whole_numbers_of(fields, "HeaderSize")[0] if "HeaderSize" in fields else 0,
             skipped=skipped,
         )
-    affine, spacing = _meta_affine(fields, len(sizes), notes)
+    affine, spacing = _meta_affine(fields, len(sizes), _meta_unit_mm(fields, notes), notes)
     source = {"format": "MetaImage", "stored_type": str(dtype)}
     return assemble(stored, affine, options, spacing_ijk=spacing, warnings=notes, source=source)
 
@@ -193,23 +193,34 @@ def _meta_dtype(fields: Fields) -> np.dtype[Any]:
     return np.dtype((">" if is_big else "<") + _META_TYPES[word])
 
 
+def _meta_unit_mm(fields: Fields, notes: list[str]) -> float:
+    """What the header's lengths are in (MetaIO knows um, mm, cm and ?); ITK itself passes them on unconverted."""
+    word = fields.get("DistanceUnits", "?").strip().lower()
+    factor = _MM_OF.get(word)
+    if factor is None and word != "?":
+        notes.append(f"the header's DistanceUnits are {word[:40]}; lengths are taken as mm")
+    elif factor not in (None, 1.0):
+        notes.append(f"lengths in the header are converted to mm (factor {factor:g})")
+    return factor or 1.0
+
+
 def _meta_affine(
-    fields: Fields, num_axes: int, notes: list[str]
+    fields: Fields, num_axes: int, unit_mm: float, notes: list[str]
 ) -> tuple[NDArray[np.float64] | None, list[float] | None]:
     spacing = _first_found(fields, ("ElementSpacing", "ElementSize"))
     matrix = _first_found(fields, ("TransformMatrix", "Rotation", "Orientation"))
     offset = _first_found(fields, ("Offset", "Position", "Origin"))
     if matrix is None or offset is None or spacing is None:
         notes.append("unknown side: the header has no position matrix; axes are taken as left, posterior, superior")
-        return None, [abs(size) for size in spacing[:3]] if spacing and len(spacing) >= 3 else None
+        return None, [abs(size) * unit_mm for size in spacing[:3]] if spacing and len(spacing) >= 3 else None
     if len(matrix) != num_axes**2 or len(offset) != num_axes or len(spacing) < num_axes:
         raise ScanError(f"TransformMatrix, Offset or ElementSpacing do not fit {num_axes} axes; fix the header")
     if min(spacing) <= 0:
         raise ScanError(f"ElementSpacing is {spacing} mm; fix the header or pass --spacing-mm")
     affine = np.eye(4)
     with np.errstate(over="ignore", invalid="ignore"):  # `assemble` refuses what overflows
-        affine[:3, :3] = np.reshape(matrix, (num_axes, num_axes))[:3, :3].T * np.asarray(spacing[:3])
-    affine[:3, 3] = offset[:3]
+        affine[:3, :3] = np.reshape(matrix, (num_axes, num_axes))[:3, :3].T * np.asarray(spacing[:3]) * unit_mm
+    affine[:3, 3] = np.asarray(offset[:3]) * unit_mm
     return affine, None
 
 

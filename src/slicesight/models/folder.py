@@ -15,6 +15,7 @@ from torch import OutOfMemoryError, Tensor, nn
 from slicesight import __version__
 from slicesight.errors import InputError, ModelError
 from slicesight.files import read_json_object, replacing, write_text
+from slicesight.models.checksums import check_checksums, write_checksums
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FAMILY = "slicesight-insight"
@@ -30,6 +31,7 @@ def write_model_folder(folder: str | Path, *, kind: str, facts: dict[str, Any], 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(place / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
+    write_checksums(place)
     config = {"model_type": FAMILY, "kind": kind, "slicesight_version": __version__, **facts}
     write_text(place / CONFIG_FILE, text=json.dumps(config, indent=2) + "\n")
 
@@ -75,6 +77,7 @@ def read_model_folder(folder: str | Path, *, kind: str | None = None) -> tuple[d
         raise ModelError(f"{place}: config.json is not of this family; expected a folder that an insight verb wrote")
     if kind is not None and found != kind:
         raise ModelError(f"{place}: this folder holds a {found}; expected a {kind}")
+    check_checksums(place)
     with one_line_for_damage(place):
         return config, load_file(place / WEIGHTS_FILE)
 

@@ -21,14 +21,18 @@ from slicesight.models.card import CARD_FILE, RESEARCH_NOTICE, ModelCard, read_c
 from slicesight.models.folder import CONFIG_FILE, FAMILY, check_files
 from slicesight.models.shipped import SHIPPED_FOLDER
 
-README_FILE = "README.md"
+README_FILE, CALIBRATION_FILE = "README.md", "calibration.json"
 PUBLISHED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "processor_config.json",
     "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", CARD_FILE, "calibration.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", CARD_FILE, CALIBRATION_FILE,
     "adapter_config.json",
 )  # fmt: skip
 """Names that are published. A log, a recipe or a list of scans may hold a patient's name in a path, and stays here."""
+CALIBRATED = (
+    "Each answer comes with a calibrated confidence. Scans unlike those it knows, and questions that it was not "
+    'taught, are answered "I do not know", with what it would have said beside it; both can fail, so read its figures.'
+)
 METRIC_NAMES = {"closed": "right answers, closed questions", "open": "right answers, open questions"}
 CONTROL_NAMES = {
     "blank": "an empty volume",
@@ -103,7 +107,14 @@ def card_text(folder: Path, *, repository: str, licence: str | None = None) -> s
         eval_results=list(_eval_results(card)) or None,
         ignore_metadata_errors=True,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_body(card, config, repository=repository, is_insight=is_insight)}"
+    text = _body(
+        card,
+        config,
+        repository=repository,
+        is_insight=is_insight,
+        is_calibrated=(folder / CALIBRATION_FILE).is_file(),
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
 def upload(publication: Publication, *, private: bool) -> str:
@@ -182,7 +193,7 @@ def _eval_results(card: ModelCard) -> Iterator[Any]:
             )
 
 
-def _body(card: ModelCard, config: Mapping[str, Any], *, repository: str, is_insight: bool) -> str:
+def _body(card: ModelCard, config: Mapping[str, Any], *, repository: str, is_insight: bool, is_calibrated: bool) -> str:
     parts = [f"# {card.name}", f"**{RESEARCH_NOTICE}**", card.summary, *card.notices]
     if card.is_synthetic:
         parts.append("It has seen synthetic CT only. **About a real scan its answers mean nothing.**")
@@ -193,8 +204,10 @@ def _body(card: ModelCard, config: Mapping[str, Any], *, repository: str, is_ins
         parts.append("The data statement of the phantoms is in the manual of slicesight (docs/phantoms.md).")
     if recipes := card.facts.get("recipes"):
         parts += ["## Training", "Recipes, in their order: " + ", ".join(f"`{name}`" for name in recipes) + "."]
-    if table := _score_table(card):
+    if table := _score_table(card) or _measured_table(card):
         parts += ["## Evaluation", table]
+    if is_calibrated:
+        parts += ["## Confidence", CALIBRATED]
     if size := config.get("image_size"):
         parts += ["## Input", f"A grid of {'×'.join(map(str, size))} (slices, rows, columns), cut from the scan."]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -237,6 +250,17 @@ def _score_table(card: ModelCard) -> str:
     count = scores["model"].get("num_phantoms")
     note = f"Percent, 95 % interval drawn by scan{f'; {count} phantoms' if count else ''}."
     return "\n".join(lines) + f"\n\n{note} What the controls reach needs no scan."
+
+
+def _measured_table(card: ModelCard) -> str:
+    """Each kind of question, in percent, and where the figures come from: their maker says what each of them is."""
+    scores = card.facts.get("published_scores") or card.facts.get("measured_scores")
+    if not isinstance(scores, dict):
+        return ""
+    rows = [f"| {name} | {value:g} |" for name, value in scores.items() if isinstance(value, int | float)]
+    source = f"From: {scores['source']}. " if "source" in scores else ""
+    note = f"{source}A figure says nothing by itself: the page that it comes from has the controls beside it."
+    return "\n".join(["| asked | percent |", "|---|---|", *rows]) + f"\n\n{note}" if rows else ""
 
 
 def _percent(found: Mapping[str, Any], key: str) -> str:

@@ -63,7 +63,7 @@ class BranchStage0:
         for place in rng.integers(len(self.phantoms), size=count):
             case = self.phantoms.cases[place]
             asked = self.phantoms.conversations(case, int(rng.integers(1000)))
-            drawn.append((int(place), asked[rng.integers(len(asked))]))
+            drawn.append((int(place), asked[int(rng.integers(len(asked)))]))
         return drawn
 
     def imagine(

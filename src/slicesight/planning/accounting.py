@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,7 +34,7 @@ class AllocationCounter(TorchDispatchMode):
     """Counts the bytes of living tensors made while it is on, and their largest sum; it can be switched on again."""
 
     def __init__(self, known: list[Tensor]) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()
         self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self.living = self.peak = 0
 
@@ -62,12 +62,16 @@ class AllocationCounter(TorchDispatchMode):
         """
         before = self.peak = self.living
         flops = 0
-        if twice:
-            with self:
-                step()
-        else:
-            flops = count_flops(step, beside=self)
-        gc.collect()
+        gc.freeze()  # what lives already is no garbage of this step; to look through it takes longer than the step
+        try:
+            if twice:
+                with self:
+                    step()
+            else:
+                flops = count_flops(step, beside=self)
+            gc.collect()
+        finally:
+            gc.unfreeze()
         peak, kept = self.peak - before, self.living - before
         if twice:
             flops = count_flops(step)

@@ -233,7 +233,7 @@ def build_model(config: Med2E3Config, *, dtype: str) -> Med2E3ForConditionalGene
     try:
         with init.no_init_weights():
             model = Med2E3ForConditionalGeneration(config)
-            model.eval()
+            model.train(False)
             return model
     finally:
         torch.set_default_dtype(before)

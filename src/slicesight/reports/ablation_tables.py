@@ -13,6 +13,7 @@ import numpy as np
 from slicesight.evaluation.ablation_tables import METRICS, SURE, TITLES, AblationTable, Column, orderings, printed_value
 from slicesight.files import write_text
 from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, PICTURED_COLOUR, save_figure
+from slicesight.reports.score_tables import ends_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ def to_markdown(table: AblationTable, *, beside_paper: bool = False) -> str:
         for column in table.columns:
             value = table.values[row, column[0], column[1]]
             printed = f" [{printed_value(table.number, row, column):.2f}]" if beside_paper else ""
-            ends = f"({100 * value.low:.1f}–{100 * value.high:.1f})"
+            ends = f"({ends_text(value.ends, '.1f', scale=100)})".replace("…", "–")
             differs = value.p_holm is not None and value.p_holm < SURE
             cells.append(f"{100 * value.value:.2f} {ends}{'†' if differs else ''}{printed}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
@@ -49,7 +50,7 @@ def to_csv(table: AblationTable) -> str:
     writer.writerow(["row", *(f"{name}{end}" for name in names for end in ("", ".low", ".high", ".p_holm"))])
     for row in table.rows:
         values = [table.values[row, task, metric] for task, metric, _ in table.columns]
-        writer.writerow([row, *(part for v in values for part in (v.value, v.low, v.high, v.p_holm))])
+        writer.writerow([row, *(part for v in values for part in (v.value, *(v.ends or ("", "")), v.p_holm))])
     return file.getvalue()
 
 
@@ -66,7 +67,8 @@ def to_latex(table: AblationTable) -> str:
             value = table.values[row, column[0], column[1]]
             number = f"{100 * value.value:.2f}"
             number = rf"\textbf{{{number}}}" if value.value == best[column] else number
-            cells.append(rf"{number} {{\tiny ({100 * value.low:.1f}--{100 * value.high:.1f})}}")
+            ends = ends_text(value.ends, ".1f", scale=100).replace("…", "--")
+            cells.append(rf"{number} {{\tiny ({ends})}}")
         lines.append(f"{row} & " + " & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from slicesight.data.choices import listed_choices
 from slicesight.files import write_text
 from slicesight.inference.answers import Answer
-from slicesight.inference.loading import SERVER_PREFIX, load
+from slicesight.inference.loading import INT8_IF_FASTER, SERVER_PREFIX, load
 from slicesight.inference.predictor import Predictor
 from slicesight.io.dicom.source import SourceSeries
 from slicesight.models.card import RESEARCH_NOTICE, ModelCard
@@ -56,7 +56,7 @@ class AnswerReport:
         return list(zip(self.answers, self.truths or [None] * len(self.answers), strict=True))
 
     def document(self) -> dict[str, Any]:
-        """The JSON form, as ask.schema.json says: {"schema", "scan", "model", "answers"}."""
+        """The JSON form, as schemas/ask.schema.json says: {"schema", "scan", "model", "answers"}."""
         return {
             "schema": 1,
             "scan": self.grid.receipt,
@@ -64,6 +64,8 @@ class AnswerReport:
             "answers": [
                 {
                     "question": answer.question,
+                    "system": answer.system,
+                    "prefix": answer.prefix or None,
                     "answer": answer.text,
                     "finish_reason": answer.finish_reason,
                     "cut_at": answer.cut_at,
@@ -143,15 +145,17 @@ def load_quietly(
 ) -> Predictor:
     """Load a model without the library's own progress bars and advice on the terminal; arguments as for `load`."""
     if find_spec("transformers") is not None and not model.startswith(SERVER_PREFIX):
+        from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]  # its manual has it
         from huggingface_hub.utils import logging as hub_logging
         from transformers.utils import logging
 
         hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        enable_progress_bars()  # the hub's alone: a guest of gigabytes does not come without a sign of life
     return load(
         model,
-        quantize="int8" if int8 else None,
+        quantize=INT8_IF_FASTER if int8 else None,
         cache_folder=cache,
         preset=preset,
         evidence_passes=evidence_passes,

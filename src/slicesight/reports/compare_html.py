@@ -19,14 +19,14 @@ from slicesight.errors import InputError
 from slicesight.evaluation.comparing import MAIN_METRIC, ComparedSystem, Comparison, SharedQuestion, best_of
 from slicesight.evaluation.predictions import Prediction
 from slicesight.evaluation.sheet import metrics_of
-from slicesight.evaluation.statistics import FLIPS
+from slicesight.evaluation.statistics import FLIPS, ONE_SCAN
 from slicesight.files import write_text
 from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.evaluation_html import MAIN_NAMES, verdict
 from slicesight.reports.evidence import EVIDENCE_CAVEAT
 from slicesight.reports.figure import height_over_width
 from slicesight.reports.html import data_address, grey_image, render_template, score_bars
-from slicesight.reports.score_tables import blocks, or_dash, percent
+from slicesight.reports.score_tables import blocks, ends_text, or_dash, percent
 from slicesight.volumes.grid import GridSpec, GridVolume
 
 MAX_QUESTIONS = 1000
@@ -81,18 +81,22 @@ def render_comparison(
     pictures = _Pictures(comparison, data)
     cases = list(pictures.cases(num_cases))
     tested = [test for test in comparison.tests if test["p"] is not None]
+    num_scans = len({one.truth.volume for one in comparison.shared})
     return render_template(
         "compare.html.j2",
         caveat=EVIDENCE_CAVEAT,
         systems=[_system(one, comparison) for one in comparison.systems],
         num_shared=len(comparison.shared),
-        num_scans=len({one.truth.volume for one in comparison.shared}),
+        num_scans=num_scans,
+        no_interval=ONE_SCAN if num_scans == 1 else "no interval",
         is_one_test=comparison.is_one_test,
         columns=columns,
         topics=topics,
         board_rows=_leaderboard(comparison, columns, topics),
         tests=[_test(test) for test in tested],
-        test_scale=max([1.0, *(100 * abs(end) for test in tested for end in test["ci95"])]),
+        test_scale=max(
+            [1.0, *(100 * abs(end) for test in tested for end in (*(test["ci95"] or ()), 1.05 * test["difference"]))]
+        ),
         smallest_p=_smallest_p(tested),
         untested=sorted(
             {f"{t['first']} and {t['second']}: {t['missing']}" for t in comparison.tests if t["p"] is None}
@@ -238,7 +242,7 @@ def _smallest_p(tests: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _test(test: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = test["ci95"]
+    low, high = test["ci95"] or (None, None)
     is_chance = test["p_holm"] >= CHANCE
     better = test["first"] if test["difference"] > 0 else test["second"]
     return {
@@ -248,9 +252,9 @@ def _test(test: Mapping[str, Any]) -> dict[str, Any]:
         "title": MAIN_NAMES[test["task"]],
         "difference": f"{100 * test['difference']:+.1f}",
         "value": 100 * test["difference"],
-        "low": 100 * low,
-        "high": 100 * high,
-        "ends": f"{100 * low:+.1f}…{100 * high:+.1f}",
+        "low": None if low is None else 100 * low,
+        "high": None if high is None else 100 * high,
+        "ends": ends_text(test["ci95"], "+.1f", scale=100),
         "p": f"{test['p_holm']:.4f}",
         "p_value": test["p_holm"],
         "size": or_dash(test["effect_size_d"]),

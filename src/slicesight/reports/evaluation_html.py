@@ -22,6 +22,7 @@ from slicesight.evaluation.comparing import MAIN_METRIC
 from slicesight.evaluation.predictions import TASKS, Prediction
 from slicesight.evaluation.run import describe_leaks
 from slicesight.evaluation.sheet import Scored, metrics_of
+from slicesight.evaluation.statistics import ONE_SCAN
 from slicesight.files import write_text
 from slicesight.reports.benchmark_table import board_rows
 from slicesight.reports.case_figure import draw_case
@@ -29,7 +30,7 @@ from slicesight.reports.clinical_tables import COLUMNS, value_at
 from slicesight.reports.evidence import caveat_of_rows
 from slicesight.reports.figure import height_over_width, save_figure
 from slicesight.reports.html import data_address, grey_image, png_address, render_template, score_bars
-from slicesight.reports.score_tables import NO_FRACTIONS, blocks, or_dash, percent, printed
+from slicesight.reports.score_tables import NO_FRACTIONS, blocks, ends_text, or_dash, percent, printed
 from slicesight.reports.selective_figure import draw_reliability, draw_risk_coverage, measured_tasks
 from slicesight.reports.selective_tables import abstention_line, evidence_rows, selective_rows
 from slicesight.volumes.grid import GridVolume
@@ -143,6 +144,8 @@ def render_report(
         controls=control_rows(sheet),
         comparisons=_comparison_rows(sheet),
         published=board_rows(sheet["benchmark"]) if "benchmark" in sheet else [],
+        no_interval=ONE_SCAN if sheet["missing"].get("ci95") == ONE_SCAN else "no interval",
+        excess_ends=ends_text((sheet["evidence"] or {}).get("excess_ci95"), ".2f"),
         evidence=[] if sheet["evidence"] is None else evidence_rows(sheet["evidence"]),
         selective=[
             {"task": task, "part": part, "rows": selective_rows(part), "held_back": abstention_line(part)}
@@ -306,13 +309,12 @@ def _comparison_rows(sheet: Mapping[str, Any]) -> list[dict[str, str]]:
     for entry in sheet.get("comparisons") or ():
         if entry["p"] is None or entry["metric"] != MAIN_METRIC[entry["task"]]:
             continue
-        low, high = entry["ci95"]
         rows.append(
             {
                 "second": entry["second"],
                 "task": entry["task"],
                 "difference": f"{100 * entry['difference']:+.1f}",
-                "ends": f"{100 * low:+.1f}…{100 * high:+.1f}",
+                "ends": ends_text(entry["ci95"], "+.1f", scale=100),
                 "p": f"{entry['p_holm']:.4f}",
                 "size": or_dash(entry["effect_size_d"]),
             }

@@ -202,15 +202,22 @@ def held_note(answer: Answer) -> str:
 
 
 def confidence_line(answer: Answer, *, with_reason: bool = False) -> str:
-    """`confidence 0.83`; where there is none, why, if the reason is wanted."""
+    """`confidence 0.83`, with what counts as right where that is said; where there is none, why, if it is wanted."""
     if answer.confidence is not None:
-        return f"confidence {answer.confidence:.2f}"
+        means = f" ({answer.confidence_note})" if answer.confidence_note else ""
+        return f"confidence {answer.confidence:.2f}{means}"
     return f"no confidence: {answer.confidence_note}" if with_reason and answer.confidence_note else ""
 
 
 def doubts_about(answer: Answer) -> list[str]:
-    """What must be read with an answer's text: held back, cut, none of the choices, or begun by the one who asks."""
-    return list(filter(None, (held_note(answer), begun_note(answer), cut_note(answer), choice_note(answer))))
+    """What must be read with an answer: held back, told or begun by the one who asks, cut, none of the choices."""
+    notes = (held_note(answer), told_note(answer), begun_note(answer), cut_note(answer), choice_note(answer))
+    return list(filter(None, notes))
+
+
+def told_note(answer: Answer) -> str:
+    """That a message of the system stood before the conversation; empty where none did."""
+    return f"asked behind a system message: {answer.system}" if answer.system else ""
 
 
 def begun_note(answer: Answer) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.reports.figure import EVEN_COLOUR, FAINT, INK, LINE, PICTURED_COLOUR, TRUTH_COLOUR, tidy
-from slicesight.reports.score_tables import headed_table, or_dash
+from slicesight.reports.score_tables import ends_text, headed_table, or_dash
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,15 +55,21 @@ def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
     for claim in _claims_of(found):
         if claim["value"] is not None:
             difference = _with_ends(claim["difference"], claim["difference_ci95"], "+.3f")
-            claims.add_row("✓" if claim["holds"] else "✗", claim["says"], f"{claim['value']:.3f}", difference)
+            claims.add_row(
+                {True: "✓", False: "✗", None: "–"}[claim["holds"]], claim["says"], f"{claim['value']:.3f}", difference
+            )
     return [gains, claims] if found["claims"] else [gains]
 
 
 def verdict_line(found: Mapping[str, Any]) -> str:
     """What to say in one sentence."""
     verdict, evidence = found["verdict"], found["evidence"]
-    rest = "rest" if verdict["answers_rest_on_the_heaviest_slices"] else "do NOT rest"
-    line = f"{found['model']}: its answers {rest} on the slices it weighs most"
+    rests = {
+        True: "its answers rest on the slices it weighs most",
+        False: "its answers do NOT rest on the slices it weighs most",
+        None: "one scan cannot tell whether its answers rest on the slices it weighs most",
+    }
+    line = f"{found['model']}: {rests[verdict['answers_rest_on_the_heaviest_slices']]}"
     if evidence is not None:
         reaches = "reaches" if verdict["excess_mass_reaches_the_aim"] else "misses"
         excess = _with_ends(evidence["excess"], evidence["excess_ci95"])
@@ -75,9 +81,8 @@ def _claims_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [claim for name, claim in found["claims"].items() if name != "effective_slices"]
 
 
-def _with_ends(value: float, ends: Sequence[float], form: str = ".2f") -> str:
-    low, high = ends
-    return f"{value:{form}} ({low:{form}}…{high:{form}})"
+def _with_ends(value: float, ends: Sequence[float] | None, form: str = ".2f") -> str:
+    return f"{value:{form}} ({ends_text(ends, form)})"
 
 
 def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
@@ -88,7 +93,7 @@ def _draw_curve(axes: Axes, found: Mapping[str, Any], curve: str) -> None:
             one = found["curves"][branch][curve][order]
             label = f"{order} first" if branch == "whole" else None
             axes.plot(steps, one["mean"], style, color=colour, label=label, linewidth=1.6)
-            if branch == "whole":
+            if branch == "whole" and None not in one["ci95"]:
                 low, high = np.array(one["ci95"]).T
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
@@ -103,7 +108,8 @@ def _draw_gains(axes: Axes, found: Mapping[str, Any]) -> None:
     entries = list(reversed(found["gains"]))
     for place, entry in enumerate(entries):
         colour = PICTURED_COLOUR if entry["p_holm"] < 0.05 else GREY
-        axes.plot(entry["ci95"], [place, place], color=colour, linewidth=2)
+        if entry["ci95"] is not None:
+            axes.plot(entry["ci95"], [place, place], color=colour, linewidth=2)
         axes.plot([entry["gain"]], [place], "o", color=colour, markersize=5)
     names = [f"{e['curve']}, {BRANCH_NAMES[e['branch']]}\nvs {e['against']}" for e in entries]
     axes.set_yticks(range(len(entries)), names, size=7)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from slicesight.evaluation.metrics import text_metric_names
 from slicesight.evaluation.report_labels import NO_LABELS
+from slicesight.evaluation.statistics import ONE_SCAN
 
 TEXT_COLUMNS = (("bleu1", "B@1"), ("rouge1", "R@1"), ("meteor", "M"), ("bertscore_f1", "BERT"), ("exact", "exact"))
 CHALLENGE_COLUMNS = (("rougel", "R-L"), ("bleu4", "B@4"), ("chrf", "chrF"), ("cider", "CIDEr"))
@@ -60,11 +61,10 @@ def comparison_table(comparisons: Sequence[dict[str, Any]]) -> Table:
     table = headed_table("paired by volume", *headings, title_style="bold", pad_edge=False)
     for entry in comparisons:
         if entry["p"] is not None:
-            low, high = entry["ci95"]
             table.add_row(
                 f"{entry['first']} - {entry['second']}",
                 f"{entry['task']} {entry['metric']}",
-                f"{100 * entry['difference']:+.2f} ({100 * low:+.2f}…{100 * high:+.2f})",
+                f"{100 * entry['difference']:+.2f} ({ends_text(entry['ci95'], '+.2f', scale=100)})",
                 f"{entry['p_holm']:.4f}",
                 or_dash(entry["effect_size_d"]),
             )
@@ -92,6 +92,11 @@ def _value(sheet: Mapping[str, Any], average: str, task: str, metric: str) -> fl
 def headed_table(title: str, *headings: str, **style: Any) -> Table:
     """An empty table under a title."""
     return Table(*headings, title=title, title_justify="left", box=box.SIMPLE_HEAD, **style)
+
+
+def ends_text(ends: Sequence[float] | None, form: str, *, scale: float = 1.0, none: str = ONE_SCAN) -> str:
+    """An interval's ends, each printed in `form`; `none` where there is no interval."""
+    return none if ends is None else "…".join(f"{scale * end:{form}}" for end in ends)
 
 
 def or_dash(number: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from slicesight.reports.score_tables import headed_table
+from slicesight.reports.score_tables import ends_text, headed_table
 from slicesight.reports.selective_figure import measured_tasks
 
 Row = tuple[str, str, str, str]
@@ -35,18 +35,24 @@ def selective_rows(part: Mapping[str, Any]) -> list[Row]:
         "ece": "ECE",
         "brier": "Brier",
     }
+    none = f"one {part['drawn_by']}: no interval" if part["num_patients"] == 1 else "–"
     return [
-        (names[name], f"{part[name]['value']:.3f}", _ends(part[name]["ci95"]), text) for name, text in beside.items()
+        (names[name], f"{part[name]['value']:.3f}", ends_text(part[name]["ci95"], ".3f", none=none), text)
+        for name, text in beside.items()
     ]
 
 
 def evidence_rows(evidence: Mapping[str, Any]) -> list[Row]:
     """(number, value, 95 % interval, what chance gives) of all evidence metrics that could be had."""
-    rows = [("excess mass", f"{evidence['excess']:.3f}", _ends(evidence["excess_ci95"]), "0.000")]
+    rows = [("excess mass", f"{evidence['excess']:.3f}", ends_text(evidence["excess_ci95"], ".3f"), "0.000")]
     for name, text in EVIDENCE_NAMES.items():
         if (found := evidence.get(name)) is not None:
             digits = 1 if name == "distance_mm" else 3
-            row = f"{found['value']:.{digits}f}", _ends(found["ci95"], digits), f"{found['chance']:.{digits}f}"
+            row = (
+                f"{found['value']:.{digits}f}",
+                ends_text(found["ci95"], f".{digits}f"),
+                f"{found['chance']:.{digits}f}",
+            )
             rows.append((text, *row))
     return rows
 
@@ -92,7 +98,3 @@ def abstention_line(part: Mapping[str, Any]) -> str:
         return f"Abstains from all: {why}."
     rest = f"{100 * answered['coverage']:.1f} % of all, {100 * answered['accuracy']:.1f} % of them are right"
     return f"Abstains from {why}; the other answers are {rest}."
-
-
-def _ends(ends: Sequence[float] | None, digits: int = 3) -> str:
-    return "–" if ends is None else f"{ends[0]:.{digits}f}…{ends[1]:.{digits}f}"

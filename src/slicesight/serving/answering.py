@@ -18,13 +18,29 @@ from slicesight.inference.prompts import TokenizedQuestion
 from slicesight.serving.completions import LAST_EVENT, Completion, write_event
 from slicesight.serving.event_stream import unless_gone
 from slicesight.serving.fairness import client_of
-from slicesight.serving.guard import ClientGone
+from slicesight.serving.guard import MAX_JSON_BYTES, ClientGone
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.server import Server
 from slicesight.serving.telemetry import log_failure
 
 _CHARACTERS_PER_TOKEN = 16
 """No text has so many on the whole; a longer one is refused without counting its tokens."""
+
+
+_BYTES_PER_CHARACTER = 6  # where JSON writes it as \uXXXX
+_CHAT_BYTES = 128 * 2**10
+"""For what stands around the words of a conversation."""
+
+
+def longest_chat(longest_text: int | None) -> int:
+    """Bytes of JSON that no conversation exceeds of which a model can read all.
+
+    Args:
+        longest_text: tokens that it reads, None where that is not known.
+    """
+    if longest_text is None:
+        return MAX_JSON_BYTES
+    return min(MAX_JSON_BYTES, _CHAT_BYTES + longest_text * _CHARACTERS_PER_TOKEN * _BYTES_PER_CHARACTER)
 
 
 class Answering:

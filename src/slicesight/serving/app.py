@@ -15,6 +15,7 @@ from slicesight import __version__
 from slicesight.errors import InputError
 from slicesight.inference.predictor import Predictor
 from slicesight.models.card import RESEARCH_NOTICE
+from slicesight.serving.answering import longest_chat
 from slicesight.serving.chat_routes import chat_routes
 from slicesight.serving.guard import Guard, needs_token
 from slicesight.serving.options import ServeOptions
@@ -73,7 +74,13 @@ def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
     app.include_router(chat_routes(server))
     app.include_router(site_routes(server))
     add_page(app)
-    app.add_middleware(Guard, options=options, metrics=server.metrics)
+    app.add_middleware(
+        Guard,
+        options=options,
+        metrics=server.metrics,
+        max_chat_bytes=longest_chat(predictor.longest_text),
+        check_chat=server.thread.check_room,
+    )
     return app
 
 

@@ -38,8 +38,9 @@ def chat_routes(server: Server) -> APIRouter:
 
         Name the volume once in the conversation, as a content part `{"type": "file", "file": {"file_id": "vol_..."}}`
         of a user message. A user message with a volume and no words asks for the findings.
-        A system or developer message comes first; it stands before the question, though no model here has learnt to
-        follow one, as the notices say. A last message of the assistant begins the answer: its content is the whole.
+        A system or developer message comes first; it stands before the question, though none of the package's own
+        models has learnt to follow one, as the notices say; a guest is sent it as such. A last message of the assistant
+        begins the answer: its content is the whole.
         """
         if body.model != server.name:
             raise Refusal(404, f"this server runs {server.name}; send that as model.", param="model", code="no_model")
@@ -53,7 +54,10 @@ def chat_routes(server: Server) -> APIRouter:
             Completion(
                 id=new_id("chatcmpl-"),
                 model=server.name,
-                notices=[*server.notices(stored.volume), *asked.notices],
+                notices=[
+                    *server.notices(stored.volume),
+                    *asked.notices(follows_system=server.predictor.follows_system),
+                ],
                 plane=stored.grid.plane,
             ),
             scan=functools.partial(server.thread.encoded.get, asked.volume_id),

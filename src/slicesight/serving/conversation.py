@@ -38,6 +38,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Fields that ask for what this model cannot do, and with which values they ask for nothing."""
 
 
+GUEST_SYSTEM_NOTICE = "A system message was sent along, and the answer follows it as far as the guest does."
 SYSTEM_NOTICE = (
     "The system message stands before the question as text; no model here was trained to follow one, and it may make "
     "the answer worse."
@@ -110,10 +111,14 @@ class ConversationTurn:
     system: str | None = None
     prefix: str = ""
 
-    @property
-    def notices(self) -> list[str]:
-        """What must be said of an answer to this conversation."""
-        said = [SYSTEM_NOTICE] if self.system is not None else []
+    def notices(self, *, follows_system: bool) -> list[str]:
+        """What must be said of an answer to this conversation.
+
+        Args:
+            follows_system: whether the model may have learnt to follow a system message.
+        """
+        notice = GUEST_SYSTEM_NOTICE if follows_system else SYSTEM_NOTICE
+        said = [notice] if self.system is not None else []
         return said + ([PREFIX_NOTICE] if self.prefix else [])
 
 

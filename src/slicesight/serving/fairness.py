@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
@@ -42,6 +43,10 @@ class FairQueue(Generic[Item]):
 
     def count(self, client: str) -> int:
         return len(self._items.get(client, ()))
+
+    def first(self, client: str) -> Item:
+        """What this client, of which something waits, has waiting longest."""
+        return self._items[client][0]
 
     @property
     def longest(self) -> str | None:
@@ -85,6 +90,30 @@ class FairQueue(Generic[Item]):
         if not self._items[client]:
             del self._items[client]
         return item
+
+
+class ClientUse:
+    """Who asked lately, and how much was done for each; half of it is forgotten every `seconds`. Not thread-safe."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._found: dict[str, tuple[float, float]] = {}  # when, how much; whoever was noted last is last
+
+    def note(self, client: str, amount: float = 0) -> None:
+        used = self.of(client) + amount
+        self._found.pop(client, None)
+        self._found[client] = (time.monotonic(), used)
+
+    def of(self, client: str) -> float:
+        since, used = self._found.get(client, (0.0, 0.0))
+        return used * 0.5 ** ((time.monotonic() - since) / self.seconds) if used else 0.0
+
+    def __len__(self) -> int:
+        """Who was noted within the last `seconds`; the others are forgotten."""
+        oldest = time.monotonic() - self.seconds
+        while self._found and next(iter(self._found.values()))[0] < oldest:
+            del self._found[next(iter(self._found))]
+        return len(self._found)
 
 
 class FairSlots:

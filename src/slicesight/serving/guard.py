@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slicesight.serving.fairness import client_of
 from slicesight.serving.options import ServeOptions
 from slicesight.serving.refusals import Refusal, internal_error
 from slicesight.serving.telemetry import Metrics, log, log_failure
 
 MAX_JSON_BYTES = 4 * 2**20
-UPLOAD_PATH = "/v1/volumes"
+UPLOAD_PATH, CHAT_PATH = "/v1/volumes", "/v1/chat/completions"
 GRACE_S = 30
 """Before the rate of a body counts."""
 
@@ -56,10 +58,24 @@ class TooSlow(Exception):  # noqa: N818  # it ends a connection, nobody reads it
 
 
 class Guard:
-    """Pure ASGI, around everything."""
+    """Pure ASGI, around everything.
 
-    def __init__(self, app: ASGIApp, *, options: ServeOptions, metrics: Metrics) -> None:
+    Args:
+        max_chat_bytes: of a conversation, which is refused before it is read where it is longer than any the model can
+            answer. check_chat: raises a Refusal for a client whose question could not wait, before its body is read.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        options: ServeOptions,
+        metrics: Metrics,
+        max_chat_bytes: int = MAX_JSON_BYTES,
+        check_chat: Callable[[str], None] = lambda client: None,
+    ) -> None:
         self.app, self.options, self.metrics = app, options, metrics
+        self.max_chat_bytes, self.check_chat = max_chat_bytes, check_chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -100,6 +116,22 @@ class Guard:
                     code="invalid_api_key",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
+        if scope["our_path"] == CHAT_PATH and scope["method"] == "POST":
+            return self._chat_refusal(scope, headers)
+        return None
+
+    def _chat_refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
+        """What can be said of a question without its body: parsing what is refused takes time from the others."""
+        announced = headers.get("content-length", "")
+        num_bytes = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+        if num_bytes > MAX_JSON_BYTES:
+            return _too_large(MAX_JSON_BYTES)
+        if num_bytes > self.max_chat_bytes:
+            return _too_long(self.max_chat_bytes)
+        try:
+            self.check_chat(client_of(scope))
+        except Refusal as refusal:
+            return refusal
         return None
 
 
@@ -114,6 +146,7 @@ class _Exchange:
         self.began = time.monotonic()
         is_upload = scope["our_path"] == UPLOAD_PATH
         self.max_bytes = guard.options.max_upload_bytes + MAX_JSON_BYTES if is_upload else MAX_JSON_BYTES
+        self.is_chat = scope["our_path"] == CHAT_PATH
 
     async def run(self) -> None:
         try:
@@ -163,10 +196,10 @@ class _Exchange:
                 headers={"Connection": "close"},
             )
         self.has_body = not message.get("more_body", False)
+        if self.is_chat and self.num_received > self.guard.max_chat_bytes:
+            raise _too_long(self.guard.max_chat_bytes)
         if self.num_received > self.max_bytes:
-            raise Refusal(
-                413, f"the request is larger than {self.max_bytes} bytes; send less.", headers={"Connection": "close"}
-            )
+            raise _too_large(self.max_bytes)
         return message
 
     async def send(self, message: Message) -> None:
@@ -184,6 +217,16 @@ class _Exchange:
 
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
+
+
+def _too_large(max_bytes: int) -> Refusal:
+    message = f"the request is larger than {max_bytes} bytes; send less."
+    return Refusal(413, message, headers={"Connection": "close"})
+
+
+def _too_long(max_bytes: int) -> Refusal:
+    message = f"the conversation has more than {max_bytes} bytes, and this model reads less; shorten it, or begin anew."
+    return Refusal(400, message, param="messages", code="too_long", headers={"Connection": "close"})
 
 
 def needs_token(path: str) -> bool:

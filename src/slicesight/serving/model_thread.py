@@ -16,13 +16,18 @@ import numpy as np
 from slicesight.inference.batching import AskRequest, ContinuousBatching
 from slicesight.inference.encoded_scan import EncodedScan, LeastRecentlyUsed
 from slicesight.inference.predictor import Predictor
-from slicesight.serving.fairness import FairQueue
+from slicesight.serving.fairness import ClientUse, FairQueue
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.scan_store import ScanStore
 from slicesight.serving.telemetry import Metrics, log_failure
 
 _FIRST_ROWS = 4
 """Of this many batches' rows all beyond one are for clients of whom nothing is at work yet."""
+_ACTIVE_S = 30.0
+"""So long after a question its client has a share of the batch, and what was done for it counts."""
+_HEAVY, _SLACK, _PATIENCE_S = 4.0, 100.0, 1.0
+"""While somebody's question is at work, none begins of who had so many times more tokens, and so many on top; but in a
+second it does."""
 _HOPELESS = 3
 """Failures with no answer between them after which the server calls itself ill."""
 
@@ -49,6 +54,7 @@ class ModelThread:
         self.encoded = EncodedScans(predictor, scan_store=scan_store, metrics=metrics, max_bytes=encoded_bytes)
         self._batching = self._new_batching()
         self._waiting: FairQueue[AskRequest] = FairQueue(max_waiting)
+        self._use = ClientUse(_ACTIVE_S)
         self._news = threading.Condition()
         self._is_closed = False
         self._failures_together = 0
@@ -91,6 +97,7 @@ class ModelThread:
         """
         with self._news:
             self.check_room(request.client)
+            self._use.note(request.client)
             request.since = time.monotonic()
             dropped = self._waiting.put(request.client, request)
             self._news.notify()
@@ -156,10 +163,21 @@ class ModelThread:
         rows = Counter(question.request.client for question in self._batching.open.values())
         is_full = rows.total() >= self.batch_size
         with self._news:
-            request = None if self._is_closed else self._waiting.take(lambda client: not (is_full and rows[client]))
+            for client, count in rows.items():  # this is asked before every token
+                self._use.note(client, count)
+            share = 1 if is_full else max(1, self.batch_size // max(1, len(self._use)))
+            least = min(map(self._use.of, rows), default=0.0)
+            limit, now = _HEAVY * least + _SLACK, time.monotonic()
+
+            def may(client: str) -> bool:
+                if rows[client] >= share:
+                    return False
+                is_light = not rows or self._use.of(client) <= limit
+                return is_light or now - self._waiting.first(client).since > _PATIENCE_S
+
+            request = None if self._is_closed else self._waiting.take(may)
             if request is None:
                 return None
-            now = time.monotonic()
             if self._taken_at is not None:
                 self._seconds_each += 0.1 * (now - self._taken_at - self._seconds_each)
             self._taken_at = now if len(self._waiting) else None

@@ -89,7 +89,7 @@ class ServeOptions:
     @property
     def is_plain(self) -> bool:
         """Whether nothing is asked for that only the package's own engine does."""
-        return not (self.int8 or self.preset or self.evidence_passes is not None or self.min_confidence)
+        return not (self.int8 or self.preset or self.evidence_passes is not None)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -100,8 +100,7 @@ class ServeOptions:
             raise InputError(f"--min-confidence is {self.min_confidence:g}; expected a number from 0 to 1.")
         if self.engine not in ("auto", "own") and not self.is_plain:
             raise InputError(
-                f"--engine {self.engine} takes neither --int8, --min-confidence nor settings of guests; leave these "
-                "out, or the engine."
+                f"--engine {self.engine} takes neither --int8 nor settings of guests; leave these out, or the engine."
             )
         if self.max_waiting < 1:
             raise InputError(f"--queue is {self.max_waiting}; expected at least 1 question that may wait.")

@@ -156,6 +156,7 @@ class SettingsShape(BaseModel):
 
     model: str
     notices: list[str]
+    ready_questions: list[str]
     max_upload_bytes: int
     archives: list[str]
     windows: list[str]

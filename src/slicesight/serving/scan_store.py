@@ -249,7 +249,7 @@ class ScanStore:
             "evidence_note",
         )
         record |= {name: getattr(answer, name) for name in kept}
-        record |= {"prefix": answer.prefix} if answer.prefix else {}
+        record |= {name: said for name in ("system", "prefix") if (said := getattr(answer, name))}
         folder = self.volumes / volume_id / "answers"
         with contextlib.suppress(FileNotFoundError, InputError):
             write_text(folder / f"{answer_id}.json", text=json.dumps(record))

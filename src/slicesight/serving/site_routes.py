@@ -19,6 +19,7 @@ from slicesight import __version__
 from slicesight.models.card import RESEARCH_NOTICE
 from slicesight.serving.chat_routes import DEFAULT_MAX_TOKENS
 from slicesight.serving.docs_page import DOCS_POLICY, docs_page
+from slicesight.serving.ready_questions import ready_questions
 from slicesight.serving.refusals import Refusal
 from slicesight.serving.response_models import REFUSALS, ModelShape, ModelsShape, SettingsShape
 from slicesight.serving.server import Server
@@ -70,6 +71,7 @@ def site_routes(server: Server) -> APIRouter:
             {
                 "model": server.name,
                 "notices": server.notices(),
+                "ready_questions": ready_questions(server.predictor),
                 "max_upload_bytes": options.max_upload_bytes,
                 "archives": list(options.archives),
                 "default_answer_tokens": DEFAULT_MAX_TOKENS,

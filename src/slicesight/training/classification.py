@@ -144,7 +144,7 @@ def _fit_classifier(
         nn.Module.to(classifier, recipe.training.torch_device)
         features = _features(classifier, chosen, prepared, progress)
         solve_probe(classifier.head, features, torch.tensor(numbers), weights=weights, l2=recipe.probe_l2)
-        classifier.eval()
+        classifier.train(False)
         return classifier
     held_out = held_out_cases(cases, recipe.validation)
     true = [classes.index(str(case.label)) for case in held_out]
@@ -168,7 +168,7 @@ def _features(
 ) -> Tensor:
     """(B, C) features of the cases' unchanged cubes."""
     size, device = classifier.backbone.spec.image_size, next(classifier.parameters()).device
-    classifier.eval()
+    classifier.train(False)
     rows = []
     for number, case in enumerate(cases, start=1):
         rows.append(classifier.features(fitted_cube(prepared.load(case)[0], size)[None].to(device)).cpu())

@@ -124,7 +124,7 @@ def train_loop(
         lower: the setting to lower where the loss is no number.
 
     Raises:
-        InputError: the loss is no number.
+        InputError: the loss, or the gradient's norm, is no number.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     done = first = checkpoints.begin_loop(
@@ -143,7 +143,12 @@ def train_loop(
             raise InputError(f"{checkpoints.name}: the loss is {loss.item()} at step {done + 1}; lower {lower}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        if not math.isfinite(norm.item()):  # clipping by an infinite norm would make a step of nothing, without a word
+            raise InputError(
+                f"{checkpoints.name}: the gradient's norm is {norm.item()} at step {done + 1}; lower {lower}, or set "
+                "bf16: false where it is true"
+            )
         optimizer.step()
         scheduler.step()
         done += 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Subset
@@ -50,15 +52,20 @@ def run_pretraining(recipe: PretrainRecipe, *, resume: bool = False, progress: P
     scans = triplets.of_split(recipe.split)
     torch.manual_seed(recipe.seed)
     model = build_pretraining(
-        recipe, image_size=triplets.size, sizes=triplets.sizes, shares_space=triplets.shares_space
+        recipe,
+        image_size=triplets.size,
+        sizes=triplets.sizes,
+        shares_space=triplets.shares_space,
+        token_size=triplets.token_size,
     )
     training = recipe.training_for(len(scans))
     held_out = held_out_cases(triplets.scans, recipe.validation)
-    fixed = PretrainSteps(tuple(held_out), replace(recipe, intensity_jitter=0.0, pairing="matched"))
+    steps = partial(PretrainSteps, picture_size=int(triplets.settings["picture_size"]))
+    fixed = steps(tuple(held_out), replace(recipe, intensity_jitter=0.0, pairing="matched"))
     fit(
         model,
         model,
-        PretrainSteps(scans, recipe),
+        steps(scans, recipe),
         training,
         seed=recipe.seed,
         folder=folder,
@@ -87,13 +94,18 @@ def find_triplets(recipe: PretrainRecipe, progress: Progress | None = None) -> T
 
 
 def build_pretraining(
-    recipe: PretrainRecipe, *, image_size: tuple[int, ...], sizes: dict[str, int], shares_space: bool
+    recipe: PretrainRecipe,
+    *,
+    image_size: tuple[int, ...],
+    sizes: dict[str, int],
+    shares_space: bool,
+    token_size: int = 0,
 ) -> PretrainingModel:
     """Everything with random weights.
 
     Args:
         image_size: (D, H, W) of the cubes. sizes: components of the frozen vectors by target. shares_space: image and
-            text vectors lie in one space.
+            text vectors lie in one space. token_size: components of the kept patch tokens.
 
     Raises:
         InputError: a target has a weight and no vectors.
@@ -104,8 +116,15 @@ def build_pretraining(
                 f"{name}_weight is {weight}, and the triplets hold no {name}s; set {name}_weight: 0, "
                 f"or make triplets with another text than none"
             )
+    if recipe.dense_weight and not token_size:
+        raise InputError(
+            f"dense_weight is {recipe.dense_weight}, and the triplets hold no patch tokens; set dense_weight: 0, or "
+            "make triplets with dense_components: 64"
+        )
     spec = BackboneSpec(name=recipe.backbone.name, image_size=image_size, settings=recipe.backbone.settings)
-    about = {"recipe": recipe.to_dict(), "sizes": sizes, "shares_space": shares_space}
+    about: dict[str, Any] = {"recipe": recipe.to_dict(), "sizes": sizes, "shares_space": shares_space}
+    if recipe.dense_weight:
+        about["token_size"] = token_size
     return PretrainingModel(InsightConfig(backbone=spec.to_dict(), pretraining=about))
 
 

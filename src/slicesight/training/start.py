@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -29,15 +29,17 @@ from slicesight.files import read_json_object
 from slicesight.models.encoders3d.networks import M3DViT
 from slicesight.models.folder import check_whole, one_line_for_damage
 from slicesight.models.importers.m3d import M3DClip
+from slicesight.models.library_fetch import fetched
 from slicesight.models.med2e3 import Med2E3Config, Med2E3ForConditionalGeneration, Med2E3Processor
 from slicesight.models.med2e3.configuration import make_preset
+from slicesight.models.med2e3.prompt_templates import VOLUME_TOKEN
 from slicesight.models.shipped import find_folder, how_to_get, shipped_models
 from slicesight.training.recipe import Parts, Recipe
 from slicesight.volumes.grid import GridSpec
 
 log = logging.getLogger(__name__)
 NUM_TEXTS = 4000
-PAD, END, VOLUME = "<pad>", "</s>", "<image3d>"
+PAD, END = "<pad>", "</s>"
 Start = tuple[Med2E3ForConditionalGeneration, Med2E3Processor]
 
 
@@ -205,7 +207,7 @@ def place_parts(model: Med2E3ForConditionalGeneration, loaded: dict[str, PreTrai
     for part in loaded.values():
         for module in part.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
-    model.init_weights()
+    cast(Any, model).init_weights()
     for module in model.modules():
         if hasattr(module, "_is_hf_initialized"):
             del module._is_hf_initialized
@@ -268,7 +270,7 @@ def read_part(what: str, kind: Any, name: str, **settings: Any) -> Any:
     """What a class of the library reads from a folder or the hub; raises InputError where it cannot."""
     try:
         with one_line_for_damage(name) if Path(name).is_dir() else nullcontext():
-            return kind.from_pretrained(name, **settings)
+            return fetched(lambda: kind.from_pretrained(name, **settings), name=name)
     except (OSError, ValueError) as error:
         raise InputError(f"parts: {name} cannot be read as a {what}: {' '.join(str(error).split())[:200]}") from error
 
@@ -281,13 +283,13 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), [PAD, END, VOLUME]
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), [PAD, END, VOLUME_TOKEN]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[VOLUME]
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[VOLUME_TOKEN]
     )
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from json_checks import documented
 from slicesight import cli
 from slicesight.data.converting import ConvertRequest, convert
 from slicesight.data.manifest import read_manifest
@@ -172,7 +173,7 @@ def test_patients_are_dealt_by_seed_and_copies_stay_together(prepare, twelve, tm
 def test_json_on_stdout_is_the_summary_and_nothing_else(prepare, twelve, tmp_path) -> None:
     code, out, _ = prepare(twelve, "--format", "folder", "--out", "ready", "--manifest-only", "--json")
     assert code == 0
-    assert json.loads(out) == json.loads((tmp_path / "ready" / "summary.json").read_text())
+    assert documented("prepare", out) == json.loads((tmp_path / "ready" / "summary.json").read_text())
     assert json.loads(out)["counts"] == {
         "no split": {"scans": 12, "patients": 12, "questions": 12, "tasks": {"report": {"report": {"questions": 12}}}}
     }
@@ -273,6 +274,20 @@ def test_splits_are_not_dealt_again_where_the_source_has_them(prepare, write_m3d
     code, _, err = prepare(write_m3d_cap("npy"), "--format", "m3d-cap", "--out", "ready", "--split-by-patient", 0)
     assert code == 2
     assert "has its own splits (train 3, val 1, test 1); leave out --split-by-patient" in err
+
+
+def test_a_run_that_is_killed_while_it_writes_can_be_run_again(prepare, twelve, tmp_path, monkeypatch) -> None:
+    from slicesight.data import converting
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "_write_lines", killed)  # right after the manifest
+        prepare(twelve, "--format", "folder", "--out", "ready", "--manifest-only")
+    assert (tmp_path / "ready/manifest.jsonl").is_file()
+    code, _, err = prepare(twelve, "--format", "folder", "--out", "ready", "--manifest-only")
+    assert code == 0, err
 
 
 def test_a_folder_with_another_manifest_or_source_is_left_alone(prepare, twelve, tmp_path) -> None:

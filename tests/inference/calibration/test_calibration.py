@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import slicesight
+from slicesight.data.answer_tolerance import read_tolerances
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.calibration import calibration as module
+from slicesight.inference.calibration import fitting
 from slicesight.inference.calibration.calibration import DO_NOT_KNOW, NO_RULE, NO_SCAN, NOT_CALIBRATED, Calibration
 from slicesight.inference.calibration.confidence import ConfidenceCurve
 from slicesight.inference.calibration.fitting import calibrate, spread_out
@@ -266,3 +268,53 @@ def test_the_training_scans_beside_are_spread_over_all_of_them(bodies):
     assert chosen[-1] == 49
     assert max(np.diff(chosen)) <= 13
     assert spread_out(cases, 60) == cases
+
+
+def test_an_open_answer_counts_as_right_by_its_topics_rule(tiny_reader, bodies, good, monkeypatch):
+    monkeypatch.setattr(fitting, "is_near_enough", lambda said, asked, rule: rule is not None)
+    rules = read_tolerances(["organ=within:2"])
+    found = {
+        one.kind: one.is_right for one in fitting.judge_answers(tiny_reader, good, bodies(1).cases[0], tolerances=rules)
+    }
+    assert found == {"closed/phase": False, "open/organ": True}
+
+
+def test_a_confidence_by_a_rule_of_its_own_says_what_counts_as_right(calibrated, good, monkeypatch):
+    rules = read_tolerances(["organ=within:2", "phase=within:2"])
+    whole = calibrated.calibration
+    any_answer = replace(whole, tolerances=rules, questions=replace(whole.questions, answers={}))
+    monkeypatch.setattr(calibrated, "calibration", any_answer)
+    closed, opened = calibrated.ask(good, [CLOSED, OPEN], choices="only", max_new_tokens=40)
+    assert opened.confidence is not None
+    assert opened.confidence_note == "right means within 2 of the true number"
+    assert closed.confidence_note is None, "a choice is right or wrong"
+
+
+def test_tolerances_are_kept_with_the_calibration_and_damage_is_one_line(fitted, calibrated_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(calibrated_folder, folder)
+    rules = read_tolerances(["organ=overlap:0.5"])
+    write_calibration(replace(fitted.calibration, tolerances=rules), folder)
+    assert slicesight.load(folder).calibration.tolerances == rules
+    path = folder / CALIBRATION_FILE
+    path.write_text(path.read_text(encoding="utf-8").replace("overlap:0.5", "overlap:5"), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"overlap:5.*run slicesight calibrate again"):
+        slicesight.load(folder)
+
+
+def test_a_tolerance_of_a_topic_that_nobody_was_asked_openly_is_refused(tiny_reader, bodies):
+    with pytest.raises(InputError, match="'phase', of which the data ask no open question; expected one of organ"):
+        calibrate(tiny_reader, bodies(20), tolerances=read_tolerances(["phase=within:2"]), max_new_tokens=2)
+
+
+def test_an_adapted_model_is_as_sure_as_its_own_calibration_says_and_not_as_its_models(calibrated_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = slicesight.load(calibrated_folder).model
+    layer = next(name for name, _ in model.named_modules() if name.endswith("self_attn.q_proj"))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[layer]))
+    adapted.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(calibrated_folder)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert slicesight.load(calibrated_folder).calibration is not None
+    assert slicesight.load(tmp_path).calibration is None  # the weights are no longer those that it was made for

@@ -5,6 +5,8 @@ import pytest
 
 from slicesight import load
 from slicesight.errors import InputError, ModelError
+from slicesight.inference.answers import AnswerPiece
+from slicesight.inference.requests import AskRequest
 from tiny_guests import PRESET, on_grid, stub_server
 
 CLOSED = "Which? Choices: A. a cyst B. nothing"
@@ -64,6 +66,19 @@ def test_a_closed_question_is_held_to_its_choices_and_a_scan_is_not_needed(prese
         (blind,) = guest.ask(None, "What?")
         assert server.requests[-1]["messages"] == [{"role": "user", "content": "What?"}]
         assert blind.evidence_note == "no evidence: no scan was shown"
+
+
+def test_a_system_message_goes_to_the_server_first_and_a_begun_answer_is_refused_before_it_is_asked(preset) -> None:
+    with stub_server() as server:
+        guest = load(f"openai:{server.url}#stub", preset=preset, evidence_passes=0)
+        (answer,) = guest.ask(None, "What?", system="Be brief.")
+        first = {"role": "system", "content": "Be brief."}
+        assert server.requests[-1]["messages"] == [first, {"role": "user", "content": "What?"}]
+        assert answer.system == "Be brief."
+        asked = len(server.requests)
+        with pytest.raises(InputError, match="goes on with no begun answer; leave it out"):
+            guest.ask(None, "What?", prefix="A cyst")
+        assert len(server.requests) == asked
 
 
 def test_a_busy_server_is_asked_again_and_the_key_goes_along(preset, monkeypatch) -> None:
@@ -172,3 +187,35 @@ def test_agreement_is_one_for_the_same_words_and_nought_for_others() -> None:
     assert agreement("a cyst", "nothing") == 0.0
     assert agreement("a cyst", "a stone") == pytest.approx(0.5)
     assert np.isclose(agreement("", ""), 1.0)
+
+
+def told(guest, system="Answer in one word."):
+    """What a question with a system message brings, as the server asks it."""
+    pieces: list[AnswerPiece] = []
+    requests = [AskRequest(scan=None, questions=["What?"], system=system, on_piece=pieces.append, on_error=pytest.fail)]
+    guest.tokenize(None, ["What?"], history=(), num_volumes=0, system=system)
+    for _ in guest.batching().answer(lambda: requests.pop() if requests else None):
+        pass
+    return pieces[-1].answer.text
+
+
+def test_a_system_message_goes_along_as_one(preset) -> None:
+    with stub_server() as server:
+        assert told(load(f"openai:{server.url}#stub", preset=preset, evidence_passes=0)) == "a cyst"
+    system, asked = server.requests[0]["messages"]
+    assert system == {"role": "system", "content": "Answer in one word."}
+    assert asked == {"role": "user", "content": "What?"}
+
+
+@pytest.mark.parametrize(
+    "refusal", ["System role not supported", "Conversation roles must alternate user/assistant/user/assistant/..."]
+)
+def test_a_server_whose_model_knows_no_system_is_told_by_the_user(preset, refusal) -> None:
+    with stub_server() as server:
+        guest = load(f"openai:{server.url}#stub", preset=preset, evidence_passes=0)
+        server.failures = [(400, refusal)]
+        assert [told(guest), told(guest, "Briefly.")] == ["a cyst", "a cyst"]
+    assert [asked["messages"][-1]["content"] for asked in server.requests[1:]] == [
+        "Answer in one word.\n\nWhat?",
+        "Briefly.\n\nWhat?",
+    ], "asked again once, and remembered"

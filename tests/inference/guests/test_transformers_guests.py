@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,30 @@ def test_a_conversation_goes_on_and_a_drawn_answer_depends_on_its_seed_alone(lla
     assert len(set(drawn)) > 1
 
 
+def test_a_system_message_and_a_begun_answer_stand_where_the_chat_template_has_them(llava, tmp_path) -> None:
+    preset = tmp_path / "told.yaml"
+    preset.write_text(PRESET + "system: You read scans.\n")
+    guest = load(f"hf:{llava}", preset=preset, evidence_passes=4)
+    scan = on_grid(guest.grid_spec)
+    (plain,) = guest.ask(scan, OPEN, max_new_tokens=6)
+    (told,) = guest.ask(scan, OPEN, max_new_tokens=6, system="Be brief.", prefix="A cy")
+    assert plain.text != told.text.removeprefix("A cy")
+    assert told.text.startswith("A cy")
+    assert (told.system, told.prefix) == ("Be brief.", "A cy")
+    shown = guest.encode(scan).shown
+    made = guest.guest.inputs(
+        GuestQuestion(question=OPEN, shown=shown, system="Be brief.", prefix="A cy"), shown.pictures()
+    )
+    prompt = guest.guest.tokenizer.decode(made["input_ids"][0])
+    assert prompt.startswith("<s>system: You read scans.\n\nBe brief.user: ")
+    assert prompt.endswith("assistant: A cy")
+    pieces = list(guest.ask_stream(scan, OPEN, max_new_tokens=6, system="Be brief.", prefix="A cy"))
+    assert "".join(piece.text for piece in pieces) == told.text
+    assert told.evidence == "occlusion", "the likelihood is that of the words behind the begun ones"
+    with pytest.raises(InputError, match="begun and held to choices"):
+        guest.ask(scan, CLOSED, choices="only", prefix="The ")
+
+
 def test_a_contact_sheet_is_masked_by_drawing_it_anew(llava) -> None:
     guest = load(f"hf:{llava}", preset=llava.parent / "sheet.yaml")
     scan = guest.encode(on_grid(guest.grid_spec))
@@ -252,3 +277,22 @@ def test_a_folder_without_config_or_chat_template_says_so(llava, tmp_path) -> No
     (folder / "processor_config.json").unlink()
     with pytest.raises(ModelError, match="no processor for pictures and text"):
         load(f"hf:{folder}")
+
+
+RAISES = "{{ raise_exception('System role not supported') }}"
+
+
+@pytest.mark.parametrize("unknown", ["", RAISES])
+def test_what_the_system_says_is_never_lost(llava, unknown) -> None:
+    guest = load(f"hf:{llava}", preset=llava.parent / "small.yaml").guest
+    asked = GuestQuestion(
+        question="And now?", shown=None, history=(("What?", "A cyst."),), system="Answer in one word."
+    )
+    assert "system: Answer in one word.user: What?" in guest._prompt(asked)
+    without = "{% for message in messages %}{% if message['role'] == 'system' %}" + unknown + "{% else %}"
+    guest.processor.chat_template = (
+        without + "{{ message['role'] }}: {% for part in message['content'] %}{{ part['text'] }}{% endfor %} "
+        "{% endif %}{% endfor %}"
+    )
+    assert guest._prompt(asked) == "user: Answer in one word.\n\nWhat? assistant: A cyst. user: And now? "
+    assert guest._prompt(replace(asked, system="")) == "user: What? assistant: A cyst. user: And now? "

@@ -13,10 +13,20 @@ import {
   settings,
   stacks,
   type Turn,
+  volume,
   volumeTitle,
 } from "../session";
 import { placeName, sliceName, withMinus } from "../space";
-import { CAVEAT, CUT_OFF, confidenceText, copiedText, doubtText, markedText, questionText } from "../wording";
+import {
+  CAVEAT,
+  CUT_OFF,
+  confidenceText,
+  copiedText,
+  countingText,
+  doubtText,
+  markedText,
+  questionText,
+} from "../wording";
 import { ScoreBars } from "./score_bars";
 import { notify } from "./toast";
 
@@ -25,6 +35,8 @@ export function Answer({ turn }: { turn: Turn }) {
   const isDone = turn.state === "done";
   const isReport = turn.question === "";
   const isUnsure = isDone && turn.abstained;
+  const receipt = volume.value?.receipt;
+  const counting = receipt ? countingText(turn.text, receipt.grid.num_slices, receipt.num_source_slices) : null;
   return (
     <article
       class={`turn${isReport ? " report" : ""}${isUnsure ? " unsure" : ""}`}
@@ -54,6 +66,7 @@ export function Answer({ turn }: { turn: Turn }) {
             <b aria-hidden="true">?</b> {doubtText(turn)}
           </p>
         )}
+        {isDone && counting !== null && <p class="faint">{counting}</p>}
         {isDone && turn.isCut && <CutOff turn={turn} />}
         {turn.state === "busy" && <p class="faint">{turn.problem}</p>}
         {(turn.state === "failed" || turn.state === "stopped") && <Ended turn={turn} />}

@@ -6,13 +6,6 @@ import { plainName, rowsOf, spacingText, windowText } from "../receipt";
 import { ask, isAnswering, settings, stop, turns } from "../session";
 import { Answer } from "./answer";
 
-const SUGGESTIONS = [
-  "Which contrast phase is this?",
-  "Which organ shows an abnormality?",
-  "What is seen in the liver?",
-  "What is seen in the right lung?",
-];
-
 /** Pixels of height in which question and answer do not both fit: then the answer comes to the top. */
 const LOW = 200;
 
@@ -117,7 +110,7 @@ export function Composer() {
           <b>Describe the findings</b>
         </button>
         {turns.value.length === 0 &&
-          SUGGESTIONS.map((question) => (
+          (settings.value?.ready_questions ?? []).map((question) => (
             <button type="button" key={question} onClick={() => send(question)}>
               {question}
             </button>

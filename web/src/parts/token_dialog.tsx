@@ -9,10 +9,11 @@ export function TokenDialog() {
   const question = tokenQuestion.value;
   const shown = useRef<typeof question>(null);
   const close = () => {
+    if (dialog.current?.open) return; // it is open again: what was closed is the question before
     if (shown.current !== null && shown.current === tokenQuestion.peek()) shown.current.refuse();
   };
   useEffect(() => {
-    shown.current = question; // a dialog's `close` is told late, maybe when the next question is there
+    shown.current = question;
     if (question !== null) {
       if (!dialog.current?.open) dialog.current?.showModal();
       field.current?.focus();

@@ -95,7 +95,8 @@ def answer_html(answer: ScanAnswer) -> str:
     parts = [f"<p><b>{escape(answer.question) or 'Findings'}</b></p>"]
     parts.append(f"<p>{escape(answer.text)}{' …' if answer.is_cut else ''}</p>")
     if answer.confidence is not None:
-        parts.append(f"<p>Confidence {answer.confidence:.2f}</p>")
+        means = f" ({escape(answer.confidence_note)})" if answer.confidence_note else ""
+        parts.append(f"<p>Confidence {answer.confidence:.2f}{means}</p>")
     elif answer.confidence_note:
         parts.append(f"<p>No confidence: {escape(answer.confidence_note)}</p>")
     if answer.abstained is not None:

@@ -9,33 +9,31 @@ question is aborted; an error is its request's alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from slicesight.errors import InputError
-from slicesight.inference.answers import AnswerDecoder, AnswerPiece, make_answer
-from slicesight.inference.batching import AskRequest, as_exception
+from slicesight.inference.answers import AnswerDecoder, AnswerPiece
+from slicesight.inference.batching import AskRequest, QuestionAtWork, as_exception, record_answer, watch_question
+from slicesight.inference.choice_decoding import make_choice_tree
 from slicesight.inference.prompts import TokenizedQuestion, tokenize_questions
 from slicesight_vllm.inputs import AskInput
 
 if TYPE_CHECKING:
-    from slicesight_vllm.predictor import EnginePredictor, EngineScan
-
-NOT_CALIBRATED = "answers of vLLM have no confidence; the package's own engine gives it"
+    from slicesight.inference.calibration.likelihood import TokenRecord
+    from slicesight_vllm.predictor import EnginePredictor
 
 
 @dataclass(eq=False, kw_only=True)
-class EngineQuestion:
-    """A question at work."""
+class EngineQuestion(QuestionAtWork):
+    """A question at work in vLLM."""
 
-    request: AskRequest
-    number: int
     asked: AskInput
-    scan: EngineScan | None
     tokenized: TokenizedQuestion
-    decoder: AnswerDecoder
 
 
 class EngineBatching:
@@ -101,14 +99,15 @@ class EngineBatching:
             request.on_error(as_exception(error))
 
     def _open_questions(self, request: AskRequest) -> None:
-        predictor = self.predictor
-        if request.constrained:
-            raise InputError('vLLM does not hold answers to their choices here; ask with choices="free".')
+        predictor, ends = self.predictor, self.predictor.ends
+        if request.prefix and request.constrained:
+            raise InputError("the answer is begun and held to choices; leave one of the two out.")
+        num_volumes = 0 if request.scan is None else 1
         tokenized = request.tokenized or tokenize_questions(
             predictor.processor,
             request.questions,
             history=request.history,
-            num_volumes=0 if request.scan is None else 1,
+            num_volumes=num_volumes,
             longest=predictor.longest_text,
             system=request.system,
             prefix=request.prefix,
@@ -117,18 +116,38 @@ class EngineBatching:
         request.scan = None  # it may hold the whole volume
         longest = predictor.longest_text
         for number, one in enumerate(tokenized):
-            asked = predictor.maker.join(one.question, one.prompt, [] if scan is None else [scan.item])
+            question, choices = one.question, None
+            if number in request.constrained:
+                choices = make_choice_tree(
+                    predictor.processor, question, history=request.history, num_volumes=num_volumes, ends=ends
+                )
+            watch = watch_question(predictor, request, question, scan)
+            record = record_answer(predictor, request, question, choices, has_scan=scan is not None, ends=ends)
+            if predictor.is_too_long(record):
+                record = None
+            asked = predictor.maker.join(question, one.prompt, [] if scan is None else [scan.item])
             room = request.max_new_tokens if longest is None else min(request.max_new_tokens, longest - len(one))
-            sampling = predictor.sampling(request.options, number=request.first_number + number, max_new_tokens=room)
+            sampling = predictor.sampling(
+                request.options,
+                number=request.first_number + number,
+                max_new_tokens=room,
+                choices=choices,
+                record=record,
+            )
             request_id = f"ask-{next(self._numbers)}"
-            predictor.engine.add_request(request_id, asked.for_engine, sampling)
+            predictor.engine.add_request(request_id, asked.for_engine, sampling, lora_request=predictor.adapter)
             self.open[request_id] = EngineQuestion(
                 request=request,
                 number=number,
                 asked=asked,
                 scan=scan,
                 tokenized=one,
-                decoder=AnswerDecoder(one.question, self._decode(one)),
+                decoder=AnswerDecoder(
+                    question, self._decode(one), may_be_held_back=watch is not None and watch.may_hold_back
+                ),
+                choices=choices,
+                record=record,
+                watch=watch,
             )
 
     def _decode(self, one: TokenizedQuestion) -> Callable[[Sequence[int]], str]:
@@ -163,23 +182,14 @@ class EngineBatching:
 
     def _whole(self, question: EngineQuestion, output: Any, scores: Sequence[float]) -> AnswerPiece:
         token_ids = list(output.token_ids)
-        last, text = question.decoder.finish(token_ids)
-        cut_at = len(token_ids) if output.finish_reason == "length" else None
-        answer = make_answer(
+        if question.record is not None:
+            note_logs(question.record, token_ids, output.logprobs, size=self.predictor.num_words)
+        return question.whole(
             question.tokenized.question,
-            text,
+            token_ids,
             scores,
-            grid=None if question.scan is None else question.scan.grid,
-            cut_at=cut_at,
-            prefix=question.request.prefix,
-        )
-        return AnswerPiece(
-            number=question.number,
-            text=last,
-            answer=replace(answer, confidence_note=NOT_CALIBRATED),
+            cut_at=len(token_ids) if output.finish_reason == "length" else None,
             num_prompt_tokens=len(question.tokenized),
-            num_answer_tokens=len(token_ids),
-            is_truncated=cut_at is not None,
         )
 
     @staticmethod
@@ -191,3 +201,11 @@ class EngineBatching:
         except BaseException as error:
             question.request.is_cancelled = True
             question.request.on_error(as_exception(error))
+
+
+def note_logs(record: TokenRecord, token_ids: Sequence[int], logs: Sequence[Mapping[int, Any]], *, size: int) -> None:
+    """Note a whole answer's tokens with the log-probabilities that were asked for; size: of the vocabulary."""
+    for token, given in zip(token_ids, logs, strict=True):
+        logs_W = torch.full((size,), torch.nan)  # nothing that was not asked for is read
+        logs_W[list(given)] = torch.tensor([one.logprob for one in given.values()])
+        record.add(token, logs_W)

@@ -157,7 +157,7 @@ class InputMaker:
         """A prompt that was tokenised already, with its scans in order."""
         question_ids: tuple[int, ...] = ()
         encoder_ids: tuple[int, ...] = ()
-        if scans and reads_question(self.config):
+        if scans and self.config.reads_question:
             marked = zip(prompt.input_ids, prompt.question_mask, strict=True)
             question_ids = tuple(token for token, is_question in marked if is_question)
             if encoded := self.processor.encode_questions([question]):
@@ -185,13 +185,6 @@ def check_size(voxels: Tensor, config: Med2E3Config) -> Tensor:
             "file, or resample it to that grid."
         )
     return voxels
-
-
-def reads_question(config: Med2E3Config) -> bool:
-    """Whether a slice's weight may depend on the question."""
-    if not config.needs_2d or config.aggregation in ("mean", "max"):
-        return False
-    return not config.uses_scores or "text" in config.scoring_inputs
 
 
 def find_places(token_ids: Sequence[int], placeholder: int, size: int, num_scans: int) -> list[int]:

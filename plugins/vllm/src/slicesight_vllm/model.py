@@ -10,13 +10,19 @@ same tokens; only what is kept between calls differs (scan_features.py). V scans
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from vllm.config import VllmConfig
-from vllm.model_executor.models.interfaces import MultiModalEmbeddings, SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.interfaces import (
+    MultiModalEmbeddings,
+    SupportsLoRA,
+    SupportsMultiModal,
+    SupportsPP,
+)
+from vllm.model_executor.models.module_mapping import MultiModelKeys
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.sequence import IntermediateTensors
@@ -29,6 +35,7 @@ from slicesight.models.med2e3.modeling import Projector
 from slicesight.models.med2e3.planes import PlaneEmbedding
 from slicesight.models.med2e3.slice_scorer import Question, SliceScorer, VolumeFeatures
 from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
+from slicesight_vllm.adapters import LANGUAGE_MODEL, refuse_other_layers
 from slicesight_vllm.inputs import SLICES, VOLUME
 from slicesight_vllm.processing import (
     NO_IDS,
@@ -39,14 +46,14 @@ from slicesight_vllm.processing import (
 )
 from slicesight_vllm.scan_features import ScanFeatures, read_feature_bytes
 
-LANGUAGE_MODEL = "language_model"
-
 
 @MULTIMODAL_REGISTRY.register_processor(
     Med2E3MultiModalProcessor, info=Med2E3ProcessingInfo, dummy_inputs=Med2E3DummyInputs
 )
-class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
+class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
     """What `ModelRegistry` knows by the architecture of config.json."""
+
+    embedding_modules: ClassVar[dict[str, str]] = {}
 
     encode_volumes = PlainModel.encode_volumes
     encode_3d = PlainModel.encode_3d
@@ -89,9 +96,34 @@ class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
                 architectures=[name_architecture(text_config.model_type)],
                 prefix=maybe_prefix(prefix, LANGUAGE_MODEL),
             )
+        self.packed_modules_mapping = dict(getattr(self.language_model, "packed_modules_mapping", {}))
+        # no adapters of embeddings: the slice scores read them outside of a batch, where vLLM's would fail
+        self.language_model.embedding_modules = {}
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
         self.dtype = vllm_config.model_config.dtype
         self.scan_features = ScanFeatures(max_bytes=read_feature_bytes())
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Which layers adapters stand beside: the language model's."""
+        own = [name for name, _ in self.named_children() if name != LANGUAGE_MODEL]
+        return MultiModelKeys.from_string_field(language_model=LANGUAGE_MODEL, tower_model=own)
+
+    @property
+    def lora_manager(self) -> Any:
+        """vLLM's keeper of adapters, which names itself here."""
+        return self._lora_manager
+
+    @lora_manager.setter
+    def lora_manager(self, manager: Any) -> None:
+        """An adapter that it would add in part is refused before it does."""
+        add = manager.add_adapter
+
+        def add_whole(adapter: Any) -> Any:
+            refuse_other_layers(adapter.loras)
+            return add(adapter)
+
+        manager.add_adapter = add_whole
+        self._lora_manager = manager
 
     def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
         """The visual tokens of a batch of items of one kind, a tensor each."""
@@ -188,9 +220,17 @@ class Med2E3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
                 "model's folder again."
             )
         self.load_state_dict({name: own[name] for name in wanted}, strict=False)
-        for part in (self.vision3d, self.projector_3d, self.vision2d, self.projector_2d, self.scorer):
+        own_parts = (
+            self.vision3d,
+            self.projector_3d,
+            self.vision2d,
+            self.projector_2d,
+            self.plane_embedding,
+            self.scorer,
+        )
+        for part in own_parts:
             if part is not None:
-                part.eval()
+                part.to(self.dtype).eval()  # the library makes encoders in their configuration's dtype, not in vLLM's
         return loaded | wanted
 
 

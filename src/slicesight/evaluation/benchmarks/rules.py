@@ -68,7 +68,8 @@ def column_value(scored: Scored, rule: str, *, task: str, topic: str = "") -> Co
     if not scored.has_volumes:
         return ColumnValue(value=float(np.nanmean(found)), low=None, high=None, num_questions=int(given.sum()))
     interval = mean_interval(found, [scored.rows[place].volume or "" for place in places])
-    return ColumnValue(value=interval.value, low=interval.low, high=interval.high, num_questions=int(given.sum()))
+    low, high = interval.ends or (None, None)
+    return ColumnValue(value=interval.value, low=low, high=high, num_questions=int(given.sum()))
 
 
 def finding_scores(scored: Scored, places: Sequence[int], metric: str) -> ColumnValue:
@@ -96,7 +97,7 @@ def finding_scores(scored: Scored, places: Sequence[int], metric: str) -> Column
         part["macro"][metric], part["ci95"]["macro"][metric])  # fmt: skip
     if value is None:
         raise MissingPartError(missing_of({**part, "side": 0, "location": 0}).get(f"clinical.{metric}", "0/0"))
-    low, high = ends if ends and ends[0] is not None else (None, None)
+    low, high = ends or (None, None)
     return ColumnValue(value=float(value), low=low, high=high, num_questions=len(rows))
 
 

@@ -63,11 +63,13 @@ class BertScorer:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
+        from slicesight.models.library_fetch import fetched
+
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise MissingPartError(f"BERTScore's model {name}: no config.json in that folder; name a model folder")
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModel.from_pretrained(name, dtype=torch.float32)
+            model = fetched(lambda: AutoModel.from_pretrained(name, dtype=torch.float32), name=name)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0][:160]
             raise MissingPartError(

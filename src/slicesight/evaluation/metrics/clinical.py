@@ -74,8 +74,9 @@ def clinical_part(said: Labels, true: Labels, *, is_control: bool = False) -> di
     drawn_ranks = _drawn_ranks(said, true) if ranks else {}
     both, both_drawn = {**summed, **ranks}, {**drawn, **drawn_ranks}
     names = [*LABEL_METRICS, *RANK_METRICS]
+    num_volumes = len(true.volumes)
     part: dict[str, Any] = {
-        "num_volumes": len(true.volumes),
+        "num_volumes": num_volumes,
         "num_labels": int(counts.all_VC.sum()),
         "num_positive": int((counts.tp + counts.fn).sum()),
         "crg": _number(summed["crg"][0]),
@@ -83,21 +84,27 @@ def clinical_part(said: Labels, true: Labels, *, is_control: bool = False) -> di
         "macro": {name: _first(both, f"macro_{name}") for name in names},
         "num_findings_in_macro": int(np.count_nonzero(~np.isnan(summed["f1"][0]))),
         "ci95": {
-            "crg": _ends(drawn["crg"]),
+            "crg": _ends(drawn["crg"], num_volumes),
             **{
-                average: {name: _ends(both_drawn.get(f"{average}_{name}")) for name in names}
+                average: {name: _ends(both_drawn.get(f"{average}_{name}"), num_volumes) for name in names}
                 for average in ("micro", "macro")
             },
         },
     }
     if is_control:
         return part
+    there, said_there = counts.tp + counts.fn > 0, counts.tp + counts.fp > 0
+    sides = {"precision": said_there, "recall": there, "f1": there | said_there}
+    told = {name: np.count_nonzero(of_scans, axis=0) for name, of_scans in sides.items()}  # scans that a figure is of
     part["findings"] = {
         finding: {
             "num_positive": int((counts.tp + counts.fn)[:, place].sum()),
             "num_said": int((counts.tp + counts.fp)[:, place].sum()),
             **{name: _number(both[name][0, place]) if name in both else None for name in names},
-            "ci95": {name: _ends(both_drawn[name][:, place]) if name in both else None for name in names},
+            "ci95": {
+                name: _ends(both_drawn[name][:, place], told.get(name, told["f1"])[place]) if name in both else None
+                for name in names
+            },
         }
         for place, finding in enumerate(true.findings)
     }
@@ -279,7 +286,7 @@ def _places(said: Labels, true: Labels, kind: str) -> dict[str, Any] | None:
     return {
         "num_both": int(rows_V5[:, 4].sum()),
         **{name: _number(value[0]) for name, value in values.items()},
-        "ci95": {name: _ends(drawn[name]) for name in values},
+        "ci95": {name: _ends(drawn[name], len(rows_V5)) for name in values},
     }
 
 
@@ -335,10 +342,9 @@ def _paired(ours_VC: Floats, theirs_VC: Floats, metric: str, *, seed: int = 0) -
         first_rC = ours_VC.sum(axis=0) + swaps_rV @ (theirs_VC - ours_VC)
         flipped = np.abs(difference(first_rC, total_C - first_rC))
         extreme += int(np.count_nonzero(flipped >= abs(observed) - 1e-12))
-    low, high = bounds(drawn)
     return {
         "difference": observed,
-        "ci95": [low, high],
+        "ci95": bounds(drawn, num_volumes),
         "p": (1 + extreme) / (1 + FLIPS),
         "p_holm": None,
         "effect_size_d": None,
@@ -354,5 +360,5 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _ends(drawn: Floats | None) -> Sequence[float] | None:
-    return None if drawn is None or np.isnan(drawn).all() else list(bounds(drawn))
+def _ends(drawn: Floats | None, num_volumes: int) -> Sequence[float] | None:
+    return None if drawn is None else bounds(drawn, num_volumes)

@@ -153,7 +153,7 @@ def score_evidence(pointed: Iterable[Pointed | Bare]) -> dict[str, Any] | None:
         "mass": float(mass.mean()),
         "share": float(share_array.mean()),
         "excess": excess.value,
-        "excess_ci95": [excess.low, excess.high],
+        "excess_ci95": excess.ends,
         "num_questions": len(masses),
         **{name: _beside_chance(np.array(pairs), volumes, name) for name, pairs in found.items()},
         "measured_by": {name: methods.count(name) for name in dict.fromkeys(methods)},
@@ -171,7 +171,7 @@ def _beside_chance(pairs_Q2: Floats, volumes: Sequence[str], name: str) -> dict[
         **value.to_dict(),
         "chance": float(np.nanmean(chance_Q)),
         "gain": gain.value,
-        "gain_ci95": [gain.low, gain.high],
+        "gain_ci95": gain.ends,
         "num_questions": int((~np.isnan(value_Q)).sum()),
     }
 

@@ -54,13 +54,15 @@ def label_with_model(
 def _load(name: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+    from slicesight.models.library_fetch import fetched
+
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise InputError(f"{name}: no config.json in that folder; name the folder of a sequence classifier")
     try:
         config = AutoConfig.from_pretrained(name)
         _check(config, name)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(name, dtype="float32")
+        model = fetched(lambda: AutoModelForSequenceClassification.from_pretrained(name, dtype="float32"), name=name)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise

@@ -113,11 +113,13 @@ def chrf(said: str, true: str) -> float:
 
 
 def cider(pairs: Sequence[Pair]) -> Floats:
-    """CIDEr of every pair -> (P,), each in [0, 10]."""
+    """CIDEr of every pair -> (P,), each in [0, 10]; NaN of a single one, where every word is in every text."""
+    if len(pairs) < 2:
+        return np.full(len(pairs), np.nan)
     said = [_all_ngrams(split_alphanumeric(text)) for text, _ in pairs]
     true = [_all_ngrams(split_alphanumeric(text)) for _, text in pairs]
     frequency: Counter[tuple[str, ...]] = Counter(gram for grams in true for gram in grams)
-    log_size = math.log(len(pairs)) if pairs else 0.0
+    log_size = math.log(len(pairs))
 
     def weigh(grams: Mapping[tuple[str, ...], int]) -> list[dict[tuple[str, ...], float]]:
         vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(ORDERS)]

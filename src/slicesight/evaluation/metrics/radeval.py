@@ -78,6 +78,15 @@ def radeval_scores(
     if not found["has_radeval"]:
         return RadEvalScores(missing=dict.fromkeys(metrics, HOW_TO_GET.format(interpreter)))
     values = {name: given for name, given in found["values"].items() if all(map(math.isfinite, given))}
-    missing = dict(found["errors"])
+    missing = {name: _with_way_out(error, interpreter) for name, error in found["errors"].items()}
     missing |= {name: "some of its values are not numbers" for name in found["values"] if name not in values}
     return RadEvalScores(values=values, missing=missing, version=found["version"])
+
+
+def _with_way_out(error: str, interpreter: str) -> str:
+    """What RadEval says of a metric that it cannot give, and how to have it; weights are fetched at their first use."""
+    if error.startswith("ModuleNotFoundError"):
+        return f"{error}; pip install it into the environment of {interpreter}, or another version of radeval"
+    if "huggingface.co" in error or "offline" in error.lower():
+        return f"{error}; run it once where there is a connection, its weights are fetched then and kept"
+    return error

@@ -149,8 +149,10 @@ class _Blocks:
         return found
 
 
-def _intervals(confidence_Q: Floats, right_Q: Floats, patients: Sequence[str], *, draws: int) -> dict[str, list[float]]:
-    """[low, high] of every number, from one set of draws of patients."""
+def _intervals(
+    confidence_Q: Floats, right_Q: Floats, patients: Sequence[str], *, draws: int
+) -> dict[str, list[float] | None]:
+    """[low, high] of every number, from one set of draws of patients; None of a single one."""
     names = {name: place for place, name in enumerate(dict.fromkeys(patients))}
     if len(patients) != len(right_Q):
         raise InputError(f"{len(patients)} patients for {len(right_Q)} answers; give one of each")
@@ -191,7 +193,7 @@ def _intervals(confidence_Q: Floats, right_Q: Floats, patients: Sequence[str], *
         }
         for name, values in found.items():
             drawn.setdefault(name, []).append(values)
-    return {name: list(bounds(np.concatenate(parts))) for name, parts in drawn.items()}
+    return {name: bounds(np.concatenate(parts), num_patients) for name, parts in drawn.items()}
 
 
 def _area(weight_RT: Floats, right_RT: Floats, harmonic: Floats) -> Floats:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slicesight.data.answer_tolerance import Tolerance
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError
 from slicesight.inference.answers import Abstained, Answer
@@ -67,7 +68,8 @@ class Calibration:
 
     curves: by kind ("closed/organ"), and "closed" and "open" for all of each. scans, questions: None where it was made
     without. scans_of_topics: for topics that were not asked of all. min_confidence: below it an answer is held back
-    unless the asker names another. facts: what it was made of.
+    unless the asker names another. tolerances: {topic: when an open answer counted as right}; the same text where there
+    is none. facts: what it was made of.
     """
 
     curves: dict[str, ConfidenceCurve]
@@ -75,25 +77,25 @@ class Calibration:
     questions: QuestionGauge | None = None
     scans_of_topics: tuple[TopicGauge, ...] = ()
     min_confidence: float = 0.0
+    tolerances: dict[str, Tolerance] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     _judged: OrderedDict[tuple[str, bool], QuestionJudgement] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
 
     def judge_scan(self, scan: EncodedScan | None, *, kind: str = "") -> ScanJudgement | None:
-        """Whether the scan is like the others, and like those of which such a question was asked.
+        """Whether the scan is like the others, or, for a topic of some scans only, like those that were asked of it.
 
         Computed once for each encoded scan. kind: of the question, "closed/organ"; "" leaves it out.
         """
         if scan is None or self.scans is None:
             return None
-        found = self._judge(scan, self.scans, "all")
         topic = kind.partition("/")[2]
         for number, group in enumerate(self.scans_of_topics):
-            if topic in group.topics and not found.is_strange:
+            if topic in group.topics:
                 among = self._judge(scan, group.scans, f"topics {number}")
                 return replace(among, others="of which the model was taught such questions")
-        return found
+        return self._judge(scan, self.scans, "all")
 
     def _judge(self, scan: EncodedScan, gauge: ScanGauge, name: str) -> ScanJudgement:
         return scan.judgement.get(self, name, lambda: gauge.judge(measure_scan(scan)))
@@ -200,7 +202,10 @@ class AnswerWatch:
         if self.calibration.questions is not None and not self.calibration.questions.may_say(answer.text, kind=kind):
             return 0.0, NO_SUCH_ANSWER
         found = self.calibration.confidence(likelihood, question=answer.question, kind=kind)
-        return found, None if found is not None else "no such question was in the validation data"
+        if found is None:
+            return None, "no such question was in the validation data"
+        rule = None if listed_choices(answer.question) else self.calibration.tolerances.get(kind.partition("/")[2])
+        return found, None if rule is None else rule.words
 
 
 def judged(answer: Answer, watch: AnswerWatch | None, likelihood: AnswerLikelihood | None) -> Answer:

@@ -20,7 +20,7 @@ from slicesight.inference.calibration.likelihood import AnswerLikelihood
 
 Floats = NDArray[np.float64]
 MOST_LOGIT = 12.0
-PULL_TO_OWN, PULL_TO_ALL = 10.0, 20.0
+PULL_TO_OWN, PULL_TO_ALL = 10.0, 4.0
 """How strongly the curve of all is drawn toward the model's own probability, and that of a kind toward that of all: a
 model that is calibrated already, or a kind of few answers, is left as it is."""
 

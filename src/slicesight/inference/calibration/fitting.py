@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slicesight import __version__
-from slicesight.data.choices import is_right
+from slicesight.data.answer_tolerance import Tolerance, is_near_enough
 from slicesight.data.dataset import Dataset
 from slicesight.data.manifest import Case
 from slicesight.errors import InputError
 from slicesight.inference.calibration.calibration import Calibration, EmbedQuestion, TopicGauge
 from slicesight.inference.calibration.confidence import ConfidenceCurve, Floats, fit_curve, numbers_of, uncalibrated
+from slicesight.inference.calibration.measured_scans import MeasuredScan, measure_case, patient_of
 from slicesight.inference.calibration.questions import QuestionGauge, TaughtQuestion, fit_questions, stem_of
-from slicesight.inference.calibration.scan_features import ScanFeatures, measure_scan
-from slicesight.inference.calibration.strangeness import FEWEST_SCANS, SHARE_REFUSED, ScanGauge, fit_gauge
+from slicesight.inference.calibration.strangeness import (
+    FEWEST_SCANS,
+    SHARE_REFUSED,
+    ScanGauge,
+    fit_gauge,
+)
 from slicesight.inference.jobs import JobRunner
 
 if TYPE_CHECKING:
@@ -37,7 +42,10 @@ FEWEST_ANSWERS = 30
 ALL_PATIENTS = 0.9
 """A topic that so many of the patients were asked about is one for all scans."""
 NUM_FOLDS = 5
+MOST_COPIED = 240
+"""Scans of which changed copies are made, twelve of each to encode."""
 MAX_NEW_TOKENS = 160
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 
@@ -74,10 +82,12 @@ def calibrate(
     *,
     training: Dataset | None = None,
     most_training_scans: int = 300,
+    most_copied_scans: int = MOST_COPIED,
     data: str = "",
     share_refused: float = SHARE_REFUSED,
     on_bad_case: str = "stop",
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tolerances: Mapping[str, Tolerance] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> FittedCalibration:
     """A calibration of the model on data it was not trained on.
@@ -85,37 +95,38 @@ def calibrate(
     Args:
         training: what it was trained on: its questions count as taught; `most_training_scans` of it, from the first to
             the last, say what is usual.
+        most_copied_scans: of so many scans, from the first to the last, changed copies are made and encoded, so that
+            what is turned, noisy or of a wrong spacing is noticed; 0 leaves only flips of coarse pictures.
         data: names the data, for the record. share_refused: of good scans and of taught questions, at most so many.
         on_bad_case: "stop" at a scan that cannot be read, or "skip" it.
+        tolerances: {topic: when an open answer is near enough to count as right}.
 
     Raises:
-        InputError: too few scans or answers, or one cannot be read.
+        InputError: too few scans or answers, one cannot be read, or a tolerance is of a topic that nobody was asked.
     """
+    known_rules = dict(tolerances or {})
+    _check_topics(known_rules, validation.cases)
     cases = validation.cases
     others = [] if training is None else spread_out(training.cases, most_training_scans)
+    _check_patients(cases, others)
     total = len(cases) + len(others)
     skipped: dict[str, str] = {}
-    measured: list[tuple[str, bool, ScanFeatures]] = []
+    copied = set(spread_out(range(total), most_copied_scans))
+    measured: list[MeasuredScan] = []
     answers: list[JudgedAnswer] = []
     for done, case in enumerate(cases):
         progress(done, total)
         scan = _encode(predictor, validation, case, on_bad_case, skipped)
         if scan is not None:
-            measured.append((patient_of(case), True, measure_scan(scan)))
-            answers += judge_answers(predictor, scan, case, max_new_tokens=max_new_tokens)
-    known = {patient for patient, _, _ in measured}
+            measured.append(measure_case(predictor, scan, case, is_held_out=True, with_copies=done in copied))
+            answers += judge_answers(predictor, scan, case, max_new_tokens=max_new_tokens, tolerances=known_rules)
     for done, case in enumerate(others, start=len(cases)):
         progress(done, total)
         scan = None if training is None else _encode(predictor, training, case, on_bad_case, skipped)
         if scan is not None:
-            if patient_of(case) in known:
-                raise InputError(
-                    f"case {case.id}: its patient {patient_of(case)} is in the training data and in the validation "
-                    "data; leave the patient out of one of them."
-                )
-            measured.append((patient_of(case), False, measure_scan(scan)))
+            measured.append(measure_case(predictor, scan, case, is_held_out=False, with_copies=done in copied))
     progress(total, total)
-    num_held_out = sum(is_held_out for _, is_held_out, _ in measured)
+    num_held_out = sum(one.is_held_out for one in measured)
     if num_held_out < FEWEST_SCANS:
         raise InputError(
             f"the validation data hold {num_held_out} readable scans; expected at least {FEWEST_SCANS}, so that one in "
@@ -134,11 +145,13 @@ def calibrate(
         questions=question_gauge(
             predictor, [validation, *([] if training is None else [training])], share=share_refused
         ),
+        tolerances=known_rules,
         facts={
             "model": predictor.card.name,
             "data": data,
             "scans": num_held_out,
             "training_scans": len(measured) - num_held_out,
+            "copied_scans": sum(bool(one.copies) for one in measured),
             "answers": len(answers),
             "share_refused": share_refused,
             "slicesight_version": __version__,
@@ -150,9 +163,15 @@ def calibrate(
 
 
 def judge_answers(
-    predictor: Predictor, scan: EncodedScan, case: Case, *, max_new_tokens: int = MAX_NEW_TOKENS
+    predictor: Predictor,
+    scan: EncodedScan,
+    case: Case,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    tolerances: Mapping[str, Tolerance] | None = None,
 ) -> Iterator[JudgedAnswer]:
     """Every question of a case that can be right or wrong, answered freely, with its likelihood."""
+    rules = tolerances or {}
     asked = [one for one in case.conversations if one.task != "report"]
     if not asked:
         return
@@ -174,7 +193,7 @@ def judge_answers(
                 kind=f"{one.task}/{one.topic}",
                 numbers=numbers_of(piece.likelihood, is_closed=one.task == "closed"),
                 own=uncalibrated(piece.likelihood),
-                is_right=is_right(answer.generated_text, one),
+                is_right=is_near_enough(answer.generated_text, one, rules.get(one.topic)),
                 is_outside=answer.is_outside_choices,
             )
 
@@ -226,23 +245,37 @@ def question_gauge(predictor: Predictor, sources: Iterable[Dataset], *, share: f
     )
 
 
-def patient_of(case: Case) -> str:
-    """Who was scanned; a case without a patient is one of its own."""
-    return f"{case.source}/{case.patient}" if case.patient is not None else case.id
+def _check_patients(cases: Sequence[Case], others: Sequence[Case]) -> None:
+    known = {patient_of(case) for case in cases}
+    for case in others:
+        if patient_of(case) in known:
+            raise InputError(
+                f"case {case.id}: its patient {patient_of(case)} is in the training data and in the validation "
+                "data; leave the patient out of one of them."
+            )
 
 
-def _scan_gauge(measured: Sequence[tuple[str, bool, ScanFeatures]], share: float) -> ScanGauge:
+def _check_topics(tolerances: Mapping[str, Tolerance], cases: Sequence[Case]) -> None:
+    asked = sorted({one.topic for case in cases for one in case.conversations if one.task == "open"})
+    for topic in tolerances:
+        if topic not in asked:
+            raise InputError(
+                f"a tolerance is given for the topic {topic!r}, of which the data ask no open question; "
+                f"expected one of {', '.join(asked) or 'none'}."
+            )
+
+
+def _scan_gauge(measured: Sequence[MeasuredScan], share: float) -> ScanGauge:
     return fit_gauge(
-        [features for _, _, features in measured],
-        patients=[patient for patient, _, _ in measured],
-        held_out=[is_held_out for _, is_held_out, _ in measured],
+        [one.features for one in measured],
+        patients=[one.patient for one in measured],
+        held_out=[one.is_held_out for one in measured],
         share=share,
+        copies={number: one.copies for number, one in enumerate(measured) if one.copies},
     )
 
 
-def topic_gauges(
-    measured: Sequence[tuple[str, bool, ScanFeatures]], cases: Sequence[Case], share: float
-) -> tuple[TopicGauge, ...]:
+def topic_gauges(measured: Sequence[MeasuredScan], cases: Sequence[Case], share: float) -> tuple[TopicGauge, ...]:
     """A gauge for each set of topics that some of the patients were never asked about; a topic of fewer patients than
     another counts to that one's set where they are among its patients."""
     asked: dict[str, set[str]] = defaultdict(set)
@@ -263,17 +296,17 @@ def topic_gauges(
             groups.append(({topic}, patients))
     found = []
     for topics, patients in groups:
-        own = [row for row in measured if row[0] in patients]
-        if sum(is_held_out for _, is_held_out, _ in own) >= FEWEST_SCANS:
+        own = [one for one in measured if one.patient in patients]
+        if sum(one.is_held_out for one in own) >= FEWEST_SCANS:
             found.append(TopicGauge(topics=frozenset(topics), scans=_scan_gauge(own, share)))
     return tuple(found)
 
 
-def spread_out(cases: Sequence[Case], most: int) -> list[Case]:
+def spread_out(cases: Sequence[T], most: int) -> list[T]:
     """So many of them, evenly from the first to the last: neighbours may be parts of one scan."""
     if len(cases) <= most:
         return list(cases)
-    return [cases[number] for number in np.linspace(0, len(cases) - 1, most).astype(int)]
+    return [cases[number] for number in np.linspace(0, len(cases) - 1, most).astype(int)] if most else []
 
 
 def _encode(

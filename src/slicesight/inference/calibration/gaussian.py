@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 SHRINKAGE = 0.1
 """Weight of the mean variance in each direction's own."""
 LEAST = 1e-9
+LEAST_SCALE = 1e-6
 LEAST_REST = 0.02
 """Of the variance of a number as it is scaled: what never varied among few scans may yet vary a little."""
 
@@ -97,3 +98,13 @@ def fit_two_classes(usual_nD: Floats, changed_nD: Floats, *, ridge: float = 1.0)
     if values[1] - values[0] < LEAST:
         return TwoClasses(weights=np.zeros_like(weights), usual=0.0, changed=1.0)
     return TwoClasses(weights=weights, usual=values[0], changed=values[1])
+
+
+def fit_scaled_classes(usual_nD: Floats, changed_nD: Floats) -> TwoClasses:
+    """`fit_two_classes` of numbers in their own units, each first divided by how much it varies."""
+    middle, scale = usual_nD.mean(axis=0), np.concatenate([usual_nD, changed_nD]).std(axis=0)
+    scale = np.where(scale > LEAST_SCALE, scale, 1.0)  # what is the same in all says nothing
+    rule = fit_two_classes((usual_nD - middle) / scale, (changed_nD - middle) / scale)
+    weights = rule.weights / scale
+    shift = float(middle @ weights)
+    return TwoClasses(weights=weights, usual=rule.usual + shift, changed=rule.changed + shift)

@@ -9,7 +9,7 @@ V = 1 volume, N slices of H x W, K depth bins of P 3D tokens, L 2D tokens per sl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ COARSE = 8
 """Blocks along each axis of the coarse picture."""
 SEEN = 0.02
 """Grey above which a voxel counts as body."""
-CHANGES: dict[str, Callable[[Floats], Floats]] = {
+FLIPS: dict[str, Callable[[Floats], Floats]] = {
     "mirrored": lambda coarse: coarse[:, :, ::-1],
     "upside down": lambda coarse: coarse[:, ::-1],
     "slices in reverse": lambda coarse: coarse[::-1],
@@ -33,6 +33,8 @@ CHANGES: dict[str, Callable[[Floats], Floats]] = {
     "turned by 270°": lambda coarse: np.rot90(coarse, k=3, axes=(1, 2)),
 }
 """How a coarse picture (C, C, C) looks when its scan lies wrongly."""
+SIZE = "size"
+NUM_SIZES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,22 @@ class ScanFeatures:
         """The grid's plane by its number."""
         return tuple[str, ...](PLANES).index(self.facts["plane"])
 
+    def all_numbers(self, usual_size: Floats) -> Floats:
+        """All vectors in one, by their names' order; a scan without a spacing has the usual size."""
+        whole = {SIZE: usual_size, **self.vectors}
+        return np.concatenate([whole[name] for name in sorted(whole)])
+
+    def with_spacing(self, between: float, within: float) -> ScanFeatures | None:
+        """The same scan with its spacing between and within slices multiplied; None where it has none."""
+        size = self.vectors.get(SIZE)
+        if size is None:
+            return None
+        plane = self.plane
+        log_between, log_within = float(np.log(between)), float(np.log(within))
+        z, y, x = (log_between if axis == plane else log_within for axis in range(3))
+        step = np.array([z, y, x, y - x, z - x, z + y + x, 2 * log_within])
+        return replace(self, vectors={**self.vectors, SIZE: size + step})
+
 
 def measure_scan(scan: EncodedScan) -> ScanFeatures:
     """Everything above of one encoded scan."""
@@ -56,7 +74,7 @@ def measure_scan(scan: EncodedScan) -> ScanFeatures:
     vectors = {"grey values": grey_values(grid.voxels), "picture": coarse_picture(grid.voxels).ravel()}
     size = body_size(grid)
     if size is not None:
-        vectors["size"] = size
+        vectors[SIZE] = size
     pieces, slices = [], None
     tokens_3d, tokens_2d = scan.features.tokens_3d_VKPD, scan.features.tokens_2d_VNLD
     if tokens_3d is not None:

@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from slicesight.errors import ModelError
+from slicesight.data.answer_tolerance import read_rule
+from slicesight.errors import InputError, ModelError
 from slicesight.files import read_json_object, replacing, write_text
 from slicesight.inference.calibration.calibration import Calibration, TopicGauge
 from slicesight.inference.calibration.confidence import ConfidenceCurve
@@ -44,6 +45,7 @@ def write_calibration(calibration: Calibration, folder: Path) -> tuple[Path, Pat
         "arrays": digest,
         "made": calibration.facts,
         "min_confidence": calibration.min_confidence,
+        "tolerances": {topic: str(rule) for topic, rule in sorted(calibration.tolerances.items())},
         "curves": {
             kind: {"middle": curve.middle.tolist(), "scale": curve.scale.tolist(), "weights": curve.weights.tolist(),
                    "offset": curve.offset, "count": curve.count}
@@ -85,7 +87,7 @@ def read_calibration(folder: Path) -> Calibration | None:
         if hashlib.sha256(arrays_path.read_bytes()).hexdigest() != document["arrays"]:
             raise ModelError(f"{arrays_path}: is not the file that {path.name} was written with; {AGAIN}.")
         return _restore(document, {name: array.astype(np.float64) for name, array in load_file(arrays_path).items()})
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError, InputError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ModelError(f"{path}: cannot be read ({reason}); {AGAIN}.") from error
 
@@ -134,6 +136,8 @@ def _gauge_arrays(scans: ScanGauge, prefix: str) -> Iterator[tuple[str, Any]]:
         yield f"{prefix}gaussian.{name}.directions", one.directions.astype(np.float16)
     for name, rule in scans.flips.items():
         yield f"{prefix}flip.{name}", rule.weights.astype(np.float32)
+    if scans.usual_size is not None:
+        yield f"{prefix}usual_size", scans.usual_size.astype(np.float32)
     if scans.slice_means is not None:
         yield f"{prefix}slice_means", scans.slice_means.astype(np.float16)
 
@@ -160,6 +164,7 @@ def _restore_gauge(found: dict[str, Any], arrays: dict[str, Floats], prefix: str
         flips=flips,
         scales={name: (float(middle), float(width)) for name, (middle, width) in found["scales"].items()},
         limit=float(found["limit"]),
+        usual_size=arrays.get(f"{prefix}usual_size"),
     )
 
 
@@ -193,5 +198,6 @@ def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration
         questions=questions,
         scans_of_topics=groups,
         min_confidence=float(document["min_confidence"]),
+        tolerances={topic: read_rule(rule) for topic, rule in document.get("tolerances", {}).items()},
         facts=document["made"],
     )

@@ -149,7 +149,7 @@ def has_operator() -> bool:
     whose products add two pairs of codes in 16 bits and cut off what is larger.
     """
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and torch.backends.mkldnn.is_available() and read_processor().has_int8 and _is_exact()  # type: ignore[no-untyped-call]
+    return is_x86 and torch.backends.mkldnn.is_available() and read_processor().has_int8 and _is_exact()
 
 
 @cache

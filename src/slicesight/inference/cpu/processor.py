@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,19 +39,23 @@ class Processor:
 
 def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
     """From the flags the kernel lists; without that file (not Linux), nothing is assumed."""
-    flags: set[str] = set()
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                flags = set(value.split())
-                break
+    flags = read_flags(cpuinfo)
     return Processor(
         has_bf16=not flags.isdisjoint(BF16_FLAGS),
         has_int8=not flags.isdisjoint(("avx512_vnni", "avx_vnni", "amx_int8", "i8mm")),
         has_matrix_unit="amx_tile" in flags,
         num_cores=count_cores(),
     )
+
+
+def read_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The names of what the processor has, as the kernel lists them."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return set(value.split())
+    return set()
 
 
 def count_cores() -> int:
@@ -87,16 +91,24 @@ def measure_block(linears: Sequence[nn.Module], *, dtype: torch.dtype, sizes: Se
 
 
 @torch.inference_mode()
-def measure_rate(linears: Sequence[nn.Module], *, rows: int, dtype: torch.dtype, repeats: int = 2) -> float:
+def measure_rate(
+    linears: Sequence[nn.Module],
+    *,
+    rows: int,
+    dtype: torch.dtype,
+    repeats: int = 2,
+    clock: Callable[[], float] | None = None,
+) -> float:
     """Products per second (a multiply-add is two) of rows passing through these layers, the best of `repeats`."""
+    time_now = clock or now
     inputs = [torch.ones(rows, _width(layer), dtype=dtype, device=_device(layer)) for layer in linears]
     seconds = []
     for _ in range(repeats):
-        start = now()
+        start = time_now()
         for layer, x in zip(linears, inputs, strict=True):
             layer(x)
-        seconds.append(now() - start)
-    return 2 * rows * sum(map(count_weights, linears)) / min(seconds)
+        seconds.append(time_now() - start)
+    return 2 * rows * sum(map(count_weights, linears)) / max(min(seconds), 1e-9)
 
 
 def cold_linears(model: nn.Module, *, dtype: torch.dtype) -> list[nn.Module]:
@@ -123,20 +135,6 @@ def choose_block(model: nn.Module) -> int:
     if sum(map(count_weights, linears)) * first.dtype.itemsize < WORTH_MEASURING:
         return DEFAULT_BLOCK
     return measure_block(cold_linears(model, dtype=first.dtype), dtype=first.dtype)
-
-
-def fastest_dtype(*, rows: int = 256, width: int = 1024) -> str:
-    """bfloat16 where this processor multiplies it faster than float32, measured: the flags alone promise too much.
-
-    With a matrix unit bfloat16 is many times faster; with avx512_bf16 alone it can be slower.
-    """
-    if not read_processor().has_bf16:
-        return "float32"
-    rates = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        layer = nn.Linear(width, 4 * width, bias=False, dtype=dtype)
-        rates[name] = measure_rate([layer], rows=rows, dtype=dtype, repeats=4)
-    return max(rates, key=lambda name: rates[name])
 
 
 def count_weights(layer: nn.Module) -> int:

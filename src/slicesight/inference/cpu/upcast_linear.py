@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slicesight.inference.cpu.processor import measure_rate, read_processor
-
 WIDE_FROM = 128
 """Rows from which a product is widened."""
-WORTH_IT = 1.15
 NARROW = (torch.bfloat16, torch.float16)
 
 _scratch = threading.local()
@@ -49,12 +46,3 @@ def use_upcast_linear(model: nn.Module) -> int:
     for layer in layers:
         layer.__class__ = UpcastLinear
     return len(layers)
-
-
-def upcast_is_faster(dtype: torch.dtype, *, rows: int = 512, width: int = 1024) -> bool:
-    """Whether this processor multiplies float32 clearly faster than `dtype`, measured with the widening counted."""
-    if dtype not in NARROW or read_processor().has_matrix_unit:
-        return False
-    layers = [kind(width, 4 * width, bias=False, dtype=dtype) for kind in (nn.Linear, UpcastLinear)]
-    rates = [measure_rate([layer], rows=rows, dtype=dtype, repeats=4) for layer in layers]
-    return rates[1] > WORTH_IT * rates[0]

@@ -27,12 +27,15 @@ OnText = Callable[[Callable[[], str]], bool]
 class GuestQuestion:
     """One question with all that its answer depends on.
 
-    history: earlier turns. only_choices: held to the choices it lists. options: as of `Predictor.ask`.
+    history: earlier turns. system: a message before them, after the preset's own. prefix: how the answer begins.
+    only_choices: held to the choices it lists. options: as of `Predictor.ask`.
     """
 
     question: str
     shown: ShownSlices | None
     history: History = ()
+    system: str | None = None
+    prefix: str = ""
     max_new_tokens: int = 160
     only_choices: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -80,12 +83,18 @@ class Guest(Protocol):
         ...
 
 
-def compose(asked: GuestQuestion, preset: Preset) -> list[Message]:
-    """The conversation, with a place {"type": "image"} for every picture, in their order."""
+def compose(asked: GuestQuestion, preset: Preset, *, has_system_role: bool = True) -> list[Message]:
+    """The conversation, with a place {"type": "image"} for every picture, in their order.
+
+    Args:
+        has_system_role: False puts what the system says at the beginning of the user's first message, as the makers of
+            models without that role ask for (https://ai.google.dev/gemma/docs/core/prompt-structure).
+    """
+    told = system_words(asked, preset)
     turns = [*(turn for pair in asked.history for turn in pair), asked.question]
     messages: list[Message] = []
-    if preset.system:
-        messages.append({"role": "system", "content": [_text(preset.system)]})
+    if told and has_system_role:
+        messages.append({"role": "system", "content": [_text(told)]})
     for number, turn in enumerate(turns):
         role = "assistant" if number % 2 else "user"
         parts: list[Part] = []
@@ -93,8 +102,15 @@ def compose(asked: GuestQuestion, preset: Preset) -> list[Message]:
         if number == 0 and asked.shown is not None:
             parts = _picture_parts(asked.shown, preset)
             words = f"\n\n{words}"
+        if number == 0 and told and not has_system_role:
+            parts = [_text(f"{told}\n\n"), *parts]
         messages.append({"role": role, "content": [*parts, _text(words)]})
     return messages
+
+
+def system_words(asked: GuestQuestion, preset: Preset) -> str:
+    """What the preset and the one who asks tell the model beforehand."""
+    return "\n\n".join(filter(None, (preset.system, asked.system)))
 
 
 def _picture_parts(shown: ShownSlices, preset: Preset) -> list[Part]:

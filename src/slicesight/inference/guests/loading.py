@@ -130,11 +130,15 @@ def _hub_guest(
 
     from slicesight.inference.guests.transformers_guest import TransformersGuest
     from slicesight.models.folder import check_whole, one_line_for_damage
+    from slicesight.models.library_fetch import fetched
 
     try:
         with one_line_for_damage(source) if Path(source).is_dir() else nullcontext():
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, output_loading_info=True
+            loaded: Any = fetched(
+                lambda: AutoModelForImageTextToText.from_pretrained(
+                    source, dtype=dtype, use_safetensors=True, output_loading_info=True
+                ),
+                name=source,
             )
         model, found = loaded
         check_whole(found["missing_keys"], source)
@@ -143,7 +147,7 @@ def _hub_guest(
         raise ModelError(
             f"{HUB}{source}: its weights cannot be read ({reason}); expected whole safetensors."
         ) from error
-    processor = load_processor(source)
+    processor = fetched(lambda: load_processor(source), name=source)
     if not (preset.chat_template or processor.chat_template or processor.tokenizer.chat_template):
         raise ModelError(
             f"{HUB}{source}: its processor has no chat template, so nobody knows how it is asked; write one as "
@@ -165,7 +169,7 @@ def load_processor(source: str) -> Any:
 
     try:
         if find_spec("torchvision") is not None:
-            processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+            processor = AutoProcessor.from_pretrained(source)
         else:
             processor = _without_videos(source)
     except ImportError as error:
@@ -196,7 +200,7 @@ def _without_videos(source: str) -> Any:
     settings, _ = ProcessorMixin.get_processor_dict(source)
     kind = getattr(transformers, str(settings.get("processor_class")), None)
     if kind is None or "video_processor" not in kind.get_attributes():
-        return AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+        return AutoProcessor.from_pretrained(source)
 
     class PicturesOnly(kind):  # type: ignore[misc, valid-type]  # of whichever family the folder is
         def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:

@@ -95,6 +95,8 @@ class GuestPredictor(Predictor):
         """What answers requests; a guest answers one question at a time."""
         return GuestBatching(self)
 
+    follows_system = True
+
     def check_options(self, options: dict[str, Any]) -> None:
         self.guest.check_options(options)
 
@@ -116,16 +118,7 @@ class GuestPredictor(Predictor):
         system: str | None = None,
         prefix: str = "",
     ) -> None:
-        """A guest makes its own prompts.
-
-        Raises:
-            InputError: a system message, or a begun answer, which guests are not given.
-        """
-        if system or prefix:
-            found = "a system message" if system else "an answer begun by the one who asks"
-            raise InputError(
-                f"{self.card.name} is a guest and was sent {found}, which guests are not shown; leave it out"
-            )
+        """A guest makes its own prompts."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.guest.decode(token_ids)
@@ -211,6 +204,7 @@ class GuestBatching:
             question.request.is_cancelled = True
 
     def _answer(self, request: AskRequest) -> Iterator[None]:
+        request.check()
         scan = None if request.scan is None else self.predictor.encode(request.scan())
         request.scan = None  # it may hold the whole volume
         free = {question for number, question in enumerate(request.questions) if number not in request.constrained}
@@ -222,6 +216,7 @@ class GuestBatching:
                 question=question,
                 shown=None if scan is None else scan.shown,
                 history=request.history,
+                **request.given,
                 max_new_tokens=request.max_new_tokens,
                 only_choices=is_held,
                 options=request.options,
@@ -265,18 +260,13 @@ class GuestBatching:
         cut_at = said.num_answer_tokens if said.is_cut else None
         found = NO_SCAN if scan is None else NO_TEXT if text == NO_WORDS else self.predictor.measure(scan, asked, said)
         if scan is None or isinstance(found, str):
-            return make_answer(
-                asked.question, text, (), grid=None, cut_at=cut_at, evidence="none", evidence_note=str(found)
-            )
-        occlusion, note = found
+            scores: tuple[float, ...] = ()
+            told: dict[str, Any] = {"grid": None, "evidence": "none", "evidence_note": str(found)}
+        else:
+            scores = found[0].shares
+            told = {"grid": scan.grid, "evidence": "occlusion", "evidence_note": found[1]}
         return make_answer(
-            asked.question,
-            text,
-            occlusion.shares,
-            grid=scan.grid,
-            cut_at=cut_at,
-            evidence="occlusion",
-            evidence_note=note,
+            asked.question, text, scores, cut_at=cut_at, system=asked.system, prefix=asked.prefix, **told
         )
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from slicesight.data.choices import listed_choices, plain, read_choice
 from slicesight.errors import InputError, ModelError
-from slicesight.inference.guests.guest import GuestQuestion, Measure, OnText, Said, compose
+from slicesight.inference.guests.guest import GuestQuestion, Measure, OnText, Said, compose, system_words
 from slicesight.inference.occlusion import Likelihood
 from slicesight.models.guests.preset import Preset
 
@@ -57,6 +57,7 @@ class ServerGuest:
         self.url, self.model, self.preset = url.rstrip("/"), model, preset
         self.tells_log_probs = True
         self._limit_name = "max_tokens"
+        self._has_system_role = True
 
     @property
     def name(self) -> str:
@@ -78,8 +79,13 @@ class ServerGuest:
         """One request; the server's answer comes whole.
 
         Raises:
-            InputError: the server refuses it, or answers in another shape.
+            InputError: the server refuses it, or answers in another shape; an answer that is begun, which OpenAI's
+                shape has no place for.
         """
+        if asked.prefix:
+            raise InputError(
+                f"{self.name} is asked through its server, which goes on with no begun answer; leave it out."
+            )
         said = self._ask(asked, None)
         if asked.only_choices:
             said = self._held_to_choices(asked, said)
@@ -127,6 +133,9 @@ class ServerGuest:
             if self.tells_log_probs and "logprobs" in error.message:
                 self.tells_log_probs = False
                 return self._ask(asked, kept_N)
+            if self._has_system_role and system_words(asked, self.preset) and _names_roles(error):
+                self._has_system_role = False
+                return self._ask(asked, kept_N)
             if self._limit_name == "max_tokens" and "max_completion_tokens" in error.message:
                 self._limit_name = "max_completion_tokens"
                 return self._ask(asked, kept_N)
@@ -164,7 +173,7 @@ class ServerGuest:
 
     def _messages(self, asked: GuestQuestion, pictures: Sequence[Image]) -> list[dict[str, Any]]:
         left = iter(pictures)
-        messages = compose(asked, self.preset)
+        messages = compose(asked, self.preset, has_system_role=self._has_system_role)
         if asked.only_choices:
             messages[-1]["content"].append({"type": "text", "text": ONLY_A_CHOICE})
         for message in messages:
@@ -284,6 +293,12 @@ def request_json(url: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{url}: what came back is a {type(found).__name__}; expected an object in OpenAI's shape.")
     return found
+
+
+def _names_roles(error: RefusedError) -> bool:
+    """Whether a server says of its model what a template says that has no place for a system message."""
+    words = error.message.lower()
+    return error.status < 500 and ("system" in words or "roles must alternate" in words)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria, Sto
 from slicesight.data.choices import listed_choices
 from slicesight.errors import InputError, ModelError
 from slicesight.inference.choice_decoding import ChoiceTree
-from slicesight.inference.guests.guest import GuestQuestion, Measure, OnText, Said, compose
+from slicesight.inference.guests.guest import GuestQuestion, Measure, OnText, Said, compose, system_words
 from slicesight.inference.occlusion import Likelihood
 from slicesight.inference.sampling import SAMPLING_OPTIONS
 from slicesight.models.fingerprint import digest_weights, plain
@@ -77,14 +78,15 @@ class TransformersGuest:
         if asked.only_choices:
             options["prefix_allowed_tokens_fn"] = self._held_to(asked.question, length)
         if on_text is not None:
-            options["stopping_criteria"] = StoppingCriteriaList([_Watch(on_text, self.decode, length)])
+            decode = partial(self._whole_text, asked.prefix)
+            options["stopping_criteria"] = StoppingCriteriaList([_Watch(on_text, decode, length)])
         with torch.inference_mode(), _seeded(asked.options), _memory_told(self.name):
             tokens_1T = self.model.generate(  # type: ignore[operator]  # of GenerationMixin, which every such model is
                 **inputs, max_new_tokens=limit, pad_token_id=self._pad, **options
             )
         token_ids = tuple(tokens_1T[0, length:].tolist())
         return Said(
-            text=self.decode(token_ids),
+            text=self._whole_text(asked.prefix, token_ids),
             token_ids=token_ids,
             num_prompt_tokens=length,
             num_answer_tokens=len(token_ids),
@@ -118,12 +120,7 @@ class TransformersGuest:
             ModelError: its processor cannot take them.
         """
         try:
-            text = self.processor.apply_chat_template(
-                compose(asked, self.preset),
-                add_generation_prompt=True,
-                tokenize=False,
-                chat_template=self.preset.chat_template or None,
-            )
+            text = self._prompt(asked) + asked.prefix
             given = {"images": [list(pictures)], **self.preset.processor} if pictures else {}
             if self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token):
                 given["add_special_tokens"] = False
@@ -142,6 +139,27 @@ class TransformersGuest:
             if isinstance(value, Tensor)
         }
 
+    def _prompt(self, asked: GuestQuestion) -> str:
+        """By the model's own template; what the system says by the user where the template knows no system."""
+
+        def render(*, has_system_role: bool) -> str:
+            text: str = self.processor.apply_chat_template(
+                compose(asked, self.preset, has_system_role=has_system_role),
+                add_generation_prompt=True,
+                tokenize=False,
+                chat_template=self.preset.chat_template or None,
+            )
+            return text
+
+        told = system_words(asked, self.preset).strip()
+        try:
+            text = render(has_system_role=True)
+        except Exception:  # jinja's, or whatever the template raises: "System role not supported"
+            if not told:
+                raise
+            return render(has_system_role=False)
+        return text if told in text else render(has_system_role=False)  # some leave it out without a word
+
     def check_options(self, options: dict[str, Any]) -> None:
         """Raises InputError for an option that neither sampling nor `generate` has."""
         known = {*SAMPLING_OPTIONS, *inspect.signature(GenerationMixin.generate).parameters}
@@ -157,6 +175,13 @@ class TransformersGuest:
         """The answer's words, without what the model said to itself first."""
         text: str = self.tokenizer.decode(self._after_thinking(list(token_ids)), skip_special_tokens=True)
         return text
+
+    def _whole_text(self, prefix: str, token_ids: Sequence[int]) -> str:
+        """The answer's words behind those that the one who asks began it with."""
+        if not prefix:
+            return self.decode(token_ids)
+        begun = self.tokenizer(prefix, add_special_tokens=False).input_ids
+        return self.decode([*begun, *self._after_thinking(list(token_ids))])
 
     def digest(self) -> str:
         """Of weights, configuration, processor and preset."""

@@ -1,6 +1,7 @@
 """Which frames of one DICOM series make one volume, where it holds several: echoes, b-values, phases, passes, stacks?
 
-Echo time, b-value and gradient direction always part a series, for their values mean different things. Stacks and
+Echo time, b-value and gradient direction always part a series, for their values mean different things, and so does the
+frame of reference, within which alone positions compare. Stacks and
 acquisitions part it where together they are no plain stack. What is still at one position several times is parted by
 what else the headers tell: kind of image, position in time, trigger, time. Nothing is guessed: a key has to part the
 frames into whole volumes.
@@ -204,7 +205,12 @@ class _Key:
         )
 
 
-_ALWAYS = (_Key(_echo_time, "TE", " ms"), _Key(_b_value, "b ="), _Key(_gradient, "direction"))
+_ALWAYS = (
+    _Key(lambda frame: text_of(frame.header, "FrameOfReferenceUID"), "frame of reference"),
+    _Key(_echo_time, "TE", " ms"),
+    _Key(_b_value, "b ="),
+    _Key(_gradient, "direction"),
+)
 _WHERE_NO_STACK = (
     _Key(lambda frame: _text(frame, "StackID"), "stack"),
     _Key(lambda frame: _number(frame, "AcquisitionNumber", "FrameAcquisitionNumber"), "acquisition"),

@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from slicesight.io.assemble import ReadOptions, assemble
 from slicesight.io.dicom.frames import Frame, frames_of
+from slicesight.io.dicom.header import read_header
 from slicesight.io.dicom.pixels import decoded_stack
 from slicesight.io.dicom.series import choose_series, grouped
 from slicesight.io.dicom.stack import sorted_stack
@@ -47,6 +48,7 @@ def is_dicomdir(file: Path, head: bytes) -> bool:
 def read_dicom(files: Sequence[Path], options: ReadOptions) -> Volume:
     """The one series that is meant among the files, as a volume."""
     series = choose_series(grouped([_header(file) for file in files]), options.series_uid)
+    _check_one_patient(series.headers)
     notes = list(series.notes)
     frames = sorted_stack(frames_of(series.headers), options, notes)
     pixels = decoded_stack(frames, notes)
@@ -75,6 +77,14 @@ def read_dicom(files: Sequence[Path], options: ReadOptions) -> Volume:
     )
 
 
+def _check_one_patient(headers: list[pydicom.Dataset]) -> None:
+    """A series is of one patient (PS3.3 A.1.2); an archive that gave two the same UID would give a scan of both."""
+    if len(patients := {text_of(header, "PatientID") for header in headers} - {""}) > 1:
+        raise ScanError(
+            f"images of {len(patients)} patients (PatientID) in one series; expected one, separate the files"
+        )
+
+
 def _geometry(frames: list[Frame], notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Affine from stored (i, j, k, 1) and (S, 3) slice centres; a tilted stack gives a sheared affine."""
     first = frames[0]
@@ -98,7 +108,7 @@ def _geometry(frames: list[Frame], notes: list[str]) -> tuple[NDArray[np.float64
 
 def _header(file: Path) -> pydicom.Dataset:
     with about(file.name), damage_as("the DICOM header is damaged", "copy the file again"):
-        header = pydicom.dcmread(file, force=True, defer_size=_DEFERRED_BYTES)
+        header = read_header(file, defer_size=_DEFERRED_BYTES)
         if "SOPClassUID" not in header and "Modality" not in header:
             raise ScanError("the DICOM header names no object class; the file is damaged, copy it again")
         if "TransferSyntaxUID" not in header.file_meta:  # a file without the meta header

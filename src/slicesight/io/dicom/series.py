@@ -10,6 +10,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
+from slicesight.io.dicom.header import read_header
 from slicesight.io.dicom.values import quiet_pydicom, text_of, whole_number
 from slicesight.io.files import ScanError, about, damage_as
 
@@ -112,10 +113,9 @@ def image_facts(file: Path) -> ImageFacts | None:
         ScanError: the header is damaged.
     """
     with damage_as("the DICOM header is damaged", "copy the file again"):
-        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_SORTING_TAGS))
+        header = read_header(file, stop_before_pixels=True, specific_tags=list(_SORTING_TAGS))
         if "SOPClassUID" not in header and "Modality" not in header:
             raise ScanError("the DICOM header names no object class; the file is damaged, copy it again")
-    header.filename = str(file)
     for series in grouped([header]):
         first = series.headers[0]
         return ImageFacts(series.uid, text_of(first, "SOPInstanceUID"), series.num_images, _is_side_picture(first))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pydicom
 
 from slicesight.errors import InputError, VolumeError
+from slicesight.io.dicom.header import read_header
 from slicesight.io.dicom.loading import is_dicom, is_dicomdir
 from slicesight.io.dicom.values import quiet_pydicom, text_of
 from slicesight.io.files import DAMAGED, files_below, head_of, is_zip, unpacked
@@ -109,7 +110,7 @@ def headers_of(place: Path, volume: Volume) -> dict[str, pydicom.Dataset]:
             if not is_dicom(head_of(file)):
                 continue
             try:
-                header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+                header = read_header(file, stop_before_pixels=True)
             except DAMAGED:  # it was not part of the volume, which could be read
                 continue
             if (uid := text_of(header, "SOPInstanceUID")) in wanted:

@@ -4,6 +4,9 @@ QIBA's vendor-neutral rule: SUV = activity [Bq/ml] · weight [g] / (injected dos
 half-life)), for images corrected for attenuation and decay. The scan began at the series' time; where that lies after
 an acquisition it tells when the series was made, and the start is taken from GE's own element, from an image's frame
 reference time, or from the earliest acquisition. No decay is left to correct for DecayCorrection ADMIN.
+
+Times are the clock's of the zone that (0008,0201) names; a date-time with an offset of its own (PS3.5 6.2, DT) is
+brought to that zone.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ _PHILIPS_SUV_FACTOR, _PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1000), Tag(0x7053,
 _NO_DATE = "19000102"
 _CORRECTIONS = {"attenuation": ("ATTN",), "decay": ("DECY", "DECAY")}  # PS3.3 C.8.9.1 has DECY; DECAY is also met
 _LONG_HALF_LIFE_S = 12 * 3600.0  # such tracers are scanned days after their injection
+_OFFSET = re.compile(r"[+-]\d{4}$")
 _MAX_HALF_LIVES = 10.0  # longer after the injection nothing is left to scan: one of the times is wrong
 
 
@@ -68,11 +72,13 @@ def _decay_s(headers: Sequence[Any], tracer: Any, half_life_s: float) -> tuple[f
     started = _scan_start(headers, half_life_s)
     if started is None:
         return None, "the header does not say when the scan began"
-    stated = text_of(tracer, "RadiopharmaceuticalStartDateTime")
-    injected = _moment(stated) if f"{started:%Y%m%d}" > _NO_DATE else None
+    stated, clock = (text_of(tracer, f"RadiopharmaceuticalStart{kind}") for kind in ("DateTime", "Time"))
+    zone = _zone_s(headers[0])
+    if zone is None and (offset := _OFFSET.search(stated)) and _seconds(stated[8 : offset.start()]) != _seconds(clock):
+        return None, f"the injection's time is in the zone {offset[0]}, the header does not name the scan's"
+    injected = _moment(stated, zone) if f"{started:%Y%m%d}" > _NO_DATE else None
     if injected is None:
-        time = stated[8:] or text_of(tracer, "RadiopharmaceuticalStartTime")
-        injected = _moment(f"{started:%Y%m%d}{time}")
+        injected = _moment(f"{started:%Y%m%d}{stated[8:] or clock}", zone)
         if injected is None:
             return None, "the header has no injection time"
         if half_life_s > _LONG_HALF_LIFE_S:
@@ -93,7 +99,8 @@ def _scan_start(headers: Sequence[Any], half_life_s: float) -> datetime | None:
     if series is not None and series <= earliest:
         return series
     try:
-        if (moment := _moment(shown(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value))) is not None:
+        private = shown(header.private_block(0x0009, "GEMS_PETD_01")[0x0D].value)
+        if (moment := _moment(private, _zone_s(header))) is not None:
             return moment
     except DAMAGED:
         pass
@@ -108,12 +115,31 @@ def _scan_start(headers: Sequence[Any], half_life_s: float) -> datetime | None:
 def _when(header: Any, of: str) -> datetime | None:
     """The date and time of the series or acquisition; where no date is left, times count from a day without one."""
     dates = [text_of(header, f"{name}Date") for name in (of, "Series", "Acquisition", "Study")]
-    moment = _moment(next(filter(None, dates), _NO_DATE) + text_of(header, f"{of}Time"))
-    return moment or (_moment(text_of(header, "AcquisitionDateTime")) if of == "Acquisition" else None)
+    moment = _moment(next(filter(None, dates), _NO_DATE) + text_of(header, f"{of}Time"), None)
+    stated = text_of(header, "AcquisitionDateTime") if of == "Acquisition" else ""
+    return moment or _moment(stated, _zone_s(header))
 
 
-def _moment(text: str) -> datetime | None:
-    """A DICOM date and time, YYYYMMDDHHMM[SS[.F]], whatever its time zone."""
+def _zone_s(header: Any) -> int | None:
+    """By how many seconds the header's times are ahead of UTC, None where it does not say."""
+    for keyword in ("TimezoneOffsetFromUTC", "AcquisitionDateTime"):
+        if found := _OFFSET.search(text_of(header, keyword)):
+            return _offset_s(found[0])
+    return None
+
+
+def _offset_s(text: str) -> int:
+    return (int(text[1:3]) * 3600 + int(text[3:]) * 60) * (-1 if text[0] == "-" else 1)
+
+
+def _seconds(clock: str) -> float | None:
+    """Of the day, from HHMM[SS[.F]]."""
+    moment = _moment(_NO_DATE + clock, None)
+    return None if moment is None else (moment - datetime.strptime(_NO_DATE, "%Y%m%d")).total_seconds()
+
+
+def _moment(text: str, zone_s: int | None) -> datetime | None:
+    """A DICOM date and time, YYYYMMDDHHMM[SS[.F]][+-HHMM], on the clock of the zone that is `zone_s` ahead of UTC."""
     found = re.fullmatch(r"(\d{12})(\d\d)?(\.\d{1,6})?([+-]\d{4})?", text.strip())
     if found is None:
         return None
@@ -121,7 +147,8 @@ def _moment(text: str) -> datetime | None:
         moment = datetime.strptime(found[1], "%Y%m%d%H%M")
     except ValueError:
         return None
-    return moment + timedelta(seconds=float((found[2] or "0") + (found[3] or "")))
+    moment += timedelta(seconds=float((found[2] or "0") + (found[3] or "")))
+    return moment if zone_s is None or not found[4] else moment + timedelta(seconds=zone_s - _offset_s(found[4]))
 
 
 def _positive(dataset: Any, keyword: str | BaseTag) -> float | None:

@@ -7,7 +7,7 @@ of P tokens each. Importing this registers the configurations with the Auto clas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -96,7 +96,7 @@ class CNN3DConfig(Vision3DConfig):
                 "a cnn3d needs one of each per stage."
             )
         self.hidden_size = self.widths[-1]
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
@@ -154,7 +154,7 @@ class SwinUNETRConfig(Vision3DConfig):
                 f"vision3d_config: output_stage is {self.output_stage}; expected 0 to {len(self.depths)}, the stages."
             )
         self.hidden_size = self.feature_size * 2**self.output_stage
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import math
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class MonaiEncoder(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """MONAI's modules are initialised where they are made; only a module without that is done here."""
         if isinstance(module, (nn.Linear, nn.Conv3d, nn.LayerNorm)) and any(p.is_meta for p in module.parameters()):
-            super()._init_weights(module)
+            cast(Any, super())._init_weights(module)
 
 
 class MonaiViT(MonaiEncoder):
@@ -74,7 +74,7 @@ class MonaiViT(MonaiEncoder):
         )
         self.vit.classification_head = nn.Identity()
         del self.vit.classification_head
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
@@ -103,7 +103,7 @@ class SwinUNETREncoder(MonaiEncoder):
             depths=tuple(config.depths),
             num_heads=tuple(config.num_heads),
         )
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""

@@ -6,7 +6,7 @@ Every encoder gives features (V, depth, rows, columns, C); `Vision3D` averages t
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class M3DViT(PreTrainedModel):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_cls_token else None
         self.blocks = nn.ModuleList(ViTBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.final_norm else None
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
@@ -98,7 +98,7 @@ class M3DViT(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        cast(Any, super())._init_weights(module)
         if isinstance(module, M3DViT):
             init.normal_(module.position_embedding, std=self.config.initializer_range)
             if module.cls_token is not None:
@@ -158,7 +158,7 @@ class CNN3D(PreTrainedModel):
             layers.extend(ResidualBlock(next_width, config.num_groups) for _ in range(num_blocks))
             width = next_width
         self.layers = nn.ModuleList(layers)
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W)."""
@@ -169,7 +169,7 @@ class CNN3D(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        cast(Any, super())._init_weights(module)
         if isinstance(module, nn.Conv3d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -183,7 +183,7 @@ class CoarseCNN3D(CNN3D):
     def forward(self, volumes: Tensor) -> Tensor:
         """Features (V, depth, rows, columns, C) of volumes (V, 1, N, H, W) at full size."""
         coarse = pool_grid(volumes.movedim(1, -1), self.config.input_pool).movedim(-1, 1)
-        return cast(Tensor, super().forward(coarse))
+        return super().forward(coarse)
 
 
 class DownStep(GradientCheckpointingLayer):

@@ -32,6 +32,7 @@ from transformers import (
 
 from slicesight.errors import ModelError
 from slicesight.files import replacing, write_text
+from slicesight.models.checksums import write_checksums
 
 SHARD_BYTES = 400 * 2**20  # a shard waits in memory beside the mapped weights
 SMALLEST_SHARD = 32 * 2**20
@@ -86,6 +87,7 @@ class Conversion:
             GenerationConfig.from_model_config(self.config).save_pretrained(out)
         if self.processor is not None:
             self.processor.save_pretrained(out)
+        write_checksums(out)
         self.report.files = sorted(path.name for path in out.iterdir())
         return self.report
 

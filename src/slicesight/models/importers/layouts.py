@@ -114,21 +114,21 @@ def _official_med2e3(name: str, there: list[str], root: list[str], read: Callabl
         if f"{part}_config" not in settings:
             raise ModelError(f"{name}: neither args/config.json nor {part}/config.json describes {part}")
     adapter = [path for path in there if ADAPTER.fullmatch(path)]
-    words = [
+    vocabulary = [
         path
         for path in there
         if path.count("/") == 1
         and path.split("/")[0] in QUESTION_TOKENIZER_FOLDERS
         and path.split("/")[1] in VOCABULARY
     ]
-    files = {*root, *weights, *configs, *adapter, *words} | {path for path in there if path == "args/config.json"}
-    has_words = any(path.endswith(("/vocab.txt", "/tokenizer.json")) for path in words)
+    files = {*root, *weights, *configs, *adapter, *vocabulary} | {path for path in there if path == "args/config.json"}
+    has_vocabulary = any(path.endswith(("/vocab.txt", "/tokenizer.json")) for path in vocabulary)
     return Layout(
         kind="med2e3",
         files=tuple(sorted(files)),
         weights=tuple(sorted([*weights, *adapter])),
         config=translate_config(settings, guessed_bert_shapes()),
-        needs_vocabulary=not has_words,
+        needs_vocabulary=not has_vocabulary,
         settings=settings,
     )
 

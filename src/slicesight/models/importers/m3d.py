@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class M3DClipConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         make_sub_configs(self)
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
 
 
 class M3DClip(PreTrainedModel):
@@ -78,7 +78,7 @@ class M3DClip(PreTrainedModel):
         self.volume_projection = nn.Linear(width, width)
         self.text_projection = nn.Linear(config.text_encoder_config.hidden_size, width)
         self.logit_scale = nn.Parameter(torch.tensor(2.6593))
-        self.post_init()
+        cast(Any, self).post_init()
 
     def encode_volumes(self, volumes: Tensor) -> Tensor:
         """Unit vectors (V, C) of volumes (V, 1, N, H, W): the class token after the final norm, projected."""

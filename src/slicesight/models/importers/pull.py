@@ -155,13 +155,13 @@ def prepare(
     layout = find_layout(main.hub, main.files, lambda path: _read(main, path))
     parts = [Part(source=main, paths=layout.files)]
     if layout.needs_vocabulary:
-        words = (
+        vocabulary = (
             main.beside(M3D_CLIP_HUB) if isinstance(main, Downloaded) else hub.look_up(M3D_CLIP_HUB, endpoint=endpoint)
         )
-        paths = tuple(path for path in VOCABULARY if path in words.files)
+        paths = tuple(path for path in VOCABULARY if path in vocabulary.files)
         if not {"vocab.txt", "tokenizer.json"} & set(paths):
-            raise ModelError(f"{words.hub}: has no vocab.txt; expected the vocabulary of {M3D_CLIP_HUB} there")
-        parts.append(Part(source=words, paths=paths, into=WORDS_FOLDER))
+            raise ModelError(f"{vocabulary.hub}: has no vocab.txt; expected the vocabulary of {M3D_CLIP_HUB} there")
+        parts.append(Part(source=vocabulary, paths=paths, into=WORDS_FOLDER))
     return Pull(name=name, target=target, layout=layout, parts=tuple(parts), known=known)
 
 

@@ -9,7 +9,8 @@ from slicesight.models.encoders3d.configuration import (
 )
 from slicesight.models.med2e3.collator import Med2E3Collator
 from slicesight.models.med2e3.configuration import Med2E3Config
-from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration, Med2E3Output
+from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
+from slicesight.models.med2e3.pretrained import Med2E3Output
 from slicesight.models.med2e3.processing import Med2E3Processor
 from slicesight.models.med2e3.prompt_templates import TEMPLATES, PromptTemplate
 from slicesight.models.med2e3.slice_scorer import VolumeFeatures

@@ -7,7 +7,7 @@ models/encoders3d/configuration.py.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -127,7 +127,7 @@ class Med2E3Config(PreTrainedConfig):
         if isinstance(self.vision3d_config, dict):
             self.vision3d_config = {"image_size": self.image_size, **self.vision3d_config}
         make_sub_configs(self)
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
         if self.scoring_inputs is None:
             self.scoring_inputs = [name for name in SCORING_INPUTS if name == "text" or name in self.fusion.split("+")]
         order = {name: number for number, name in enumerate(SCORING_INPUTS)}
@@ -159,6 +159,13 @@ class Med2E3Config(PreTrainedConfig):
     def uses_scores(self) -> bool:
         """Whether slice weights are computed from the volume (text-guided aggregation of a 2D branch)."""
         return self.needs_2d and self.aggregation == "text_guided"
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether z_2D may depend on the question; what another package's aggregation reads is not known here."""
+        if not self.needs_2d or self.aggregation in ("mean", "max"):
+            return False
+        return not self.uses_scores or "text" in self.scoring_inputs
 
 
 def check_options(config: Med2E3Config) -> None:

@@ -112,9 +112,8 @@ def count_shared_visual_tokens(config: Med2E3Config, *, training: bool = False) 
 
     training: dropout on the scores then weighs every question's slices anew.
     """
-    reads_question = config.aggregation == "random" or (config.uses_scores and "text" in config.scoring_inputs)
     num_tokens = count_visual_tokens(config)
-    if config.needs_2d and (reads_question or (training and config.score_dropout)):
+    if config.needs_2d and (config.reads_question or (training and config.score_dropout)):
         num_tokens -= measure_slice_tokens(config)[0]
     return num_tokens
 

@@ -3,39 +3,33 @@
 B prompts of T tokens, M volumes per prompt, V volumes of N slices H x W, K depth bins of P 3D tokens, L 2D tokens per
 slice, S = K * P + L visual tokens per volume, D language-model width. A volume is encoded once, however many prompts
 ask about it: volume_index (B, M) points into the V volumes, -1 (only after the given ones) is none. The whole way from
-a prompt to the loss stands in this one file, as the library's own models do, to be read from top to bottom.
+a prompt to the loss stands in this one file, to be read from top to bottom; what the library asks of a model besides is
+in pretrained.py and generation.py.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
-    GenerationMixin,
-    PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto import modeling_auto
-from transformers.quantizers.auto import AutoQuantizationConfig
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from slicesight.errors import ModelError
 from slicesight.models.arguments import check_tensor
 from slicesight.models.encoders3d.networks import Vision3D
-from slicesight.models.folder import refuse_adapter
 from slicesight.models.med2e3 import slice_scoring
 from slicesight.models.med2e3.configuration import Med2E3Config
+from slicesight.models.med2e3.generation import Med2E3GenerationMixin
 from slicesight.models.med2e3.loss import find_supervised, next_token_loss
 from slicesight.models.med2e3.matching import (
     check_volumes,
@@ -45,34 +39,11 @@ from slicesight.models.med2e3.matching import (
 )
 from slicesight.models.med2e3.packed import pack
 from slicesight.models.med2e3.planes import PlaneEmbedding, cut_planes
+from slicesight.models.med2e3.pretrained import Med2E3ImageFeatures, Med2E3Output, Med2E3PreTrainedModel
 from slicesight.models.med2e3.slice_scorer import Question, SliceScorer, VolumeFeatures, is_frozen
 from slicesight.models.med2e3.vision2d import Vision2D, measure_slice_tokens
 
-VOLUME_INPUTS = ("volumes", "volume_features", "volume_index", "question_mask", "question_ids", "question_ids_mask")
 PART_NAMES = ("vision3d", "projector_3d", "vision2d", "projector_2d", "plane_embedding", "scorer", "language_model")
-
-UNROUNDED = ("vision3d", "projector_3d", "projector_2d", "plane_embedding", "scorer", "lm_head")
-
-
-@dataclass
-class Med2E3ImageFeatures(ModelOutput):
-    """What the library's tools expect of `get_image_features`, for V scans of N slices.
-
-    last_hidden_state: the 2D tokens (V, N * L, D) behind their projector; the 3D ones where there are no 2D ones.
-    pooler_output: of each scan all its tokens before any question weighs its slices (K * P + N * L, D), 3D ones first.
-    features: the same for `forward` and `generate`, as volume_features.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: tuple[Tensor, ...] | None = None
-    features: VolumeFeatures | None = None
-
-
-@dataclass
-class Med2E3Output(CausalLMOutputWithPast):
-    """slice_scores: (B, M, N) float32, each volume's sum to one; None where no 2D slices are aggregated."""
-
-    slice_scores: Tensor | None = None
 
 
 class Projector(nn.Sequential):
@@ -82,46 +53,7 @@ class Projector(nn.Sequential):
         super().__init__(nn.Linear(input_size, output_size), nn.GELU(), nn.Linear(output_size, output_size))
 
 
-class Med2E3PreTrainedModel(PreTrainedModel):
-    """What the library has to know of every Med-2E3 model."""
-
-    config: Med2E3Config
-    config_class = Med2E3Config
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values", "volume_features"]  # noqa: RUF012
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the library does; a folder with an adapter is read with the model it names, or refused by its name.
-
-        Weights rounded by a `quantization_config` are those of the language model and the 2D encoder, unless it names
-        what to leave out itself: the scores and the projectors are small, and every answer goes through them.
-        """
-        if (settings := kwargs.get("quantization_config")) is not None:
-            kwargs["quantization_config"] = leave_small_parts(settings)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except OSError:
-            refuse_adapter(pretrained_model_name_or_path, missing="that model cannot be read")
-            raise
-
-
-def leave_small_parts(settings: Any) -> Any:
-    """The settings of a quantization that name no parts to leave out, with those that are too small to gain by it."""
-    settings = AutoQuantizationConfig.from_dict(settings) if isinstance(settings, dict) else copy.deepcopy(settings)
-    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
-        if getattr(settings, name, ()) is None:
-            setattr(settings, name, list(UNROUNDED))
-    return settings
-
-
-class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
+class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, Med2E3GenerationMixin):
     """Med-2E3: two encoders of one volume, slices weighted by the question, a language model."""
 
     def __init__(self, config: Med2E3Config) -> None:
@@ -144,14 +76,14 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
         has_planes = config.needs_2d and config.planes is not None
         self.plane_embedding = PlaneEmbedding(len(config.planes), config.num_slices, width) if has_planes else None
         self.scorer = SliceScorer(config) if config.needs_2d else None
-        self.post_init()
+        cast(Any, self).post_init()
         present = {type(module).__name__ for module in self.modules()}
         # the parts' classes also name layers that only their other models have
         self._no_split_modules = set(self._no_split_modules or ()) & present
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        cast(Any, super())._init_weights(module)
         if isinstance(module, Projector):
             for layer in module:
                 if isinstance(layer, nn.Linear):  # keeps the tokens' size whatever the widths
@@ -437,65 +369,6 @@ class Med2E3ForConditionalGeneration(Med2E3PreTrainedModel, GenerationMixin):
     def takes_position_ids(self) -> bool:
         """Whether the language model takes position_ids."""
         return "position_ids" in inspect.signature(self.language_model.forward).parameters
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        *args: Any,
-        volumes: Tensor | None = None,
-        volume_features: VolumeFeatures | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As GenerationMixin.generate; volumes are encoded once and never repeated for beams or samples.
-
-        The placeholder is never generated: it stands for no text. With return_dict_in_generate=True the output has
-        slice_scores too, (B, M, N) of the prompts, None without 2D slices.
-        """
-        is_given = volumes is not None and volume_features is None
-        if is_given:
-            volume_features = self.encode_volumes(volumes)
-        if volume_features is not None:
-            prompts = inputs if inputs is not None else kwargs["input_ids"]
-            if (mask := kwargs.get("question_mask")) is not None:
-                kwargs["question_mask"] = pad_mask(mask, prompts.shape[1])
-            kwargs["volume_index"] = resolve_volume_index(
-                kwargs.get("volume_index"), volume_features, num_prompts=len(prompts), all_asked=is_given
-            )
-        placeholder = self.config.placeholder_token_id
-        if placeholder < self.config.text_config.get_text_config().vocab_size:
-            settings = kwargs.get("generation_config") or self.generation_config
-            suppressed = kwargs.get("suppress_tokens") or settings.suppress_tokens or []
-            kwargs["suppress_tokens"] = sorted({*suppressed, placeholder})
-        base: Any = super()  # the mixin's methods are typed for a protocol, not for a class that mixes them in
-        found = base.generate(inputs, *args, volume_features=volume_features, **kwargs)
-        if isinstance(found, ModelOutput):
-            asked = {name: value for name, value in kwargs.items() if name in ("input_ids", *VOLUME_INPUTS)}
-            if inputs is not None:
-                asked["input_ids"] = inputs
-            found["slice_scores"] = None if volume_features is None else self.score_slices(volume_features, **asked)
-        return found
-
-    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Volumes are seen once: as long as the cache is empty, and where tokens behind it have places for them."""
-        is_first, use_cache = kwargs.get("is_first_iteration", False), kwargs.get("use_cache", True)
-        past = kwargs.get("past_key_values")
-        base: Any = super()
-        model_inputs: dict[str, Any] = base.prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        is_begun = bool(use_cache) and past is not None and past.get_seq_length() > 0
-        if is_begun and is_first and (ids := model_inputs.get("input_ids")) is not None:  # goes on from a cache
-            is_begun = not bool(self.is_placeholder(ids).any())
-        if is_begun:
-            for name in VOLUME_INPUTS:
-                model_inputs.pop(name, None)
-        elif (mask := model_inputs.get("question_mask")) is not None:
-            model_inputs["question_mask"] = pad_mask(mask, input_ids.shape[1])
-        return model_inputs
-
-
-def pad_mask(mask_BT: Tensor, length: int) -> Tensor:
-    """A mask of a prompt, False for the tokens that were generated behind it."""
-    return functional.pad(mask_BT, (0, max(0, length - mask_BT.shape[1])))
 
 
 for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):

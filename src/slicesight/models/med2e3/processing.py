@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
@@ -72,7 +72,7 @@ class Med2E3Processor(ConversationInputs):
         self.placeholder_token_id: int = tokenizer.get_vocab()[placeholder]
         self.opening_ids = find_opening_ids(tokenizer) if self.prompt.is_opened else []
         self.text_tokenizer = TextTokenizer(tokenizer, placeholder=placeholder)
-        super().__init__(tokenizer, chat_template=write_chat_template(self.prompt))
+        cast(Any, super()).__init__(tokenizer, chat_template=write_chat_template(self.prompt))
         if chat_template not in (None, self.chat_template):
             self._check_chat_template(chat_template)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VOLUME_TOKEN = "<image3d>"  # noqa: S105
+from slicesight.data.choices import SCAN_PLACE
+
+VOLUME_TOKEN = SCAN_PLACE
 
 
 @dataclass(frozen=True, kw_only=True)

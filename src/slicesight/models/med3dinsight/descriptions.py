@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from slicesight.errors import ModelError
+from slicesight.models.library_fetch import fetched
 from slicesight.volumes.volume import Plane
 
 ANNOTATION_DERIVED = "annotation-derived"
@@ -41,16 +42,22 @@ class Structure:
 
 @dataclass(frozen=True)
 class SlicePlace:
-    """Slice `index` of the `count` of its plane."""
+    """Slice `index` of the `count` of its plane. at: of a crop's slice, how far along the whole scan it lies."""
 
     plane: Plane
     index: int
     count: int
+    at: float | None = None
 
     @property
     def fraction(self) -> float:
-        """How far along the stack its centre lies, 0 to 1."""
-        return (self.index + 0.5) / self.count
+        """How far along the stack its centre lies, 0 to 1; in the whole scan, also where the stack is a crop's."""
+        return (self.index + 0.5) / self.count if self.at is None else self.at
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        own = {"plane": self.plane, "index": self.index, "count": self.count}
+        return own if self.at is None else {**own, "at": self.at}
 
 
 def describe_place(place: SlicePlace, *, modality: str, region: str) -> str:
@@ -81,7 +88,7 @@ class Captioner:
     def __init__(self, name: str, *, max_new_tokens: int, device: str | torch.device = "cpu") -> None:
         try:
             self.processor = AutoProcessor.from_pretrained(name)
-            model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
+            model: Any = fetched(lambda: AutoModelForImageTextToText.from_pretrained(name, dtype="auto"), name=name)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(

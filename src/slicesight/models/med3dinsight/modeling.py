@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging
 
 from slicesight.errors import ModelError
+from slicesight.models.checksums import write_checksums
 from slicesight.models.encoders3d.backbone import Backbone
 from slicesight.models.encoders3d.backbones import backbone_from, misfit, spec_of
 from slicesight.models.folder import FAMILY, one_line_for_damage, read_model_folder
@@ -66,7 +67,7 @@ class InsightConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.labels, dict):  # JSON with sorted keys would lose their order, which is the classes'
             self.labels = [list(pair) for pair in self.labels.items()]
-        super().__post_init__(**kwargs)
+        cast(Any, super()).__post_init__(**kwargs)
 
 
 class InsightModel(PreTrainedModel):
@@ -121,6 +122,12 @@ class InsightModel(PreTrainedModel):
             raise ModelError(f"{folder}: {problem}")
         return (model, info) if wants_info else model
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As the library does, with the checksums of the weights beside them."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_checksums(save_directory)
+
     def _init_weights(self, module: nn.Module) -> None:
         """Every part is initialised where it is made."""
 
@@ -144,7 +151,7 @@ class Segmenter(InsightModel):
         self.head = self.backbone.make_head(len(self.values) + (0 if self.is_independent else 1))
         if self.is_independent and self.head.bias is not None:
             nn.init.constant_(self.head.bias, RARE)
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes_B1NHW: Tensor) -> Tensor:
         """Logits (B, 1 + K, N, H, W); with independent structures the background's are 0, so that the highest wins."""
@@ -176,7 +183,7 @@ class Classifier(InsightModel):
         self.dropout = nn.Dropout(config.dropout)
         width = self.backbone.memory_width * (2 if config.pool == "mean+max" else 1)
         self.head = nn.Linear(width, len(self.classes))
-        self.post_init()
+        cast(Any, self).post_init()
 
     def forward(self, volumes_B1NHW: Tensor) -> Tensor:
         """Logits (B, Y)."""
@@ -191,7 +198,7 @@ class Classifier(InsightModel):
     @torch.inference_mode()
     def probabilities(self, volumes_B1NHW: Tensor) -> Tensor:
         """Class probabilities (B, Y), averaged over the mirrored cubes."""
-        self.eval()
+        self.train(False)
         votes = [functional.softmax(self(cube), dim=1) for cube in mirrored(volumes_B1NHW, self.flip_axes)]
         return torch.stack(votes).mean(dim=0)
 

@@ -1,20 +1,22 @@
 """What does a 3D backbone learn from frozen 2D models? (docs/method.md, Med3DInsight)
 
-    L = w_image · align(z, image) + w_text · align(z, text) + w_rec · MSE(x, x̂)
+    L = w_image · align(z, image) + w_text · align(z, text) + w_rec · MSE(x, x̂) + w_dense · D + w_contrast · C
 
 z is what PSAT reads of the volume for one plane and slice; image and text are the frozen vectors of that slice and of
-its text. B volumes, S slices of each, P = B · S pairs, O components.
+its text. D is dense.py's, C volume_contrast.py's; both are 0 in the paper. B volumes, S slices of each, P = B · S
+pairs, O components.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from slicesight.errors import ModelError
 from slicesight.models.encoders3d.backbone import Backbone
+from slicesight.models.med3dinsight.dense import build_dense_head, dense_loss
 from slicesight.models.med3dinsight.losses import (
     ContrastiveLoss,
     PairQueue,
@@ -24,6 +26,7 @@ from slicesight.models.med3dinsight.losses import (
 )
 from slicesight.models.med3dinsight.modeling import InsightConfig, InsightModel
 from slicesight.models.med3dinsight.psat import PlaneSliceTransformer, Variant
+from slicesight.models.med3dinsight.volume_contrast import VolumeContrast, nt_xent
 
 SHARED = "shared"
 TARGETS = ("image", "text")
@@ -54,7 +57,11 @@ class PretrainingModel(InsightModel):
         self.queue = PairQueue(recipe["queue"], self.sizes) if recipe["queue"] and self.weights else None
         rebuilds = recipe["reconstruction_weight"]
         self.head = self.backbone.make_head(self.backbone.spec.in_channels) if rebuilds else None
-        self.post_init()
+        self.dense = (
+            build_dense_head(self.backbone, recipe, int(about["token_size"])) if self._weighs("dense") else None
+        )
+        self.contrast = VolumeContrast(self.backbone.memory_width) if self._weighs("contrast") else None
+        cast(Any, self).post_init()
 
     def read(self, volumes_B1DHW: Tensor, planes_BS: Tensor, bins_BS: Tensor) -> dict[str, Tensor]:
         """What the volumes say of these slices, a vector per target -> {target: (B, S, O)}.
@@ -77,7 +84,8 @@ class PretrainingModel(InsightModel):
         Slices are read from the whole volume, as they will be later; what is reconstructed is seen with cells hidden.
         """
         volumes, masked = batch["volumes"], batch.get("masked")
-        whole = self.backbone.encode(volumes) if self.psat is not None or masked is None else None
+        decodes = self.head is not None or self.dense is not None
+        whole = self.backbone.encode(volumes) if self.psat is not None or (decodes and masked is None) else None
         loss, facts = volumes.new_zeros(()), {}
         if self.psat is not None:
             assert whole is not None
@@ -93,13 +101,32 @@ class PretrainingModel(InsightModel):
                 facts[f"{name}_hits"] = hit_share(vectors_PO.detach(), targets_PO)
             if self.queue is not None and self.training:
                 self.queue.remember(pairs)
-        if self.head is not None:
+        if decodes:
             seen = self.backbone.encode(volumes.masked_fill(masked, 0.0)) if masked is not None else whole
             assert seen is not None
-            part = reconstruction_loss(self.head(self.backbone.decode(seen)), volumes, masked)
-            loss = loss + self.settings["reconstruction_weight"] * part
-            facts["reconstruction"] = part.detach()
+            needs_all = self.head is not None or self.settings.get("dense_reads", "decoder") == "decoder"
+            decoded = self.backbone.decode(seen) if needs_all else seen.memory
+            parts = {}
+            if self.head is not None:
+                parts["reconstruction"] = reconstruction_loss(self.head(decoded), volumes, masked)
+            if self.dense is not None:
+                source = decoded if self.settings.get("dense_reads", "decoder") == "decoder" else seen.memory
+                with torch.autocast(volumes.device.type, enabled=False):
+                    found = self.dense(source, batch["planes"], batch["points"], batch["spread"])
+                    parts["dense"], facts["dense_cosine"] = dense_loss(found, batch["tokens"])
+            for name, part in parts.items():
+                loss = loss + self.settings[f"{name}_weight"] * part
+                facts[name] = part.detach()
+        if self.contrast is not None:
+            first, second = (self.contrast(self.backbone.encode(view).memory) for view in batch["views"].unbind(1))
+            facts["contrast"] = nt_xent(first, second)
+            loss = loss + self._weighs("contrast") * facts["contrast"]
+            facts["contrast"] = facts["contrast"].detach()
         return loss, facts
+
+    def _weighs(self, name: str) -> float:
+        """The weight of a part that earlier versions' recipes do not know."""
+        return float(self.settings.get(f"{name}_weight", 0.0))
 
     def _aligned(self, name: str, vectors_PO: Tensor, targets_PO: Tensor) -> Tensor:
         """The alignment loss of the step's own pairs; those held in the queue are partners only."""

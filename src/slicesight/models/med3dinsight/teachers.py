@@ -23,9 +23,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from slicesight.errors import InputError, ModelError
+from slicesight.models.library_fetch import fetched
 
 PIXELS, WORDS = "pixels", "words"
-COARSE_SIDE = 16
+COARSE_SIDE, COARSE_GRID = 16, 4
 NUM_WORD_BINS = 256
 DEFAULT_SIDE = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,8 +35,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ImageEncoder:
     """A frozen 2D encoder: a CLIP-like model's image features, else the pooled output, else the mean token."""
 
-    def __init__(self, name: str, *, side: int | None = None, device: str | torch.device = "cpu") -> None:
-        self.model: Any = load_frozen(name, device)
+    def __init__(
+        self, name: str, *, side: int | None = None, device: str | torch.device = "cpu", bf16: bool = False
+    ) -> None:
+        self.name, self.model = name, load_frozen(name, device)
         vision = getattr(self.model.config, "vision_config", self.model.config)
         shown = _find_processor(name)
         own_side = _one_number(getattr(vision, "image_size", None)) or DEFAULT_SIDE
@@ -47,17 +50,50 @@ class ImageEncoder:
         takes = inspect.signature(self.model.get_image_features if self.is_clip else self.model.forward).parameters
         resized = self.side != own_side and "interpolate_pos_encoding" in takes
         self.extra: dict[str, Any] = {"interpolate_pos_encoding": True} if resized else {}
+        self.bf16 = bf16
 
-    @torch.inference_mode()
     def encode(self, pictures_SPP: NDArray[np.uint8]) -> NDArray[np.float32]:
         """One vector per grey picture -> (S, O), not normalised."""
+        with torch.inference_mode(), self._autocast():
+            encode = self.model.get_image_features if self.is_clip else self.model
+            return _pooled(encode(pixel_values=self._pixels(pictures_SPP), **self.extra))
+
+    def encode_densely(self, pictures_SPP: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One vector per picture (S, O), and one per patch of its square grid (S, G, G, C), class tokens left out.
+
+        A transformer's last hidden states behind those of its class and register tokens, as DINOv2 names them (Oquab et
+        al. 2023, "patch tokens"); a convolutional network's last feature map.
+        """
+        with torch.inference_mode(), self._autocast():
+            if self.is_clip:
+                pixels = self._pixels(pictures_SPP)
+                found = self.model.vision_model(pixel_values=pixels, **self.extra)
+                vectors = _pooled(self.model.get_image_features(pixel_values=pixels, **self.extra))
+            else:
+                found = self.model(pixel_values=self._pixels(pictures_SPP), **self.extra)
+                vectors = _pooled(found)
+        states = found.last_hidden_state.float()
+        if states.ndim == 4:
+            return vectors, states.permute(0, 2, 3, 1).cpu().numpy()
+        patch = _one_number(getattr(getattr(self.model.config, "vision_config", self.model.config), "patch_size", None))
+        grid = self.side // (patch or self.side)
+        if not patch or states.shape[1] < grid * grid:
+            raise ModelError(
+                f"image encoder {self.name}: its {states.shape[1]} tokens are no grid of patches of a picture of "
+                f"{self.side} pixels; set dense_components: 0, or name a ViT or a ResNet"
+            )
+        return vectors, states[:, -grid * grid :].unflatten(1, (grid, grid)).cpu().numpy()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _pixels(self, pictures_SPP: NDArray[np.uint8]) -> Tensor:
         grey = torch.from_numpy(pictures_SPP).to(self.model.device)[:, None].float() / 255
         sized = functional.interpolate(
             grey, size=(self.side,) * 2, mode="bilinear", antialias=True, align_corners=False
         )
-        pixels = ((sized.expand(-1, 3, -1, -1) - self.mean) / self.std).to(self.model.dtype)
-        encode = self.model.get_image_features if self.is_clip else self.model
-        return _pooled(encode(pixel_values=pixels, **self.extra))
+        pixels: Tensor = ((sized.expand(-1, 3, -1, -1) - self.mean) / self.std).to(self.model.dtype)
+        return pixels
 
 
 class TextEncoder:
@@ -102,6 +138,13 @@ class CoarsePixels:
         coarse = functional.interpolate(grey, size=(COARSE_SIDE,) * 2, mode="bilinear", antialias=True).flatten(1)
         return (coarse - coarse.mean(dim=1, keepdim=True)).numpy()
 
+    def encode_densely(self, pictures_SPP: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The vectors, and of each of 4 x 4 patches its 16 grey values -> (S, 256), (S, 4, 4, 16)."""
+        vectors = self.encode(pictures_SPP)
+        patch = COARSE_SIDE // COARSE_GRID
+        grid = vectors.reshape(-1, COARSE_GRID, patch, COARSE_GRID, patch).transpose(0, 1, 3, 2, 4)
+        return vectors, np.ascontiguousarray(grid.reshape(-1, COARSE_GRID, COARSE_GRID, patch * patch))
+
 
 class HashedWords:
     """The stand-in for a text encoder: how often each of 256 hash values of a word occurs."""
@@ -116,10 +159,10 @@ class HashedWords:
 
 
 def open_image_encoder(
-    name: str, *, side: int | None = None, device: str | torch.device = "cpu"
+    name: str, *, side: int | None = None, device: str | torch.device = "cpu", bf16: bool = False
 ) -> ImageEncoder | CoarsePixels:
     """The image encoder of that name or folder, or the stand-in."""
-    return CoarsePixels() if name == PIXELS else ImageEncoder(name, side=side, device=device)
+    return CoarsePixels() if name == PIXELS else ImageEncoder(name, side=side, device=device, bf16=bf16)
 
 
 def open_text_encoder(
@@ -159,7 +202,7 @@ def read_config(name: str) -> PreTrainedConfig:
 def load_frozen(name: str, device: str | torch.device) -> Any:
     """A Hugging Face model in evaluation mode."""
     try:
-        model: Any = AutoModel.from_pretrained(name)
+        model: Any = fetched(lambda: AutoModel.from_pretrained(name), name=name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"encoder {name}: cannot be loaded ({_short(error)}); name a folder or a hub model") from error
     return model.to(device).eval().requires_grad_(False)

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from slicesight.errors import InputError
+from slicesight.io.dicom.header import BoundedFile
 from slicesight.io.dicom.values import quiet_pydicom
 from slicesight.io.files import DAMAGED
 from slicesight.reports.dicom_sr.document import (
@@ -90,7 +91,8 @@ def read_report(path: str | Path) -> Report:
     place = Path(path)
     with quiet_pydicom():
         try:
-            document = pydicom.dcmread(place)
+            with BoundedFile(place) as stream:
+                document = pydicom.dcmread(stream)
             if _name(document) != TITLE.value:
                 raise InputError(f"{place.name}: expected a DICOM report written by slicesight; this is another object")
             items = list(document.ContentSequence)

@@ -6,7 +6,7 @@ C scans, D x H x W cube voxels, S slices of each volume, O components of a froze
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,22 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from slicesight.errors import InputError
+from slicesight.models.med3dinsight.descriptions import SlicePlace
 from slicesight.models.med3dinsight.pretraining import TARGETS
 from slicesight.models.med3dinsight.psat import slice_bins
+from slicesight.models.med3dinsight.volume_contrast import draw_view
 from slicesight.training.fitting import Samples
 from slicesight.training.pretraining_recipe import PretrainRecipe
+from slicesight.training.triplets.dense_tokens import patch_points
 from slicesight.volumes.volume import PLANES
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One scan's slices, row by row: planes, index, count (T,); vectors by target (T, O); the cube stays on disk."""
+    """One scan's or crop's slices, row by row: planes, index, count (T,); vectors by target (T, O).
+
+    The cube stays on disk, and so do patch tokens (T, G, G, C); shapes: of the planes' pictures without padding.
+    """
 
     name: str
     patient: str
@@ -37,11 +43,30 @@ class Scan:
     count: NDArray[np.int64]
     vectors: dict[str, NDArray[np.float32]]
     texts: list[str | None]
+    tokens_file: Path | None = None
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def load_cube(self) -> NDArray[np.float32]:
         """(D, H, W) in [0, 1]."""
         grey: NDArray[np.uint8] = np.load(self.cube_file, mmap_mode="r", allow_pickle=False)
         return np.asarray(grey, dtype=np.float32) / np.float32(255)
+
+    def load_tokens(self, rows: NDArray[np.int64], picture_size: int) -> dict[str, Tensor]:
+        """Of these slices the patch tokens (S, P, C), where they lie (S, P, 3), and a patch's sides (S, 2)."""
+        assert self.tokens_file is not None
+        stored = np.load(self.tokens_file, mmap_mode="r", allow_pickle=False)
+        grid = stored.shape[1]
+        tokens = np.stack([stored[row] for row in rows]).astype(np.float32).reshape(len(rows), grid * grid, -1)
+        planes = [PLANES[number] for number in self.planes[rows]]
+        points = [
+            patch_points(
+                SlicePlace(plane, int(index), int(count)), shape=self.shapes[plane], side=picture_size, grid=grid
+            )
+            for plane, index, count in zip(planes, self.index[rows], self.count[rows], strict=True)
+        ]
+        spread = [[2 * picture_size / grid / length for length in self.shapes[plane]] for plane in planes]
+        found = (tokens, np.stack(points), np.array(spread, np.float32))
+        return {name: torch.from_numpy(part) for name, part in zip(("tokens", "points", "spread"), found, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +88,11 @@ class Triplets:
     def sizes(self) -> dict[str, int]:
         """Components of each target's vectors."""
         return {name: vectors.shape[1] for name, vectors in self.scans[0].vectors.items()}
+
+    @property
+    def token_size(self) -> int:
+        """Components of the patch tokens, 0 where none are kept."""
+        return int(self.settings.get("dense_components", 0))
 
     @property
     def shares_space(self) -> bool:
@@ -101,7 +131,7 @@ def open_triplets(folder: str | Path) -> Triplets:
     rows: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         rows.setdefault(line["scan"], []).append(line)
-    scans = []
+    scans, has_tokens = [], bool(settings.get("dense_components"))
     for facts in _lines(scans_file):
         own = rows[facts["name"]]
         scans.append(
@@ -115,6 +145,8 @@ def open_triplets(folder: str | Path) -> Triplets:
                 count=np.array([row["count"] for row in own]),
                 vectors=load_file(folder / "vectors" / f"{facts['name']}.safetensors"),
                 texts=[row["text"] for row in own],
+                tokens_file=folder / "tokens" / f"{facts['name']}.npy" if has_tokens else None,
+                shapes=read_shapes(folder, facts["name"]) if has_tokens else {},
             )
         )
     return Triplets(folder, settings, tuple(scans), text_source=lines[0]["text_source"])
@@ -127,8 +159,9 @@ class PretrainSteps(Samples):
     randomness follows from (seed, k) alone, so that a resumed run sees what the unbroken one would have seen.
     """
 
-    def __init__(self, scans: tuple[Scan, ...], recipe: PretrainRecipe) -> None:
-        self.scans, self.recipe = scans, recipe
+    def __init__(self, scans: tuple[Scan, ...], recipe: PretrainRecipe, *, picture_size: int = 0) -> None:
+        """picture_size: side of the padded pictures, where patch tokens are read."""
+        self.scans, self.recipe, self.picture_size = scans, recipe, picture_size
         self.partner = shuffled_partners(len(scans), recipe.seed) if recipe.pairing == "shuffled" else None
         if recipe.pairing == "shuffled" and len(scans) < 2:
             raise InputError("pairing: shuffled needs at least two scans; there is one")
@@ -148,7 +181,9 @@ class PretrainSteps(Samples):
         if recipe.intensity_jitter:
             contrast, brightness = rng.uniform(-recipe.intensity_jitter, recipe.intensity_jitter, 2)
             cube = np.clip((cube - 0.5) * np.float32(1 + contrast) + np.float32(0.5 + brightness / 2), 0, 1)
-        rows = self._slices(shown, number, passes)
+        near = np.random.default_rng([recipe.seed, 5, item])
+        is_near, wanted = recipe.near_slices, recipe.slices_per_volume
+        rows = near_rows(shown, wanted, near) if is_near else self._slices(shown, number, passes)
         index, count = torch.from_numpy(shown.index[rows]), torch.from_numpy(shown.count[rows])
         found = {
             "volumes": torch.from_numpy(cube)[None],
@@ -161,6 +196,11 @@ class PretrainSteps(Samples):
         for name in TARGETS:
             if name in shown.vectors:
                 found[name] = torch.from_numpy(shown.vectors[name][rows])
+        if recipe.dense_weight:
+            found |= shown.load_tokens(rows, self.picture_size)
+        if recipe.contrast_weight:
+            views = np.random.default_rng([recipe.seed, 6, item])
+            found["views"] = torch.stack([draw_view(cube, views) for _ in range(2)])
         return found
 
     def _slices(self, scan: Scan, number: int, passes: int) -> NDArray[np.int64]:
@@ -191,6 +231,20 @@ def draw_mask(shape: tuple[int, ...], *, share: float, cell: int, rng: np.random
     for axis in range(3):
         grown = grown.repeat(cell, axis=axis)
     return np.ascontiguousarray(grown[tuple(slice(size) for size in shape)])
+
+
+def near_rows(scan: Scan, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` slices of a scan that lie side by side in one plane: the hardest to tell from one another."""
+    planes = [plane for plane in range(len(PLANES)) if (scan.planes == plane).sum() >= count]
+    chosen = np.flatnonzero(scan.planes == planes[rng.integers(len(planes))]) if planes else np.arange(len(scan.index))
+    first = int(rng.integers(max(1, len(chosen) - count + 1)))
+    return chosen[np.argsort(scan.index[chosen], kind="stable")][first : first + count]
+
+
+def read_shapes(folder: Path, name: str) -> dict[str, tuple[int, int]]:
+    """Rows and columns of each plane's pictures without their padding."""
+    facts = json.loads((folder / "slices" / f"{name}.json").read_text(encoding="utf-8"))
+    return {plane: (int(rows), int(columns)) for plane, (rows, columns) in facts["shapes"].items()}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ make vectors of both. The folder:
     cubes/NAME.npy     (D, H, W) uint8        slices/NAME.npy    (T, P, P) uint8, with NAME.json beside
     captions.jsonl     what a captioner answered, a line per picture, as soon as it was answered
     vectors/NAME.safetensors                  image (T, O) and, unless text is none, text (T, O)
+    tokens/NAME.npy                           (T, G, G, C) float16, where dense_components are kept (dense_tokens.py)
+    teacher/                                  the image encoder, where it learnt from the slices (self_teacher.py)
     triplets.jsonl     a line per triplet: scan, plane, index, count, text, text_source
     scans.jsonl        a line per scan: name, image, patient, split, modality; written last: the folder is whole
 """
@@ -15,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +34,12 @@ from slicesight.io.masks import read_labels
 from slicesight.models.med3dinsight import descriptions, teachers
 from slicesight.models.med3dinsight.descriptions import SlicePlace, Structure
 from slicesight.training.fitting import Progress
-from slicesight.training.pretraining_recipe import TripletSettings
+from slicesight.training.pretraining_recipe import SELF_TRAINED, TripletSettings
 from slicesight.training.scan_list import ScanCase, name_of, read_cases, save_array
-from slicesight.training.triplets.slices import cut_scan
+from slicesight.training.triplets.crops import cut_crops
+from slicesight.training.triplets.dense_tokens import FITTED_ON, fit_basis, packed, read_basis, shown_patches
+from slicesight.training.triplets.self_teacher import learn_teacher
+from slicesight.training.triplets.slices import ScanSlices, cut_scan
 
 FORMAT = 1
 SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".zip")
@@ -82,8 +87,7 @@ def make_triplets(
     for number, case in enumerate(cases):
         progress("cutting slices", number, len(cases))
         try:
-            _cut(folder, case, settings)
-            readable.append(case)
+            readable += _cut(folder, case, settings)
         except VolumeError as error:
             if on_bad_case == "stop":
                 raise
@@ -143,9 +147,11 @@ def text_source(settings: TripletSettings) -> str:
 def _check_models(settings: TripletSettings) -> None:
     """Find a wrong name before the scans are cut, not after."""
     for name in (settings.captioner, settings.image_encoder, settings.text_encoder):
-        if name is not None and name not in (teachers.PIXELS, teachers.WORDS):
+        if name is not None and name not in (teachers.PIXELS, teachers.WORDS, SELF_TRAINED):
             teachers.read_config(name)
     if settings.text != "none" and settings.text_encoder is None:
+        if settings.image_encoder == SELF_TRAINED:
+            raise InputError(f"text_encoder is not set, and {SELF_TRAINED} has no text side; set it, or text: none")
         teachers.check_text_side(settings.image_encoder)
 
 
@@ -179,10 +185,13 @@ def _claim(folder: Path, settings: TripletSettings, cases: list[ScanCase]) -> No
     write_text(file, text=json.dumps(wanted, indent=2) + "\n")
 
 
-def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
-    facts_file = folder / "slices" / f"{case.name}.json"
-    if facts_file.is_file():
-        return
+def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> list[ScanCase]:
+    """Cut a scan unless that was done -> itself, or its crops, each as a scan of its own."""
+    own = [case]
+    if settings.spacing_mm is not None:
+        own = [replace(case, name=f"{case.name}-c{number}") for number in range(settings.crops)]
+    if all((folder / "slices" / f"{one.name}.json").is_file() for one in own):
+        return own
     volume = read_volume(case.image, fill=case.fill)
     labels = None
     if settings.text == "labels":
@@ -191,15 +200,25 @@ def _cut(folder: Path, case: ScanCase, settings: TripletSettings) -> None:
                 f"{case.image.name}: has no mask, and text: labels reads one; add it, or set another text"
             )
         labels = read_labels(case.mask, volume)
-    found = cut_scan(volume, settings, labels_ZYX=labels)
-    save_array(folder / "cubes" / f"{case.name}.npy", found.cube)
-    save_array(folder / "slices" / f"{case.name}.npy", found.pictures)
-    facts = {
+    if settings.spacing_mm is None:
+        _write_cut(folder, case.name, cut_scan(volume, settings, labels_ZYX=labels), settings)
+        return own
+    for one, found in zip(own, cut_crops(volume, settings, name=case.name, labels_ZYX=labels), strict=True):
+        _write_cut(folder, one.name, found, settings)
+    return own
+
+
+def _write_cut(folder: Path, name: str, found: ScanSlices, settings: TripletSettings) -> None:
+    save_array(folder / "cubes" / f"{name}.npy", found.cube)
+    save_array(folder / "slices" / f"{name}.npy", found.pictures)
+    facts: dict[str, Any] = {
         "modality": found.modality,
-        "places": [asdict(place) for place in found.places],
+        "places": [place.to_dict() for place in found.places],
         "structures": [[asdict(structure) for structure in shown] for shown in found.structures],
     }
-    write_text(facts_file, text=json.dumps(facts) + "\n")
+    if settings.dense_components:
+        facts["shapes"] = found.shapes
+    write_text(folder / "slices" / f"{name}.json", text=json.dumps(facts) + "\n")
 
 
 def _find_texts(
@@ -257,20 +276,66 @@ def _make_vectors(
     waiting = [case for case in cases if not (folder / "vectors" / f"{case.name}.safetensors").is_file()]
     if not waiting:
         return
-    step = settings.encode_batch
-    see = teachers.open_image_encoder(settings.image_encoder, side=settings.image_encoder_size, device=device)
+    name = settings.image_encoder
+    if settings.self_training is not None:
+        training = [folder / "slices" / f"{case.name}.npy" for case in cases if case.split == "train"]
+        learn_teacher(training, folder / "teacher", settings.self_training, device=device, progress=progress)
+        name = str(folder / "teacher")
+    see = teachers.open_image_encoder(name, side=settings.image_encoder_size, device=device, bf16=settings.encode_bf16)
     read = None
     if settings.text != "none":
         read = teachers.open_text_encoder(settings.text_encoder, image_encoder=settings.image_encoder, device=device)
+    look = _looking(folder, cases, settings, see, progress) if settings.dense_components else None
     for number, case in enumerate(waiting):
         progress("encoding slices", number, len(waiting))
-        pictures, sentences = _pictures(folder, case.name), texts[case.name]
-        parts = range(0, len(pictures), step)
-        vectors = {"image": np.concatenate([see.encode(pictures[first : first + step]) for first in parts])}
+        pictures, sentences, step = _pictures(folder, case.name), texts[case.name], settings.encode_batch
+        parts = [pictures[first : first + step] for first in range(0, len(pictures), step)]
+        images = look(case.name, pictures) if look is not None else np.concatenate([see.encode(p) for p in parts])
+        vectors = {"image": images}
         if read is not None:
-            vectors["text"] = np.concatenate([read.encode(sentences[first : first + step]) for first in parts])
+            firsts = range(0, len(sentences), step)
+            vectors["text"] = np.concatenate([read.encode(sentences[first : first + step]) for first in firsts])
         with replacing(folder / "vectors" / f"{case.name}.safetensors") as temporary:
             save_file(vectors, temporary)
+
+
+def _looking(
+    folder: Path,
+    cases: list[ScanCase],
+    settings: TripletSettings,
+    see: teachers.ImageEncoder | teachers.CoarsePixels,
+    progress: Progress,
+) -> Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]:
+    """A function that keeps the patch tokens of a scan's pictures, and gives the pictures' vectors."""
+    step, place, basis_file = settings.encode_batch, folder / "tokens", folder / "tokens" / "basis.safetensors"
+    place.mkdir(exist_ok=True)
+
+    def encode(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = [see.encode_densely(pictures[first : first + step]) for first in range(0, len(pictures), step)]
+        return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+
+    def shown(case: ScanCase) -> NDArray[np.float32]:
+        pictures = _pictures(folder, case.name)
+        tokens = encode(pictures)[1]
+        return tokens[shown_patches(pictures, tokens.shape[1])]
+
+    if not basis_file.is_file():
+        training = [case for case in cases if case.split == "train"] or cases
+        chosen = training[:: -(-len(training) // FITTED_ON)]
+        parts = []
+        for number, case in enumerate(chosen):
+            progress("fitting the tokens' basis", number, len(chosen))
+            parts.append(shown(case))
+        fit_basis(parts, settings.dense_components).save(basis_file)
+    basis = read_basis(basis_file)
+
+    def keep(name: str, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors, tokens = encode(pictures)
+        with replacing(place / f"{name}.npy") as temporary:
+            np.save(temporary, packed(tokens, pictures, basis), allow_pickle=False)
+        return vectors
+
+    return keep
 
 
 def _write_lists(folder: Path, cases: list[ScanCase], texts: dict[str, list[str]], settings: TripletSettings) -> int:

@@ -32,6 +32,7 @@ class ScanSlices:
     """A scan ready for triplets.
 
     cube: (D, H, W) uint8 grey. pictures: (T, P, P) uint8. structures: per slice, largest first; empty without labels.
+    shapes: of each plane's pictures, rows and columns that are no padding.
     """
 
     cube: NDArray[np.uint8]
@@ -39,6 +40,7 @@ class ScanSlices:
     pictures: NDArray[np.uint8]
     structures: tuple[tuple[Structure, ...], ...]
     modality: str
+    shapes: dict[Plane, tuple[int, int]]
 
 
 def cut_scan(volume: Volume, settings: TripletSettings, *, labels_ZYX: NDArray[Any] | None = None) -> ScanSlices:
@@ -54,10 +56,12 @@ def cut_scan(volume: Volume, settings: TripletSettings, *, labels_ZYX: NDArray[A
     places: list[SlicePlace] = []
     pictures: list[NDArray[np.uint8]] = []
     structures: list[tuple[Structure, ...]] = []
+    shapes: dict[Plane, tuple[int, int]] = {}
     for axis, plane in enumerate(PLANES):
         count = settings.size[axis]
         chosen = foreground_slices(cube_DHW, axis, settings.slices_per_plane)
         height, width = picture_shape(volume, _box_lengths(volume, settings), plane, settings.picture_size)
+        shapes[plane] = height, width
         grid = _grid(volume, settings, plane, (count, height, width))
         for index in chosen:
             places.append(SlicePlace(plane, int(index), count))
@@ -70,6 +74,7 @@ def cut_scan(volume: Volume, settings: TripletSettings, *, labels_ZYX: NDArray[A
         pictures=np.stack(pictures),
         structures=tuple(structures),
         modality=settings.modality or volume.modality,
+        shapes=shapes,
     )
 
 
