@@ -71,7 +71,7 @@ def test_json_on_stdout_is_nothing_but_the_documented_shape(ask, phantom_file):
     assert document["model"]["warnings"] == []
     assert [answer["question"] for answer in document["answers"]] == ["Which phase is this?", "Where is the cyst?"]
     for answer in document["answers"]:
-        said = {"question", "answer", "finish_reason", "cut_at", "choice", "within_choices"}
+        said = {"question", "system", "prefix", "answer", "finish_reason", "cut_at", "choice", "within_choices"}
         said |= {"confidence", "confidence_note", "abstained", "would_say"}
         assert set(answer) == {*said, "evidence", "scores", "slices"}
         assert answer["answer"]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import slicesight
 from slicesight.errors import InputError
+from slicesight.models.checksums import SUMS_FILE, write_checksums
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json", "card.json")
 BROKEN = {"empty": "", "list": "[]", "null": "null", "unclosed": "[" * 5000, "deep": '{"a":' * 100_000}
@@ -63,6 +64,8 @@ def test_a_wrong_value_is_one_line(folder, name, keys, value, words) -> None:
 def test_cut_weights_are_named(folder) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+    assert "its bytes are not those that were saved" in refusal(folder)
+    (folder / SUMS_FILE).unlink()  # as of a model of before, or of somebody else's
     assert "model.safetensors: damaged" in refusal(folder)
 
 
@@ -74,6 +77,7 @@ def test_a_lacking_weight_is_not_made_up_and_no_table_is_printed(folder, caplog,
     gone = next(name for name in sorted(weights) if "mlp" in name)
     del weights[gone]
     save_file(weights, path, metadata={"format": "pt"})
+    write_checksums(folder)
     assert f"the weights lack {gone!r}" in refusal(folder)
     assert [record for record in caplog.records if record.name.startswith("transformers")] == []
 

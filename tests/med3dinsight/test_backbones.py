@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from slicesight.errors import ModelError
+from slicesight.models.checksums import SUMS_FILE
 from slicesight.models.encoders3d.backbone import BACKBONES, BackboneSpec
 from slicesight.models.encoders3d.backbones import backbone_from, build_backbone, load_backbone, save_backbone
 from slicesight.models.importers.insight import put_into_med2e3
@@ -255,6 +256,9 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(tmp_path):
     with pytest.raises(ModelError, match="does not fit its config"):
         load_backbone(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="its bytes are not those that were saved"):
+        load_backbone(tmp_path)
+    (tmp_path / SUMS_FILE).unlink()
     with pytest.raises(ModelError, match="damaged"):
         load_backbone(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "med2e3"}')

@@ -38,7 +38,7 @@ def test_the_smoke_recipe_runs_on_a_list_of_scans_and_leaves_a_backbone(run, bal
     assert code == 0, err
     assert out == ""
     assert err.splitlines()[-1] == "wrote run; fine-tune it: slicesight insight segment RECIPE --set init=run"
-    assert {"config.json", "model.safetensors", "recipe.json", "log.jsonl", "loss.png", "triplets"} == {
+    assert {"config.json", "model.safetensors", "SHA256SUMS", "recipe.json", "log.jsonl", "loss.png", "triplets"} == {
         path.name for path in (tmp_path / "run").iterdir()
     }
     assert load_backbone(tmp_path / "run").spec.image_size == (32, 32, 32)

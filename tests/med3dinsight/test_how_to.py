@@ -84,7 +84,7 @@ def test_the_lists_on_the_page_are_lists(tmp_path):
         for number in range(1, 5):
             (tmp_path / folder / f"{number:04d}.nii.gz").touch()
     (tmp_path / "scans" / "0002").mkdir()
-    unlabelled, labelled = re.findall(r"^```json\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    unlabelled, labelled, *_ = re.findall(r"^```json\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "a.jsonl").write_text(unlabelled)
     (tmp_path / "b.jsonl").write_text(labelled)
     assert len(read_cases(tmp_path / "a.jsonl")) == 2

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, SiglipConfig, SiglipModel
 
 from slicesight.errors import InputError
+from slicesight.models.checksums import write_checksums
 from slicesight.models.encoders3d.configuration import CNN3DConfig, M3DViTConfig
 from slicesight.models.importers.m3d import M3DClip, M3DClipConfig
 from slicesight.models.med2e3.modeling import Med2E3ForConditionalGeneration
@@ -192,6 +193,7 @@ def test_an_init_that_lacks_weights_of_its_own_is_refused_whatever_the_recipe_ad
     gone = next(name for name in sorted(weights) if "mlp" in name)
     del weights[gone]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_checksums(folder)
     for added in ({}, {"planes": ["axial", "coronal", "sagittal"]}):
         with pytest.raises(InputError, match=f"the weights lack {gone!r} and 0 more"):
             load_start(replace(recipe, init=str(folder), model=added), GridSpec(num_slices=32, height=96, width=96))

@@ -18,6 +18,7 @@ from slicesight import __version__
 from slicesight.errors import InputError, ModelError
 from slicesight.files import read_json_object
 from slicesight.models.card import CARD_FILE, RESEARCH_NOTICE, ModelCard, read_card
+from slicesight.models.checksums import SUMS_FILE
 from slicesight.models.folder import CONFIG_FILE, FAMILY, check_files
 from slicesight.models.shipped import SHIPPED_FOLDER
 
@@ -26,7 +27,7 @@ PUBLISHED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "processor_config.json",
     "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", CARD_FILE, CALIBRATION_FILE,
-    "adapter_config.json",
+    "adapter_config.json", SUMS_FILE,
 )  # fmt: skip
 """Names that are published. A log, a recipe or a list of scans may hold a patient's name in a path, and stays here."""
 CALIBRATED = (

@@ -281,12 +281,12 @@ class Recipe:
             raise InputError("frozen_dtype is bfloat16 but bf16 is false; set bf16: true, or leave frozen_dtype out")
         if self.init and self.parts:
             raise InputError("init and parts are both given; start from a model folder or from separate parts")
-        if not isinstance(self.data, PreparedData) and self.grid is None:
+        if isinstance(self.data, PhantomData | SourceData) and self.grid is None:
             raise InputError(
                 "grid is missing; phantoms need one, for instance grid: {num_slices: 32, height: 96, width: 96}"
             )
         for run in (self.pretrain_slices, self.pretrain_volumes):
-            if run and run.augment.changes_pixels and not isinstance(self.data, PreparedData):
+            if run and run.augment.changes_pixels and isinstance(self.data, PhantomData | SourceData):
                 raise InputError("stage 0: augment is for prepared scans, phantoms are plenty; leave it out")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from slicesight.volumes.grid import GridVolume
 
@@ -27,6 +26,8 @@ BLUR_VOXELS = 1.2
 
 def turned(voxels_NHW: Voxels, rng: np.random.Generator) -> Voxels:
     """Every slice turned by 15° to 40° to either side, black where nothing was scanned."""
+    from scipy import ndimage
+
     degrees = float(rng.uniform(LEAST_TURN, MOST_TURN) * rng.choice((-1, 1)))
     found: Voxels = ndimage.rotate(voxels_NHW, degrees, axes=(1, 2), reshape=False, order=1, cval=0.0)
     return found
@@ -35,6 +36,14 @@ def turned(voxels_NHW: Voxels, rng: np.random.Generator) -> Voxels:
 def flatter(voxels_NHW: Voxels, rng: np.random.Generator) -> Voxels:
     """Half the contrast about the window's middle; what is black stays so."""
     return np.where(voxels_NHW > 0, (voxels_NHW - 0.5) * 0.5 + 0.5, voxels_NHW)
+
+
+def blurred(voxels_NHW: Voxels, rng: np.random.Generator) -> Voxels:
+    """Every slice smoothed."""
+    from scipy import ndimage
+
+    found: Voxels = ndimage.gaussian_filter(voxels_NHW, (0, BLUR_VOXELS, BLUR_VOXELS))
+    return found
 
 
 PICTURES: dict[str, Callable[[Voxels, np.random.Generator], Voxels]] = {
@@ -49,7 +58,7 @@ PICTURES: dict[str, Callable[[Voxels, np.random.Generator], Voxels]] = {
     "of less contrast": flatter,
     "brighter": lambda voxels, rng: voxels + BRIGHTER,
     "noisier": lambda voxels, rng: voxels + rng.normal(0, NOISE, voxels.shape).astype(np.float32),
-    "blurred": lambda voxels, rng: ndimage.gaussian_filter(voxels, (0, BLUR_VOXELS, BLUR_VOXELS)),
+    "blurred": blurred,
 }
 """What the encoders see anew."""
 SPACINGS: dict[str, tuple[float, float]] = {

@@ -22,7 +22,7 @@ from slicesight.models.med2e3.configuration import Med2E3Config
 
 OWN_TYPES = (Med2E3Config.model_type, M3DClipConfig.model_type, FAMILY)
 ROOT_SETTINGS = re.compile(
-    r"[\w.-]+\.(?:json|jinja|model|yaml)|(?:vocab|merges)\.txt|LICEN[SC]E(?:\.\w+)?|NOTICE(?:\.\w+)?"
+    r"[\w.-]+\.(?:json|jinja|model|yaml)|(?:vocab|merges)\.txt|LICEN[SC]E(?:\.\w+)?|NOTICE(?:\.\w+)?|SHA256SUMS"
 )
 WEIGHTS = (
     (r"model\.safetensors\.index\.json", r"model-\d+-of-\d+\.safetensors"),
