@@ -233,6 +233,7 @@ function WindowChoice({ volume }: { volume: Volume }) {
 function Render3D({ image: shown, isAsked }: { image: ScanImage; isAsked: boolean }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [isWanted, setWanted] = useState(isAsked);
+  const [isDrawn, setDrawn] = useState(false);
   const [words, setWords] = useState("");
   useEffect(() => {
     if (isAsked) setWanted(true);
@@ -250,17 +251,19 @@ function Render3D({ image: shown, isAsked }: { image: ScanImage; isAsked: boolea
         drawn = render;
         if (isLeft) return render.dispose();
         setWords("");
+        setDrawn(true);
         unfollow = effect(() => render.setWindow(grey.value));
       })
       .catch(() => setWords("This browser cannot draw in 3D; the planes need no 3D."));
     return () => {
       isLeft = true;
+      setDrawn(false);
       unfollow();
       drawn?.dispose();
     };
   }, [isWanted, shown]);
   return (
-    <div class="pane solid" data-plane="render" data-drawn={isWanted && words === ""}>
+    <div class="pane solid" data-plane="render" data-drawn={isDrawn}>
       {isWanted && <canvas ref={canvas} tabIndex={0} role="img" aria-label="The scan in 3D, coarse; drag to turn it" />}
       {!isWanted && (
         <button type="button" onClick={() => setWanted(true)}>
