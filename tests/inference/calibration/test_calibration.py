@@ -191,6 +191,7 @@ def test_a_calibration_is_read_as_it_was_written(fitted, calibrated):
     assert stored.facts == made.facts
     assert stored.curves.keys() == {*made.curves, "closed"}
     assert stored.questions.terms == made.questions.terms
+    assert stored.questions.shapes == made.questions.shapes
     assert stored.scans.known == made.scans.known
 
 

@@ -102,3 +102,24 @@ def test_a_question_is_of_a_kind_that_knows_its_terms_however_alike_another_soun
     assert not gauge.may_say("neck", kind="open/most"), "a word of another kind"
     assert gauge.may_say("slice 9 of 32", kind="open/most")
     assert gauge.may_say("cartilage", kind="open/most"), "a word that no kind was taught tells nothing"
+
+
+def test_an_answer_in_the_form_of_another_kind_is_of_that_kind():
+    asked = [
+        TaughtQuestion(text="Which slices show the liver?", kind="open/slices"),
+        TaughtQuestion(text="Which slice shows most of the liver?", kind="open/most"),
+        TaughtQuestion(text="Which organ is it?", kind="open/organ"),
+    ]
+    answers = {
+        "open/slices": ["slices 3 to 9 of 32", "slice 4 of 32"],
+        "open/most": ["slice 5 of 32", "slice 11 of 32"],
+        "open/organ": ["liver"],
+    }
+    gauge = fit_questions(asked, taught=answers, answers=answers)
+    assert gauge.kind_of_answer("Slices 13 to 26 of 32.", kind="open/most") == "open/slices"
+    assert gauge.kind_of_answer("slice 7 of 32", kind="open/most") == "open/most"
+    assert gauge.kind_of_answer("slice 7 of 32", kind="open/organ") == "open/organ", "two kinds are answered like this"
+    assert gauge.kind_of_answer("7 to 9", kind="open/most") == "open/most", "no kind is"
+    assert gauge.kind_of_answer("liver", kind="open/most") == "open/most"
+    assert gauge.kind_of_answer("slices 1 to 2 of 32", kind="closed/most") == "closed/most"
+    assert set(gauge.shapes) == {"open/slices", "open/most"}

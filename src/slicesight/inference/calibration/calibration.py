@@ -196,6 +196,8 @@ class AnswerWatch:
         if answer.is_outside_choices:
             return 0.0, OUTSIDE
         kind = "" if self.question is None else self.question.kind
+        if self.calibration.questions is not None and not listed_choices(answer.question):
+            kind = self.calibration.questions.kind_of_answer(answer.text, kind=kind)
         if kind.startswith(REPORT) and not listed_choices(answer.question):
             return None, NO_RULE
         if answer.prefix or answer.system:

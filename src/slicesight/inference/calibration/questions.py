@@ -21,6 +21,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from slicesight.data.answer_tolerance import NUMBER
 from slicesight.data.choices import LIST_MARK, SCAN_PLACE, listed_choices, plain
 from slicesight.inference.calibration.general_words import FUNCTION_WORDS, GENERAL_WORDS
 
@@ -76,13 +77,15 @@ class QuestionJudgement:
 class QuestionGauge:
     """questions: taught ones, by their text alone. terms: {kind: every word taught in its questions, choices and
     answers}. limits: {LIKE_WORDS: largest distance, LIKE_MEANING: ...}. embeddings: (K, D), or None. answers: {kind:
-    all that were taught}, of the open kinds that have few."""
+    all that were taught}, of the open kinds that have few. shapes: {kind: its answers with "#" for each number}, of the
+    open kinds whose answers have numbers."""
 
     questions: tuple[TaughtQuestion, ...]
     terms: dict[str, frozenset[str]]
     limits: dict[str, float]
     embeddings: Floats | None = None
     answers: dict[str, frozenset[str]] = field(default_factory=dict)
+    shapes: dict[str, frozenset[str]] = field(default_factory=dict)
     vectors: Vectors = field(init=False, repr=False)
     every_term: frozenset[str] = field(init=False, repr=False)
 
@@ -96,6 +99,15 @@ class QuestionGauge:
             return plain(answer) in self.answers[kind]
         taught = [term for term in terms_of(answer) if is_known(term, self.every_term)]
         return kind not in self.terms or not taught or any(is_known(term, self.terms[kind]) for term in taught)
+
+    def kind_of_answer(self, answer: str, *, kind: str) -> str:
+        """The kind, or another one that alone has answers of this form: "slices 3 to 9" answers no "which slice is
+        best?", whichever of the two questions was nearer in its words."""
+        shape = shape_of(answer)
+        if not kind.startswith("open/") or "#" not in shape or shape in self.shapes.get(kind, ()):
+            return kind
+        others = [other for other, own in self.shapes.items() if shape in own]
+        return others[0] if len(others) == 1 else kind
 
     def judge(self, question: str, *, embed: Embed | None = None, is_follow_up: bool = False) -> QuestionJudgement:
         """Args: is_follow_up: "and where is it?" is no question of its own, so only its terms are looked at."""
@@ -213,6 +225,7 @@ def fit_questions(
         limits=limits,
         embeddings=embeddings,
         answers=_few_answers(answers or {}),
+        shapes=answer_shapes(answers or {}),
     )
 
 
@@ -224,6 +237,17 @@ def _few_answers(answers: Mapping[str, Sequence[str]]) -> dict[str, frozenset[st
         for kind, known in lists.items()
         if len(known) <= MOST_ANSWERS and len(answers[kind]) >= ASKED_PER_ANSWER * len(known)
     }
+
+
+def answer_shapes(answers: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+    """Of the kinds whose answers have numbers and few forms."""
+    found = {kind: frozenset(filter(lambda shape: "#" in shape, map(shape_of, said))) for kind, said in answers.items()}
+    return {kind: shapes for kind, shapes in sorted(found.items()) if 0 < len(shapes) <= MOST_ANSWERS}
+
+
+def shape_of(answer: str) -> str:
+    """An answer with "#" for each number."""
+    return NUMBER.sub("#", plain(answer))
 
 
 def embedding_distances(one_nD: Floats, other_KD: Floats) -> Floats:

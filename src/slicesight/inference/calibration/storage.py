@@ -61,6 +61,7 @@ def write_calibration(calibration: Calibration, folder: Path) -> tuple[Path, Pat
             "limits": questions.limits,
             "terms": {kind: sorted(own) for kind, own in questions.terms.items()},
             "answers": {kind: sorted(own) for kind, own in questions.answers.items()},
+            "shapes": {kind: sorted(own) for kind, own in questions.shapes.items()},
             "taught": [[one.text, one.kind] for one in questions.questions],
         },
     }  # fmt: skip
@@ -191,6 +192,7 @@ def _restore(document: dict[str, Any], arrays: dict[str, Floats]) -> Calibration
             limits={name: float(limit) for name, limit in found["limits"].items()},
             embeddings=arrays.get("questions.embeddings"),
             answers={kind: frozenset(own) for kind, own in found.get("answers", {}).items()},
+            shapes={kind: frozenset(own) for kind, own in found.get("shapes", {}).items()},
         )
     return Calibration(
         curves=curves,
