@@ -1,7 +1,7 @@
 """What can this do? Two synthetic scans, as NIfTI and as DICOM, are asked and compared with the known truth.
 
-Then a real one, the corner of a brain MR that nibabel brings for its own tests: the model for real scans says what it
-is, and must not claim to know where the jaw lies in it.
+Then a real one, the corner of a brain MR that nibabel brings for its own tests: unlike the whole brains that the model
+for real scans was taught, so that it holds back what it would say.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ import pytest
 import slicesight
 from slicesight.data.answer_tolerance import read_tolerances
 from slicesight.errors import InputError, ModelError
+from slicesight.inference.answers import Answer
 from slicesight.inference.calibration import calibration as module
 from slicesight.inference.calibration import fitting
 from slicesight.inference.calibration.calibration import DO_NOT_KNOW, NO_RULE, NO_SCAN, NOT_CALIBRATED, Calibration
 from slicesight.inference.calibration.confidence import ConfidenceCurve
 from slicesight.inference.calibration.fitting import calibrate, spread_out
 from slicesight.inference.calibration.likelihood import AnswerLikelihood
+from slicesight.inference.calibration.questions import QuestionJudgement, TaughtQuestion, fit_questions
 from slicesight.inference.calibration.storage import ARRAYS_FILE, CALIBRATION_FILE, write_calibration
 from slicesight.models.checksums import write_checksums
 
@@ -327,3 +329,25 @@ def test_an_adapted_model_is_as_sure_as_its_own_calibration_says_and_not_as_its_
 def test_what_was_never_calibrated_has_no_confidence_and_says_why(calibrated, good, told):
     (answer,) = calibrated.ask(good, OPEN, max_new_tokens=FEW, **told)
     assert (answer.confidence, answer.confidence_note) == (None, module.NOT_ALONE)
+
+
+def test_a_range_said_to_what_was_taken_for_another_kind_is_weighed_as_a_range():
+    def curve(share: float) -> ConfidenceCurve:
+        flat = np.zeros(3)
+        offset = math.log(share / (1 - share))
+        return ConfidenceCurve(middle=flat, scale=flat + 1, weights=flat, offset=offset, count=1000)
+
+    answers = {"open/slices": ["slices 3 to 9 of 32"], "open/most": ["slice 5 of 32"]}
+    asked = [TaughtQuestion(text=f"Which is {kind}?", kind=kind) for kind in answers]
+    calibration = Calibration(
+        curves={"open/slices": curve(0.9), "open/most": curve(0.2)},
+        questions=fit_questions(asked, taught=answers, answers=answers),
+        tolerances=read_tolerances(["slices=overlap:0.5", "most=within:2"]),
+    )
+    judgement = QuestionJudgement(kind="open/most", score=0.1)
+    watch = module.AnswerWatch(calibration=calibration, rule=module.AnswerRule(), scan=None, question=judgement)
+    for text, confidence, note in (("slices 13 to 26 of 32", 0.9, "overlaps"), ("slice 7 of 32", 0.2, "within 2")):
+        answer = Answer(question="Where is it?", text=text, scores=(), slices=())
+        found = watch.finish(answer, AnswerLikelihood(token_logs=(-0.1,)))
+        assert found.confidence == pytest.approx(confidence)
+        assert note in found.confidence_note

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -267,14 +266,3 @@ def int8_gain_of(language_model: nn.Module) -> float:
 def _speed(rates: Mapping[int, float]) -> float:
     """Answers per second at these rates, in some unit."""
     return 1 / sum(passes * rows / rates[rows] for rows, passes in WORK.items())
-
-
-def to_json(tuning: Tuning) -> dict[str, Any]:
-    """For programs: what was measured and what is chosen."""
-    return {
-        **asdict(tuning),
-        "dtype": tuning.dtype,
-        "is_turned": tuning.is_turned,
-        "is_widened": tuning.is_widened,
-        "int8_gain": tuning.int8_gain,
-    }
